@@ -1,0 +1,67 @@
+"""Every error a user of aista can meet: what happened, what was got, what was expected, what to try.
+
+    AistaError
+    |- ConfigError        a setting is unknown, missing or contradicts another
+    |- AudioError         a sound cannot be read or used
+    |- ManifestError      a row of a manifest cannot be used
+    |- ModelInputError    what was handed to the model does not fit it
+    |- CheckpointError    weights do not belong together
+    |- TransportError     a transport problem cannot be solved
+    |- TrainingError      a run cannot go on
+    `- EvaluationError    a score would be meaningless
+"""
+
+from __future__ import annotations
+
+
+class AistaError(Exception):
+    """An error with its cure.
+
+    Args:
+        what: One sentence that says what went wrong.
+        got: What was found.
+        expected: What would have been right.
+        advice: What the reader can do now.
+    """
+
+    def __init__(
+        self, what: str, *, got: object = None, expected: object = None, advice: str | None = None
+    ) -> None:
+        self.what = what
+        self.got = got
+        self.expected = expected
+        self.advice = advice
+        rows = [("got", got), ("expected", expected), ("try", advice)]
+        super().__init__("\n".join([what, *(f"  {name}: {text}" for name, text in rows if text is not None)]))
+
+
+class ConfigError(AistaError):
+    """A setting is unknown, missing, of the wrong type, or contradicts another."""
+
+
+class AudioError(AistaError):
+    """A sound is missing, empty, corrupt, or of a kind that cannot be used here."""
+
+
+class ManifestError(AistaError):
+    """A manifest or one of its rows cannot be used; the message names file and line."""
+
+
+class ModelInputError(AistaError):
+    """What was handed to the model or its processor does not fit it."""
+
+
+class CheckpointError(AistaError):
+    """Weights are missing, superfluous, of another shape, or belong to another base."""
+
+
+class TransportError(AistaError):
+    """A transport problem is malformed or could not be solved to the promised accuracy."""
+
+
+class TrainingError(AistaError):
+    """A training run cannot start or cannot go on."""
+
+
+class EvaluationError(AistaError):
+    """A score cannot be computed, or would mean something else than it says."""

@@ -1,0 +1,139 @@
+"""Prompts: where the speech stands, what the model is asked to do, where its answer ends.
+
+A prompt is three pieces of text that are tokenised separately: ``prefix``, then the speech tokens (or, for a
+text branch, the transcript tokens), then ``suffix``; the target follows and is closed by ``end``. In every
+template the speech stands before the instruction: with causal attention the hidden states of the speech
+depend on the prefix alone (DESIGN decision 3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from aista.errors import ConfigError
+from aista.text.languages import language
+
+SPEECH_SLOT = "<Speech>"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One rendered prompt: the texts around the speech, and the text that closes an answer.
+
+    Attributes:
+        bos: Whether the backbone's beginning-of-sequence token precedes the prefix (where it has one).
+    """
+
+    prefix: str
+    suffix: str
+    end: str
+    bos: bool
+
+
+@dataclass(frozen=True)
+class Template:
+    """How one family of language models is addressed; ``{speech}`` and ``{instruction}`` are filled in."""
+
+    text: str
+    end: str
+    bos: bool
+
+
+TEMPLATES: dict[str, Template] = {
+    # Vicuna as SALMONN addresses it (SALMONN.md, section 4): the tags are plain text.
+    "vicuna": Template("USER: <Speech>{speech}</Speech> {instruction}\nASSISTANT:", end="</s>", bos=True),
+    # The flat form of Qwen2-Audio's base model: no roles.
+    "qwen_flat": Template("<|audio_bos|>{speech}<|audio_eos|>{instruction}", end="<|endoftext|>", bos=False),
+    # The chat form of Qwen2-Audio's instruct model.
+    "chatml": Template(
+        "<|im_start|>user\nAudio 1: <|audio_bos|>{speech}<|audio_eos|>\n{instruction}<|im_end|>\n"
+        "<|im_start|>assistant\n",
+        end="<|im_end|>",
+        bos=False,
+    ),
+    # No tags at all: for a language model that was trained without any chat form.
+    "plain": Template("{speech}\n{instruction}\n", end="", bos=True),
+}
+
+
+def template(name: str) -> Template:
+    """Return a template by name.
+
+    Raises:
+        ConfigError: No template has this name.
+    """
+    if name not in TEMPLATES:
+        raise ConfigError(
+            f"Unknown prompt template {name!r}.", expected=", ".join(TEMPLATES), advice="Set model.template."
+        )
+    return TEMPLATES[name]
+
+
+def render(template_name: str, instruction: str) -> Prompt:
+    """Render an instruction in a template.
+
+    Args:
+        template_name: One of ``TEMPLATES``.
+        instruction: What the model is asked to do. It may hold ``<Speech>`` at its very start (SALMONN's
+            habit), which is dropped: the template says where the speech stands.
+
+    Raises:
+        ConfigError: The template is unknown, or the instruction holds the slot elsewhere or twice.
+    """
+    form = template(template_name)
+    instruction = instruction.removeprefix(SPEECH_SLOT).strip()
+    if SPEECH_SLOT in instruction:
+        raise ConfigError(
+            "The instruction holds the speech slot inside its text.",
+            got=instruction,
+            expected=f"{SPEECH_SLOT} at the start, or not at all",
+        )
+    prefix, suffix = form.text.split("{speech}")
+    return Prompt(prefix, suffix.replace("{instruction}", instruction), form.end, form.bos)
+
+
+_ASR = (
+    "Transcribe the speech into {language} text.",
+    "Write down what is said in {language}.",
+    "Recognize the speech and give the transcription in {language}.",
+)
+_AAC = (
+    "Describe the sound.",
+    "Write a caption for the audio.",
+    "What can be heard in the audio?",
+)
+_ST = (
+    "Translate the speech into {language}.",
+    "Listen to the speech and translate it into {language}.",
+    "Give the {language} translation of what is said.",
+)
+INSTRUCTIONS: dict[str, tuple[str, ...]] = {"asr": _ASR, "aac": _AAC, "st": _ST, "mt": _ST}
+
+
+def instructions(task: str, target_language: str | None) -> tuple[str, ...]:
+    """Return every wording of a task, the one used for evaluation first.
+
+    Args:
+        task: ``asr``, ``aac``, ``st`` or ``mt`` (text translation is asked for in the words of ``st``: the
+            paper's zero-shot MT keeps the training prompt).
+        target_language: ISO code of the answer's language; not needed for ``aac``.
+
+    Raises:
+        ConfigError: The task or the language is unknown.
+    """
+    if task not in INSTRUCTIONS:
+        raise ConfigError(f"Unknown task {task!r}.", expected=", ".join(INSTRUCTIONS))
+    name = language(target_language).name if target_language else "English"
+    return tuple(wording.format(language=name) for wording in INSTRUCTIONS[task])
+
+
+def instruction(task: str, target_language: str | None, *, draw: str | None = None) -> str:
+    """Return one wording of a task: the first, or one drawn by a hash of ``draw``.
+
+    The draw depends on nothing but its argument, so that a resumed run sees the prompts it would have seen.
+    """
+    wordings = instructions(task, target_language)
+    if draw is None:
+        return wordings[0]
+    return wordings[int.from_bytes(hashlib.sha256(draw.encode()).digest()[:4], "big") % len(wordings)]

@@ -1,0 +1,21 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(os.environ.get("AISTA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of recordings and real audio beside a checkout; tests that need it skip without it."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the recordings in {SHARED} (set AISTA_SHARED to where they lie)")
+    return SHARED
