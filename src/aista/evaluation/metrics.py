@@ -1,0 +1,224 @@
+"""Scores that say what they are: BLEU, chrF2, word and character error rate, token accuracy.
+
+Every text score is a `Score`: a value together with the signature that is needed to compute it again. BLEU
+and chrF2 are sacreBLEU's own, on raw text (DESIGN decision 12); the tokenizer follows from the target
+language, and one that does not cut Chinese, Japanese or Korean into words is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import sacrebleu
+from sacrebleu.metrics.base import Metric
+
+from aista.errors import EvaluationError
+from aista.text.languages import language
+
+_NEEDS_SPACES = frozenset({"13a", "intl", "none"})
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number, what it measures and how.
+
+    Attributes:
+        name: ``BLEU``, ``chrF2``, ``WER`` or ``CER``.
+        value: The score in percent, not rounded.
+        signature: sacreBLEU's signature, or one of the same form.
+        num_segments: How many pairs were scored.
+        detail: Counts behind the value, e.g. BLEU's precisions and brevity penalty.
+    """
+
+    name: str
+    value: float
+    signature: str
+    num_segments: int
+    detail: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.value:.2f}  ({self.num_segments} segments, {self.signature})"
+
+
+def bleu_metric(target: str, *, tokenize: str | None = None, force: bool = False) -> Metric:
+    """Return sacreBLEU's BLEU for a target language.
+
+    Args:
+        target: ISO code of the language of the hypotheses.
+        tokenize: A sacreBLEU tokenizer other than the language's own.
+        force: Allow a tokenizer that makes the score meaningless in this language.
+
+    Raises:
+        EvaluationError: The tokenizer does not fit the language, is unknown or is not installed.
+        ConfigError: The language is unknown.
+    """
+    own = language(target).bleu_tokenizer
+    chosen = tokenize or own
+    if chosen in _NEEDS_SPACES and own not in _NEEDS_SPACES and not force:
+        raise EvaluationError(
+            f"BLEU with the tokenizer {chosen!r} means nothing in {language(target).name}: it finds no words.",
+            expected=own,
+            advice=f"Leave the tokenizer out ({own!r} is then taken), or force it to match an old number.",
+        )
+    try:
+        return sacrebleu.BLEU(tokenize=chosen, force=True)
+    except (RuntimeError, ImportError, KeyError, AttributeError) as error:
+        raise EvaluationError(
+            f"sacreBLEU cannot make its tokenizer {chosen!r}.",
+            got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            expected=", ".join(sorted(sacrebleu.BLEU.TOKENIZERS)),
+            advice="For Korean: pip install 'sacrebleu[ko]'." if chosen == "ko-mecab" else None,
+        ) from None
+
+
+def bleu(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    target: str,
+    *,
+    tokenize: str | None = None,
+    force: bool = False,
+) -> Score:
+    """Corpus BLEU as sacreBLEU's command line prints it, digit for digit.
+
+    Args:
+        hypotheses: One translation per segment, raw text.
+        references: One reference per segment, in the same order.
+        target: ISO code of their language; it decides the tokenizer (``zh``, ``ja-mecab``, ``13a``).
+        tokenize: Another sacreBLEU tokenizer.
+        force: Allow ``13a`` and its like in a language written without spaces.
+
+    Raises:
+        EvaluationError: The lists differ in length, are empty, or the tokenizer does not fit the language.
+    """
+    return _corpus_score(bleu_metric(target, tokenize=tokenize, force=force), hypotheses, references)
+
+
+def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+    """Corpus chrF2 (character n-grams up to 6, no word n-grams), which needs no tokenizer.
+
+    Raises:
+        EvaluationError: The lists differ in length or are empty.
+    """
+    return _corpus_score(sacrebleu.CHRF(), hypotheses, references)
+
+
+def _corpus_score(metric: Metric, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+    check_pairs(hypotheses, references)
+    result = metric.corpus_score(list(hypotheses), [list(references)])
+    counts = ("precisions", "bp", "sys_len", "ref_len")
+    detail = {name: getattr(result, name) for name in counts if hasattr(result, name)}
+    return Score(
+        result.name, result.score, str(metric.get_signature()), len(hypotheses), MappingProxyType(detail)
+    )
+
+
+def check_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    """Refuse anything but two equally long, non-empty lists of strings.
+
+    A string in place of a list, or references nested the wrong way round, would be scored without complaint
+    and give a wrong number.
+
+    Raises:
+        EvaluationError: The lists do not pair up.
+    """
+    if isinstance(hypotheses, str) or isinstance(references, str):
+        raise EvaluationError(
+            "Scores are over lists of segments.", got="a single string", advice="Wrap it in a list."
+        )
+    if len(hypotheses) != len(references) or not hypotheses:
+        raise EvaluationError(
+            "Every hypothesis needs exactly one reference.",
+            got=f"{len(hypotheses)} hypotheses, {len(references)} references",
+            expected="two lists of one length, not empty",
+        )
+    for kind, rows in (("hypothesis", hypotheses), ("reference", references)):
+        wrong = next((i for i, row in enumerate(rows) if not isinstance(row, str)), None)
+        if wrong is not None:
+            raise EvaluationError(
+                f"{kind} {wrong} is not a string.", got=type(rows[wrong]).__name__, expected="str"
+            )
+
+
+def wer(
+    hypotheses: Sequence[str], references: Sequence[str], spoken: str = "en", *, normalize: bool = True
+) -> Score:
+    """Word error rate; in a language written without spaces, character error rate.
+
+    Args:
+        hypotheses: One transcript per segment.
+        references: What was said, in the same order.
+        spoken: ISO code of their language.
+        normalize: Compare in lower case and without punctuation (an apostrophe inside a word stays).
+
+    Returns:
+        ``100 * (substitutions + deletions + insertions) / reference units`` over the whole corpus; more than
+        100 when far too much was written.
+
+    Raises:
+        EvaluationError: The lists differ in length or are empty, or no reference holds a word.
+    """
+    check_pairs(hypotheses, references)
+    words = language(spoken).spaces
+    pairs = [
+        (_units(h, words, normalize), _units(r, words, normalize))
+        for h, r in zip(hypotheses, references, strict=True)
+    ]
+    num_units = sum(len(reference) for _, reference in pairs)
+    if not num_units:
+        raise EvaluationError(
+            "No reference holds a word: an error rate over nothing.", advice="Check the texts."
+        )
+    errors = sum(edit_distance(hypothesis, reference) for hypothesis, reference in pairs)
+    signature = (
+        f"unit:{'word' if words else 'char'}|case:{'lower' if normalize else 'mixed'}"
+        f"|punct:{'no' if normalize else 'yes'}|average:micro"
+    )
+    detail = MappingProxyType({"errors": errors, "reference_units": num_units})
+    return Score("WER" if words else "CER", 100 * errors / num_units, signature, len(pairs), detail)
+
+
+_APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
+
+
+def _units(text: str, words: bool, normalize: bool) -> list[str]:
+    text = unicodedata.normalize("NFKC", text)
+    if normalize:
+        text = _APOSTROPHE.sub("\0", text.lower())
+        text = "".join(" " if unicodedata.category(mark)[0] in "PS" else mark for mark in text)
+        text = text.replace("\0", "'")
+    return text.split() if words else list("".join(text.split()))
+
+
+def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
+    """Levenshtein's distance: the fewest substitutions, deletions and insertions from one to the other.
+
+    Cost: time len(one) * len(other), memory len(other).
+    """
+    row = list(range(len(other) + 1))
+    for i, unit in enumerate(one, start=1):
+        corner, row[0] = row[0], i
+        for j, counterpart in enumerate(other, start=1):
+            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (unit != counterpart))
+    return row[-1]
+
+
+def token_accuracy(logits: Any, labels: Any) -> tuple[int, int]:
+    """Teacher-forced token accuracy of one batch, end token included (DESIGN decision 10).
+
+    Args:
+        logits: Scores (B, T, V) as a causal LM returns them: position t predicts token t + 1.
+        labels: Token ids (B, T), -100 where nothing is to be predicted.
+
+    Returns:
+        How many target tokens were right, and how many there were; sum both over batches, then divide.
+    """
+    targets = labels[:, 1:]
+    counted = targets != -100
+    right = (logits[:, :-1].argmax(-1) == targets) & counted
+    return int(right.sum()), int(counted.sum())
