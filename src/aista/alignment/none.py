@@ -1,0 +1,19 @@
+"""No alignment: the base model of the paper's tables."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from aista.alignment import PairedStates
+from aista.alignment.base import Alignment
+
+
+class Method(Alignment):
+    """Asks for no layer and returns no loss; whatever layers are configured are ignored."""
+
+    def __init__(self, layers: tuple[int, ...] = ()) -> None:
+        super().__init__(())
+
+    def forward(self, states: PairedStates) -> dict[str, Tensor]:
+        """Return no loss."""
+        return {}

@@ -1,0 +1,118 @@
+"""What layer selection found: MRR of every layer, the threshold, the chosen set; JSON and a plot (Figure 4)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aista.errors import ConfigError
+
+
+class LayerRow(BaseModel):
+    """Retrieval at one layer.
+
+    Attributes:
+        layer: 0 is the embedding layer; the last one lies after the backbone's final norm.
+        mrr: Mean reciprocal rank (Eq. 4); in ``decide`` mode the middle of [low, high].
+        low, high: Certified bounds of the MRR; equal to it in ``exact`` mode.
+        selected: Whether the MRR exceeds the threshold (Eq. 5).
+        mean_distance: Mean Wasserstein distance of the matching pairs.
+        shuffled_mrr: MRR of the same distances against a random pairing: a measured chance level.
+        num_ties: Texts exactly as far as the right one, other than equal texts.
+        pairs_touched: Transport problems looked at.
+        seconds: Time for this layer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: int
+    mrr: float
+    low: float
+    high: float
+    selected: bool
+    mean_distance: float
+    shuffled_mrr: float | None
+    num_ties: int
+    pairs_touched: int
+    seconds: float
+
+
+class LayerReport(BaseModel):
+    """Layer selection of one model (paper 4.2).
+
+    Attributes:
+        model: The stage-1 model that was probed.
+        num_pairs: Q, the number of speech-text pairs.
+        threshold: What the MRR has to exceed.
+        chance_mrr: H_Q / Q, the MRR of a random order.
+        rows: One row per layer, embedding layer first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    num_pairs: int
+    threshold: float
+    chance_mrr: float
+    rows: list[LayerRow]
+    settings_sha256: str = ""
+
+    @property
+    def selected(self) -> list[int]:
+        """The chosen set of layers I (Eq. 5)."""
+        return [row.layer for row in self.rows if row.selected]
+
+    @property
+    def mrr_by_layer(self) -> list[float]:
+        """MRR of every layer, embedding layer first."""
+        return [row.mrr for row in self.rows]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON, the chosen set spelled out."""
+        values = {"selected": self.selected, **self.model_dump()}
+        part = Path(f"{path}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(values, indent=1))
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LayerReport:
+        """Read a report.
+
+        Raises:
+            ConfigError: The file is missing or is no layer report.
+        """
+        try:
+            values = json.loads(Path(path).read_text())
+            values.pop("selected", None)
+            return cls.model_validate(values)
+        except (OSError, ValueError, AttributeError, ValidationError) as error:
+            raise ConfigError(
+                f"Cannot read the layer report {path}.", got=str(error), advice="Write one with `aista select`."
+            ) from None
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw MRR over layers with threshold and chance, as the paper's Figure 4."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        layers = [row.layer for row in self.rows]
+        axes.plot(layers, self.mrr_by_layer, color="#3b6ea5", marker="o", markersize=5, label="MRR")
+        axes.fill_between(layers, [r.low for r in self.rows], [r.high for r in self.rows], color="#3b6ea5", alpha=0.2)
+        axes.plot(self.selected, [self.rows[i].mrr for i in self.selected], "o", color="#c8553d", label="selected")
+        axes.axhline(self.threshold, color="#c8553d", linestyle="--", linewidth=1, label=f"threshold {self.threshold:.3g}")
+        axes.axhline(self.chance_mrr, color="#888888", linestyle=":", linewidth=1, label=f"chance {self.chance_mrr:.3g}")
+        axes.set(
+            xlabel="layer (0 = embedding; last = after the final norm)",
+            ylabel="mean reciprocal rank",
+            ylim=(0, 1),
+            title=f"Speech-to-text retrieval, {self.num_pairs} pairs",
+        )
+        axes.set_xticks(layers if len(layers) <= 12 else layers[::4])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+        figure.savefig(path, dpi=150)

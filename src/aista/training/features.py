@@ -1,0 +1,48 @@
+"""The frozen encoders' outputs, computed once and kept on disk: later epochs and runs skip the encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from aista.data.collate import SpeechDataset, feature_key
+from aista.data.feature_store import FeatureStore, FeatureStoreWriter
+from aista.data.manifest import Manifest
+
+
+def cached_features(model: Any, processor: Any, manifests: list[str], folder: str, batch_size: int = 16) -> FeatureStore:
+    """Return a store that holds the encoder features of every clip of the manifests, computing what is missing.
+
+    Features are the concatenated raw outputs of the frozen encoders, before the trained LayerNorms:
+    (frames, d_speech + d_audio), float16. They depend on nothing that training changes.
+
+    Raises:
+        CheckpointError: The store was written by other encoders.
+    """
+    path = Path(folder)
+    fingerprint = model.config.encoder_fingerprint
+    missing = SpeechDataset([Manifest(manifest) for manifest in manifests]).clips()
+    if (path / "index.json").exists():
+        known = FeatureStore(path, fingerprint=fingerprint)
+        missing = missing.without(known.keys())
+    if len(missing):
+        _encode(model, processor, missing, path, fingerprint, batch_size)
+    return FeatureStore(path, fingerprint=fingerprint)
+
+
+@torch.no_grad()
+def _encode(model: Any, processor: Any, clips: SpeechDataset, path: Path, fingerprint: str, batch_size: int) -> None:
+    """Run the encoders over clips, longest neighbours together, and append them to the store."""
+    order = sorted(range(len(clips)), key=lambda i: clips.lengths[i])
+    with FeatureStoreWriter(path, model.config.encoder_dim, fingerprint=fingerprint) as writer, Progress() as bar:
+        task = bar.add_task("encoder features", total=len(order))
+        for start in range(0, len(order), batch_size):
+            rows = [clips[i] for i in order[start : start + batch_size]]
+            audio = processor.audio_inputs([samples for _, samples in rows])
+            frames = model.encode_audio(**audio.to(model.device))
+            for (utterance, _), features, length in zip(rows, frames, audio["num_samples"], strict=True):
+                writer.add(feature_key(utterance), features[: model.config.frames_for(int(length))].cpu().numpy())
+            bar.advance(task, len(rows))

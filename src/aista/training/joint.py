@@ -1,0 +1,50 @@
+"""Stage 3 (paper 4.3): translation and alignment at the selected layers, trained together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aista.alignment import alignment
+from aista.config import AlignmentSettings, JointSettings
+from aista.errors import ConfigError
+from aista.model.processing import AistaProcessor
+from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.selection.report import LayerReport
+from aista.training.run import Run, finished, train
+
+
+def joint(settings: JointSettings) -> Run:
+    """Fine-tune a stage-1 model with Eq. 6; ``alignment.method: none`` trains the base of the paper's tables.
+
+    Running it again goes on where it stopped, or returns at once when it is finished.
+    """
+    if done := finished(Path(settings.output), settings):
+        return done
+    model = AistaForConditionalGeneration.from_pretrained(settings.init)
+    processor = AistaProcessor.from_pretrained(settings.init)
+    layers = aligned_layers(settings.alignment, model.config.num_layers)
+    objective = alignment(settings.alignment.method, layers, **settings.alignment.options)
+    return train(settings, model, processor, objective, settings.alignment.alpha)
+
+
+def aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, ...]:
+    """Return the layers to align: those written down, or those a layer report chose.
+
+    Raises:
+        ConfigError: A layer does not exist in this backbone, or none was selected.
+    """
+    if settings.method == "none":
+        return ()
+    layers = settings.layers
+    chosen = tuple(LayerReport.load(layers).selected if isinstance(layers, str) else layers)
+    if not chosen:
+        raise ConfigError(
+            "No layer to align.",
+            got=f"alignment.layers: {layers}",
+            advice="Lower the threshold of `aista select`, or name layers: --set alignment.layers=[0].",
+        )
+    if outside := [layer for layer in chosen if not 0 <= layer <= num_layers]:
+        raise ConfigError(
+            f"The backbone has no layer {outside}.", expected=f"0 (embedding) to {num_layers} (last block)"
+        )
+    return chosen

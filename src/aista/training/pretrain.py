@@ -1,0 +1,43 @@
+"""Stage 1 (paper 4.1): teach the adapters to hear, on speech recognition and audio captioning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aista.alignment.none import Method as NoAlignment
+from aista.config import ModelSettings, PretrainSettings
+from aista.model.processing import AistaProcessor
+from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.training.run import Run, finished, train
+
+
+def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditionalGeneration, AistaProcessor]:
+    """Put new, seeded adapters between frozen bases.
+
+    Raises:
+        CheckpointError: A base cannot be found or read.
+    """
+    model = AistaForConditionalGeneration.from_bases(
+        speech_encoder=settings.speech_encoder,
+        audio_encoder=settings.audio_encoder,
+        backbone=settings.backbone,
+        qformer=settings.qformer.model_dump(),
+        lora=settings.lora.model_dump(),
+        speech_tokens=settings.speech_tokens,
+        template=settings.template,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        seed=seed,
+    )
+    return model, AistaProcessor.from_config(model.config)
+
+
+def pretrain(settings: PretrainSettings) -> Run:
+    """Train LayerNorms, Q-Former, projection and LoRA with the causal LM loss on the target (Eq. 2).
+
+    Running it again goes on where it stopped, or returns at once when it is finished.
+    """
+    if done := finished(Path(settings.output), settings):
+        return done
+    model, processor = fresh_model(settings.model, settings.seed)
+    return train(settings, model, processor, NoAlignment(), alpha=1.0)

@@ -1,0 +1,144 @@
+"""What every training stage shares: start or resume, train, leave one finished folder behind.
+
+A finished run is a model folder (``aista.load`` reads it) that also holds ``settings.yaml``, ``history.json``
+(every logged figure) and ``training.json`` (steps, seconds, best validation); ``training.json`` is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from aista.alignment.base import Alignment
+from aista.config import DataSettings, JointSettings, PretrainSettings
+from aista.data.collate import Collator, SpeechDataset
+from aista.data.manifest import Manifest
+from aista.errors import ConfigError, TrainingError
+from aista.training.callbacks import StopOnSignal
+from aista.training.features import cached_features
+from aista.training.trainer import AistaTrainer, last_checkpoint
+
+FINISHED = "training.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        folder: The model folder.
+        steps: Optimiser steps taken.
+        seconds: Time spent training, over all resumptions.
+        best_token_accuracy: Of the kept model, where there was a validation.
+    """
+
+    folder: Path
+    steps: int
+    seconds: float
+    best_token_accuracy: float | None
+
+
+class Interrupted(TrainingError):
+    """The run was stopped by a signal; its state is saved and the same command goes on."""
+
+
+def finished(output: Path, settings: PretrainSettings | JointSettings) -> Run | None:
+    """Return the run of a folder that is finished under these very settings, or None.
+
+    Raises:
+        ConfigError: The folder belongs to a run with other settings.
+    """
+    saved = output / "settings.yaml"
+    if saved.exists() and type(settings).load(saved) != settings:
+        raise ConfigError(
+            f"{output} holds a run with other settings.",
+            got=f"{saved} differs from the settings of this command",
+            advice="Choose another output, delete that folder, or use its settings to go on with it.",
+        )
+    if not (output / FINISHED).exists():
+        return None
+    row = json.loads((output / FINISHED).read_text())
+    return Run(output, row["steps"], row["seconds"], row["best_token_accuracy"])
+
+
+def train(
+    settings: PretrainSettings | JointSettings, model: Any, processor: Any, objective: Alignment, alpha: float
+) -> Run:
+    """Train a model under the settings of a stage, resuming where an earlier attempt stopped.
+
+    Raises:
+        Interrupted: A signal stopped the run after saving it.
+        TrainingError: The loss stopped being finite.
+    """
+    output = Path(settings.output)
+    settings.save(output / "settings.yaml")
+    set_seed(settings.seed)
+    trainer = AistaTrainer(
+        model=model,
+        processing_class=processor,
+        objective=objective,
+        alpha=alpha,
+        settings=settings.train,
+        output=output,
+        seed=settings.seed,
+        num_workers=settings.data.num_workers,
+        **_data(settings, model, processor, transcripts=bool(objective.layers)),
+    )
+    start = time.perf_counter()
+    seconds_before = _seconds_so_far(output)
+    trainer.train(resume_from_checkpoint=last_checkpoint(output))
+    seconds = seconds_before + time.perf_counter() - start
+    (output / "seconds").write_text(f"{seconds:.3f}")
+    if any(isinstance(row, StopOnSignal) and row.stopped for row in trainer.callback_handler.callbacks):
+        raise Interrupted(
+            f"Stopped at step {trainer.state.global_step} of {settings.train.max_steps}; nothing is lost.",
+            advice="Run the same command again to go on.",
+        )
+    return _finish(output, trainer, seconds)
+
+
+def _data(settings: PretrainSettings | JointSettings, model: Any, processor: Any, transcripts: bool) -> dict:
+    """Return the trainer's datasets and collator."""
+    data: DataSettings = settings.data
+    store = cached_features(model, processor, [*data.train, *data.validation], data.features) if data.features else None
+
+    def dataset(paths: list[str]) -> SpeechDataset:
+        return SpeechDataset([Manifest(path) for path in paths], features=store, max_corrupt_share=data.max_corrupt_share)
+
+    return {
+        "train_dataset": dataset(data.train),
+        "eval_dataset": dataset(data.validation) if data.validation else None,
+        "data_collator": Collator(
+            processor, transcripts=transcripts, prompt_pool=settings.prompt_pool, seed=settings.seed
+        ),
+    }
+
+
+def _seconds_so_far(output: Path) -> float:
+    path = output / "seconds"
+    return float(path.read_text()) if path.exists() else 0.0
+
+
+def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
+    """Write the model and the history, and the mark of completeness last."""
+    trainer.save_model(str(output))
+    (output / "training_args.bin").unlink(missing_ok=True)
+    (output / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    best = trainer.state.best_metric
+    run = Run(output, trainer.state.global_step, seconds, best)
+    row = {
+        "steps": run.steps,
+        "seconds": round(seconds, 1),
+        "best_token_accuracy": best,
+        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "torch": torch.__version__,
+    }
+    (output / FINISHED).write_text(json.dumps(row, indent=1))
+    return run
+
