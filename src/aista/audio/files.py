@@ -91,14 +91,14 @@ def load_audio(
             raise _unreadable(name, str(error)) from None
         tolerance = SPAN_TOLERANCE_SECONDS * SAMPLE_RATE_HZ
         if len(samples) == 0 or len(samples) + tolerance < count * SAMPLE_RATE_HZ / sound.samplerate:
-            raise _unreadable(
-                name,
-                f"only {len(samples) / SAMPLE_RATE_HZ:.2f} s of {count / sound.samplerate:.2f} s can be decoded",
-            )
+            found, asked = len(samples) / SAMPLE_RATE_HZ, count / sound.samplerate
+            raise _unreadable(name, f"only {found:.2f} s of {asked:.2f} s can be decoded")
     return _checked(samples, name)
 
 
-def write_audio(path: str | os.PathLike, samples: np.ndarray, *, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Path:
+def write_audio(
+    path: str | os.PathLike, samples: np.ndarray, *, sample_rate_hz: int = SAMPLE_RATE_HZ
+) -> Path:
     """Write mono samples in the format of the suffix (.wav and .flac as 16-bit PCM, .mp3, .ogg, .opus).
 
     The file appears whole or not at all.
@@ -198,7 +198,7 @@ def _unreadable(name: str, reason: str) -> AudioError:
         f"{name}: cannot be decoded.",
         got=reason,
         expected=_FORMATS,
-        advice="The file may be cut off or of another kind; convert it: ffmpeg -i IN -ar 16000 -ac 1 OUT.flac",
+        advice="The file may be cut off or of another kind; try: ffmpeg -i IN -ac 1 OUT.flac",
     )
 
 

@@ -1,7 +1,7 @@
 """Every rate of the audio side, from three numbers: the sample rate, the frame rate, the frames of a window.
 
-    samples 16,000 Hz -> mel / filterbank 100 Hz (hop 160) -> encoder frames 50 Hz (320 samples)
-    -> windows of 17 frames (5,440 samples, 0.34 s): one speech token each
+samples 16,000 Hz -> mel / filterbank 100 Hz (hop 160) -> encoder frames 50 Hz (320 samples)
+-> windows of 17 frames (5,440 samples, 0.34 s): one speech token each
 """
 
 from __future__ import annotations

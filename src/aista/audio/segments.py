@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def segment(
         return [Segment(0, len(samples), is_silent(samples))]
     cuts = _quietest_cuts(_loudness(samples), len(samples), longest, int(min_seconds * SAMPLE_RATE_HZ))
     edges = [0, *cuts, len(samples)]
-    return [Segment(a, b, is_silent(samples[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    return [Segment(a, b, is_silent(samples[a:b])) for a, b in pairwise(edges)]
 
 
 def _loudness(samples: np.ndarray) -> np.ndarray:

@@ -73,7 +73,7 @@ class Utterance(BaseModel):
 
     @property
     def target(self) -> str:
-        """What the model should answer: the text of ``asr`` and ``aac``, the translation of ``st`` and ``mt``.
+        """What the model should answer: ``text`` for asr and aac, ``translation`` for st and mt.
 
         Raises:
             ManifestError: The row does not hold it (an utterance still to be transcribed or translated).
@@ -82,7 +82,8 @@ class Utterance(BaseModel):
         answer = getattr(self, field)
         if answer is None:
             raise ManifestError(
-                f"Utterance {self.id!r} has no {field}.", advice=f"A row of task {self.task} is trained on it."
+                f"Utterance {self.id!r} has no {field}.",
+                advice=f"A row of task {self.task} is trained on it.",
             )
         return answer
 
@@ -101,7 +102,7 @@ class Manifest(Sequence[Utterance]):
         path: A ``.jsonl`` file in UTF-8. A byte-order mark, CRLF and blank lines are tolerated.
 
     Raises:
-        ManifestError: The file is missing or not a file. A bad row raises when it is read, with file and line.
+        ManifestError: The file is missing or not a file. A bad row raises when it is read, as file:line.
 
     Cost:
         Opening reads the file once at memory speed; 8 bytes per row stay.
@@ -136,7 +137,7 @@ class Manifest(Sequence[Utterance]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index):  # type: ignore[override]
+    def __getitem__(self, index):
         """Return the utterance at an index (a slice gives a list).
 
         Raises:
