@@ -1,0 +1,5 @@
+"""``python -m aista``."""
+
+from aista.cli.main import main
+
+main()

@@ -1,0 +1,34 @@
+"""``aista joint``: stage 3 (paper 4.3)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="""Examples:
+
+    aista joint --config joint.yaml
+
+    aista joint --config joint.yaml --set alignment.method=none --set output=runs/base
+
+    aista joint --config joint.yaml --set alignment.layers=[0,1] --set alignment.alpha=0.9
+"""
+)
+def joint(
+    config: Annotated[str, typer.Option("--config", "-c", help="YAML file of settings.")],
+    overrides: Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")] = [],  # noqa: B006
+) -> None:
+    """Train translation and alignment together (Eq. 6), from a stage-1 model.
+
+    Run it again to go on where it stopped. The finished model is in the `output` folder.
+    """
+    from aista.config import JointSettings
+    from aista.training.joint import joint
+
+    run = joint(JointSettings.load(config, overrides))
+    typer.echo(f"{run.folder}: {run.steps} steps in {run.seconds:.0f} s, token accuracy {run.best_token_accuracy}")

@@ -1,0 +1,68 @@
+"""The ``aista`` command: one verb per stage of the road from audio to a translation.
+
+A verb is a file of this package that offers ``app``; its body imports what it needs when it is called, so
+that ``aista --help`` is there at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+
+import typer
+
+from aista.errors import AistaError
+
+# In the order of the help page. A group keeps its verbs under its own name (`aista data check`).
+_VERBS = ("demo", "translate", "pretrain", "select", "joint", "evaluate", "download", "doctor", "estimate")
+_GROUPS = ("data", "import", "export")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="AI-STA: speech translation with large language models, speech and text aligned inside the model.",
+    epilog="Start with `aista demo`, or `aista translate talk.wav --to zh`.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from aista import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _add_verbs() -> None:
+    for verb in (*_VERBS, *_GROUPS):
+        module = f"aista.cli.{verb}_" if verb == "import" else f"aista.cli.{verb}"
+        if importlib.util.find_spec(module):
+            app.add_typer(importlib.import_module(module).app, name=verb if verb in _GROUPS else None)
+
+
+def main() -> None:
+    """Run a verb; an error of ours is a message and exit code 2, an interruption exit code 130."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _add_verbs()
+    try:
+        app()
+    except AistaError as error:
+        _tell(error)
+        sys.exit(130 if type(error).__name__ == "Interrupted" else 2)
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        sys.exit(130)
+
+
+def _tell(error: AistaError) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+    console.print(str(error), markup=False)

@@ -1,0 +1,34 @@
+"""``aista pretrain``: stage 1 (paper 4.1)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="""Examples:
+
+    aista pretrain --config pretrain.yaml
+
+    aista pretrain --config pretrain.yaml --set train.max_steps=2000 --set output=runs/quick
+
+    torchrun --nproc-per-node 8 -m aista pretrain --config pretrain.yaml
+"""
+)
+def pretrain(
+    config: Annotated[str, typer.Option("--config", "-c", help="YAML file of settings.")],
+    overrides: Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")] = [],  # noqa: B006
+) -> None:
+    """Train the adapters on speech recognition and audio captioning.
+
+    Run it again to go on where it stopped. The finished model is in the `output` folder.
+    """
+    from aista.config import PretrainSettings
+    from aista.training.pretrain import pretrain
+
+    run = pretrain(PretrainSettings.load(config, overrides))
+    typer.echo(f"{run.folder}: {run.steps} steps in {run.seconds:.0f} s, token accuracy {run.best_token_accuracy}")
