@@ -1,0 +1,78 @@
+"""Squared Euclidean costs that survive real hidden states (Eq. 1: C_ij = ||s_i - t_j||^2).
+
+Two things spoil the usual ``|s|^2 + |t|^2 - 2 s.t`` in float32: a common offset of all tokens, and the few massive
+dimensions that language models grow (values in the thousands). Both are taken out first: clouds are centred on one
+common point, and dimensions that stand out are differenced directly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: A dimension is massive when its largest value exceeds this many times the median dimension's largest value.
+MASSIVE = 50.0
+#: More massive dimensions than this are left to the product (direct differences cost n m each).
+MAX_PEELED = 16
+
+
+def squared_euclidean(
+    speech: Tensor, text: Tensor, speech_mask: Tensor | None = None, text_mask: Tensor | None = None
+) -> Tensor:
+    """Pairwise squared distances of batched clouds, float32 inside whatever autocast says.
+
+    Args:
+        speech: (B, N, d) or (N, d), any float type. text: (B, M, d) or (M, d).
+        speech_mask: (B, N) bool, True = real. text_mask: (B, M). Masked entries of the result mean nothing, but
+            their contents (even NaN) never reach real ones.
+
+    Returns:
+        (B, N, M) or (N, M) float32 (float64 if an input is), >= 0.
+
+    Equation: 1. Gradient: as written (the loss does not use it). Cost: 2 N M d operations, O(N M + N d) memory.
+    """
+    if speech.dim() == 2:
+        masks = [None if mask is None else mask[None] for mask in (speech_mask, text_mask)]
+        return squared_euclidean(speech[None], text[None], *masks)[0]
+    with torch.autocast(speech.device.type, enabled=False):
+        dtype = torch.float64 if torch.float64 in (speech.dtype, text.dtype) else torch.float32
+        x, y = speech.to(dtype), text.to(dtype)
+        if speech_mask is not None:
+            x = x.masked_fill(~speech_mask[..., None], 0.0)
+        if text_mask is not None:
+            y = y.masked_fill(~text_mask[..., None], 0.0)
+        centre = _mean(y, text_mask)
+        x, y = x - centre, y - centre
+        if text_mask is not None:
+            y = y.masked_fill(~text_mask[..., None], 0.0)
+        if speech_mask is not None:
+            x = x.masked_fill(~speech_mask[..., None], 0.0)
+        return _distances(x, y)
+
+
+def _mean(y: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return y.mean(1, keepdim=True)
+    return y.sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    peeled = massive_dimensions(x, y)
+    extra = None
+    if peeled.numel():
+        extra = sum((x[..., k, None] - y[..., None, :, k]).square() for k in peeled.tolist())
+        x, y = x.clone(), y.clone()
+        x[..., peeled] = 0.0
+        y[..., peeled] = 0.0
+    squares = x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]
+    cost = torch.baddbmm(squares, x, y.transpose(1, 2), alpha=-2.0).clamp_(min=0.0)
+    return cost if extra is None else cost + extra
+
+
+def massive_dimensions(*clouds: Tensor) -> Tensor:
+    """Indices of dimensions whose largest magnitude dwarfs the median one's (at most MAX_PEELED, largest first)."""
+    size = torch.stack([cloud.detach().abs().flatten(0, -2).amax(0) for cloud in clouds]).amax(0)
+    chosen = torch.nonzero(size > MASSIVE * size.median()).flatten()
+    if chosen.numel() > MAX_PEELED:
+        chosen = size.topk(MAX_PEELED).indices
+    return chosen

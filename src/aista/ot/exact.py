@@ -1,0 +1,293 @@
+"""Exact transport for one problem or a ragged batch (Eq. 1): value, plan, potentials, certificate.
+
+    value = min <Z, C>  over  Z >= 0,  Z 1 = a,  Z' 1 = b
+          = max <f, a> + <g, b>  over  f_i + g_j <= C_ij
+
+The gap between the two sides, evaluated in float64 on the costs as given, certifies every answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from aista.errors import TransportError
+
+#: Given masses are rounded to multiples of 1 / MASS_UNITS of their total.
+MASS_UNITS = 2**40
+#: A relative duality gap above this sends a problem to the fallback solver.
+GAP_TOLERANCE = 1e-6
+
+
+class Outcome(Enum):
+    """How a solve ended; the value is the advice."""
+
+    OPTIMAL = "the plan is optimal; its duality gap certifies it"
+    FALLBACK = "the fast solver gave up and POT's network simplex answered; please report such costs"
+
+
+@dataclass(frozen=True)
+class Status:
+    """The end of a solve: the outcome and ``gap`` = value - dual value >= 0 (up to rounding)."""
+
+    outcome: Outcome
+    gap: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An exact transport.
+
+    Attributes:
+        value: Transport cost <plan, cost>, float64.
+        plan: (n, m) mass moved from row i to column j, float64; rows sum to a, columns to b.
+        potentials: Dual feasible (f (n,), g (m,)): f_i + g_j <= cost_ij.
+        status: Outcome and duality gap.
+    """
+
+    value: float
+    plan: NDArray[np.float64]
+    potentials: tuple[NDArray[np.float64], NDArray[np.float64]]
+    status: Status
+
+
+def solve(cost: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None) -> Solution:
+    """Solve one transport problem exactly.
+
+    Args:
+        cost: (n, m) finite costs, any sign; numpy or torch, float32 or float64.
+        a: (n,) row masses >= 0, or None for 1/n each.
+        b: (m,) column masses >= 0 of the same total, or None for 1/m each.
+
+    Returns:
+        The solution.
+
+    Raises:
+        TransportError: The cost is empty, not a matrix or not finite, or the masses do not fit.
+
+    Equation: 1. Cost: about (n + m) n m operations in the worst case; 10-30 us at 30 x 20.
+    """
+    return solve_batch([cost], None if a is None else [a], None if b is None else [b])[0]
+
+
+def solve_batch(
+    costs: Sequence[ArrayLike],
+    a: Sequence[ArrayLike] | None = None,
+    b: Sequence[ArrayLike] | None = None,
+    *,
+    threads: int = 1,
+) -> list[Solution]:
+    """Solve many problems of different sizes; the same answers as :func:`solve` on each.
+
+    Args:
+        costs: Matrices (n_k, m_k).
+        a: Row masses (n_k,) of each problem, or None for uniform.
+        b: Column masses (m_k,) of each problem, or None for uniform.
+        threads: How many threads share the batch (the solver releases the interpreter lock).
+
+    Returns:
+        One solution a problem, in order.
+
+    Raises:
+        TransportError: As :func:`solve`; the message names the problem.
+    """
+    matrices = [_matrix(cost, k) for k, cost in enumerate(costs)]
+    for name, masses in (("a", a), ("b", b)):
+        if masses is not None and len(masses) != len(matrices):
+            raise TransportError(
+                f"{name} must hold one entry a problem", got=len(masses), expected=len(matrices)
+            )
+    if not matrices:
+        return []
+    sizes = np.array([c.shape for c in matrices], dtype=np.int64)
+    totals, rows, cols = _masses(sizes, a, b)
+    offsets = _starts(sizes.prod(1))
+    flat = np.concatenate([c.ravel() for c in matrices], dtype=np.float64)
+    raw = solve_flat(flat, offsets, sizes[:, 1], sizes, rows, cols, threads=threads)
+    masses = zip(np.split(rows, raw.row_starts[1:]), np.split(cols, raw.col_starts[1:]), totals, strict=True)
+    return [_solution(k, matrices[k], raw, *mass) for k, mass in enumerate(masses)]
+
+
+@dataclass(frozen=True)
+class RawSolutions:
+    """Results of :func:`solve_flat`, per unit of mass: flat buffers and where each problem starts in them."""
+
+    values: NDArray[np.float64]
+    gaps: NDArray[np.float64]
+    outcomes: NDArray[np.int64]
+    plans: NDArray[np.float64]
+    row_potentials: NDArray[np.float64]
+    col_potentials: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    row_starts: NDArray[np.int64]
+    col_starts: NDArray[np.int64]
+
+
+def solve_flat(
+    costs: NDArray[Any],
+    offsets: NDArray[np.int64],
+    strides: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    row_mass: NDArray[np.int64],
+    col_mass: NDArray[np.int64],
+    *,
+    threads: int = 1,
+    plans: bool = True,
+) -> RawSolutions:
+    """Run the compiled kernel over problems that lie in one flat buffer (padded or ragged).
+
+    Args:
+        costs: (total,) float32 or float64; problem k starts at ``offsets[k]``, its rows ``strides[k]`` apart.
+        sizes: (problems, 2) rows and columns.
+        row_mass: (sum of rows,) integer masses. col_mass: (sum of columns,), equal totals a problem.
+        threads: Threads that share the problems. plans: Whether to write the plans out.
+    """
+    from aista.ot import paths
+
+    count = len(sizes)
+    ns, ms = np.ascontiguousarray(sizes[:, 0]), np.ascontiguousarray(sizes[:, 1])
+    raw = RawSolutions(
+        values=np.empty(count),
+        gaps=np.empty(count),
+        outcomes=np.empty(count, np.int64),
+        plans=np.zeros(costs.size if plans else 0),
+        row_potentials=np.empty(len(row_mass)),
+        col_potentials=np.empty(len(col_mass)),
+        offsets=offsets,
+        row_starts=_starts(ns),
+        col_starts=_starts(ms),
+    )
+
+    def run(part: slice) -> None:
+        paths.solve_range(
+            costs, offsets[part], strides[part], ns[part], ms[part],
+            row_mass, raw.row_starts[part], col_mass, raw.col_starts[part],
+            raw.values[part], raw.gaps[part], raw.outcomes[part], raw.plans, raw.row_potentials, raw.col_potentials,
+        )  # fmt: skip
+
+    for_ranges(run, count, threads)
+    return raw
+
+
+def for_ranges(run: Any, count: int, threads: int, *, pieces: int = 4) -> None:
+    """Call ``run(slice)`` on consecutive ranges that cover ``count``, on up to ``threads`` threads."""
+    threads = max(1, min(threads, count))
+    if threads == 1:
+        run(slice(0, count))
+        return
+    edges = np.linspace(0, count, min(count, threads * pieces) + 1).astype(int)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, (slice(int(i), int(j)) for i, j in zip(edges[:-1], edges[1:], strict=True))))
+
+
+def uniform_masses(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Smallest integer masses that are uniform on both sides: m/g a row and n/g a column, g = gcd(n, m)."""
+    ns, ms = sizes[:, 0], sizes[:, 1]
+    g = np.gcd(ns, ms)
+    return np.repeat(ms // g, ns), np.repeat(ns // g, ms)
+
+
+def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+
+
+def _matrix(cost: Any, k: int) -> NDArray[Any]:
+    if hasattr(cost, "detach"):
+        cost = cost.detach().cpu().numpy()
+    matrix = np.asarray(cost)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise TransportError(
+            f"cost {k} must be a matrix with at least one row and one column",
+            got=f"shape {matrix.shape}",
+            expected="(n, m) with n, m >= 1",
+            advice="drop empty clouds before solving",
+        )
+    if matrix.dtype not in (np.float32, np.float64):
+        matrix = matrix.astype(np.float64)
+    return matrix
+
+
+def _masses(
+    sizes: NDArray[np.int64], a: Sequence[Any] | None, b: Sequence[Any] | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Totals, integer row masses and integer column masses of every problem."""
+    if a is None and b is None:
+        return np.ones(len(sizes)), *uniform_masses(sizes)
+    totals, rows, cols = np.empty(len(sizes)), [], []
+    for k, (n, m) in enumerate(sizes):
+        row = _mass(None if a is None else a[k], n, "a", k)
+        col = _mass(None if b is None else b[k], m, "b", k)
+        totals[k] = row.sum()
+        if not np.isclose(totals[k], col.sum(), rtol=1e-5):
+            raise TransportError(
+                f"problem {k}: the two sides must carry the same mass", got=(totals[k], col.sum()),
+                advice="divide each side by its sum",
+            )  # fmt: skip
+        rows.append(_to_units(row))
+        cols.append(_to_units(col))
+    return totals, np.concatenate(rows), np.concatenate(cols)
+
+
+def _mass(mass: Any, size: int, name: str, k: int) -> NDArray[np.float64]:
+    if mass is None:
+        return np.full(size, 1.0 / size)
+    if hasattr(mass, "detach"):
+        mass = mass.detach().cpu().numpy()
+    values = np.asarray(mass, dtype=np.float64)
+    if values.shape != (size,) or not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
+        raise TransportError(
+            f"problem {k}: {name} must be finite masses >= 0, not all zero",
+            got=f"shape {values.shape}", expected=f"shape ({size},)",
+        )  # fmt: skip
+    return values
+
+
+def _to_units(mass: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Round to integers that sum to MASS_UNITS; no mass turns negative and zeros stay zero."""
+    edges = np.rint(np.cumsum(mass) * (MASS_UNITS / mass.sum())).astype(np.int64)
+    edges[np.flatnonzero(mass)[-1] :] = MASS_UNITS
+    return np.diff(edges, prepend=0)
+
+
+def _solution(
+    k: int,
+    cost: NDArray[Any],
+    raw: RawSolutions,
+    rows: NDArray[np.int64],
+    cols: NDArray[np.int64],
+    total: float,
+) -> Solution:
+    """Cut problem k out of the flat results; ask POT if the kernel did not reach the optimum."""
+    from aista.ot import paths
+
+    if raw.outcomes[k] == paths.NOT_FINITE:
+        raise TransportError(
+            f"cost {k} holds NaN, infinite or overflowing entries",
+            advice="look for NaN in the hidden states; compute costs in float32, never in float16",
+        )
+    n, m = cost.shape
+    start, i, j = raw.offsets[k], raw.row_starts[k], raw.col_starts[k]
+    plan = raw.plans[start : start + n * m].reshape(n, m)
+    f, g = raw.row_potentials[i : i + n], raw.col_potentials[j : j + m]
+    value, gap, outcome = float(raw.values[k]), float(raw.gaps[k]), Outcome.OPTIMAL
+    if raw.outcomes[k] != paths.OPTIMAL or gap > GAP_TOLERANCE * float(np.abs(cost).max()):
+        plan, f, g = _network_simplex(cost, rows / rows.sum(), cols / cols.sum())
+        value, outcome = float((plan * cost).sum()), Outcome.FALLBACK
+        gap = value - float(f @ plan.sum(1) + g @ plan.sum(0))
+    return Solution(float(value * total), plan * total, (f, g), Status(outcome, float(gap * total)))
+
+
+def _network_simplex(
+    cost: NDArray[Any], a: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[Any, Any, Any]:
+    """Plan and potentials by POT: the only door to that package."""
+    import ot
+
+    plan, log = ot.emd(a, b, cost.astype(np.float64), numItermax=10_000_000, log=True)
+    return plan, log["u"], log["v"]

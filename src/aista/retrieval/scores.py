@@ -1,0 +1,33 @@
+"""Mean reciprocal rank (Eq. 4) and what chance would give."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def mrr(ranks: ArrayLike) -> float:
+    """Mean reciprocal rank.
+
+    Args:
+        ranks: (Q,) ranks, 1 = best; mid-ranks such as 1.5 are allowed.
+
+    Returns:
+        (1/Q) sum 1/r_i in (0, 1]; NaN without items.
+
+    Equation: 4.
+    """
+    values = np.asarray(ranks, dtype=np.float64)
+    return float(np.mean(1.0 / values)) if values.size else float("nan")
+
+
+def chance_mrr(num_items: int) -> float:
+    """Expected MRR when all ranks are equally likely: H_Q / Q.
+
+    Args:
+        num_items: Q >= 1, the number of candidates.
+
+    Returns:
+        0.0075 at Q = 1000, 0.052 at Q = 100: a threshold means nothing without Q.
+    """
+    return float(np.mean(1.0 / np.arange(1, num_items + 1)))
