@@ -1,0 +1,31 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up what it needs first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo ## See the paper work: select layers, train base and AI-STA, compare, open the report.
+	$(BIN)/aista demo
+
+test: $(VENV)/.dev ## Run every test.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## Style, types, and the order of floors.
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+clean: ## Forget the environment and every run.
+	rm -rf $(VENV) runs
