@@ -1,0 +1,134 @@
+"""Reading weights without trusting them, telling what is wrong with them, and knowing them again.
+
+Pickles are read with ``weights_only=True`` (no code of theirs ever runs), keys and shapes are compared
+in both
+directions, and a fingerprint identifies tensors by content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aista.errors import CheckpointError
+
+# Tensors above this size are fingerprinted by evenly spaced samples of their bytes.
+_WHOLE_BYTES = 1 << 20
+_SAMPLES, _SAMPLE_BYTES = 32, 1 << 12
+
+
+def read_pickle(path: str | Path) -> dict[str, Any]:
+    """Read a ``.pt`` / ``.pth`` / ``.bin`` file of tensors and plain containers.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The dictionary in it, its tensors on the CPU.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, holds something other than a dictionary, or wants
+        to run
+            code while being read (which is refused: nothing of it runs).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError("This weight file does not exist.", got=path, advice="Check the path.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise CheckpointError(
+                "This file holds more than tensors and plain containers: loading it could run code. Refused.",
+                got=path,
+                advice="Get the weights from a source you trust, as tensors only.",
+            ) from error
+        raise CheckpointError(
+            "This weight file is damaged.", got=path, advice="Download it again."
+        ) from error
+    except (EOFError, RuntimeError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            "This weight file is damaged or cut short.", got=f"{path}: {error}", advice="Download it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError("This weight file does not hold a dictionary.", got=type(content).__name__)
+    return content
+
+
+def require_match(
+    what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, advice: str | None = None
+) -> None:
+    """Demand that two sets of tensors agree in every name and every shape.
+
+    Args:
+        what: Name of the weights, for the message.
+        found: What a file holds.
+        expected: What the model needs.
+        advice: What to try, where the caller knows better than this function.
+
+    Raises:
+        CheckpointError: Names the first kind of trouble: renamed, missing, superfluous, transposed or
+        otherwise
+            misshapen tensors.
+    """
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    if missing and extra and len(missing) == len(extra):
+        pairs = [f"{old} -> {new}" for old, new in zip(extra, missing, strict=True)]
+        if all(found[old].shape == expected[new].shape for old, new in zip(extra, missing, strict=True)):
+            raise CheckpointError(f"Keys of {what} seem to be renamed.", got=_few(pairs), advice=advice)
+    if missing:
+        raise CheckpointError(f"Tensors of {what} are missing.", expected=_few(missing), advice=advice)
+    if extra:
+        raise CheckpointError(f"There are tensors that {what} does not know.", got=_few(extra), advice=advice)
+    wrong = [name for name in expected if found[name].shape != expected[name].shape]
+    if not wrong:
+        return
+    rows = [f"{name} {tuple(found[name].shape)}" for name in wrong]
+    wanted = [f"{tuple(expected[name].shape)}" for name in wrong]
+    permuted = all(sorted(found[name].shape) == sorted(expected[name].shape) for name in wrong)
+    raise CheckpointError(
+        f"Tensors of {what} have {'permuted dimensions' if permuted else 'another shape'}.",
+        got=_few(rows),
+        expected=_few(wanted),
+        advice=advice,
+    )
+
+
+def _few(rows: list[str], most: int = 6) -> str:
+    return "; ".join(rows[:most]) + (f"; and {len(rows) - most} more" if len(rows) > most else "")
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Identify tensors by names, types, shapes and content.
+
+    Args:
+        tensors: Pairs of name and tensor, in any order.
+
+    Returns:
+        ``sha256:`` and 64 hexadecimal digits.
+
+    Departs: of a tensor over 1 MiB, 32 evenly spaced blocks of 4 KiB are read, so that identifying a 13
+    B model
+    takes seconds. It tells models apart; it is no proof against someone who forges one.
+    """
+    digests = sorted(_tensor_digest(name, tensor) for name, tensor in tensors)
+    return "sha256:" + hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _tensor_digest(name: str, tensor: Tensor) -> bytes:
+    digest = hashlib.sha256(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    if content.numel() <= _WHOLE_BYTES:
+        digest.update(content.numpy().tobytes())
+    else:
+        step = (content.numel() - _SAMPLE_BYTES) // (_SAMPLES - 1)
+        for start in range(0, step * _SAMPLES, step):
+            digest.update(content[start : start + _SAMPLE_BYTES].numpy().tobytes())
+    return digest.digest()
