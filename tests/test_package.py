@@ -1,0 +1,44 @@
+"""What a user meets first: a light import, a small surface, an order of floors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import aista
+
+ROOT = Path(__file__).parents[1]
+
+
+def _python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_is_light() -> None:
+    code = "import sys, time; s = time.perf_counter(); import aista; e = time.perf_counter(); " + (
+        "print(min(e - s, 9), any(m in sys.modules for m in ('torch', 'transformers', 'numba', 'numpy')))"
+    )
+    seconds, heavy = min(_python(code).split() for _ in range(3))
+    assert heavy == "False"
+    assert float(seconds) < 0.3
+
+
+def test_public_names_are_few_and_documented() -> None:
+    assert len(aista.__all__) <= 15
+    for name in aista.__all__:
+        if name != "__version__":
+            assert getattr(aista, name).__doc__, name
+
+
+def test_floors_are_kept() -> None:
+    result = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_help_lists_every_verb() -> None:
+    shown = subprocess.run([sys.executable, "-m", "aista", "--help"], capture_output=True, text=True, check=True).stdout
+    for verb in ("demo", "translate", "pretrain", "select", "joint", "evaluate"):
+        assert verb in shown
