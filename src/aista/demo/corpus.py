@@ -1,0 +1,312 @@
+"""The corpora of the embedded demo: manifests and audio, made shard by shard in fresh processes.
+
+A corpus folder holds ``<corpus>.jsonl`` (rows as in ``aista.data.manifest``), ``audio/<corpus>/*.flac`` and, per
+shard, ``shards/<corpus>-NNN.json`` with the sha256 of its PCM. A finished shard is never made again, so an
+interrupted build goes on where it stopped; equal scale and seed give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import soundfile
+
+from aista.demo import grammar, sounds, speech
+from aista.demo.grammar import Sentence
+from aista.errors import ConfigError
+
+SHARD_SIZE = 250
+TARGETS = ("zh", "ja")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything is made.
+
+    Attributes:
+        whisper, whisper_dev: Utterances the stand-in speech encoder learns from, and is tested on.
+        tagging: Sounds the stand-in sound encoder learns from.
+        asr: Utterances of stage 1 (every word; a fifth are phrase lists).
+        aac: Captioned sounds of stage 1.
+        st: Utterances of stage 3 (no rare word), one row per target language.
+        dev, test_common, test_rare, select: Utterances with held-out pairs, by held-out speakers.
+        seed: Of everything.
+    """
+
+    whisper: int = 0
+    whisper_dev: int = 0
+    tagging: int = 0
+    asr: int = 0
+    aac: int = 0
+    st: int = 0
+    dev: int = 0
+    test_common: int = 0
+    test_rare: int = 0
+    select: int = 0
+    seed: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the data this scale gives."""
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+SCALES: dict[str, Scale] = {
+    "nano": Scale(
+        whisper=48, whisper_dev=8, tagging=48, asr=32, aac=8, st=16, dev=8, test_common=8, test_rare=8, select=8
+    ),
+    "demo": Scale(st=2_000, dev=150, test_common=200, test_rare=200, select=200),
+    "full": Scale(
+        whisper=11_000, whisper_dev=300, tagging=2_500, asr=9_000, aac=1_200, st=5_000,
+        dev=150, test_common=300, test_rare=300, select=1_000,
+    ),
+}  # fmt: skip
+CORPORA = (
+    "whisper", "whisper_dev", "tagging", "asr", "aac", "st", "dev", "test_common", "test_rare", "select",
+)  # fmt: skip
+_PHRASE_SHARE = {"whisper": 0.3, "asr": 0.2}
+_VOCABULARY: dict[str, grammar.Vocabulary] = {"st": "common", "test_common": "common", "test_rare": "rare"}
+_TRAINING = frozenset({"whisper", "asr", "st"})
+_SOUNDS = frozenset({"tagging", "aac"})
+# Corpora with translations; the others are transcribed only.
+TRANSLATED = frozenset({"st", "dev", "test_common", "test_rare"})
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sound to make: a text with a voice, or a described sound."""
+
+    key: str
+    seed: int
+    text: str
+    zh: str = ""
+    ja: str = ""
+    voice: speech.Voice | None = None
+    sound: sounds.Sound | None = None
+
+
+def scale_named(name: str) -> Scale:
+    """Return a preset.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    if name not in SCALES:
+        raise ConfigError(f"Unknown scale {name!r}.", expected=", ".join(SCALES))
+    return SCALES[name]
+
+
+def _texts(corpus: str, count: int, seed: int) -> list[Sentence]:
+    """The sentences of a corpus, phrase lists among them (those have no translation)."""
+    split: grammar.Split = "train" if corpus in _TRAINING else "test"
+    spoken = round(count * _PHRASE_SHARE.get(corpus, 0.0))
+    drawn = grammar.sentences(count - spoken, seed, split=split, vocabulary=_VOCABULARY.get(corpus, "all"))
+    drawn += [Sentence(text, "", "", (), ()) for text in grammar.phrases(spoken, seed, split=split)]
+    Random(f"order {corpus} {seed}").shuffle(drawn)
+    return drawn
+
+
+def items(corpus: str, scale: Scale) -> list[Item]:
+    """Describe every sound of a corpus, without making it.
+
+    Raises:
+        ConfigError: There is no such corpus.
+    """
+    if corpus not in CORPORA:
+        raise ConfigError(f"Unknown corpus {corpus!r}.", expected=", ".join(CORPORA))
+    count = getattr(scale, corpus)
+    # Each corpus draws from its own stream: its size does not change the others.
+    seed = grammar.stable_hash("corpus", corpus, str(scale.seed)) % 2**31
+    rng = Random(f"voices {corpus} {scale.seed}")
+    if corpus in _SOUNDS:
+        drawn = [sounds.draw_sound(rng) for _ in range(count)]
+        return [
+            Item(f"{corpus}-{i:05d}", rng.randrange(2**31), sound.caption, sound=sound)
+            for i, sound in enumerate(drawn)
+        ]
+    variants = speech.TRAIN_VARIANTS if corpus in _TRAINING else speech.TEST_VARIANTS
+    return [
+        Item(
+            f"{corpus}-{i:05d}", rng.randrange(2**31), sentence.en, sentence.zh, sentence.ja,
+            voice=speech.draw_voice(rng, variants),
+        )
+        for i, sentence in enumerate(_texts(corpus, count, seed))
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Job:
+    corpus: str
+    index: int
+    folder: Path
+    items: tuple[Item, ...]
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "shards" / f"{self.corpus}-{self.index:03d}.json"
+
+    @property
+    def fingerprint(self) -> str:
+        return sha256(repr(self.items).encode()).hexdigest()
+
+
+def _make_shard(job: _Job) -> Path:
+    """Make one shard in a process of its own."""
+    if job.record.exists() and json.loads(job.record.read_text())["fingerprint"] == job.fingerprint:
+        return job.record
+    audio = job.folder / "audio" / job.corpus
+    audio.mkdir(parents=True, exist_ok=True)
+    pcm, made, dropped = [], {}, []
+    for item in job.items:
+        samples = (
+            sounds.render(item.sound, seed=item.seed)
+            if item.sound
+            else speech.utter(item.text, item.voice, seed=item.seed)  # type: ignore[arg-type]
+        )
+        if samples is None:
+            dropped.append(item.key)
+            continue
+        pcm.append(speech.to_pcm(samples))
+        soundfile.write(audio / f"{item.key}.flac", pcm[-1], speech.SAMPLE_RATE_HZ, subtype="PCM_16")
+        made[item.key] = len(samples)
+    record = {
+        "fingerprint": job.fingerprint, "sha256": speech.fingerprint(pcm), "num_samples": made, "dropped": dropped
+    }  # fmt: skip
+    _write(job.record, json.dumps(record))
+    return job.record
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + f".{os.getpid()}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def rows(corpus: str, item: Item, num_samples: int) -> Iterator[dict[str, object]]:
+    """The manifest rows of one sound: one per task and target language."""
+    row: dict[str, object] = {
+        "id": item.key,
+        "audio": f"audio/{corpus}/{item.key}.flac",
+        "duration": num_samples / speech.SAMPLE_RATE_HZ,
+        "src_lang": "en",
+        "tgt_lang": "en",
+        "text": item.text,
+        "task": "aac" if item.sound else "asr",
+        "speaker": item.voice.speaker if item.voice else None,
+        "corpus": f"demo-{corpus}",
+    }
+    row = {key: value for key, value in row.items() if value is not None}
+    if corpus not in TRANSLATED:
+        yield row
+        return
+    for target, translation in (("zh", item.zh), ("ja", item.ja)):
+        yield row | {"id": f"{item.key}-{target}", "tgt_lang": target, "translation": translation, "task": "st"}
+
+
+def _write_manifests(folder: Path, corpus: str, drawn: list[Item], lengths: dict[str, int]) -> None:
+    made = [item for item in drawn if item.key in lengths]
+    lines = [json.dumps(row, ensure_ascii=False) for item in made for row in rows(corpus, item, lengths[item.key])]
+    if corpus in TRANSLATED:  # the same audio, to be transcribed
+        transcribed = [
+            json.dumps(row | {"corpus": f"demo-{corpus}"}, ensure_ascii=False)
+            for item in made
+            for row in _transcription_rows(corpus, item, lengths[item.key])
+        ]
+        _write(folder / f"{corpus}_asr.jsonl", "\n".join(transcribed) + "\n")
+    _write(folder / f"{corpus}.jsonl", "\n".join(lines) + "\n")
+
+
+def _transcription_rows(corpus: str, item: Item, num_samples: int) -> Iterator[dict[str, object]]:
+    for row in rows("asr", item, num_samples):
+        yield row | {"audio": f"audio/{corpus}/{item.key}.flac"}
+
+
+def build(
+    folder: Path | str,
+    scale: Scale,
+    *,
+    corpora: tuple[str, ...] = CORPORA,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, object]]:
+    """Make corpora; what is finished already is kept.
+
+    Args:
+        folder: Where manifests, audio and shard records go.
+        scale: How much of each.
+        corpora: Which; those of size 0 are skipped.
+        processes: Processes at a time (each shard has a fresh one); the number of cores by default.
+        progress: Called with (utterances done, utterances in all) after each shard.
+
+    Returns:
+        Per corpus: ``utterances``, ``dropped`` (too long for the encoder), ``seconds`` and ``sha256`` of its shards.
+
+    Raises:
+        AistaError: espeakng-loader is not installed.
+        ConfigError: There is no such corpus.
+    """
+    folder = Path(folder)
+    drawn = {corpus: items(corpus, scale) for corpus in corpora if getattr(scale, corpus, 1)}
+    jobs = [
+        _Job(corpus, index, folder, tuple(entries[start : start + SHARD_SIZE]))
+        for corpus, entries in drawn.items()
+        for index, start in enumerate(range(0, len(entries), SHARD_SIZE))
+    ]
+    if any(job.corpus not in _SOUNDS for job in jobs):
+        speech.require()
+    finished = _run(jobs, processes or os.cpu_count() or 1, progress)
+    facts: dict[str, dict[str, object]] = {}
+    for corpus, entries in drawn.items():
+        records = [json.loads(path.read_text()) for name, path in finished if name == corpus]
+        lengths = {key: length for record in records for key, length in record["num_samples"].items()}
+        _write_manifests(folder, corpus, entries, lengths)
+        facts[corpus] = {
+            "utterances": len(lengths),
+            "dropped": sum(len(record["dropped"]) for record in records),
+            "seconds": round(sum(lengths.values()) / speech.SAMPLE_RATE_HZ, 1),
+            "sha256": sha256("".join(record["sha256"] for record in records).encode()).hexdigest(),
+        }
+    _write(folder / "corpus.json", json.dumps({"scale": asdict(scale), "corpora": facts}, indent=2))
+    return facts
+
+
+def _run(jobs: list[_Job], processes: int, progress: Callable[[int, int], None] | None) -> list[tuple[str, Path]]:
+    total, done, finished = sum(len(job.items) for job in jobs), 0, []
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(processes, max(1, len(jobs))), maxtasksperchild=1) as pool:
+        for job, record in zip(jobs, pool.imap(_make_shard, jobs, chunksize=1), strict=True):
+            finished.append((job.corpus, record))
+            done += len(job.items)
+            if progress:
+                progress(done, total)
+    return finished
+
+
+def tagged(folder: Path | str, corpus: str, scale: Scale) -> list[tuple[Path, tuple[str, ...]]]:
+    """The sounds of a made corpus with their tags (empty for speech)."""
+    folder = Path(folder)
+    return [
+        (folder / "audio" / corpus / f"{item.key}.flac", item.sound.tags if item.sound else ())
+        for item in items(corpus, scale)
+        if (folder / "audio" / corpus / f"{item.key}.flac").exists()
+    ]
+
+
+def smaller(scale: Scale, **sizes: int) -> Scale:
+    """Return a scale with some sizes changed."""
+    return replace(scale, **sizes)
+
+
+def read_samples(path: Path) -> np.ndarray:
+    """Read one made sound: float32 samples at 16 kHz."""
+    samples, _ = soundfile.read(path, dtype="float32")
+    return samples
