@@ -1,0 +1,267 @@
+"""The frozen encoders' outputs on disk: ragged arrays of frames by key, memory-mapped, appended, resumable.
+
+A store is a folder of three files: ``store.json`` (what it holds, and whether it is complete), ``index.tsv``
+(a line per array: frames, key) and ``features.bin`` (the frames, one array after the other). An array counts
+once its index line is whole, so a killed writer loses at most its last buffer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from aista.audio.rates import num_frames
+from aista.errors import CheckpointError
+
+# name -> the type on disk; numpy has no bfloat16, so its upper half of float32 is kept as 16 bits
+_DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": np.uint16}
+_FLUSH_EVERY = 64
+
+
+def estimate_bytes(num_samples: Iterable[int], dim: int, dtype: str = "float16") -> int:
+    """Return the size of a store before it is made.
+
+    Args:
+        num_samples: Length of every clip in samples at 16 kHz.
+        dim: Features per frame (50 frames a second).
+        dtype: ``float16``, ``bfloat16`` or ``float32``.
+    """
+    return sum(map(num_frames, num_samples)) * dim * np.dtype(_stored_type(dtype)).itemsize
+
+
+class FeatureStoreWriter:
+    """Fills a store; opening a store again goes on where it stopped.
+
+    ``close`` marks the store complete. As a context manager it is closed where the block ends; where an
+    exception ends the block, what was added is kept for the next time and the store stays incomplete.
+
+    Args:
+        directory: Folder of the store, created if needed.
+        dim: Features per frame.
+        dtype: ``float16`` (11 bits of precision, up to 65,504), ``bfloat16`` or ``float32``.
+        fingerprint: What names the encoders that made the features; another one is refused.
+
+    Raises:
+        CheckpointError: The folder holds features of another size, type or encoder.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike, dim: int, dtype: str = "float16", fingerprint: str = ""
+    ) -> None:
+        self.directory = Path(directory)
+        self.dim, self.dtype = dim, dtype
+        self._about = {"format": 1, "dim": dim, "dtype": dtype, "fingerprint": fingerprint}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._refuse_another_store()
+        frame_bytes = dim * np.dtype(_stored_type(dtype)).itemsize
+        self._keys, frames, index_bytes = _read_index(self.directory, frame_bytes)
+        self._index = _truncated(self.directory / "index.tsv", index_bytes)
+        self._data = _truncated(self.directory / "features.bin", int(frames.sum()) * frame_bytes)
+        self._pending: list[str] = []
+        _write_json(self.directory / "store.json", self._about | {"complete": False})
+
+    def _refuse_another_store(self) -> None:
+        try:
+            held = _read_about(self.directory)
+        except FileNotFoundError:
+            return
+        held.pop("complete", None)
+        if held != self._about:
+            raise CheckpointError(
+                f"{self.directory}: holds features of another kind.",
+                got=held,
+                expected=self._about,
+                advice="Name another folder, or delete this one.",
+            )
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, key: str, features: np.ndarray) -> None:
+        """Append one array; a key that is there already is left as it is.
+
+        Args:
+            key: Its name: one line of text.
+            features: (frames, dim), any float type; finite in the type of the store.
+
+        Raises:
+            CheckpointError: The shape is not (frames, dim), a value is not finite, or the key is no line.
+        """
+        if key in self._keys:
+            return
+        if features.ndim != 2 or features.shape[1] != self.dim or not key or set(key) & set("\t\r\n"):
+            raise CheckpointError(
+                f"Features of {key!r} do not fit the store.",
+                got=f"shape {features.shape}",
+                expected=f"(frames, {self.dim}), and a key without tabs and line ends",
+            )
+        with np.errstate(over="ignore"):
+            stored = _encode(np.asarray(features, dtype=np.float32), self.dtype)
+            if not np.isfinite(_decode(stored, self.dtype)).all():
+                raise CheckpointError(
+                    f"Features of {key!r} do not fit {self.dtype}.",
+                    got=f"values up to {np.abs(features).max():.6g}",
+                    advice="Use dtype='bfloat16' or 'float32'.",
+                )
+        self._data.write(stored.tobytes())
+        self._keys[key] = len(self._keys)
+        self._pending.append(f"{len(features)}\t{key}\n")
+        if len(self._pending) >= _FLUSH_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write out what was added: first the frames, then the lines that make them count."""
+        self._data.flush()
+        self._index.write("".join(self._pending).encode())
+        self._index.flush()
+        self._pending.clear()
+
+    def close(self) -> None:
+        """Write out what was added and mark the store complete."""
+        self._stop()
+        _write_json(self.directory / "store.json", self._about | {"complete": True})
+
+    def _stop(self) -> None:
+        if not self._data.closed:
+            self.flush()
+            self._data.close()
+            self._index.close()
+
+    def __enter__(self) -> FeatureStoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._stop()
+
+
+class FeatureStore(Mapping[str, np.ndarray]):
+    """A complete store, memory-mapped; safe to share with worker processes.
+
+    Args:
+        directory: Folder of the store.
+        fingerprint: What the encoders must be; ``None`` takes any.
+
+    Raises:
+        CheckpointError: The store is missing, unfinished, damaged, or of another encoder.
+    """
+
+    def __init__(self, directory: str | os.PathLike, fingerprint: str | None = None) -> None:
+        self.directory = Path(directory)
+        try:
+            about = _read_about(self.directory)
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{self.directory}: holds no features.", advice="Cache them first."
+            ) from None
+        if not about["complete"]:
+            raise CheckpointError(
+                f"{self.directory}: the features are not complete.",
+                advice="Run the caching again; it goes on.",
+            )
+        self.fingerprint, self.dim, self.dtype = about["fingerprint"], about["dim"], about["dtype"]
+        if fingerprint is not None and fingerprint != self.fingerprint:
+            raise CheckpointError(
+                f"{self.directory}: the features are of another encoder.",
+                got=self.fingerprint,
+                expected=fingerprint,
+                advice="Delete the folder, or name another one.",
+            )
+        stored = np.dtype(_stored_type(self.dtype))
+        self._rows, frames, index_bytes = _read_index(self.directory, self.dim * stored.itemsize)
+        if index_bytes != (self.directory / "index.tsv").stat().st_size:
+            raise CheckpointError(f"{self.directory}: the features are damaged.", advice="Delete the folder.")
+        self._starts = np.concatenate([[0], np.cumsum(frames)])
+        shape = (int(self._starts[-1]), self.dim)
+        path = self.directory / "features.bin"
+        self._data = np.memmap(path, stored, "r", shape=shape) if shape[0] else np.zeros(shape, stored)
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
+        return FeatureStore, (self.directory,)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """Return the features of a key: float32 (frames, dim), a copy."""
+        row = self._rows[key]
+        return _decode(self._data[self._starts[row] : self._starts[row + 1]], self.dtype)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def _stored_type(dtype: str) -> type:
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"Unknown feature type {dtype!r}.", expected=", ".join(_DTYPES))
+    return _DTYPES[dtype]
+
+
+def _encode(features: np.ndarray, dtype: str) -> np.ndarray:
+    """Turn float32 into what lies on disk; bfloat16 is rounded to the nearest, ties to even."""
+    if dtype != "bfloat16":
+        return np.ascontiguousarray(features, dtype=_DTYPES[dtype])
+    bits = np.ascontiguousarray(features).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _decode(stored: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype != "bfloat16":
+        return stored.astype(np.float32)
+    return (stored.astype(np.uint32) << 16).view(np.float32)
+
+
+def _read_about(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "store.json").read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    draft = path.with_suffix(".json.new")
+    draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    draft.replace(path)
+
+
+def _read_index(directory: Path, frame_bytes: int) -> tuple[dict[str, int], np.ndarray, int]:
+    """Read the lines that are whole and whose frames are on disk.
+
+    Returns:
+        key -> row; frames of every row, int64 (rows,); how many bytes of the index these lines fill.
+    """
+    path, data = directory / "index.tsv", directory / "features.bin"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    frames_left = data.stat().st_size // frame_bytes if data.exists() else 0
+    rows: dict[str, int] = {}
+    counts: list[int] = []
+    used = 0
+    for line in lines:
+        count, key = line.split(b"\t")
+        frames_left -= int(count)
+        if frames_left < 0:
+            break
+        rows[key.decode()] = len(rows)
+        counts.append(int(count))
+        used += len(line) + 1
+    return rows, np.array(counts, dtype=np.int64), used
+
+
+def _truncated(path: Path, size: int):
+    """Open a file for appending, cut to ``size`` bytes."""
+    file = open(path, "ab")  # noqa: SIM115 - the writer closes it
+    file.truncate(size)
+    return file
