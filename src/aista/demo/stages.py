@@ -1,0 +1,102 @@
+"""What the demo and the build share: shipped settings moved into a folder, timed stages, two runs side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from aista.config import Settings
+from aista.errors import TrainingError
+
+console = Console()
+S = TypeVar("S", bound=Settings)
+
+
+def shipped_settings(kind: type[S], stage: str, folder: Path, *overrides: str) -> S:
+    """Read a shipped config with its ``runs/demo`` and ``runs/build`` paths moved into ``folder``."""
+    text = (files("aista.demo") / "configs" / f"{stage}.yaml").read_text(encoding="utf-8")
+    moved = folder / "configs" / f"{stage}.yaml"
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    moved.write_text(text.replace("runs/demo", str(folder)).replace("runs/build", str(folder)), encoding="utf-8")
+    return kind.load(moved, overrides)
+
+
+class Clock:
+    """Seconds of every stage, on disk: a resumed run still knows what its stages took."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[None]:
+        """Announce and time a stage; time spent on it before an interruption counts too."""
+        console.rule(f"[bold]{title}", align="left", style="dim")
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add time to a stage."""
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 2)
+        self._path.write_text(json.dumps(self.seconds))
+
+
+def side_by_side(verb: str, configs: Mapping[str, Path], logs: Path) -> None:
+    """Run one verb on several configs at once, the cores shared out among them.
+
+    The progress of each is read from its log. Ctrl-C reaches all of them; each saves and stops.
+
+    Args:
+        verb: ``joint`` or ``evaluate``.
+        configs: Name -> YAML file.
+        logs: Folder for ``<verb>_<name>.log``.
+
+    Raises:
+        TrainingError: One of them failed; the end of its log is shown.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, (os.cpu_count() or 1) // len(configs)))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
+    running = {}
+    for name, config in configs.items():
+        with open(_log(logs, verb, name), "w") as log:
+            command = [sys.executable, "-m", "aista", verb, "--config", str(config)]
+            running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    columns = (TextColumn("{task.description:>8}"), BarColumn(), TextColumn("{task.fields[news]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks = {name: bars.add_task(name, total=None, news="") for name in running}
+        while any(process.poll() is None for process in running.values()):
+            for name, task in tasks.items():
+                bars.update(task, news=_last_line(_log(logs, verb, name)))
+            time.sleep(0.5)
+    for name, process in running.items():
+        if process.returncode:
+            tail = _log(logs, verb, name).read_text(errors="replace")[-3000:]
+            raise TrainingError(f"`aista {verb}` failed for {name}.", got=tail, advice="Run the same command again.")
+
+
+def _log(logs: Path, verb: str, name: str) -> Path:
+    return logs / f"{verb}_{name}.log"
+
+
+def _last_line(path: Path, width: int = 90) -> str:
+    """Return the newest line of a log; a progress bar rewrites its line after a carriage return."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 2000))
+        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+    newest = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return newest.replace("[", "(").replace("]", ")")[:width]
