@@ -61,7 +61,7 @@ def bleu_metric(target: str, *, tokenize: str | None = None, force: bool = False
     chosen = tokenize or own
     if chosen in _NEEDS_SPACES and own not in _NEEDS_SPACES and not force:
         raise EvaluationError(
-            f"BLEU with the tokenizer {chosen!r} means nothing in {language(target).name}: it finds no words.",
+            f"BLEU with the tokenizer {chosen!r} means nothing in {language(target).name}.",
             expected=own,
             advice=f"Leave the tokenizer out ({own!r} is then taken), or force it to match an old number.",
         )

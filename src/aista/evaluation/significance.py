@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from sacrebleu.significance import PairedTest
 
@@ -75,7 +76,7 @@ def paired_bootstrap(
         n_samples=num_resamples,
     )
     signatures, scores = test()
-    one, other = scores["BLEU"]
+    one, other = cast(list[Any], scores["BLEU"])
     return Comparison(
         base=one.score,
         system=other.score,

@@ -1,0 +1,151 @@
+"""``aista translate``: any sound into text."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from aista.evaluation.translator import Translation
+
+app = typer.Typer()
+
+STDIN = "-"
+_TO_A_FILE_EACH = ("srt", "vtt", "tsv")
+
+
+class OutputFormat(StrEnum):
+    """What a translation is written as."""
+
+    TEXT = "text"
+    JSON = "json"
+    SRT = "srt"
+    VTT = "vtt"
+    TSV = "tsv"
+
+
+@app.command(
+    epilog="""Examples:
+
+    aista translate talk.wav --to zh
+
+    aista translate *.mp3 --to ja --output-format srt --output-dir subtitles
+
+    aista translate talk.flac --to en                          (English to English: a transcript)
+
+    aista translate talk.wav --to zh --model runs/joint --beams 4
+
+    ffmpeg -i film.mkv -f wav - | aista translate - --to zh --output-format vtt > film.vtt
+
+Exit code: 0 if every file was translated, 1 if some could not be, 2 if nothing could start.
+"""
+)
+def translate(
+    files: Annotated[
+        list[str], typer.Argument(help="WAV, FLAC, MP3, OGG or Opus, of any length; - is stdin.")
+    ],
+    target: Annotated[str, typer.Option("--to", "-t", help="Language to translate into: zh, ja, en, ...")],
+    source: Annotated[str, typer.Option("--from", "-f", help="Language that is spoken.")] = "en",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Folder of a model.", show_default="the one shipped")
+    ] = None,
+    output_format: Annotated[OutputFormat, typer.Option(help="How to write it.")] = OutputFormat.TEXT,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Write FILE.LANGUAGE.SUFFIX here.", show_default="stdout")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments at once; does not change the text.")] = 8,
+    beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to one segment.")] = 200,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
+) -> None:
+    """Translate speech. A long recording is cut at quiet places; nothing is left out.
+
+    One file that cannot be read does not stop the others; warnings and errors go to stderr.
+    """
+    places = _places(files, target, output_format, output_dir)
+    from aista.errors import AistaError
+    from aista.evaluation.translator import load
+
+    translator = load(
+        model, device=device, batch_size=batch_size, num_beams=beams, max_new_tokens=max_new_tokens
+    )
+    failures = 0
+    for name, result in zip(files, translator.stream(map(_sound, files), target, source=source), strict=True):
+        if isinstance(result, AistaError):
+            failures += 1
+            typer.echo(f"error: {result}", err=True)
+            continue
+        for warning in result.warnings:
+            typer.echo(f"warning: {name}: {warning}", err=True)
+        _write(result, name, output_format, places.get(name), several=len(files) > 1)
+    if failures:
+        typer.echo(f"{failures} of {len(files)} files could not be translated.", err=True)
+        raise typer.Exit(1)
+
+
+def _sound(name: str) -> Any:
+    """Return what to read: the path, or the bytes of stdin under its own name."""
+    if name != STDIN:
+        return name
+    sound = io.BytesIO(sys.stdin.buffer.read())
+    sound.name = "<stdin>"
+    return sound
+
+
+def _places(files: list[str], target: str, output_format: str, folder: Path | None) -> dict[str, Path]:
+    """Return where each file's translation goes, no two to one place; nothing for stdout.
+
+    Raises:
+        ConfigError: Several subtitle files would run into one another, or stdin is asked for twice.
+    """
+    from aista.errors import ConfigError
+    from aista.evaluation.formats import SUFFIXES
+
+    if files.count(STDIN) > 1:
+        raise ConfigError("stdin can be read only once.", got=" ".join(files))
+    if folder is None:
+        if len(files) > 1 and output_format in _TO_A_FILE_EACH:
+            raise ConfigError(
+                f"Several files cannot share one {output_format} on stdout.",
+                advice="Add --output-dir FOLDER.",
+            )
+        return {}
+    names = dict.fromkeys(files)
+    stems = Counter(_stem(name) for name in names)
+    ending = f".{target}{SUFFIXES[output_format]}"
+    places = {
+        name: folder / ((_stem(name) if stems[_stem(name)] == 1 else Path(name).name) + ending)
+        for name in names
+    }
+    if len(set(places.values())) < len(places):
+        raise ConfigError(
+            "Two files of one name would be written to one place.",
+            got=", ".join(name for name in names if stems[_stem(name)] > 1),
+            advice="Translate them into different folders.",
+        )
+    return places
+
+
+def _stem(name: str) -> str:
+    return "stdin" if name == STDIN else Path(name).stem
+
+
+def _write(result: Translation, name: str, output_format: str, place: Path | None, *, several: bool) -> None:
+    """Write one translation to its file, or to stdout: with its name in front where there are several."""
+    from aista.evaluation.formats import as_json, render
+
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        text = as_json(result, indent=2) if output_format == "json" else render(result, output_format)
+        place.write_text(text, encoding="utf-8")
+        typer.echo(f"{name}: {place}", err=True)
+        return
+    head = f"{name}: " if several and output_format == "text" else ""
+    sys.stdout.write(head + render(result, output_format))
+    sys.stdout.flush()

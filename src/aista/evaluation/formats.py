@@ -1,0 +1,92 @@
+"""A translation as text, JSON, subtitles (SRT, WebVTT) or a table (TSV).
+
+The formats and the columns of the table are those that users of Whisper's command line know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from aista.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aista.evaluation.translator import TranslatedSegment, Translation
+
+
+def render(translation: Translation, output_format: str) -> str:
+    """Write a translation in one of ``FORMATS``; the result ends with a newline.
+
+    Raises:
+        ConfigError: There is no such format.
+    """
+    if output_format not in FORMATS:
+        raise ConfigError(f"Unknown output format {output_format!r}.", expected=", ".join(FORMATS))
+    return FORMATS[output_format](translation)
+
+
+def clock(seconds: float, decimal_mark: str = ".") -> str:
+    """Write a time as ``hh:mm:ss.mmm``."""
+    milliseconds = round(seconds * 1000)
+    hours, rest = divmod(milliseconds, 3_600_000)
+    minutes, rest = divmod(rest, 60_000)
+    return f"{hours:02}:{minutes:02}:{rest // 1000:02}{decimal_mark}{rest % 1000:03}"
+
+
+def as_json(translation: Translation, *, indent: int | None = None) -> str:
+    """Write everything that is known about a translation; without ``indent``, on one line."""
+    return json.dumps(asdict(translation), ensure_ascii=False, indent=indent) + "\n"
+
+
+def _text(translation: Translation) -> str:
+    return translation.text + "\n"
+
+
+def _srt(translation: Translation) -> str:
+    spoken = [segment for segment in translation.segments if segment.text]
+    rows = (
+        f"{number}\n{_span(row, ',')}\n{_one_line(row.text)}\n" for number, row in enumerate(spoken, start=1)
+    )
+    return "\n".join(rows)
+
+
+def _vtt(translation: Translation) -> str:
+    rows = (
+        f"\n{_span(row, '.')}\n{_escaped(_one_line(row.text))}\n" for row in translation.segments if row.text
+    )
+    return "WEBVTT\n" + "".join(rows)
+
+
+def _tsv(translation: Translation) -> str:
+    rows = (
+        f"{round(1000 * row.start_seconds)}\t{round(1000 * row.end_seconds)}\t{_one_line(row.text)}\n"
+        for row in translation.segments
+        if row.text
+    )
+    return "start\tend\ttext\n" + "".join(rows)
+
+
+def _span(row: TranslatedSegment, decimal_mark: str) -> str:
+    return f"{clock(row.start_seconds, decimal_mark)} --> {clock(row.end_seconds, decimal_mark)}"
+
+
+def _one_line(text: str) -> str:
+    """A subtitle ends at an empty line and a table row at a newline: neither may stand inside a text."""
+    return " ".join(text.split()).replace("-->", "->")
+
+
+def _escaped(text: str) -> str:
+    """WebVTT reads tags and entities."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+FORMATS: dict[str, Callable[[Translation], str]] = {
+    "text": _text,
+    "json": as_json,
+    "srt": _srt,
+    "vtt": _vtt,
+    "tsv": _tsv,
+}
+SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt", "tsv": ".tsv"}

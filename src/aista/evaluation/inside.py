@@ -1,0 +1,133 @@
+"""Measures that look inside the model: token accuracy, transport from speech to text, whether it hears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from aista import ot
+from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.data.collate import Collator, SpeechDataset
+from aista.data.manifest import Utterance
+from aista.evaluation.decode import Question, answer, instruction_of, longest_seconds
+from aista.evaluation.metrics import token_accuracy
+from aista.evaluation.settings import GenerationSettings
+from aista.retrieval import pair_distances
+
+_BATCH = 16
+
+
+@torch.no_grad()
+def teacher_forced_accuracy(model: Any, processor: Any, dataset: SpeechDataset) -> tuple[int, int]:
+    """Return (right target tokens, target tokens) of a model that is shown the right beginning."""
+    right = total = 0
+    for batch in _batches(model, processor, dataset, "token accuracy", transcripts=False):
+        labels = batch["labels"]
+        correct, count = token_accuracy(model(**batch).logits, labels)
+        right, total = right + correct, total + count
+    return right, total
+
+
+def transport_costs(
+    model: Any, processor: Any, dataset: SpeechDataset, layers: Sequence[int]
+) -> dict[str, list[float]]:
+    """Return log W between the speech and the transcript of every utterance, by layer.
+
+    W is the exact optimal transport cost (Eq. 1) with uniform masses on speech and transcript tokens.
+
+    Returns:
+        Layer number (as text) -> one logarithm per utterance.
+    """
+    costs: dict[str, list[float]] = {str(layer): [] for layer in layers}
+    for speech, text in _states(model, processor, dataset, tuple(layers)):
+        for layer in layers:
+            distances = pair_distances(speech[layer], text[layer])
+            costs[str(layer)] += np.log(np.maximum(distances, np.finfo(float).tiny)).tolist()
+    return costs
+
+
+@dataclass(frozen=True)
+class TransportMap:
+    """The optimal transport plan between the windows of a clip and the tokens of its transcript.
+
+    Attributes:
+        layer: Where the hidden states were taken.
+        tokens: m transcript tokens as text.
+        plan: n rows of m numbers: the mass that moves from window i to token j; all sum to 1.
+        value: The transport cost W.
+    """
+
+    layer: int
+    tokens: list[str]
+    plan: list[list[float]]
+    value: float
+
+
+def transport_map(model: Any, processor: Any, dataset: SpeechDataset, layer: int) -> list[TransportMap]:
+    """Return the exact transport plan of every utterance of a (small) dataset at one layer."""
+    maps = []
+    texts = iter(dataset.utterances())
+    for speech, text in _states(model, processor, dataset, (layer,)):
+        for s, t in zip(speech[layer], text[layer], strict=True):
+            solution = ot.solve(ot.squared_euclidean(s, t).numpy())
+            tokenizer = processor.tokenizer
+            ids = tokenizer(next(texts).text, add_special_tokens=False)["input_ids"]
+            tokens = [tokenizer.decode([token]) for token in ids]
+            maps.append(TransportMap(layer, tokens, solution.plan.tolist(), solution.value))
+    return maps
+
+
+@torch.no_grad()
+def _states(
+    model: Any, processor: Any, dataset: SpeechDataset, layers: tuple[int, ...]
+) -> Iterator[tuple[dict[int, list[Tensor]], dict[int, list[Tensor]]]]:
+    """Yield, batch by batch, the hidden states of speech and transcript: layer -> one (tokens, d) each."""
+    for batch in _batches(model, processor, dataset, "transport", transcripts=True):
+        mask = batch.pop("transcript_mask")
+        ids, attention = batch.pop("transcript_input_ids"), batch.pop("transcript_attention_mask")
+        spoken = model(**batch, capture_layers=layers)
+        written = model.text_states(ids, attention, layers)
+        yield (
+            {layer: _pieces(spoken.hidden_states[layer], spoken.speech_mask) for layer in layers},
+            {layer: _pieces(written[layer], mask) for layer in layers},
+        )
+
+
+def _pieces(states: Tensor, mask: Tensor) -> list[Tensor]:
+    return [row[keep].float().cpu() for row, keep in zip(states, mask, strict=True)]
+
+
+def _batches(
+    model: Any, processor: Any, dataset: SpeechDataset, description: str, *, transcripts: bool
+) -> Iterator[dict[str, Any]]:
+    collator = Collator(processor, transcripts=transcripts)
+    starts = range(0, len(dataset), _BATCH)
+    for start in track(starts, description, console=Console(stderr=True)):
+        rows = [dataset[i] for i in range(start, min(start + _BATCH, len(dataset)))]
+        batch = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in collator(rows).items()}
+        batch.pop("ids", None)
+        yield batch
+
+
+def hears(model: Any, processor: Any, rows: Sequence[tuple[Utterance, Any]]) -> bool:
+    """Whether taking the sound away changes any answer (a model that ignores its audio answers the same).
+
+    Args:
+        rows: Utterances with their samples; of a long clip the beginning is heard.
+    """
+    generation = GenerationSettings(max_new_tokens=32)
+    most = int(longest_seconds(model) * SAMPLE_RATE_HZ)
+    texts = []
+    for loudness in (1.0, 0.0):
+        questions = [
+            Question(instruction_of(row), samples=samples[:most] * loudness) for row, samples in rows
+        ]
+        texts.append([result.text for result in answer(model, processor, questions, generation)])
+    return texts[0] != texts[1]
