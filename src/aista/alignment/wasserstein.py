@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aista.alignment import PairedStates
+from aista.alignment.base import Alignment
 from aista.errors import TransportError
 from aista.ot.cost import squared_euclidean
 from aista.ot.exact import solve_flat, uniform_masses
@@ -121,3 +123,25 @@ def solve_masked(cost: Tensor, row_mask: Tensor, col_mask: Tensor, threads: int)
     )
     values = torch.from_numpy(raw.values).to(cost.device, torch.float32)
     return values, plan
+
+
+class Method(Alignment):
+    """The paper's alignment: the mean distance of the batch's pairs, at every layer (Eq. 6).
+
+    Args:
+        layers: Layers to align.
+        options: Keyword arguments of :class:`WassersteinLoss`.
+    """
+
+    def __init__(self, layers: tuple[int, ...], **options: Any) -> None:
+        super().__init__(layers)
+        self.distance = WassersteinLoss(**options)
+
+    def forward(self, states: PairedStates) -> dict[str, Tensor]:
+        """Return one scalar per layer, ``wasserstein_<layer>``."""
+        return {
+            f"wasserstein_{layer}": self.distance(
+                states.speech[layer], states.speech_mask, states.text[layer], states.text_mask
+            ).mean()
+            for layer in self.layers
+        }
