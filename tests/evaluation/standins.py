@@ -1,7 +1,7 @@
 """A model and a processor with the interface of ours that answer in a way a test can compute by hand.
 
-The answer to audio is one word per window of 17 frames, and names the loudest sample's sign pattern; the answer
-to text is the text. Nothing here is trained: what is tested is the road around the model.
+The answer to audio counts its windows of 17 frames, the answer to text is the text. Nothing here is trained:
+what is tested is the road around the model.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Model:
 
     def generate(self, answers, *, max_new_tokens, num_beams, **_: Any) -> torch.Tensor:
         self.batches.append(len(answers))
-        rows = [(row + [END])[:max_new_tokens] for row in answers]
+        rows = [[*row, END][:max_new_tokens] for row in answers]
         width = max(map(len, rows))
         return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 

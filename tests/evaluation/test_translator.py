@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_long_audio_is_heard_in_segments_that_leave_nothing_out():
     result = translator().translate(tone(600.0), target="ja")
     edges = [(row.start_seconds, row.end_seconds) for row in result.segments]
     assert edges[0][0] == 0 and edges[-1][1] == 600
-    assert all(a[1] == b[0] for a, b in zip(edges, edges[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(edges))
     assert max(end - start for start, end in edges) <= 13 * 0.34 + 1e-9
     assert result.text == "".join(row.text for row in result.segments)
     spaced = translator().translate(tone(9.0), target="en")

@@ -1,0 +1,126 @@
+"""``aista translate`` as a user meets it: many files, formats, places, and bad input beside good."""
+
+from __future__ import annotations
+
+import json
+import wave
+
+import numpy as np
+import pytest
+from evaluation.standins import Model, Processor, tone
+from typer.testing import CliRunner
+
+from aista.cli import evaluate as evaluate_verb
+from aista.cli import translate as translate_verb
+from aista.errors import ConfigError
+from aista.evaluation import translator as translator_module
+from aista.evaluation.settings import GenerationSettings
+
+run = CliRunner()
+
+
+def write_wav(path, samples):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return str(path)
+
+
+@pytest.fixture
+def talk(tmp_path):
+    return write_wav(tmp_path / "talk.wav", tone(1.0))
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch):
+    def load(path, *, device=None, **options):
+        return translator_module.Translator(
+            Model(), Processor(), name=path or "shipped", generation=GenerationSettings.of(options)
+        )
+
+    monkeypatch.setattr(translator_module, "load", load)
+
+
+def translate(*words, **options):
+    return run.invoke(translate_verb.app, [str(word) for word in words], **options)
+
+
+def test_one_file_prints_the_text_alone(talk):
+    result = translate(talk, "--to", "zh")
+    assert (result.exit_code, result.stdout) == (0, "中w3\n")
+
+
+def test_several_files_are_named_and_a_bad_one_stops_no_other(talk, tmp_path):
+    (tmp_path / "broken.wav").write_text("not sound")
+    silent = write_wav(tmp_path / "silent.wav", np.zeros(16_000))
+    result = translate(talk, tmp_path / "broken.wav", tmp_path / "missing.wav", silent, talk, "--to", "zh")
+    assert result.exit_code == 1
+    assert result.stdout == f"{talk}: 中w3\n{silent}: \n{talk}: 中w3\n"
+    for words in (
+        "broken.wav: cannot be decoded",
+        "missing.wav: no such file",
+        "silent.wav: the recording is silent",
+    ):
+        assert words in result.stderr
+    assert "2 of 5 files could not be translated" in result.stderr
+
+
+def test_stdin_is_a_file(talk):
+    with open(talk, "rb") as file:
+        assert translate("-", "--to", "ja", input=file.read()).stdout == "日w3\n"
+    bad = translate("-", "--to", "ja", input=b"")
+    assert bad.exit_code == 1 and "<stdin>: " in bad.stderr
+
+
+def test_json_goes_to_stdout_one_object_a_line(talk):
+    rows = [
+        json.loads(line)
+        for line in translate(talk, talk, "--to", "zh", "--output-format", "json").stdout.splitlines()
+    ]
+    assert [row["text"] for row in rows] == ["中w3", "中w3"]
+    assert rows[0]["model"] == "shipped" and rows[0]["settings"]["num_beams"] == 1
+
+
+def test_search_options_and_model_arrive(talk):
+    words = ["--beams", "4", "--batch-size", "3", "--model", "mine", "--output-format", "json"]
+    row = json.loads(translate(talk, "--to", "zh", *words).stdout)
+    assert row["model"] == "mine"
+    assert (row["settings"]["num_beams"], row["settings"]["batch_size"]) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("text", "txt"), ("srt", "srt"), ("vtt", "vtt"), ("tsv", "tsv"), ("json", "json")]
+)
+def test_a_folder_takes_a_file_each(talk, tmp_path, kind, suffix):
+    out = tmp_path / "new" / "out"
+    result = translate(talk, "--to", "zh", "--output-format", kind, "--output-dir", out)
+    assert result.exit_code == 0 and result.stdout == ""
+    assert "中w3" in (out / f"talk.zh.{suffix}").read_text(encoding="utf-8")
+
+
+def test_two_files_of_one_name_do_not_overwrite_each_other(talk, tmp_path):
+    (tmp_path / "sub").mkdir()
+    twin = write_wav(tmp_path / "sub" / "talk.wav", tone(2.0))
+    result = translate(talk, twin, "--to", "zh", "--output-dir", tmp_path / "out")
+    assert isinstance(result.exception, ConfigError) and "one place" in str(result.exception)
+    other = write_wav(tmp_path / "talk.wave", tone(2.0))
+    translate(talk, other, "--to", "zh", "--output-dir", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"talk.wav.zh.txt", "talk.wave.zh.txt"}
+
+
+def test_several_subtitle_files_need_a_folder_and_stdin_comes_once(talk):
+    assert "--output-dir" in str(translate(talk, talk, "--to", "zh", "--output-format", "srt").exception)
+    assert "only once" in str(translate("-", "-", "--to", "zh", input=b"").exception)
+
+
+def test_a_language_the_model_does_not_know(talk):
+    assert "en-zh, en-ja, en-en" in str(translate(talk, "--to", "de").exception)
+    assert translate(talk).exit_code == 2  # --to is needed
+
+
+@pytest.mark.parametrize("verb", [translate_verb, evaluate_verb])
+def test_help_shows_examples(verb):
+    text = run.invoke(verb.app, ["--help"]).stdout
+    assert "Examples" in text and "aista " in text
