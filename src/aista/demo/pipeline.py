@@ -13,7 +13,7 @@ from typing import Any
 
 from aista.config import JointSettings, SelectSettings
 from aista.demo import corpus
-from aista.demo.stages import Clock, console, shipped_settings, side_by_side
+from aista.demo.stages import NANO_TRAIN, Clock, bar, console, shipped_settings, side_by_side
 from aista.evaluation.evaluate import evaluate, versions
 from aista.evaluation.settings import EvaluateSettings
 from aista.selection.report import LayerReport
@@ -31,10 +31,6 @@ class Scale:
     overrides: dict[str, tuple[str, ...]]
 
 
-NANO_TRAIN = (
-    "train.max_steps=4", "train.eval_steps=2", "train.save_steps=2", "train.per_device_train_batch_size=4",
-    "train.logging_steps=1", "train.warmup_steps=1",
-)  # fmt: skip
 SCALES = {
     "demo": Scale(corpus.SCALES["demo"], {}),
     "nano": Scale(
@@ -86,14 +82,8 @@ class Demo:
 
     def synthesise(self) -> None:
         """Make the corpora; finished shards are kept."""
-        from rich.progress import Progress
-
-        with Progress(console=console) as bar:
-            task = bar.add_task("utterances", total=None)
-            corpus.build(
-                self.output / "corpus", self.scale.corpora, corpora=CORPORA,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )  # fmt: skip
+        with bar("utterances") as update:
+            corpus.build(self.output / "corpus", self.scale.corpora, corpora=CORPORA, progress=update)
 
     def encode(self) -> None:
         """Fill the feature store, so that the runs that follow side by side only read it."""

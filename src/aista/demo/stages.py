@@ -7,20 +7,45 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from aista.config import Settings
 from aista.errors import TrainingError
 
 console = Console()
 S = TypeVar("S", bound=Settings)
+# What makes a training stage last a second: the nano scale of tests.
+NANO_TRAIN = (
+    "train.max_steps=4", "train.eval_steps=2", "train.save_steps=2", "train.per_device_train_batch_size=4",
+    "train.logging_steps=1", "train.warmup_steps=1",
+)  # fmt: skip
+
+
+@contextmanager
+def bar(unit: str) -> Iterator[Callable[..., None]]:
+    """Show a progress bar; yields ``update(done, total, loss=None)``."""
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as shown:
+        task = shown.add_task(unit, total=None, news="")
+
+        def update(done: int, total: int, loss: float | None = None) -> None:
+            shown.update(task, completed=done, total=total, news="" if loss is None else f"loss {loss:.3f}")
+
+        yield update
 
 
 def shipped_settings(kind: type[S], stage: str, folder: Path, *overrides: str) -> S:

@@ -42,8 +42,8 @@ def extract(model: Any, dataset: SpeechDataset, collator: Collator, folder: Path
     The speech stands before the instruction and attention is causal, so the instruction changes nothing.
     States are kept in float32: bfloat16 loses ranks where a dimension is massive (TRANSPORT.md, E).
     """
-    layers = tuple(range(model.config.num_layers + 1))
-    dim = model.config.backbone_hidden_size
+    layers = tuple(range(model.config.text_config.num_hidden_layers + 1))
+    dim = model.config.text_config.hidden_size
     writers = {
         (side, layer): FeatureStoreWriter(_store(folder, side, layer), dim, dtype="float32")
         for side in ("speech", "text")
@@ -63,7 +63,7 @@ def extract(model: Any, dataset: SpeechDataset, collator: Collator, folder: Path
             _write(writers["speech", layer], start, speech.hidden_states[layer], speech.speech_mask)
             _write(writers["text", layer], start, text[layer], transcript_mask)
     for writer in writers.values():
-        writer.close()
+        writer.finish()
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -73,7 +73,7 @@ def _to(value: Any, device: torch.device) -> Any:
 def _write(writer: FeatureStoreWriter, start: int, states: Tensor, mask: Tensor) -> None:
     span, span_mask = take_span(states, mask)
     for offset, (rows, keep) in enumerate(zip(span.float().cpu(), span_mask.cpu(), strict=True)):
-        writer.add(f"{start + offset}", rows[keep].numpy())
+        writer.add(f"{start + offset}", rows[keep].numpy(), 0)
 
 
 def _store(folder: Path, side: str, layer: int) -> Path:

@@ -52,7 +52,7 @@ def select(settings: SelectSettings) -> LayerReport:
         extract(model, pairs, Collator(processor, transcripts=True), states, settings.batch_size)
         (states / "COMPLETE").touch()
     texts = [utterance.text or "" for utterance in pairs.utterances()]
-    layers = layer_states(states, model.config.num_layers, settings.num_pairs)
+    layers = layer_states(states, model.config.text_config.num_hidden_layers, settings.num_pairs)
     report = rank_layers(layers, texts, settings, name=settings.model)
     report.plot(output / "layers.png")
     report.save(output / REPORT)

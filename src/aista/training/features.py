@@ -25,7 +25,7 @@ def cached_features(model: Any, processor: Any, manifests: list[str], folder: st
     path = Path(folder)
     fingerprint = model.config.encoder_fingerprint
     missing = SpeechDataset([Manifest(manifest) for manifest in manifests]).clips()
-    if (path / "index.json").exists():
+    if (path / "store.json").exists():
         known = FeatureStore(path, fingerprint=fingerprint)
         missing = missing.without(known.keys())
     if len(missing):
@@ -37,7 +37,7 @@ def cached_features(model: Any, processor: Any, manifests: list[str], folder: st
 def _encode(model: Any, processor: Any, clips: SpeechDataset, path: Path, fingerprint: str, batch_size: int) -> None:
     """Run the encoders over clips, longest neighbours together, and append them to the store."""
     order = sorted(range(len(clips)), key=lambda i: clips.lengths[i])
-    with FeatureStoreWriter(path, model.config.encoder_dim, fingerprint=fingerprint) as writer, Progress() as bar:
+    with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer, Progress() as bar:
         task = bar.add_task("encoder features", total=len(order))
         for start in range(0, len(order), batch_size):
             rows = [clips[i] for i in order[start : start + batch_size]]

@@ -22,7 +22,7 @@ def joint(settings: JointSettings) -> Run:
         return done
     model = AistaForConditionalGeneration.from_pretrained(settings.init)
     processor = AistaProcessor.from_pretrained(settings.init)
-    layers = aligned_layers(settings.alignment, model.config.num_layers)
+    layers = aligned_layers(settings.alignment, model.config.text_config.num_hidden_layers)
     objective = alignment(settings.alignment.method, layers, **settings.alignment.options)
     return train(settings, model, processor, objective, settings.alignment.alpha)
 

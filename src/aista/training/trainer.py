@@ -147,7 +147,10 @@ class AistaTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         return LengthGroupedSampler(
-            dataset.lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
+            dataset.lengths,
+            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            self.args.seed,
+            on_epoch=self.data_collator.set_epoch,
         )
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
