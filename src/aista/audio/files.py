@@ -88,7 +88,7 @@ def load_audio(
         try:
             samples = _resampled(_mono_blocks(sound, first, count, channel), sound.samplerate)
         except (soundfile.SoundFileError, RuntimeError) as error:
-            raise _unreadable(name, str(error)) from None
+            raise _unreadable(name, getattr(error, "error_string", str(error))) from None
         tolerance = SPAN_TOLERANCE_SECONDS * SAMPLE_RATE_HZ
         if len(samples) == 0 or len(samples) + tolerance < count * SAMPLE_RATE_HZ / sound.samplerate:
             found, asked = len(samples) / SAMPLE_RATE_HZ, count / sound.samplerate
@@ -154,7 +154,7 @@ def _open(source: AudioSource) -> Iterator[tuple[soundfile.SoundFile, str]]:
         try:
             sound = soundfile.SoundFile(stream)
         except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
-            raise _unreadable(name, str(error)) from None
+            raise _unreadable(name, getattr(error, "error_string", str(error))) from None
         with sound:
             if sound.frames <= 0:
                 raise AudioError(f"{name}: holds no sound.", got="0 samples", advice="Leave this file out.")
@@ -198,7 +198,7 @@ def _unreadable(name: str, reason: str) -> AudioError:
         f"{name}: cannot be decoded.",
         got=reason,
         expected=_FORMATS,
-        advice="The file may be cut off or of another kind; try: ffmpeg -i IN -ac 1 OUT.flac",
+        advice="The file may be cut off or of another kind; convert it: ffmpeg -i IN OUT.flac",
     )
 
 

@@ -1,0 +1,108 @@
+"""The feature store: what goes in comes out, whatever is killed in between."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes
+from aista.errors import CheckpointError
+
+
+def arrays(count: int = 5, dim: int = 8) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        f"clip {i}@0+1": rng.normal(0, 3, (int(rng.integers(0, 40)), dim)).astype(np.float32)
+        for i in range(count)
+    }
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_round_trip(tmp_path, dtype, error):
+    with FeatureStoreWriter(tmp_path, 8, dtype, fingerprint="whisper") as writer:
+        for key, value in arrays().items():
+            writer.add(key, value)
+            writer.add(key, value + 1)  # the first one stays
+    store = FeatureStore(tmp_path, fingerprint="whisper")
+    assert list(store) == list(arrays()) and len(store) == 5
+    for key, value in arrays().items():
+        assert store[key].dtype == np.float32
+        assert np.all(np.abs(store[key] - value) <= error * np.abs(value) + 1e-7)
+    copy = pickle.loads(pickle.dumps(store))
+    assert np.array_equal(copy["clip 3@0+1"], store["clip 3@0+1"])
+    frames = sum(len(value) for value in arrays().values())
+    size = (tmp_path / "features.bin").stat().st_size
+    assert size == estimate_bytes([320 * frames], 8, dtype)
+
+
+def test_bfloat16_rounds_as_torch_does():
+    import torch
+
+    from aista.data.feature_store import _decode, _encode
+
+    values = np.random.default_rng(0).normal(0, 100, 10_000).astype(np.float32)
+    expected = torch.from_numpy(values).bfloat16().float().numpy()
+    assert np.array_equal(_decode(_encode(values, "bfloat16"), "bfloat16"), expected)
+
+
+@pytest.mark.parametrize("harm", ["torn index line", "torn data", "both whole"])
+def test_a_killed_writer_goes_on(tmp_path, harm):
+    data = arrays(9)
+    writer = FeatureStoreWriter(tmp_path, 8)
+    for key in list(data)[:5]:
+        writer.add(key, data[key])
+    writer.flush()
+    writer.add("lost", np.zeros((3, 8)))  # never flushed: the process dies here
+    if harm == "torn index line":
+        with (tmp_path / "index.tsv").open("ab") as file:
+            file.write(b"12\tclip")
+    if harm == "torn data":
+        with (tmp_path / "features.bin").open("r+b") as file:
+            file.truncate(file.seek(0, 2) - 5)
+    with pytest.raises(CheckpointError, match="not complete"):
+        FeatureStore(tmp_path)
+    with FeatureStoreWriter(tmp_path, 8) as again:
+        assert len(again) == (4 if harm == "torn data" else 5)
+        for key, value in data.items():
+            again.add(key, value)
+    store = FeatureStore(tmp_path)
+    assert set(store) == set(data)
+    assert all(np.allclose(store[key], value, rtol=2e-3, atol=1e-3) for key, value in data.items())
+
+
+def test_an_exception_leaves_it_incomplete(tmp_path):
+    with pytest.raises(RuntimeError), FeatureStoreWriter(tmp_path, 8) as writer:
+        writer.add("a", np.ones((2, 8)))
+        raise RuntimeError
+    with pytest.raises(CheckpointError, match="not complete"):
+        FeatureStore(tmp_path)
+    with FeatureStoreWriter(tmp_path, 8) as writer:
+        assert "a" in writer
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with FeatureStoreWriter(tmp_path, 8, fingerprint="one") as writer:
+        for key, value in [("a", np.ones((2, 7))), ("", np.ones((2, 8))), ("a\tb", np.ones((2, 8)))]:
+            with pytest.raises(CheckpointError, match="do not fit"):
+                writer.add(key, value)
+        with pytest.raises(CheckpointError, match="float16"):
+            writer.add("big", np.full((1, 8), 1e6))
+    with pytest.raises(CheckpointError, match="another kind"):
+        FeatureStoreWriter(tmp_path, 8, fingerprint="two")
+    with pytest.raises(CheckpointError, match="another encoder"):
+        FeatureStore(tmp_path, fingerprint="two")
+    with pytest.raises(CheckpointError, match="no features"):
+        FeatureStore(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="Unknown feature type"):
+        FeatureStoreWriter(tmp_path / "x", 8, "int8")
+
+
+def test_a_damaged_store_is_noticed(tmp_path):
+    with FeatureStoreWriter(tmp_path, 8) as writer:
+        writer.add("a", np.ones((20, 8)))
+    with (tmp_path / "features.bin").open("r+b") as file:
+        file.truncate(10)
+    with pytest.raises(CheckpointError, match="damaged"):
+        FeatureStore(tmp_path)
