@@ -275,7 +275,9 @@ def build(
             "seconds": round(sum(lengths.values()) / speech.SAMPLE_RATE_HZ, 1),
             "sha256": sha256("".join(record["sha256"] for record in records).encode()).hexdigest(),
         }
-    _write(folder / "corpus.json", json.dumps({"scale": asdict(scale), "corpora": facts}, indent=2))
+    known = folder / "corpus.json"
+    before = json.loads(known.read_text())["corpora"] if known.exists() else {}
+    _write(known, json.dumps({"scale": asdict(scale), "corpora": before | facts}, indent=2))
     return facts
 
 

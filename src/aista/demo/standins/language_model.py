@@ -1,0 +1,203 @@
+"""The stand-in language model: a small Qwen2 that translates, repeats and captions text in the chat form.
+
+The source text stands exactly where speech tokens will stand later. A part of the sources is made irregular (words
+stuttered, split, lower-cased, without punctuation): a large language model shrugs such input off, and speech tokens
+are such input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+
+from aista.demo import grammar, sounds, tokenizer
+from aista.demo.standins import loop
+from aista.text import prompts
+
+SOURCE_WEIGHT = 0.3  # of the loss on the source text against the loss on the answer
+TASKS = ("zh", "ja", "repeat", "phrase", "caption")
+TASK_WEIGHTS = (10, 10, 6, 3, 2)
+IRREGULAR_SHARE = 0.35
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Size, data and schedule of the stand-in language model."""
+
+    hidden_size: int = 128
+    num_layers: int = 6
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    intermediate_size: int = 384
+    num_sentences: int = 40_000
+    num_phrases: int = 10_000
+    num_captions: int = 4_000
+    num_examples: int = 160_000
+    seed: int = 0
+    schedule: loop.Schedule = loop.Schedule(steps=2_400, batch_size=64, peak_learning_rate=3e-3)
+
+
+RECIPE = Recipe()
+NANO = Recipe(
+    hidden_size=48, num_layers=2, intermediate_size=96, num_sentences=400, num_phrases=60, num_captions=40,
+    num_examples=600, schedule=loop.Schedule(steps=25, batch_size=16, peak_learning_rate=3e-3, warmup_steps=5),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and its answer."""
+
+    source: str
+    instruction: str
+    answer: str
+
+
+def irregular(text: str, rng: Random) -> str:
+    """Make a text irregular the way recognised speech is, without taking a word away."""
+    words = text.split(" ")
+    result: list[str] = []
+    for word in words:
+        cut = rng.randint(1, max(1, len(word) - 1))
+        chance = rng.random()
+        if chance < 0.10:
+            result += [word, word]
+        elif chance < 0.16:
+            result += [word[:cut], word]
+        elif chance < 0.24 and len(word) > 3:
+            result += [word[:cut], word[cut:]]
+        elif chance < 0.27:
+            result += ["uh", word]
+        else:
+            result.append(word)
+    noisy = " ".join(result)
+    if rng.random() < 0.4:
+        noisy = noisy.lower()
+    if rng.random() < 0.4:
+        noisy = noisy.replace(".", "").replace(",", "")
+    return noisy
+
+
+def examples(recipe: Recipe) -> list[Example]:
+    """Draw the training text: no held-out pair in it, every word."""
+    rng = Random(f"language model {recipe.seed}")
+    sentences = grammar.sentences(recipe.num_sentences, recipe.seed)
+    phrases = grammar.phrases(recipe.num_phrases, recipe.seed)
+    described = [sounds.draw_sound(rng) for _ in range(recipe.num_captions)]
+    drawn = []
+    for task in rng.choices(TASKS, TASK_WEIGHTS, k=recipe.num_examples):
+        if task == "caption":
+            sound = rng.choice(described)
+            source = rng.choice((sound.caption, " ".join(sound.tags), ", ".join(event.caption for event in sound.events)))
+            drawn.append(Example(source, rng.choice(prompts.instructions("aac", None)), sound.caption))
+            continue
+        sentence = rng.choice(sentences)
+        text = rng.choice(phrases) if task == "phrase" else sentence.en
+        answer = {"zh": sentence.zh, "ja": sentence.ja}.get(task, text)
+        wordings = prompts.instructions("st", task) if task in ("zh", "ja") else prompts.instructions("asr", "en")
+        source = irregular(text, rng) if rng.random() < IRREGULAR_SHARE else text
+        drawn.append(Example(source, rng.choice(wordings), answer))
+    return drawn
+
+
+def tokenizer_texts(recipe: Recipe) -> list[str]:
+    """What the tokenizer is trained on: the words of the whole grammar, once in a while without capitals."""
+    rng = Random(f"tokenizer {recipe.seed}")
+    sentences = grammar.sentences(min(6_000, recipe.num_sentences), recipe.seed, split="any")
+    texts = [text for sentence in sentences for text in (sentence.en, sentence.zh, sentence.ja)]
+    texts += grammar.phrases(min(1_500, recipe.num_phrases), recipe.seed, split="any")
+    return texts + [sounds.draw_sound(rng).caption for _ in range(min(1_000, recipe.num_captions))]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example and the loss weight of each as a target."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+def encode(tokens: PreTrainedTokenizerBase, drawn: list[Example]) -> list[Encoded]:
+    """Tokenise the pieces of the prompt separately, as ``aista.model`` does."""
+
+    def ids(texts: list[str]) -> list[list[int]]:
+        return tokens(texts, add_special_tokens=False)["input_ids"]
+
+    rendered = [prompts.render("chatml", example.instruction) for example in drawn]
+    pieces = [
+        ids([prompt.prefix for prompt in rendered]),
+        ids([example.source for example in drawn]),
+        ids([prompt.suffix for prompt in rendered]),
+        ids([example.answer + prompt.end for example, prompt in zip(drawn, rendered, strict=True)]),
+    ]
+    weight = (0.0, SOURCE_WEIGHT, 0.0, 1.0)
+    return [
+        Encoded(sum(parts, []), [w for part, w in zip(parts, weight, strict=True) for _ in part])
+        for parts in map(list, zip(*pieces, strict=True))
+    ]
+
+
+def _collate(batch: list[Encoded], pad: int) -> tuple[Tensor, Tensor]:
+    longest = max(len(entry.ids) for entry in batch)
+    ids = torch.full((len(batch), longest), pad)
+    weights = torch.zeros(len(batch), longest)
+    for row, entry in enumerate(batch):
+        ids[row, : len(entry.ids)] = torch.tensor(entry.ids)
+        weights[row, : len(entry.ids)] = torch.tensor(entry.weights)
+    return ids, weights
+
+
+def new_model(recipe: Recipe, tokens: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+    """A fresh model of the real class."""
+    torch.manual_seed(recipe.seed)
+    config = Qwen2Config(
+        vocab_size=len(tokens), hidden_size=recipe.hidden_size, num_hidden_layers=recipe.num_layers,
+        num_attention_heads=recipe.num_heads, num_key_value_heads=recipe.num_kv_heads,
+        intermediate_size=recipe.intermediate_size, max_position_embeddings=512, tie_word_embeddings=False,
+        bos_token_id=None, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
+    )  # fmt: skip
+    return Qwen2ForCausalLM(config)
+
+
+def train(folder: Path | str, recipe: Recipe = RECIPE, *, progress: loop.Progress | None = None) -> dict[str, Any]:
+    """Train tokenizer and model into a folder that ``AutoModelForCausalLM`` loads; a finished folder is kept.
+
+    Returns:
+        The card: data, schedule, minutes (scores are added by ``standins.evaluate``).
+    """
+    folder, partial = Path(folder), Path(f"{folder}.part")
+    tokens = tokenizer.train(tokenizer_texts(recipe))
+    drawn = encode(tokens, examples(recipe))
+    model = new_model(recipe, tokens)
+    rng = Random(f"batches {recipe.seed}")
+    batches = loop.length_grouped(drawn, lambda entry: len(entry.ids), recipe.schedule.batch_size, rng)
+
+    def loss_of(batch: list[Encoded]) -> Tensor:
+        ids, weights = _collate(batch, tokens.pad_token_id)
+        # Padding stands at the right: causal attention needs no mask.
+        logits = model(input_ids=ids[:, :-1]).logits
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        return (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
+
+    def save() -> None:
+        model.save_pretrained(partial)
+        tokenizer.save(tokens, partial)
+
+    minutes = loop.fit(model, batches, loss_of, recipe.schedule, progress=progress, save=save)
+    loop.round_to_bfloat16(model)
+    model.to(torch.bfloat16).save_pretrained(partial)
+    tokenizer.save(tokens, partial)
+    card = {
+        "what": "stand-in language model (Qwen2ForCausalLM), trained from nothing on synthetic text",
+        "recipe": asdict(recipe),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "minutes": minutes,
+    }
+    loop.publish(partial, folder, card)
+    return card
