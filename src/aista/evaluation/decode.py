@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
+from tqdm import tqdm
 
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.audio.segments import segment
@@ -163,7 +162,7 @@ def decode(
     todo.sort(key=lambda index: (utterances[index].duration or 0.0, index))
     starts = range(0, len(todo), generation.batch_size)
     with path.open("a", encoding="utf-8") as file:
-        for start in track(starts, description, console=Console(stderr=True), disable=not todo):
+        for start in tqdm(starts, desc=description, unit="batch", disable=not todo):
             batch = todo[start : start + generation.batch_size]
             if from_text:
                 items = [(utterances[index], utterances[index].text) for index in batch]

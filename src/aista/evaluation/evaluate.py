@@ -88,6 +88,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     Raises:
         EvaluationError: Two manifests have one name, or the output belongs to another evaluation.
         ManifestError: A manifest or a row cannot be used.
+
+    Cost:
+        An evaluation that is finished is read, not repeated.
     """
     from aista.evaluation.translator import load
 
@@ -97,8 +100,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
     settings.save(output / "settings.yaml")
-    translator = load(settings.model)
     fingerprint = model_fingerprint(settings.model)
+    if (kept := _finished(output / RESULTS, settings, fingerprint)) is not None:
+        return kept
+    translator = load(settings.model)
     layers = _layers(settings)
     seconds: dict[str, float] = defaultdict(float)
     parts: dict[str, _Part] = {}
@@ -116,6 +121,15 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     }
     (output / RESULTS).write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
     return results
+
+
+def _finished(path: Path, settings: EvaluateSettings, fingerprint: str) -> dict[str, Any] | None:
+    """Return the results of an evaluation of this very model under these very settings, if it was finished."""
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    same = kept["settings_sha256"] == settings.sha256() and kept["model_fingerprint"] == fingerprint
+    return kept if same else None
 
 
 def _dataset(settings: EvaluateSettings, model: Any, processor: Any, path: str) -> SpeechDataset:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
+from tqdm import tqdm
 
 from aista import ot
 from aista.audio.rates import SAMPLE_RATE_HZ
@@ -109,7 +108,7 @@ def _batches(
 ) -> Iterator[dict[str, Any]]:
     collator = Collator(processor, transcripts=transcripts)
     starts = range(0, len(dataset), _BATCH)
-    for start in track(starts, description, console=Console(stderr=True)):
+    for start in tqdm(starts, desc=description, unit="batch"):
         rows = [dataset[i] for i in range(start, min(start + _BATCH, len(dataset)))]
         batch = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in collator(rows).items()}
         batch.pop("ids", None)
