@@ -85,6 +85,7 @@ class AistaConfig(PreTrainedConfig):
         family: Backbone family: a module of ``aista.model.backbones`` or a dotted name; None: by
         ``model_type``.
         pad_token_id, end_token_id: Fills rows; closes an answer.
+        seed: Of the trainable parts' first values.
     """
 
     model_type = "aista"
@@ -109,6 +110,7 @@ class AistaConfig(PreTrainedConfig):
     family: str | None = None
     pad_token_id: int = 0
     end_token_id: int = 0
+    seed: int = 0
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -105,27 +105,29 @@ def _few(rows: list[str], most: int = 6) -> str:
     return "; ".join(rows[:most]) + (f"; and {len(rows) - most} more" if len(rows) > most else "")
 
 
-def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+def fingerprint(tensors: Iterable[tuple[str, Tensor]], *, whole: bool = False) -> str:
     """Identify tensors by names, types, shapes and content.
 
     Args:
         tensors: Pairs of name and tensor, in any order.
+        whole: Read every byte, also of large tensors.
 
     Returns:
         ``sha256:`` and 64 hexadecimal digits.
 
-    Departs: of a tensor over 1 MiB, 32 evenly spaced blocks of 4 KiB are read, so that identifying a 13
+    Departs: unless ``whole``, of a tensor over 1 MiB, 32 evenly spaced blocks of 4 KiB are read, so that
+    identifying a 13
     B model
     takes seconds. It tells models apart; it is no proof against someone who forges one.
     """
-    digests = sorted(_tensor_digest(name, tensor) for name, tensor in tensors)
+    digests = sorted(_tensor_digest(name, tensor, whole) for name, tensor in tensors)
     return "sha256:" + hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def _tensor_digest(name: str, tensor: Tensor) -> bytes:
+def _tensor_digest(name: str, tensor: Tensor, whole: bool) -> bytes:
     digest = hashlib.sha256(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    if content.numel() <= _WHOLE_BYTES:
+    if whole or content.numel() <= _WHOLE_BYTES:
         digest.update(content.numpy().tobytes())
     else:
         step = (content.numel() - _SAMPLE_BYTES) // (_SAMPLES - 1)

@@ -1,0 +1,282 @@
+"""The frozen models that a speech LLM is built on: finding, loading and recognising them."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from aista.errors import CheckpointError, ConfigError
+from aista.model.beats import BeatsModel
+from aista.model.beats_file import read_checkpoint
+from aista.model.configuration import BeatsConfig
+from aista.model.weights import fingerprint, read_pickle, require_match
+
+PACKAGED = "aista:"
+ROLES = ("speech_encoder", "audio_encoder", "backbone")
+_HUB_FILES = ("*.json", "*.safetensors*", "*.model", "*.txt", "*.jinja", "pytorch_model*.bin*", "*.pt")
+
+
+def locate(source: str, *, revision: str | None = None, beside: Path | None = None) -> Path:
+    """Find a base on this machine, or fetch it from the hub.
+
+    Args:
+        source: ``aista:NAME`` (shipped with the package), a path (absolute, relative to the working directory
+            or to ``beside``), or a hub id.
+        revision: Commit, tag or branch, for a hub id.
+        beside: Folder of the checkpoint that names this base.
+
+    Returns:
+        A folder, or a file (BEATs).
+
+    Raises:
+        CheckpointError: It is nowhere.
+    """
+    if source.startswith(PACKAGED):
+        folder = importlib.resources.files("aista.demo") / "weights" / source.removeprefix(PACKAGED)
+        if not folder.is_dir():
+            raise CheckpointError("This package ships no such base.", got=source, advice="Reinstall aista.")
+        return Path(str(folder))
+    for path in [Path(source).expanduser(), *([beside / source] if beside else [])]:
+        if path.exists():
+            return path.resolve()
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise CheckpointError("This base does not exist.", got=source, advice="Check the path.")
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_HUB_FILES)))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(
+            "This base is neither a path here nor a model that can be fetched from the hub.",
+            got=source,
+            advice="Run 'aista download', or give the path of a folder that holds it.",
+        ) from error
+
+
+def describe(source: str, *, revision: str | None = None) -> dict[str, Any]:
+    """Return how a configuration names a base: its source (a local path made absolute) and revision."""
+    path = locate(source, revision=revision)
+    if source.startswith(PACKAGED):
+        return {"source": source, "revision": None}
+    if path.parent.name == "snapshots":  # the hub's cache: <repository>/snapshots/<commit>
+        return {"source": source, "revision": path.name}
+    return {"source": str(path), "revision": None}
+
+
+def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Go through the tensors of a transformers folder, safetensors where there are any, else pickles.
+
+    Raises:
+        CheckpointError: There are no weights, or they are damaged or unsafe.
+    """
+    for file in _weight_files(folder):
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, framework="pt") as content:
+                    for name in content.keys():  # noqa: SIM118 (not a dictionary)
+                        yield name, content.get_tensor(name)
+            except SafetensorError as error:
+                raise CheckpointError(
+                    "This weight file is damaged or cut short.",
+                    got=f"{file}: {error}",
+                    advice="Download it again.",
+                ) from error
+        else:
+            yield from read_pickle(file).items()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return [
+                folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            ]
+        if (folder / name).is_file():
+            return [folder / name]
+    raise CheckpointError(
+        "There are no weights here.", got=folder, expected="model.safetensors or pytorch_model.bin"
+    )
+
+
+def read_config(folder: Path, kind: type | None = None) -> PreTrainedConfig:
+    """Read a base's ``config.json``.
+
+    Raises:
+        CheckpointError: There is none, or it describes another kind of model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            "This folder holds no model that can be used here.", got=f"{folder}: {error}"
+        ) from error
+    if kind is not None and not isinstance(config, kind):
+        raise CheckpointError(
+            "This base is of another kind.",
+            got=f"{folder} is a {config.model_type!r}",
+            expected=kind.model_type,  # type: ignore[attr-defined]
+        )
+    return config
+
+
+def speech_config(path: Path) -> WhisperConfig:
+    """Read the configuration of a Whisper-class model."""
+    return read_config(path, WhisperConfig)  # type: ignore[return-value]
+
+
+def audio_config(path: Path) -> BeatsConfig:
+    """Read the configuration of a BEATs file or folder."""
+    return read_checkpoint(path)[0] if path.is_file() else read_config(path, BeatsConfig)  # type: ignore[return-value]
+
+
+def _encoder_tensors(folder: Path) -> dict[str, Tensor]:
+    """The encoder's part of a Whisper folder, whether it was saved alone or with its decoder."""
+    found: dict[str, Tensor] = {}
+    alone = True
+    for name, tensor in tensors(folder):
+        if ".encoder." in f".{name}" or ".decoder." in f".{name}" or name == "proj_out.weight":
+            alone = False
+        if ".encoder." in f".{name}":
+            found[f".{name}".partition(".encoder.")[2]] = tensor
+        elif alone:
+            found[name] = tensor
+    return found
+
+
+def load_speech_encoder(path: Path, dtype: torch.dtype) -> WhisperEncoder:
+    """Load the encoder of a Whisper-class model, and only that.
+
+    Raises:
+        CheckpointError: The folder does not hold exactly one.
+    """
+    config = speech_config(path)
+    with torch.device("meta"):
+        encoder = WhisperEncoder(config)
+    state = _encoder_tensors(path)
+    require_match(f"the Whisper encoder in {path}", state, encoder.state_dict())
+    encoder.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
+    return encoder.eval()
+
+
+def load_audio_encoder(path: Path) -> BeatsModel:
+    """Load BEATs, always in float32, from a published file or from a folder of ours.
+
+    Raises:
+        CheckpointError: It does not hold exactly one.
+    """
+    if path.is_file():
+        return BeatsModel.from_checkpoint(path)
+    model = BeatsModel(audio_config(path))
+    state = {name.removeprefix("beats."): tensor.float() for name, tensor in tensors(path)}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}
+    require_match(f"BEATs in {path}", state, model.state_dict())
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def load_backbone(
+    path: Path,
+    dtype: torch.dtype,
+    *,
+    quantization: str | None = None,
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+) -> nn.Module:
+    """Load any causal LM that transformers knows; code in the folder is never run.
+
+    Args:
+        quantization: ``4bit`` or ``8bit`` (bitsandbytes), or None.
+        device_map: Handed to transformers.
+        attn_implementation: ``eager``, ``sdpa`` or ``flash_attention_2``.
+
+    Raises:
+        CheckpointError: The folder holds no causal LM, or tensors of it are missing.
+        ConfigError: The quantisation is unknown.
+    """
+    read_config(path)
+    options: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "trust_remote_code": False}
+    if attn_implementation:
+        options["attn_implementation"] = attn_implementation
+    if quantization:
+        options["quantization_config"] = quantization_config(quantization, dtype)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise CheckpointError("This backbone cannot be loaded.", got=f"{path}: {error}") from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        names = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise CheckpointError(
+            "Tensors of the backbone are missing or misshapen.", got=names[:6], advice=str(path)
+        )
+    # A base's sampling habits (temperature, repetition penalty) would otherwise leak into every translation.
+    model.generation_config = GenerationConfig()
+    return model
+
+
+def quantization_config(name: str, dtype: torch.dtype) -> Any:
+    """Return transformers' own settings for a 4-bit (nf4) or 8-bit backbone.
+
+    Raises:
+        ConfigError: Neither of them.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if name == "4bit":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    raise ConfigError("Unknown quantisation.", got=name, expected="4bit or 8bit")
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Load a backbone's tokenizer.
+
+    Raises:
+        CheckpointError: The folder holds none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CheckpointError(
+            "This folder holds no tokenizer that can be read.", got=f"{path}: {error}"
+        ) from error
+
+
+def load_feature_extractor(path: Path) -> WhisperFeatureExtractor:
+    """Load a Whisper-class model's feature extractor, or make the one that its configuration implies."""
+    if (path / "preprocessor_config.json").is_file():
+        return WhisperFeatureExtractor.from_pretrained(path)
+    config = speech_config(path)
+    return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+
+
+def identify(role: str, path: Path) -> str:
+    """Fingerprint a base by what is used of it, whatever file it lies in.
+
+    Args:
+        role: One of ``ROLES``. Of a Whisper-class model only the encoder counts, of BEATs not the head.
+        path: As ``locate`` returns it.
+    """
+    if role == "speech_encoder":
+        return fingerprint(_encoder_tensors(path).items())
+    if role == "audio_encoder":
+        return fingerprint(load_audio_encoder(path).state_dict().items())
+    return fingerprint(tensors(path))

@@ -1,0 +1,133 @@
+"""Looking inside: hidden states of chosen layers, and a backbone that runs no further than needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from aista.errors import ModelInputError
+from aista.model.backbones import Family
+
+if TYPE_CHECKING:
+    from aista.model.speech_lm import AistaForConditionalGeneration
+
+
+def _first(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else value[0]
+
+
+def check_layers(layers: Iterable[int], top: int) -> list[int]:
+    """Demand layers between 0 and ``top``.
+
+    Raises:
+        ModelInputError: There is no such layer.
+    """
+    wanted = sorted({int(layer) for layer in layers})
+    if wanted and not 0 <= wanted[0] <= wanted[-1] <= top:
+        raise ModelInputError("There is no such layer.", got=wanted, expected=f"0 (embeddings) to {top}")
+    return wanted
+
+
+@contextmanager
+def capture(
+    backbone: nn.Module, family: Family, layers: Iterable[int], top: int | None = None
+) -> Iterator[dict[int, Tensor]]:
+    """Collect hidden states while the backbone runs, with their gradient, of the asked layers only.
+
+    Args:
+        backbone: The causal LM.
+        family: Where its blocks are.
+        layers: Numbered as transformers' ``output_hidden_states``: 0 enters the first block, l leaves
+        block l,
+            except that the last one, L, is taken after the final norm.
+        top: L; by default the number of blocks. A truncated backbone has more layers than blocks.
+
+    Yields:
+        {layer: (B, T, d)}, filled when the backbone has run.
+    """
+    blocks = family.blocks_of(backbone)
+    top = len(blocks) if top is None else top
+    states: dict[int, Tensor] = {}
+    hooks = []
+
+    def keep_input(layer: int):
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            states[layer] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    def keep_output(layer: int):
+        def hook(_: nn.Module, __: tuple, output: Any) -> None:
+            states[layer] = _first(output)
+
+        return hook
+
+    for layer in check_layers(layers, top):
+        if layer == top:
+            hooks.append(family.decoder_of(backbone).register_forward_hook(keep_output(layer)))
+        elif layer == 0:
+            hooks.append(blocks[0].register_forward_pre_hook(keep_input(layer), with_kwargs=True))
+        else:
+            hooks.append(blocks[layer - 1].register_forward_hook(keep_output(layer)))
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def truncated(backbone: nn.Module, family: Family, layers: Iterable[int]) -> Iterator[int]:
+    """Let the backbone end after the blocks that the asked layers need.
+
+    Yields:
+        The full number of blocks, L.
+    """
+    blocks = family.blocks_of(backbone)
+    wanted = check_layers(layers, len(blocks))
+    needed = max(1, *wanted) if wanted else 1
+    family.replace_blocks(backbone, blocks[:needed])  # type: ignore[arg-type]
+    try:
+        yield len(blocks)
+    finally:
+        family.replace_blocks(backbone, blocks)
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+@torch.no_grad()
+def speech_states(
+    model: AistaForConditionalGeneration, num_samples: Tensor | None, **audio: Tensor
+) -> dict[str, Any]:
+    """Collect the states between audio and speech tokens; see the model's ``encode_speech_states``."""
+    qformer = model.window_qformer
+    speech = model.speech_encoder(audio["input_features"].to(model.speech_encoder.conv1.weight.dtype))
+    states: dict[str, Any] = {"speech": speech.last_hidden_state, "audio": None}
+    if model.audio_encoder is not None:
+        states["audio"] = model.audio_encoder(
+            audio["fbank"], audio.get("fbank_mask"), output_hidden_states=True
+        )
+    features = model.encode_audio(num_samples=num_samples, **audio)
+    counts = model._num_windows(features, num_samples)
+    audio_frames = model._audio_frames(counts, num_samples)
+    states["windows"], _ = qformer.windows(qformer.fuse(features, audio_frames), counts)
+    query = qformer.query.expand(len(states["windows"]), -1, -1)
+    output = qformer.qformer(
+        query_embeds=query, encoder_hidden_states=states["windows"], output_hidden_states=True
+    )
+    states["query_states"] = output.hidden_states
+    states["embeddings"], states["mask"] = qformer(features, counts, audio_frames)
+    return states

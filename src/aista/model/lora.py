@@ -1,0 +1,63 @@
+"""LoRA on the backbone: the one file that knows peft."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from aista.errors import ConfigError
+
+_MARK = ".lora_"
+
+
+def is_lora(name: str) -> bool:
+    """Say whether a parameter name belongs to a LoRA matrix."""
+    return _MARK in name
+
+
+def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[str]) -> None:
+    """Put LoRA matrices beside the targeted linear layers, in place; everything else is frozen.
+
+    Args:
+        backbone: A causal LM, quantised or not.
+        settings: ``r``, ``alpha``, ``dropout``.
+        targets: Names of the layers to adapt. None of them: no LoRA at all.
+
+    Raises:
+        ConfigError: No layer has such a name.
+
+    A is drawn from the current random state, B is zero: the adapted model starts as the backbone itself. The
+    matrices are float32 whatever the backbone's type.
+    """
+    backbone.requires_grad_(False)
+    targets = list(targets)
+    if not targets or settings["r"] == 0:
+        return
+    config = LoraConfig(
+        r=settings["r"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        target_modules=targets,
+        bias="none",
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="fan_in_fan_out is set"
+            )  # GPT-2: peft sets it right itself
+            inject_adapter_in_model(config, backbone)
+    except ValueError as error:
+        raise ConfigError(
+            "LoRA found none of its target layers in this backbone.",
+            got=targets,
+            advice="Name them in lora.targets or in a family file (docs/guides/own-backbone.md).",
+        ) from error
+    for name, parameter in backbone.named_parameters():
+        if is_lora(name):
+            parameter.data = parameter.data.to(torch.float32)
+        parameter.requires_grad_(is_lora(name))

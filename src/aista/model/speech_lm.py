@@ -1,0 +1,438 @@
+"""The speech LLM: frozen encoders, the window Q-Former, and a backbone with LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import ModelOutput
+
+from aista.errors import ModelInputError
+from aista.model import assembly, hidden
+from aista.model.backbones import family
+from aista.model.beats import BeatsModel
+from aista.model.configuration import AistaConfig
+from aista.model.lora import add_lora, is_lora
+from aista.model.spans import IGNORED
+from aista.model.weights import require_match
+from aista.model.window_qformer import WindowQFormer
+
+
+@dataclass
+class AistaOutput(ModelOutput):
+    """What a forward pass gives.
+
+    Attributes:
+        loss: Scalar, if labels were given.
+        logits: (B, T, vocabulary).
+        hidden_states: {layer: (B, T, d)} for the layers asked for, numbered as ``output_hidden_states``.
+        speech_mask: (B, T) bool, where the speech embeddings stand.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: dict[int, Tensor] | None = None
+    speech_mask: Tensor | None = None
+
+
+class AistaForConditionalGeneration(PreTrainedModel):
+    """Speech in, text out (Equations 2 and 3 of the paper).
+
+    Trained are the window Q-Former with its LayerNorms and projection, and LoRA; the encoders and the
+    backbone
+    stay as they are, and the encoders stay in eval mode. Saved is only what is trained, with the sources,
+    revisions and fingerprints of the bases.
+    """
+
+    config_class = AistaConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(
+        self,
+        config: AistaConfig,
+        speech_encoder: WhisperEncoder | None = None,
+        audio_encoder: BeatsModel | None = None,
+        backbone: nn.Module | None = None,
+    ) -> None:
+        """Put the parts together; bases that are not given are made from the configuration, untrained.
+
+        The trainable parts are drawn from ``config.seed`` alone and leave the global random state untouched.
+        """
+        super().__init__(config)
+        self.speech_encoder = speech_encoder or WhisperEncoder(config.speech_config)
+        self.audio_encoder = audio_encoder
+        if audio_encoder is None and config.audio_config is not None:
+            self.audio_encoder = BeatsModel(config.audio_config)
+        self.backbone = backbone or AutoModelForCausalLM.from_config(config.text_config)
+        self.family = family(config.family or config.text_config.model_type)
+        self.requires_grad_(False)
+        with seeded(config.seed):
+            self.window_qformer = WindowQFormer(config)
+            targets = config.lora["targets"]
+            add_lora(self.backbone, config.lora, self.family.lora_targets if targets is None else targets)
+        for module in self.modules():  # every part has its weights: transformers must not draw them anew
+            module._is_hf_initialized = True  # type: ignore[assignment]
+        self.post_init()
+        self.train(False)
+
+    @classmethod
+    def from_bases(cls, speech_encoder: str, backbone: str, audio_encoder: str | None = None, **settings:
+    Any):
+        """Build a model on frozen bases, its trainable parts fresh; see ``assembly.from_bases``."""
+        return assembly.from_bases(cls, speech_encoder, backbone, audio_encoder, **settings)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **settings: Any):  # type: ignore[override]
+        """Load what was trained onto its bases; see ``assembly.from_pretrained``."""
+        return assembly.from_pretrained(cls, folder, **settings)
+
+    def save_pretrained(self, save_directory: str | Path, state_dict: dict | None = None, **_: Any) ->
+    None:  # type: ignore[override]
+        """Save configuration and trained tensors; see ``assembly.save_pretrained``."""
+        assembly.save_pretrained(self, save_directory, state_dict)
+
+    # ---- what is trained
+    # -------------------------------------------------------------------------------------
+
+    def trained_names(self) -> list[str]:
+        """Return the names of the parameters that training changes."""
+        names = (name for name, _ in self.named_parameters())
+        return [name for name in names if name.startswith("window_qformer.") or is_lora(name)]
+
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """Return the trained tensors by name (detached, not copied)."""
+        parameters = dict(self.named_parameters())
+        return {name: parameters[name].detach() for name in self.trained_names()}
+
+    @torch.no_grad()
+    def load_trainable(self, state: dict[str, Tensor]) -> None:
+        """Set the trained tensors.
+
+        Raises:
+            CheckpointError: Names or shapes differ in either direction.
+        """
+        own = self.trainable_state_dict()
+        require_match("the trained part of this model", state, own)
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+    def train(self, mode: bool = True):
+        """Set training mode; the frozen encoders stay in eval mode (DESIGN decision 14)."""
+        super().train(mode)
+        self.speech_encoder.eval()
+        if self.audio_encoder is not None:
+            self.audio_encoder.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.backbone.get_output_embeddings()
+
+    # ---- from audio to speech tokens
+    # -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_audio(
+        self,
+        input_features: Tensor,
+        fbank: Tensor | None = None,
+        fbank_mask: Tensor | None = None,
+        num_samples: Tensor | None = None,
+    ) -> Tensor:
+        """Run the frozen encoders: what a feature cache keeps.
+
+        Args:
+            input_features: (B, mel bins, 2 * positions) log-mel.
+            fbank: (B, T, 128) for BEATs, and ``fbank_mask`` (B, T) bool.
+            num_samples: (B,) length of the audio; without it every window counts.
+
+        Returns:
+            (B, F, D) float32: both encoders' outputs side by side, before the trainable LayerNorms, cut
+            to the
+            frames of the row with the most windows (``config.frames_for``).
+
+        Autocast does not reach into it: cached and fresh features are the same numbers.
+        """
+        frames = int(self._num_windows(input_features, num_samples).max()) * self.config.frames_per_window
+        with torch.autocast(input_features.device.type, enabled=False):
+            encoder = self.speech_encoder
+            speech = encoder(input_features.to(encoder.conv1.weight.dtype)).last_hidden_state[:,
+            :frames].float()
+            if self.audio_encoder is None:
+                return speech
+            if fbank is None:
+                raise ModelInputError("This model hears through BEATs too: fbank is missing.")
+            audio = self.audio_encoder(fbank.float(), fbank_mask).features[:, :frames]
+        return torch.cat([speech, F.pad(audio, (0, 0, 0, frames - audio.shape[1]))], dim=-1)
+
+    def get_audio_features(
+        self,
+        input_features: Tensor | None = None,
+        fbank: Tensor | None = None,
+        fbank_mask: Tensor | None = None,
+        num_samples: Tensor | None = None,
+        speech_features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Turn audio, or cached encoder features, into speech tokens.
+
+        Args:
+            input_features, fbank, fbank_mask, num_samples: As for ``encode_audio``.
+            speech_features: (B, F, D) what ``encode_audio`` returned, instead of the first three.
+
+        Returns:
+            Embeddings (B, N, d) of the backbone's width and their mask (B, N) bool.
+
+        Raises:
+            ModelInputError: Neither audio nor features, or features that are too short.
+        """
+        if speech_features is None:
+            if input_features is None:
+                raise ModelInputError("There is neither audio nor cached speech_features.")
+            speech_features = self.encode_audio(input_features, fbank, fbank_mask, num_samples)
+        windows = self._num_windows(speech_features, num_samples)
+        if int(windows.max()) * self.config.frames_per_window > speech_features.shape[1]:
+            raise ModelInputError(
+                "There are fewer features than num_samples implies.",
+                got=tuple(speech_features.shape),
+                expected=f"{int(windows.max()) * self.config.frames_per_window} frames",
+                advice="Were they cached for another setting of speech_tokens?",
+            )
+        return self.window_qformer(speech_features, windows, self._audio_frames(windows, num_samples))
+
+    def encode_speech_states(self, num_samples: Tensor | None = None, **audio: Tensor) -> dict[str, Any]:
+        """Return every intermediate state between audio and speech tokens, to look at and to compare.
+
+        Args:
+            num_samples: (B,).
+            audio: ``input_features``, ``fbank``, ``fbank_mask``.
+
+        Returns:
+            ``speech`` (B, positions, d) and ``audio`` (BeatsFeatures) of the encoders; ``windows`` (W, 17, D)
+            that enter the Q-Former; ``query_states``, its input and every layer's output, each (W,
+            queries, h);
+            ``embeddings`` (B, N, d) and ``mask`` (B, N).
+        """
+        return hidden.speech_states(self, num_samples, **audio)
+
+    def _num_windows(self, like: Tensor, num_samples: Tensor | None) -> Tensor:
+        if num_samples is None:
+            return torch.full((like.shape[0],), self.config.max_windows, device=like.device)
+        counts = [self.config.windows_for(n) for n in num_samples.tolist()]
+        return torch.tensor(counts, device=like.device)
+
+    def _audio_frames(self, like: Tensor, num_samples: Tensor | None) -> Tensor | None:
+        """How many frames BEATs gave for each row, (B,)."""
+        config = self.config.audio_config
+        if config is None:
+            return None
+        if num_samples is None:
+            num_samples = torch.full_like(like, self.config.max_samples)
+        counts = torch.tensor([config.frames_for(n) for n in num_samples.tolist()], device=like.device)
+        return counts if config.batch_invariant else counts.max().expand_as(counts)
+
+    # ---- the backbone
+    # ----------------------------------------------------------------------------------------
+
+    def _embed(self, input_ids: Tensor, attention_mask: Tensor, speech_mask: Tensor | None, **audio: Any)
+    -> Tensor:
+        """Look up the text and put the speech tokens in their places: (B, T, d)."""
+        real = attention_mask.bool() if speech_mask is None else attention_mask.bool() & ~speech_mask
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(~real, 0))
+        given = any(value is not None for key, value in audio.items() if key != "num_samples")
+        slots = int(speech_mask.sum()) if speech_mask is not None else 0
+        if not given and not slots:
+            return embeds
+        if not given or not slots:
+            raise ModelInputError(
+                "There is audio but no <Speech> slot in the sequences." if given else "The <Speech> slot has no audio.",
+                advice="Build the batch with the processor of this model.",
+            )
+        speech, mask = self.get_audio_features(**audio)
+        if not torch.equal(mask.sum(1), speech_mask.sum(1)):  # type: ignore[union-attr]
+            raise ModelInputError(
+                "The <Speech> slots do not have the length of the speech.",
+                got=f"{speech_mask.sum(1).tolist()} places",  # type: ignore[union-attr]
+                expected=f"{mask.sum(1).tolist()} speech tokens",
+                advice="Processor and model must agree in speech_tokens.",
+            )
+        embeds = embeds.clone()
+        embeds[speech_mask] = speech[mask].to(embeds.dtype)
+        return embeds
+
+    def _positions(self, attention_mask: Tensor) -> Tensor | None:
+        if self.config.position_ids == "slots":
+            return None  # transformers then counts every column
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        speech_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        input_features: Tensor | None = None,
+        fbank: Tensor | None = None,
+        fbank_mask: Tensor | None = None,
+        speech_features: Tensor | None = None,
+        num_samples: Tensor | None = None,
+        capture_layers: Iterable[int] = (),
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> AistaOutput:
+        """Predict the target (Equations 2 and 3).
+
+        Args:
+            input_ids: (B, T) int64; at speech positions anything (it is never looked up).
+            attention_mask: (B, T), 1 where real.
+            speech_mask: (B, T) bool, where the speech tokens stand; None or all False for text alone.
+            labels: (B, T) int64, -100 outside the target.
+            input_features, fbank, fbank_mask, speech_features, num_samples: As for ``get_audio_features``.
+            capture_layers: Layers whose hidden states are wanted, 0 (embeddings) to L (after the final norm).
+            num_items_in_batch: Divides the summed cross-entropy; without it, the number of target tokens
+            does.
+
+        Raises:
+            ModelInputError: Audio and slots do not fit each other, or there is no such layer.
+        """
+        embeds = self._embed(
+            input_ids,
+            attention_mask,
+            speech_mask,
+            input_features=input_features,
+            fbank=fbank,
+            fbank_mask=fbank_mask,
+            speech_features=speech_features,
+            num_samples=num_samples,
+        )
+        with hidden.capture(self.backbone, self.family, capture_layers) as states:
+            logits = self.backbone(
+                inputs_embeds=embeds,
+                attention_mask=attention_mask,
+                position_ids=self._positions(attention_mask),
+                use_cache=False,
+            ).logits
+        loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)
+        return AistaOutput(loss=loss, logits=logits, hidden_states=states or None, speech_mask=speech_mask)
+
+    @torch.no_grad()
+    def text_states(
+        self, transcript_input_ids: Tensor, transcript_attention_mask: Tensor, layers: Iterable[int]
+    ) -> dict[int, Tensor]:
+        """Return hidden states of transcripts that stand where speech would (the text branch of Section 4.3).
+
+        Args:
+            transcript_input_ids: (B, S) prefix and transcript; nothing after it matters (causal attention).
+            transcript_attention_mask: (B, S).
+            layers: Layers wanted, 0 to L.
+
+        Returns:
+            {layer: (B, S, d)}.
+
+        Gradient: none. Cost: only the blocks below the highest layer run; LoRA is active, dropout is off.
+        """
+        embeds = self._embed(transcript_input_ids, transcript_attention_mask, None)
+        with hidden.eval_mode(self.backbone), hidden.truncated(self.backbone, self.family, layers) as top:
+            with hidden.capture(self.backbone, self.family, layers, top) as states:
+                self.family.decoder_of(self.backbone)(
+                    inputs_embeds=embeds,
+                    attention_mask=transcript_attention_mask,
+                    position_ids=self._positions(transcript_attention_mask),
+                    use_cache=False,
+                )
+        return states
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        speech_mask: Tensor | None = None,
+        *,
+        num_beams: int = 1,
+        max_new_tokens: int = 200,
+        input_features: Tensor | None = None,
+        fbank: Tensor | None = None,
+        fbank_mask: Tensor | None = None,
+        speech_features: Tensor | None = None,
+        num_samples: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Answer prompts.
+
+        Args:
+            input_ids, attention_mask, speech_mask: (B, T), padded on the left.
+            num_beams, max_new_tokens, options: Settings of transformers' ``GenerationConfig``.
+
+        Returns:
+            (B, new tokens) int64, without the prompt; rows that end early are filled with the pad token.
+
+        Raises:
+            ModelInputError: The prompts are padded on the right, or audio and slots do not fit.
+        """
+        if not attention_mask[:, -1].all():
+            raise ModelInputError(
+                "Prompts must be padded on the left to be answered.", advice='processor(..., padding_side="left")'
+            )
+        for name in [name for name in options if name == "labels" or name.startswith("transcript")]:
+            options.pop(name)
+        settings = GenerationConfig(
+            **{
+                "do_sample": False,
+                "eos_token_id": self.config.end_token_id,
+                "pad_token_id": self.config.pad_token_id,
+                "num_beams": num_beams,
+                "max_new_tokens": max_new_tokens,
+                **options,
+            }
+        )
+        with hidden.eval_mode(self):
+            embeds = self._embed(
+                input_ids,
+                attention_mask,
+                speech_mask,
+                input_features=input_features,
+                fbank=fbank,
+                fbank_mask=fbank_mask,
+                speech_features=speech_features,
+                num_samples=num_samples,
+            )
+            return self.backbone.generate(
+                inputs_embeds=embeds, attention_mask=attention_mask, generation_config=settings
+            )
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Sum the cross-entropy of the targets and divide it (Equation 3).
+
+    Args:
+        logits: (B, T, V); the logits at t predict the label at t + 1.
+        labels: (B, T), -100 where nothing is asked.
+        num_items_in_batch: The divisor; None: the number of target tokens.
+    """
+    shifted = labels[:, 1:]
+    asked = shifted != IGNORED
+    total = F.cross_entropy(logits[:, :-1][asked].float(), shifted[asked], reduction="sum")
+    divisor = asked.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    return total / divisor
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed of its own, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

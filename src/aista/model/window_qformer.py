@@ -1,0 +1,86 @@
+"""The window Q-Former: 17 encoder frames (0.34 s) become one embedding of the backbone.
+
+Everything trainable besides LoRA lives here: a LayerNorm per encoder, the queries, the Q-Former
+(transformers'
+BLIP-2 one, which computes what SALMONN's does) and the projection to the backbone's width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import Blip2QFormerModel
+
+from aista.model.configuration import AistaConfig
+
+
+class WindowQFormer(nn.Module):
+    """Frames of one or two encoders in, speech tokens out."""
+
+    def __init__(self, config: AistaConfig) -> None:
+        super().__init__()
+        self.frames, self.queries = config.frames_per_window, config.queries_per_window
+        width = config.qformer_config.hidden_size
+        self.speech_norm = nn.LayerNorm(config.speech_config.d_model)
+        self.audio_norm = nn.LayerNorm(config.audio_config.hidden_size) if config.audio_config else None
+        self.query = nn.Parameter(torch.empty(1, self.queries, width).normal_(std=0.02))
+        self.qformer = Blip2QFormerModel(config.qformer_config)
+        self.projection = nn.Linear(width, config.text_config.hidden_size)
+
+    def fuse(self, features: Tensor, audio_frames: Tensor | None = None) -> Tensor:
+        """Normalise each encoder's features; zeros stand where the audio encoder gave nothing.
+
+        Args:
+            features: (B, F, D) outputs of the speech encoder and of the audio encoder, concatenated.
+            audio_frames: (B,) number of frames the audio encoder gave.
+
+        Returns:
+            (B, F, D). The zeros follow the LayerNorm (SALMONN pads after it), so they are zeros exactly.
+        """
+        features = features.to(self.speech_norm.weight.dtype)
+        if self.audio_norm is None:
+            return self.speech_norm(features)
+        parts = [self.speech_norm.normalized_shape[0], self.audio_norm.normalized_shape[0]]
+        speech, audio = features.split(parts, dim=-1)
+        place = torch.arange(features.shape[1], device=features.device)
+        given = place[None] < audio_frames[:, None]
+        audio = self.audio_norm(audio).masked_fill(~given[..., None], 0.0)
+        return torch.cat([self.speech_norm(speech), audio.to(speech.dtype)], dim=-1)
+
+    def windows(self, frames: Tensor, num_windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut fused frames into the windows that count.
+
+        Args:
+            frames: (B, F, D).
+            num_windows: (B,) int64.
+
+        Returns:
+            (W, frames per window, D) the windows of all rows one after another, and their mask (B, N).
+        """
+        most = int(num_windows.max())
+        mask = torch.arange(most, device=frames.device)[None] < num_windows[:, None]
+        return frames[:, : most * self.frames].unflatten(1, (most, self.frames))[mask], mask
+
+    def forward(
+        self, features: Tensor, num_windows: Tensor, audio_frames: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Summarise every window.
+
+        Args:
+            features: (B, F, D) raw encoder features, F at least frames per window times the most windows.
+            num_windows: (B,) int64, at least 1 in some row.
+            audio_frames: (B,) int64, see ``fuse``.
+
+        Returns:
+            Embeddings (B, N * queries, d) of the backbone's width, zero where not real, and their mask, bool.
+
+        Cost: windows of padding are not computed.
+        """
+        windows, mask = self.windows(self.fuse(features, audio_frames), num_windows)
+        query = self.query.expand(len(windows), -1, -1)
+        summaries = self.qformer(query_embeds=query, encoder_hidden_states=windows).last_hidden_state
+        tokens = self.projection(summaries).flatten(0, 1)
+        mask = mask.repeat_interleave(self.queries, dim=1)
+        embeddings = tokens.new_zeros(*mask.shape, tokens.shape[-1])
+        embeddings[mask] = tokens
+        return embeddings, mask
