@@ -4,8 +4,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoPr
 
 from aista.model.beats import BeatsForAudioTagging, BeatsModel
 from aista.model.configuration import AistaConfig, BeatsConfig
+from aista.model.outputs import AistaOutput
 from aista.model.processing import AistaProcessor
-from aista.model.speech_lm import AistaForConditionalGeneration, AistaOutput
+from aista.model.speech_lm import AistaForConditionalGeneration
 
 AutoConfig.register(BeatsConfig.model_type, BeatsConfig, exist_ok=True)
 AutoModel.register(BeatsConfig, BeatsModel, exist_ok=True)
