@@ -122,12 +122,19 @@ def speech_states(
         )
     features = model.encode_audio(num_samples=num_samples, **audio)
     counts = model._num_windows(features, num_samples)
-    audio_frames = model._audio_frames(counts, num_samples)
-    states["windows"], _ = qformer.windows(qformer.fuse(features, audio_frames), counts)
+    states["windows"], _ = qformer.windows(qformer.fuse(features), counts)
     query = qformer.query.expand(len(states["windows"]), -1, -1)
     output = qformer.qformer(
         query_embeds=query, encoder_hidden_states=states["windows"], output_hidden_states=True
     )
     states["query_states"] = output.hidden_states
-    states["embeddings"], states["mask"] = qformer(features, counts, audio_frames)
+    states["embeddings"], states["mask"] = qformer(features, counts)
     return states
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed of its own, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
