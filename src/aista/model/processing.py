@@ -28,13 +28,13 @@ class AistaProcessor(ProcessorMixin):
     It follows the model's configuration, so the two cannot disagree about windows, templates or tokens.
     """
 
-    def __init__(self, feature_extractor: WhisperFeatureExtractor, tokenizer: Any, config: AistaConfig)
-    -> None:
+    def __init__(
+        self, feature_extractor: WhisperFeatureExtractor, tokenizer: Any, config: AistaConfig
+    ) -> None:
         super().__init__(feature_extractor, tokenizer)
         self.config = config
 
     # ---- making and keeping
-    # ----------------------------------------------------------------------------------
 
     @classmethod
     def from_config(cls, config: AistaConfig, *, beside: Path | None = None) -> AistaProcessor:
@@ -75,7 +75,6 @@ class AistaProcessor(ProcessorMixin):
             self.config.save_pretrained(folder)
 
     # ---- using
-    # -----------------------------------------------------------------------------------------------
 
     def __call__(  # type: ignore[override]
         self,
@@ -139,8 +138,11 @@ class AistaProcessor(ProcessorMixin):
         if source_text is not None:
             slots = [spans.text_ids(self.tokenizer, line) for line in source_text]
         else:
-            batch |= self._audio(audio, sampling_rate) if audio is not None else self._cached(features,
-            num_samples)
+            batch |= (
+                self._audio(audio, sampling_rate)
+                if audio is not None
+                else self._cached(features, num_samples)
+            )
             slots = [self.config.tokens_for(n) for n in batch["num_samples"].tolist()]
         side = padding_side or ("left" if targets is None else "right")
         batch |= self._sequences(texts, slots, targets, side, max_target_tokens)
@@ -154,7 +156,6 @@ class AistaProcessor(ProcessorMixin):
         return [line.strip() for line in self.tokenizer.batch_decode(ids, **options)]
 
     # ---- text
-    # ------------------------------------------------------------------------------------------------
 
     def _instructions(
         self, text: Sequence[str] | str | None, size: int, task: str, language: str | None
@@ -201,9 +202,15 @@ class AistaProcessor(ProcessorMixin):
         }
 
     # ---- audio
-    # -----------------------------------------------------------------------------------------------
 
-    def _audio(self, audio: Sequence[np.ndarray], sampling_rate: int) -> dict[str, Tensor]:
+    def audio_inputs(
+        self, audio: Sequence[np.ndarray], sampling_rate: int = SAMPLE_RATE_HZ
+    ) -> dict[str, Tensor]:
+        """Return what the encoders take: ``input_features``, ``num_samples``, and for BEATs ``fbank``, ``fbank_mask``.
+
+        Raises:
+            ModelInputError: A recording is empty, not finite, too long, of another rate or of another kind.
+        """
         if sampling_rate != SAMPLE_RATE_HZ:
             raise ModelInputError(
                 "The audio has another sample rate than the model.",
