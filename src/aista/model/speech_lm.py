@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
-from transformers.utils import ModelOutput
 
 from aista.errors import ModelInputError
 from aista.model import assembly, hidden
@@ -21,26 +18,9 @@ from aista.model.backbones import family
 from aista.model.beats import BeatsModel
 from aista.model.configuration import AistaConfig
 from aista.model.lora import add_lora, is_lora
-from aista.model.spans import IGNORED
+from aista.model.outputs import AistaOutput, cross_entropy
 from aista.model.weights import require_match
 from aista.model.window_qformer import WindowQFormer
-
-
-@dataclass
-class AistaOutput(ModelOutput):
-    """What a forward pass gives.
-
-    Attributes:
-        loss: Scalar, if labels were given.
-        logits: (B, T, vocabulary).
-        hidden_states: {layer: (B, T, d)} for the layers asked for, numbered as ``output_hidden_states``.
-        speech_mask: (B, T) bool, where the speech embeddings stand.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: dict[int, Tensor] | None = None
-    speech_mask: Tensor | None = None
 
 
 class AistaForConditionalGeneration(PreTrainedModel):
@@ -78,7 +58,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
         self.backbone = backbone or AutoModelForCausalLM.from_config(config.text_config)
         self.family = family(config.family or config.text_config.model_type)
         self.requires_grad_(False)
-        with seeded(config.seed):
+        with hidden.seeded(config.seed):
             self.window_qformer = WindowQFormer(config)
             targets = config.lora["targets"]
             add_lora(self.backbone, config.lora, self.family.lora_targets if targets is None else targets)
@@ -88,8 +68,9 @@ class AistaForConditionalGeneration(PreTrainedModel):
         self.train(False)
 
     @classmethod
-    def from_bases(cls, speech_encoder: str, backbone: str, audio_encoder: str | None = None, **settings:
-    Any):
+    def from_bases(
+        cls, speech_encoder: str, backbone: str, audio_encoder: str | None = None, **settings: Any
+    ):
         """Build a model on frozen bases, its trainable parts fresh; see ``assembly.from_bases``."""
         return assembly.from_bases(cls, speech_encoder, backbone, audio_encoder, **settings)
 
@@ -98,13 +79,11 @@ class AistaForConditionalGeneration(PreTrainedModel):
         """Load what was trained onto its bases; see ``assembly.from_pretrained``."""
         return assembly.from_pretrained(cls, folder, **settings)
 
-    def save_pretrained(self, save_directory: str | Path, state_dict: dict | None = None, **_: Any) ->
-    None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | Path, state_dict: dict | None = None, **_: Any) -> None:
         """Save configuration and trained tensors; see ``assembly.save_pretrained``."""
         assembly.save_pretrained(self, save_directory, state_dict)
 
     # ---- what is trained
-    # -------------------------------------------------------------------------------------
 
     def trained_names(self) -> list[str]:
         """Return the names of the parameters that training changes."""
@@ -143,7 +122,6 @@ class AistaForConditionalGeneration(PreTrainedModel):
         return self.backbone.get_output_embeddings()
 
     # ---- from audio to speech tokens
-    # -------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode_audio(
@@ -170,8 +148,9 @@ class AistaForConditionalGeneration(PreTrainedModel):
         frames = int(self._num_windows(input_features, num_samples).max()) * self.config.frames_per_window
         with torch.autocast(input_features.device.type, enabled=False):
             encoder = self.speech_encoder
-            speech = encoder(input_features.to(encoder.conv1.weight.dtype)).last_hidden_state[:,
-            :frames].float()
+            speech = (
+                encoder(input_features.to(encoder.conv1.weight.dtype)).last_hidden_state[:, :frames].float()
+            )
             if self.audio_encoder is None:
                 return speech
             if fbank is None:
@@ -211,7 +190,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
                 expected=f"{int(windows.max()) * self.config.frames_per_window} frames",
                 advice="Were they cached for another setting of speech_tokens?",
             )
-        return self.window_qformer(speech_features, windows, self._audio_frames(windows, num_samples))
+        return self.window_qformer(speech_features, windows)
 
     def encode_speech_states(self, num_samples: Tensor | None = None, **audio: Tensor) -> dict[str, Any]:
         """Return every intermediate state between audio and speech tokens, to look at and to compare.
@@ -234,21 +213,11 @@ class AistaForConditionalGeneration(PreTrainedModel):
         counts = [self.config.windows_for(n) for n in num_samples.tolist()]
         return torch.tensor(counts, device=like.device)
 
-    def _audio_frames(self, like: Tensor, num_samples: Tensor | None) -> Tensor | None:
-        """How many frames BEATs gave for each row, (B,)."""
-        config = self.config.audio_config
-        if config is None:
-            return None
-        if num_samples is None:
-            num_samples = torch.full_like(like, self.config.max_samples)
-        counts = torch.tensor([config.frames_for(n) for n in num_samples.tolist()], device=like.device)
-        return counts if config.batch_invariant else counts.max().expand_as(counts)
-
     # ---- the backbone
-    # ----------------------------------------------------------------------------------------
 
-    def _embed(self, input_ids: Tensor, attention_mask: Tensor, speech_mask: Tensor | None, **audio: Any)
-    -> Tensor:
+    def _embed(
+        self, input_ids: Tensor, attention_mask: Tensor, speech_mask: Tensor | None, **audio: Any
+    ) -> Tensor:
         """Look up the text and put the speech tokens in their places: (B, T, d)."""
         real = attention_mask.bool() if speech_mask is None else attention_mask.bool() & ~speech_mask
         embeds = self.get_input_embeddings()(input_ids.masked_fill(~real, 0))
@@ -258,7 +227,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
             return embeds
         if not given or not slots:
             raise ModelInputError(
-                "There is audio but no <Speech> slot in the sequences." if given else "The <Speech> slot has no audio.",
+                "There is audio but no <Speech> slot for it." if given else "The <Speech> slot has no audio.",
                 advice="Build the batch with the processor of this model.",
             )
         speech, mask = self.get_audio_features(**audio)
@@ -385,7 +354,8 @@ class AistaForConditionalGeneration(PreTrainedModel):
         """
         if not attention_mask[:, -1].all():
             raise ModelInputError(
-                "Prompts must be padded on the left to be answered.", advice='processor(..., padding_side="left")'
+                "Prompts must be padded on the left to be answered.",
+                advice='processor(..., padding_side="left")',
             )
         for name in [name for name in options if name == "labels" or name.startswith("transcript")]:
             options.pop(name)
@@ -413,26 +383,3 @@ class AistaForConditionalGeneration(PreTrainedModel):
             return self.backbone.generate(
                 inputs_embeds=embeds, attention_mask=attention_mask, generation_config=settings
             )
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Sum the cross-entropy of the targets and divide it (Equation 3).
-
-    Args:
-        logits: (B, T, V); the logits at t predict the label at t + 1.
-        labels: (B, T), -100 where nothing is asked.
-        num_items_in_batch: The divisor; None: the number of target tokens.
-    """
-    shifted = labels[:, 1:]
-    asked = shifted != IGNORED
-    total = F.cross_entropy(logits[:, :-1][asked].float(), shifted[asked], reduction="sum")
-    divisor = asked.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-    return total / divisor
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from a seed of its own, and leave the global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
