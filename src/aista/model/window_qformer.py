@@ -27,12 +27,12 @@ class WindowQFormer(nn.Module):
         self.qformer = Blip2QFormerModel(config.qformer_config)
         self.projection = nn.Linear(width, config.text_config.hidden_size)
 
-    def fuse(self, features: Tensor, audio_frames: Tensor | None = None) -> Tensor:
+    def fuse(self, features: Tensor) -> Tensor:
         """Normalise each encoder's features; zeros stand where the audio encoder gave nothing.
 
         Args:
-            features: (B, F, D) outputs of the speech encoder and of the audio encoder, concatenated.
-            audio_frames: (B,) number of frames the audio encoder gave.
+            features: (B, F, D) outputs of the speech encoder and of the audio encoder, concatenated; a frame that
+                the audio encoder did not give is all zeros in its part.
 
         Returns:
             (B, F, D). The zeros follow the LayerNorm (SALMONN pads after it), so they are zeros exactly.
@@ -42,9 +42,8 @@ class WindowQFormer(nn.Module):
             return self.speech_norm(features)
         parts = [self.speech_norm.normalized_shape[0], self.audio_norm.normalized_shape[0]]
         speech, audio = features.split(parts, dim=-1)
-        place = torch.arange(features.shape[1], device=features.device)
-        given = place[None] < audio_frames[:, None]
-        audio = self.audio_norm(audio).masked_fill(~given[..., None], 0.0)
+        given = (audio != 0).any(-1, keepdim=True)
+        audio = self.audio_norm(audio).masked_fill(~given, 0.0)
         return torch.cat([self.speech_norm(speech), audio.to(speech.dtype)], dim=-1)
 
     def windows(self, frames: Tensor, num_windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,22 +60,19 @@ class WindowQFormer(nn.Module):
         mask = torch.arange(most, device=frames.device)[None] < num_windows[:, None]
         return frames[:, : most * self.frames].unflatten(1, (most, self.frames))[mask], mask
 
-    def forward(
-        self, features: Tensor, num_windows: Tensor, audio_frames: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, num_windows: Tensor) -> tuple[Tensor, Tensor]:
         """Summarise every window.
 
         Args:
             features: (B, F, D) raw encoder features, F at least frames per window times the most windows.
             num_windows: (B,) int64, at least 1 in some row.
-            audio_frames: (B,) int64, see ``fuse``.
 
         Returns:
             Embeddings (B, N * queries, d) of the backbone's width, zero where not real, and their mask, bool.
 
         Cost: windows of padding are not computed.
         """
-        windows, mask = self.windows(self.fuse(features, audio_frames), num_windows)
+        windows, mask = self.windows(self.fuse(features), num_windows)
         query = self.query.expand(len(windows), -1, -1)
         summaries = self.qformer(query_embeds=query, encoder_hidden_states=windows).last_hidden_state
         tokens = self.projection(summaries).flatten(0, 1)
