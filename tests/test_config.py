@@ -32,8 +32,8 @@ def test_save_and_load_give_equal_settings(tmp_path: Path) -> None:
 
 def test_overrides_reach_nested_settings(tmp_path: Path) -> None:
     PretrainSettings.of(MINIMAL).save(tmp_path / "s.yaml")
-    changed = PretrainSettings.load(tmp_path / "s.yaml", ["train.max_steps=7", "model.lora.target_modules=[a, b]"])
-    assert changed.train.max_steps == 7 and changed.model.lora.target_modules == ["a", "b"]
+    changed = PretrainSettings.load(tmp_path / "s.yaml", ["train.max_steps=7", "model.lora.targets=[a, b]"])
+    assert changed.train.max_steps == 7 and changed.model.lora.targets == ["a", "b"]
 
 
 @pytest.mark.parametrize("override", ["train.max_stepz=7", "trian.max_steps=7", "train.max_steps=many", "nonsense"])

@@ -116,7 +116,7 @@ class LoraSettings(Settings):
     r: int = 8
     alpha: int = 32
     dropout: float = 0.1
-    target_modules: list[str] | None = None
+    targets: list[str] | None = None
 
 
 class ModelSettings(Settings):

@@ -73,7 +73,7 @@ def _to(value: Any, device: torch.device) -> Any:
 def _write(writer: FeatureStoreWriter, start: int, states: Tensor, mask: Tensor) -> None:
     span, span_mask = take_span(states, mask)
     for offset, (rows, keep) in enumerate(zip(span.float().cpu(), span_mask.cpu(), strict=True)):
-        writer.add(f"{start + offset}", rows[keep].numpy(), 0)
+        writer.add(f"{start + offset}", rows[keep].numpy())
 
 
 def _store(folder: Path, side: str, layer: int) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def cached_features(model: Any, processor: Any, manifests: list[str], folder: st
         CheckpointError: The store was written by other encoders.
     """
     path = Path(folder)
-    fingerprint = model.config.encoder_fingerprint
+    fingerprint = encoder_fingerprint(model.config)
     missing = SpeechDataset([Manifest(manifest) for manifest in manifests]).clips()
     if (path / "store.json").exists():
         known = FeatureStore(path, fingerprint=fingerprint)
@@ -31,6 +33,12 @@ def cached_features(model: Any, processor: Any, manifests: list[str], folder: st
     if len(missing):
         _encode(model, processor, missing, path, fingerprint, batch_size)
     return FeatureStore(path, fingerprint=fingerprint)
+
+
+def encoder_fingerprint(config: Any) -> str:
+    """Name the frozen encoders and how much of their output is kept."""
+    known = [config.bases.get(role, {}).get("fingerprint") for role in ("speech_encoder", "audio_encoder")]
+    return hashlib.sha256(json.dumps([*known, config.speech_tokens]).encode()).hexdigest()
 
 
 @torch.no_grad()
@@ -42,7 +50,7 @@ def _encode(model: Any, processor: Any, clips: SpeechDataset, path: Path, finger
         for start in range(0, len(order), batch_size):
             rows = [clips[i] for i in order[start : start + batch_size]]
             audio = processor.audio_inputs([samples for _, samples in rows])
-            frames = model.encode_audio(**audio.to(model.device))
-            for (utterance, _), features, length in zip(rows, frames, audio["num_samples"], strict=True):
-                writer.add(feature_key(utterance), features[: model.config.frames_for(int(length))].cpu().numpy())
+            frames = model.encode_audio(**{name: value.to(model.device) for name, value in audio.items()})
+            for (utterance, samples), features in zip(rows, frames.cpu(), strict=True):
+                writer.add(feature_key(utterance), features[: model.config.frames_for(len(samples))].numpy())
             bar.advance(task, len(rows))

@@ -23,6 +23,7 @@ from aista.alignment.base import Alignment
 from aista.config import TrainSettings
 from aista.data.sampling import LengthGroupedSampler
 from aista.errors import TrainingError
+from aista.model.assembly import read_trained
 from aista.model.spans import take_span
 from aista.training.callbacks import Progress, StopOnSignal
 from aista.training.schedule import learning_rate
@@ -221,7 +222,7 @@ class AistaTrainer(Trainer):
             (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.accelerator.unwrap_model(model or self.model).load_trained(resume_from_checkpoint)
+        self.accelerator.unwrap_model(model or self.model).load_trainable(read_trained(Path(resume_from_checkpoint)))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
