@@ -98,70 +98,53 @@ def line_chart(
     drawn = [(row, [p for p in row.points if all(map(math.isfinite, p))]) for row in series]
     drawn = [(row, points) for row, points in drawn if points]
     if not drawn:
-        return f'<svg viewBox="0 0 {width} 40" role="img" aria-label="{escape(label)}: no data"></svg>'
+        return _svg(width, 40, f"{label}: no data", [_text("tick", 0, 24, "no data")])
     xs = [x for _, points in drawn for x, _ in points]
     ys = [y for _, points in drawn for _, y in points] + [level.value for level in levels]
-    y_range = y_range or _padded(min(ys), max(ys), log)
-    frame = _Frame(width, height, 46, 118, 12, 40, (min(xs), max(xs)), y_range, log)
+    bounds = y_range or _padded(min(ys), max(ys), log)
+    frame = _Frame(width, height, 46, 118, 12, 40, (min(xs), max(xs)), bounds, log)
     parts = [*_y_axis(frame), *_x_axis(frame, x_ticks or _ticks(*frame.x_range), x_label)]
     names: list[tuple[float, str, str]] = []
     for level in levels:
-        y = frame.y(level.value)
-        parts.append(
-            f'<line class="{level.style}" x1="{frame.left}" x2="{width - frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        names.append((y, f"{level.name} {level.value:.{max(digits, 3)}f}", f"name {level.style}"))
+        parts.append(_rule(level.style, frame.left, width - frame.right, frame.y(level.value)))
+        names.append((frame.y(level.value), f"{level.name} {level.value:.{max(digits, 3)}f}", level.style))
     for row, points in drawn:
         parts += _line(frame, row, points, digits)
-        names.append((frame.y(points[-1][1]), row.name, f"name {row.style}"))
-    for y, text, style in _apart(names, 14.0):
-        parts.append(
-            f'<text class="{style}" x="{width - frame.right + 9}" y="{y + 4:.1f}">{escape(text)}</text>'
-        )
+        names.append((frame.y(points[-1][1]), row.name, row.style))
+    parts += [
+        _text(f"name {style}", width - frame.right + 9, y + 4, name) for y, name, style in _apart(names)
+    ]
     return _svg(width, height, label, parts)
 
 
 def _line(frame: _Frame, row: Series, points: list[tuple[float, float]], digits: int) -> list[str]:
     path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
     parts = [f'<polyline class="line {row.style}" points="{path}"/>']
-    for x, y in points if row.dots else ():
-        marked = " marked" if x in row.marked else ""
-        radius = 5.5 if marked else 3.5
-        parts.append(
-            f'<circle class="dot {row.style}{marked}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="{radius}">'
-            f"<title>{escape(row.name)} at {x:g}: {y:.{digits + 1}f}</title></circle>"
-        )
-        if marked:
-            parts.append(
-                f'<text class="value" x="{frame.x(x) + 9:.1f}" y="{frame.y(y) - 7:.1f}">{y:.{digits}f}</text>'
-            )
+    for value in points if row.dots else ():
+        x, y = frame.x(value[0]), frame.y(value[1])
+        told = f"{row.name} at {value[0]:g}: {value[1]:.{digits + 1}f}"
+        if value[0] in row.marked:
+            parts.append(_dot(f"{row.style} marked", x, y, 5.5, told))
+            parts.append(_text("value", x + 9, y - 7, f"{value[1]:.{digits}f}"))
+        else:
+            parts.append(_dot(row.style, x, y, 3.5, told))
     return parts
 
 
 def _y_axis(frame: _Frame) -> list[str]:
     low, high = frame.y_range
-    ticks = _log_ticks(low, high) if frame.log else _ticks(low, high, 4)
     parts = []
-    for tick in ticks:
-        y = frame.y(tick)
-        parts.append(
-            f'<line class="grid" x1="{frame.left}" x2="{frame.width - frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" text-anchor="end" x="{frame.left - 8}" y="{y + 4:.1f}">{tick:g}</text>'
-        )
+    for tick in _log_ticks(low, high) if frame.log else _ticks(low, high, 4):
+        parts.append(_rule("grid", frame.left, frame.width - frame.right, frame.y(tick)))
+        parts.append(_text("tick", frame.left - 8, frame.y(tick) + 4, f"{tick:g}", "end"))
     return parts
 
 
 def _x_axis(frame: _Frame, ticks: Sequence[float], label: str) -> list[str]:
     y = frame.height - frame.bottom
-    parts = [
-        f'<text class="tick" text-anchor="middle" x="{frame.x(tick):.1f}" y="{y + 18:.1f}">{tick:g}</text>'
-        for tick in ticks
-    ]
     middle = (frame.left + frame.width - frame.right) / 2
-    parts.append(
-        f'<text class="axis" text-anchor="middle" x="{middle:.1f}" y="{y + 36:.1f}">{escape(label)}</text>'
-    )
-    return parts
+    parts = [_text("tick", frame.x(tick), y + 18, f"{tick:g}", "middle") for tick in ticks]
+    return [*parts, _text("axis", middle, y + 36, label, "middle")]
 
 
 def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
@@ -188,7 +171,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
-def _apart(names: list[tuple[float, str, str]], distance: float) -> list[tuple[float, str, str]]:
+def _apart(names: list[tuple[float, str, str]], distance: float = 14.0) -> list[tuple[float, str, str]]:
     """Move labels down until none covers another."""
     placed: list[tuple[float, str, str]] = []
     for y, text, style in sorted(names):
@@ -216,57 +199,49 @@ def dumbbells(pairs: Sequence[Pair], *, label: str, names: tuple[str, str], widt
     parts = []
     for tick in range(0, 101, 20):
         x = frame.x(tick)
-        parts.append(
-            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 8}" y2="{height - 34}"/>'
-            f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{height - 14}">{tick}</text>'
-        )
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 8}" y2="{height - 34}"/>')
+        parts.append(_text("tick", x, height - 14, str(tick), "middle"))
     for row, pair in enumerate(pairs):
         y = top + step * row + step / 2
-        parts.append(
-            f'<text class="row" text-anchor="end" x="172" y="{y + 4:.1f}">{escape(pair.name)}</text>'
-        )
+        parts.append(_text("row", 172, y + 4, pair.name, "end"))
+        parts.append(_rule("joint", frame.x(pair.base), frame.x(pair.system), y))
         ends = ((pair.base, pair.base_half_width, "base"), (pair.system, pair.system_half_width, "system"))
-        parts.append(
-            f'<line class="joint" x1="{frame.x(pair.base):.1f}" x2="{frame.x(pair.system):.1f}" '
-            f'y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
         for (value, half, style), shift in zip(ends, (-3.5, 3.5), strict=True):
-            low, high = max(value - half, 0), min(value + half, 100)
+            low, high = frame.x(max(value - half, 0)), frame.x(min(value + half, 100))
             if half:
-                parts.append(
-                    f'<line class="whisker {style}" x1="{frame.x(low):.1f}" x2="{frame.x(high):.1f}" '
-                    f'y1="{y + shift:.1f}" y2="{y + shift:.1f}"/>'
-                )
-            parts.append(
-                f'<circle class="dot {style}" cx="{frame.x(value):.1f}" cy="{y + shift:.1f}" r="5.5">'
-                f"<title>{escape(pair.name)}, {style}: {value:.1f} (± {half:.1f})</title></circle>"
-            )
-    parts.append(
-        f'<circle class="dot base" cx="{frame.left + 4}" cy="12" r="5"/>'
-        f'<text class="name base" x="{frame.left + 15}" y="16">{escape(names[0])}</text>'
-        f'<circle class="dot system" cx="{frame.left + 76}" cy="12" r="5"/>'
-        f'<text class="name system" x="{frame.left + 87}" y="16">{escape(names[1])}</text>'
-    )
+                parts.append(_rule(f"whisker {style}", low, high, y + shift))
+            told = f"{pair.name}: {value:.1f}" + (f" ± {half:.1f}" if half else "")
+            parts.append(_dot(style, frame.x(value), y + shift, 5.5, told))
+    for style, name, x in (("base", names[0], frame.left + 4), ("system", names[1], frame.left + 80)):
+        parts += [_dot(style, x, 12, 5, name), _text(f"name {style}", x + 11, 16, name)]
     return _svg(width, height, label, parts)
 
 
 def waveform(samples: np.ndarray, *, bars: int = 120, width: int = 720, height: int = 64) -> str:
     """Draw the loudness of a clip over time as mirrored bars (the peak of each stretch)."""
+    shapes = [_wave(samples, 0, 0, width, height, bars)]
+    return _svg(width, height, "waveform", shapes, extra=' preserveAspectRatio="none"')
+
+
+def _wave(samples: np.ndarray, left: float, top: float, width: float, height: float, bars: int) -> str:
     peaks = np.array([np.abs(part).max(initial=0.0) for part in np.array_split(samples, bars)])
-    peaks = peaks / (peaks.max() or 1.0)
-    step = width / bars
-    middle = height / 2
+    reach = np.maximum(1.0, peaks / (peaks.max() or 1.0) * (height / 2 - 2))
+    step, middle = width / bars, top + height / 2
     path = " ".join(
-        f"M{i * step + step / 2:.1f} {middle - max(1.0, peak * (middle - 2)):.1f}V"
-        f"{middle + max(1.0, peak * (middle - 2)):.1f}"
-        for i, peak in enumerate(peaks)
+        f"M{left + (i + 0.5) * step:.1f} {middle - half:.1f}V{middle + half:.1f}"
+        for i, half in enumerate(reach)
     )
-    shapes = [f'<path class="wave" d="{path}" stroke-width="{step * 0.55:.2f}"/>']
-    return _svg(width, height, "waveform", shapes, extra='preserveAspectRatio="none"')
+    return f'<path class="wave" d="{path}" stroke-width="{step * 0.55:.2f}"/>'
 
 
 def heat_map(
-    plan: Sequence[Sequence[float]], tokens: Sequence[str], *, label: str, cell: int = 26, gutter: int = 92
+    plan: Sequence[Sequence[float]],
+    tokens: Sequence[str],
+    *,
+    label: str,
+    samples: np.ndarray | None = None,
+    cell: int = 26,
+    gutter: int = 92,
 ) -> str:
     """Draw a transport plan: columns are windows of speech in time, rows are tokens, dark is much mass.
 
@@ -276,38 +251,44 @@ def heat_map(
         plan: n windows x m tokens.
         tokens: m texts.
         label: What the figure shows.
+        samples: The sound of exactly these windows, drawn above them.
         cell: Side of a cell in units of the view box.
         gutter: Room for the tokens' texts.
     """
     shares = np.asarray(plan, dtype=float)
     shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
     n, m = shares.shape
-    width, height = gutter + n * cell + 4, m * cell + 26
-    parts = [f'<rect class="field" x="{gutter}" y="0" width="{n * cell}" height="{m * cell}"/>']
+    top = 44 if samples is not None else 0
+    width, height = gutter + n * cell + 4, top + m * cell + 26
+    parts = [_wave(samples, gutter, 0, n * cell, 38, 5 * n)] if samples is not None else []
+    parts.append(f'<rect class="field" x="{gutter}" y="{top}" width="{n * cell}" height="{m * cell}"/>')
     for j, token in enumerate(tokens):
-        parts.append(
-            f'<text class="token" text-anchor="end" x="{gutter - 9}" y="{(j + 0.5) * cell + 4.5:.1f}">'
-            f"{escape(token.strip() or '␣')}</text>"
-        )
+        parts.append(_text("token", gutter - 9, top + (j + 0.5) * cell + 4.5, token.strip() or "␣", "end"))
     for i, j in zip(*np.nonzero(shares > 0.005), strict=True):
-        share = shares[i, j]
+        place = f'x="{gutter + i * cell + 1}" y="{top + j * cell + 1}" width="{cell - 2}" height="{cell - 2}"'
+        told = f"window {i + 1} → {tokens[j].strip()}: {100 * shares[i, j]:.0f} %"
         parts.append(
-            f'<rect class="mass" x="{gutter + i * cell + 1}" y="{j * cell + 1}" width="{cell - 2}" '
-            f'height="{cell - 2}" rx="3" opacity="{share:.2f}"><title>window {i + 1} → '
-            f"{escape(str(tokens[j]).strip())}: {100 * share:.0f} %</title></rect>"
+            f'<rect class="mass" {place} rx="3" opacity="{shares[i, j]:.2f}"><title>{escape(told)}</title></rect>'
         )
-    parts += [
-        f'<text class="tick" text-anchor="middle" x="{gutter + (i + 0.5) * cell:.1f}" '
-        f'y="{m * cell + 18}">{i + 1}</text>'
-        for i in range(n)
-        if n <= 24 or i % 5 == 0
-    ]
-    return _svg(width, height, label, parts)
+    numbered = (i for i in range(n) if n <= 24 or i % 5 == 0)
+    parts += [_text("tick", gutter + (i + 0.5) * cell, height - 8, str(i + 1), "middle") for i in numbered]
+    cursor = f'x="{gutter}" y="{top}" width="2" height="{m * cell}" style="--span:{n * cell}px"'
+    return _svg(width, height, label, [*parts, f'<rect class="cursor" {cursor}/>'])
+
+
+def _rule(style: str, x1: float, x2: float, y: float) -> str:
+    return f'<line class="{style}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def _dot(style: str, x: float, y: float, radius: float, told: str) -> str:
+    place = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius}"'
+    return f'<circle class="dot {style}" {place}><title>{escape(told)}</title></circle>'
+
+
+def _text(style: str, x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _svg(width: float, height: float, label: str, parts: Sequence[str], extra: str = "") -> str:
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}" {extra}>'
-        + "".join(parts)
-        + "</svg>"
-    )
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}"{extra}>'
+    return head + "".join(parts) + "</svg>"

@@ -124,7 +124,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _finished(path: Path, settings: EvaluateSettings, fingerprint: str) -> dict[str, Any] | None:
-    """Return the results of an evaluation of this very model under these very settings, if it was finished."""
+    """Return the results of a finished evaluation of this very model under these very settings."""
     if not path.exists():
         return None
     kept = json.loads(path.read_text(encoding="utf-8"))
