@@ -57,11 +57,6 @@ class BeatsConfig(PreTrainedConfig):
     min_samples: int = SAMPLES_PER_SECOND
     initializer_range: float = 0.02
 
-    def frames_for(self, num_samples: int) -> int:
-        """Return how many feature vectors ``num_samples`` of audio give: 8 per 16 whole filterbank frames."""
-        fbank_frames = 1 + (max(num_samples, self.min_samples) - 400) // 160
-        return max(0, fbank_frames) // self.patch_size * (self.num_mel_bins // self.patch_size)
-
 
 @strict
 class AistaConfig(PreTrainedConfig):

@@ -138,11 +138,8 @@ class AistaProcessor(ProcessorMixin):
         if source_text is not None:
             slots = [spans.text_ids(self.tokenizer, line) for line in source_text]
         else:
-            batch |= (
-                self._audio(audio, sampling_rate)
-                if audio is not None
-                else self._cached(features, num_samples)
-            )
+            heard = audio is not None
+            batch = self.audio_inputs(audio, sampling_rate) if heard else self._cached(features, num_samples)
             slots = [self.config.tokens_for(n) for n in batch["num_samples"].tolist()]
         side = padding_side or ("left" if targets is None else "right")
         batch |= self._sequences(texts, slots, targets, side, max_target_tokens)
@@ -206,7 +203,7 @@ class AistaProcessor(ProcessorMixin):
     def audio_inputs(
         self, audio: Sequence[np.ndarray], sampling_rate: int = SAMPLE_RATE_HZ
     ) -> dict[str, Tensor]:
-        """Return what the encoders take: ``input_features``, ``num_samples``, and for BEATs ``fbank``, ``fbank_mask``.
+        """Return what ``encode_audio`` takes: ``input_features``, ``num_samples``, ``fbank``, ``fbank_mask``.
 
         Raises:
             ModelInputError: A recording is empty, not finite, too long, of another rate or of another kind.

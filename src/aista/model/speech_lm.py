@@ -314,14 +314,17 @@ class AistaForConditionalGeneration(PreTrainedModel):
         Gradient: none. Cost: only the blocks below the highest layer run; LoRA is active, dropout is off.
         """
         embeds = self._embed(transcript_input_ids, transcript_attention_mask, None)
-        with hidden.eval_mode(self.backbone), hidden.truncated(self.backbone, self.family, layers) as top:
-            with hidden.capture(self.backbone, self.family, layers, top) as states:
-                self.family.decoder_of(self.backbone)(
-                    inputs_embeds=embeds,
-                    attention_mask=transcript_attention_mask,
-                    position_ids=self._positions(transcript_attention_mask),
-                    use_cache=False,
-                )
+        with (
+            hidden.eval_mode(self.backbone),
+            hidden.truncated(self.backbone, self.family, layers) as top,
+            hidden.capture(self.backbone, self.family, layers, top) as states,
+        ):
+            self.family.decoder_of(self.backbone)(
+                inputs_embeds=embeds,
+                attention_mask=transcript_attention_mask,
+                position_ids=self._positions(transcript_attention_mask),
+                use_cache=False,
+            )
         return states
 
     @torch.no_grad()

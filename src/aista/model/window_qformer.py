@@ -1,8 +1,7 @@
 """The window Q-Former: 17 encoder frames (0.34 s) become one embedding of the backbone.
 
 Everything trainable besides LoRA lives here: a LayerNorm per encoder, the queries, the Q-Former
-(transformers'
-BLIP-2 one, which computes what SALMONN's does) and the projection to the backbone's width.
+(transformers' BLIP-2 one, which computes what SALMONN's does) and the projection to the backbone's width.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ class WindowQFormer(nn.Module):
         """Normalise each encoder's features; zeros stand where the audio encoder gave nothing.
 
         Args:
-            features: (B, F, D) outputs of the speech encoder and of the audio encoder, concatenated; a frame that
-                the audio encoder did not give is all zeros in its part.
+            features: (B, F, D) outputs of the speech encoder and of the audio encoder, concatenated; a frame
+                that the audio encoder did not give is all zeros in its part.
 
         Returns:
             (B, F, D). The zeros follow the LayerNorm (SALMONN pads after it), so they are zeros exactly.
