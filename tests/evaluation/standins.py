@@ -20,8 +20,6 @@ END = 1
 class Tokenizer:
     """One token per character; 0 pads, 1 ends."""
 
-    all_special_ids = [0, END]
-
     def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
         return "".join(chr(token) for token in tokens if token > END or not skip_special_tokens)
 
@@ -56,7 +54,9 @@ class Model:
 
     @property
     def config(self) -> SimpleNamespace:
-        return SimpleNamespace(directions=self.directions, max_windows=self.max_windows, frames_per_window=17)
+        return SimpleNamespace(
+            directions=self.directions, max_windows=self.max_windows, frames_per_window=17, end_token_id=END
+        )
 
     def generate(self, answers, *, max_new_tokens, num_beams, **_: Any) -> torch.Tensor:
         self.batches.append(len(answers))

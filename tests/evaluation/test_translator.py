@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from aista.errors import AudioError, ConfigError
+from aista.errors import AudioError, CheckpointError, ConfigError
 from aista.evaluation.settings import GenerationSettings
 from aista.evaluation.translator import Translator, load
 
@@ -120,7 +120,7 @@ def test_a_direction_the_model_does_not_know_lists_those_it_does():
 
 
 def test_load_refuses_what_is_not_there():
-    with pytest.raises(ConfigError, match="no model 'aista:nonesuch'"):
+    with pytest.raises(CheckpointError, match="aista:nonesuch"):
         load("aista:nonesuch")
     with pytest.raises(ConfigError, match="num_beans"):
         load(num_beans=3)

@@ -266,9 +266,9 @@ def heat_map(
         parts.append(_text("token", gutter - 9, top + (j + 0.5) * cell + 4.5, token.strip() or "␣", "end"))
     for i, j in zip(*np.nonzero(shares > 0.005), strict=True):
         place = f'x="{gutter + i * cell + 1}" y="{top + j * cell + 1}" width="{cell - 2}" height="{cell - 2}"'
-        told = f"window {i + 1} → {tokens[j].strip()}: {100 * shares[i, j]:.0f} %"
+        told = escape(f"window {i + 1} → {tokens[j].strip()}: {100 * shares[i, j]:.0f} %")
         parts.append(
-            f'<rect class="mass" {place} rx="3" opacity="{shares[i, j]:.2f}"><title>{escape(told)}</title></rect>'
+            f'<rect class="mass" {place} rx="3" opacity="{shares[i, j]:.2f}"><title>{told}</title></rect>'
         )
     numbered = (i for i in range(n) if n <= 24 or i % 5 == 0)
     parts += [_text("tick", gutter + (i + 0.5) * cell, height - 8, str(i + 1), "middle") for i in numbered]

@@ -71,7 +71,7 @@ def answer(
         inputs = {key: _placed(value, model) for key, value in inputs.items()}
         options = generation.model_dump(exclude={"batch_size"})
         new_tokens = model.generate(**inputs, **options, do_sample=False)
-        answers += [_read(row, processor, generation.max_new_tokens) for row in new_tokens.tolist()]
+        answers += [_read(row, model, processor, generation.max_new_tokens) for row in new_tokens.tolist()]
     return answers
 
 
@@ -91,11 +91,13 @@ def _placed(value: Any, model: Any) -> Any:
     return value.to(model.device) if isinstance(value, torch.Tensor) else value
 
 
-def _read(tokens: list[int], processor: Any, max_new_tokens: int) -> Answer:
-    """Turn new tokens into text; an answer of full length whose last token closes nothing is unfinished."""
-    special = set(processor.tokenizer.all_special_ids)
+def _read(tokens: list[int], model: Any, processor: Any, max_new_tokens: int) -> Answer:
+    """Turn new tokens into text, up to the end token."""
+    end = model.config.end_token_id
+    ended = end in tokens
+    tokens = tokens[: tokens.index(end)] if ended else tokens
     text = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    return Answer(text, finished=len(tokens) < max_new_tokens or tokens[-1] in special)
+    return Answer(text, finished=ended or len(tokens) < max_new_tokens)
 
 
 def instruction_of(utterance: Utterance) -> str:

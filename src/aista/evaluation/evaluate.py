@@ -21,7 +21,7 @@ from aista.evaluation.decode import Hypothesis, decode, longest_seconds, read_hy
 from aista.evaluation.inside import hears, teacher_forced_accuracy, transport_costs
 from aista.evaluation.settings import EvaluateSettings
 from aista.evaluation.significance import Comparison, paired_bootstrap
-from aista.evaluation.translator import model_folder
+from aista.model.bases import locate
 from aista.selection.report import LayerReport
 
 RESULTS = "results.json"
@@ -321,7 +321,7 @@ def _hypotheses_of(folder: Path) -> dict[tuple[str, str], Hypothesis]:
 def model_fingerprint(name: str) -> str:
     """Identify a model folder by the content of its configuration and weights."""
     digest = hashlib.sha256()
-    folder = Path(model_folder(name))
+    folder = locate(name)
     for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         if path.name not in ("training.json", "history.json"):
             digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())

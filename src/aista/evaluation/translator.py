@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -89,11 +88,12 @@ def load(
     """
     name = SHIPPED if path is None else os.fspath(path)
     generation = GenerationSettings.of(options, source="the options of load")
-    folder = model_folder(name)
 
+    from aista.model.bases import locate
     from aista.model.processing import AistaProcessor
     from aista.model.speech_lm import AistaForConditionalGeneration
 
+    folder = locate(name)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = AistaForConditionalGeneration.from_pretrained(folder).to(place).eval()
     return Translator(model, AistaProcessor.from_pretrained(folder), name=name, generation=generation)
@@ -285,21 +285,3 @@ def read(sound: Sound) -> tuple[np.ndarray, str]:
     if not np.isfinite(sound).all():
         raise AudioError("The samples hold something that is no number.", got="NaN or infinity")
     return sound.astype(np.float32, copy=False), "<samples>"
-
-
-def model_folder(name: str) -> str:
-    """Return the folder of a model by path or by the name of one that comes with the package.
-
-    Raises:
-        ConfigError: The package holds no model of this name.
-    """
-    if not name.startswith("aista:"):
-        return name
-    folder = Path(__file__).parent.parent / "demo" / "weights" / name.removeprefix("aista:")
-    if not (folder / "config.json").exists():
-        raise ConfigError(
-            f"This installation holds no model {name!r}.",
-            expected=str(folder),
-            advice="Build the embedded models with `aista demo build`, or name a model folder.",
-        )
-    return str(folder)
