@@ -128,16 +128,19 @@ def load_parts(
     audio = bases.load_audio_encoder(paths["audio_encoder"]) if "audio_encoder" in paths else None
     if audio is not None:
         audio.config.batch_invariant = config.audio_config.batch_invariant  # type: ignore[union-attr]
+    backbone = bases.load_backbone(
+        paths["backbone"],
+        dtype,
+        quantization=quantization,
+        device_map=device_map,
+        attn_implementation=attn_implementation,
+    )
+    if config.extra_rows:
+        bases.append_rows(backbone, config.extra_rows)
     return {
         "speech_encoder": bases.load_speech_encoder(paths["speech_encoder"], dtype),
         "audio_encoder": audio,
-        "backbone": bases.load_backbone(
-            paths["backbone"],
-            dtype,
-            quantization=quantization,
-            device_map=device_map,
-            attn_implementation=attn_implementation,
-        ),
+        "backbone": backbone,
     }
 
 

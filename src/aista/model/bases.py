@@ -231,6 +231,15 @@ def load_backbone(
     return model
 
 
+@torch.no_grad()
+def append_rows(backbone: nn.Module, count: int) -> None:
+    """Append rows of zeros to a backbone's vocabulary, in place."""
+    rows = backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    backbone.resize_token_embeddings(rows + count, mean_resizing=False)  # type: ignore[operator]
+    backbone.get_input_embeddings().weight[rows:] = 0  # type: ignore[operator]
+    backbone.get_output_embeddings().weight[rows:] = 0  # type: ignore[operator]
+
+
 def quantization_config(name: str, dtype: torch.dtype) -> Any:
     """Return transformers' own settings for a 4-bit (nf4) or 8-bit backbone.
 

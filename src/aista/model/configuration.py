@@ -80,6 +80,8 @@ class AistaConfig(PreTrainedConfig):
         family: Backbone family: a module of ``aista.model.backbones`` or a dotted name; None: by
         ``model_type``.
         pad_token_id, end_token_id: Fills rows; closes an answer.
+        extra_rows: Rows of zeros after the backbone's vocabulary (SALMONN adds one for its ``[PAD]``, and its
+            zero logit takes part in the softmax).
         seed: Of the trainable parts' first values.
     """
 
@@ -105,6 +107,7 @@ class AistaConfig(PreTrainedConfig):
     family: str | None = None
     pad_token_id: int = 0
     end_token_id: int = 0
+    extra_rows: int = 0
     seed: int = 0
     tie_word_embeddings: bool = False
 
