@@ -54,7 +54,7 @@ class LengthGroupedSampler(Sampler[int]):
                 "There is nothing to sample from.", got=f"{len(self.lengths)} items, batch size {batch_size}"
             )
         self._members = _members(groups, weights, len(self.lengths))
-        self._counts = _shares(weights, len(self.lengths)) if weights else {}
+        self._counts = shares(weights, len(self.lengths)) if weights else {}
         self.on_epoch = on_epoch
         self.epoch = 0
         self._start_batch = 0
@@ -89,7 +89,7 @@ class LengthGroupedSampler(Sampler[int]):
             return np.arange(len(self.lengths))
         return np.concatenate(
             [
-                _endless_rounds(self._members[name], count * epoch, count, [self.seed, position])
+                rounds(self._members[name], count * epoch, count, [self.seed, position])
                 for position, (name, count) in enumerate(sorted(self._counts.items()))
             ]
         )
@@ -155,7 +155,7 @@ def _members(
     return members
 
 
-def _shares(weights: dict[str, float], total: int) -> dict[str, int]:
+def shares(weights: dict[str, float], total: int) -> dict[str, int]:
     """Split ``total`` items by weight; the largest remainders take what rounding leaves."""
     exact = {name: total * weight / sum(weights.values()) for name, weight in weights.items()}
     counts = {name: int(share) for name, share in exact.items()}
@@ -165,11 +165,11 @@ def _shares(weights: dict[str, float], total: int) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _endless_rounds(items: np.ndarray, start: int, count: int, seed: list[int]) -> np.ndarray:
+def rounds(items: np.ndarray, start: int, count: int, seed: list[int]) -> np.ndarray:
     """Return ``count`` items from position ``start`` of an endless sequence of shuffled rounds."""
-    rounds = range(start // len(items), (start + count - 1) // len(items) + 1)
+    numbers = range(start // len(items), (start + count - 1) // len(items) + 1)
     sequence = np.concatenate(
-        [np.random.default_rng([*seed, number]).permutation(items) for number in rounds]
+        [np.random.default_rng([*seed, number]).permutation(items) for number in numbers]
     )
-    first = start - rounds.start * len(items)
+    first = start - numbers.start * len(items)
     return sequence[first : first + count]

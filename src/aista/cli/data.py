@@ -1,0 +1,209 @@
+"""``aista data``: look at manifests, rearrange them, make them from corpora and other formats."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aista.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aista.data.checks import CheckReport
+
+app = typer.Typer(
+    no_args_is_help=True, help="Check, show, split, mix, cut, prepare, import and export manifests."
+)
+
+ManifestPath = Annotated[Path, typer.Argument(help="A manifest: JSON lines, one utterance a line.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+Seed = Annotated[int, typer.Option(help="Another seed, another choice.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Workers = Annotated[int, typer.Option(min=1, help="Threads that read audio.")]
+
+
+@app.command()
+def check(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests: JSON lines, one utterance a line.")],
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode all audio (finds corrupt, silent, clipped).")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    workers: Workers = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Find everything wrong with manifests and their audio. Exit code 0: fit to train on; 1: not."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from aista.data.checks import check as run
+    from aista.data.manifest import Manifest
+
+    reports = []
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        for path in manifests:
+            manifest = Manifest(path)
+            task = bar.add_task(path.name, total=len(manifest))
+            reports.append(run(manifest, decode=decode, workers=workers, progress=partial(bar.advance, task)))
+    if as_json:
+        typer.echo(json.dumps([report.to_dict() for report in reports], ensure_ascii=False, indent=1))
+    else:
+        for report in reports:
+            _print_report(report)
+    if not all(report.ok and not (strict and report.problems) for report in reports):
+        raise typer.Exit(1)
+
+
+def _print_report(report: CheckReport) -> None:
+    """Print a check for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from aista.data.checks import EXAMPLES, HISTOGRAM_EDGES
+
+    console = Console(highlight=False)
+    verdict = "[green]fit to train on[/]" if report.ok else "[bold red]not fit to train on[/]"
+    heard = "audio decoded" if report.decoded else "audio headers read (--decode looks inside)"
+    console.print(f"[bold]{report.path}[/]: {verdict}; {report.rows:,} rows, {report.hours:,.2f} h, {heard}")
+    counts = [
+        f"{task} {n:,} ({report.hours_by_task.get(task, 0):,.2f} h)"
+        for task, n in report.rows_by_task.items()
+    ]
+    console.print("  tasks      " + ", ".join(counts))
+    for title, values in (("directions", report.rows_by_direction), ("corpora", report.rows_by_corpus)):
+        console.print(
+            f"  {title:<10} " + ", ".join(f"{name} {n:,}" for name, n in values.most_common(8)), markup=False
+        )
+    most = max(*report.histogram, 1)
+    for low, high, count in zip(HISTOGRAM_EDGES, HISTOGRAM_EDGES[1:], report.histogram, strict=False):
+        if count:
+            console.print(
+                f"  {low:>5g} - {high:<5g} s  {'█' * -(-40 * count // most)} {count:,}", markup=False
+            )
+    if report.problems:
+        table = Table("problem", "rows", f"the first (at most {EXAMPLES})", show_lines=True)
+        for kind, problem in report.problems.items():
+            colour = "red" if problem.severity == "error" else "yellow"
+            examples = "\n".join(problem.examples).replace("[", r"\[")
+            table.add_row(f"[{colour}]{kind}[/]\n{problem.meaning}", f"{problem.count:,}", examples)
+        console.print(table)
+
+
+@app.command()
+def show(
+    manifest: ManifestPath,
+    row_id: Annotated[str | None, typer.Option("--id", help="Show the row of this id.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="How many rows to show.")] = 3,
+    first: Annotated[int, typer.Option("--from", help="Row to begin with, counted from 0.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show rows and what their audio really is."""
+    from rich.console import Console
+
+    from aista.data.manifest import Manifest
+
+    rows = Manifest(manifest)
+    if row_id is not None:
+        chosen = [index for index, row in enumerate(rows) if row.id == row_id]
+        if not chosen:
+            raise ConfigError(f"{manifest} has no row with id {row_id!r}.")
+    else:
+        chosen = list(range(max(0, first), min(first + count, len(rows))))
+    console = Console(highlight=False)
+    for index in chosen:
+        seen = _seen(rows, index)
+        if as_json:
+            typer.echo(json.dumps(seen, ensure_ascii=False))
+            continue
+        console.print(f"[bold]{rows.where(index)}[/]")
+        for name, value in seen.items():
+            console.print(f"  {name:<12} {value}", markup=False)
+
+
+def _seen(manifest: Any, index: int) -> dict[str, Any]:
+    """Return a row's fields and the facts of its audio file."""
+    from aista.audio.files import probe
+    from aista.errors import AudioError
+
+    row = manifest[index]
+    seen = row.model_dump(exclude_none=True)
+    if row.audio is not None:
+        try:
+            info = probe(manifest.audio_path(row))
+            seen["file"] = (
+                f"{info.duration_seconds:.3f} s, {info.sample_rate_hz} Hz, {info.num_channels} channel(s)"
+            )
+        except AudioError as error:
+            seen["file"] = str(error)
+    return seen
+
+
+@app.command()
+def split(
+    manifest: ManifestPath,
+    parts: Annotated[list[str], typer.Argument(help="Parts and shares: train=0.9 dev=0.05 test=0.05")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; default: beside the manifest.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="What is never divided: id, audio or speaker.")] = "audio",
+    seed: Seed = 0,
+) -> None:
+    """Split a manifest into parts that share no recording, or no speaker."""
+    from aista.data.manifest import Manifest
+    from aista.data.rearrange import split as run
+
+    if by not in ("id", "audio", "speaker"):
+        raise ConfigError(f"Cannot split by {by!r}.", expected="id, audio or speaker")
+    written = run(Manifest(manifest), _numbers(parts), out, by=by, seed=seed)  # type: ignore[arg-type]
+    for path in written.values():
+        typer.echo(f"{len(Manifest(path)):>9,}  {path}")
+
+
+@app.command()
+def mix(
+    parts: Annotated[list[str], typer.Argument(help="Manifests and weights: asr.jsonl=0.7 aac.jsonl=0.3")],
+    out: Out,
+    count: Annotated[
+        int | None, typer.Option(help="Rows of the mixture; default: all of them together.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write a shuffled mixture in which each manifest has its share of the rows."""
+    from aista.data.manifest import Manifest
+    from aista.data.rearrange import mix as run
+
+    weights = _numbers(parts)
+    written = run([Manifest(path) for path in weights], list(weights.values()), out, count=count, seed=seed)
+    typer.echo(f"{written:>9,}  {out}")
+
+
+@app.command()
+def subset(
+    manifest: ManifestPath,
+    out: Out,
+    count: Annotated[int | None, typer.Option(help="How many rows.")] = None,
+    hours: Annotated[float | None, typer.Option(help="How much audio.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write a random subset of a manifest, by rows or by hours."""
+    from aista.data.manifest import Manifest
+    from aista.data.rearrange import subset as run
+
+    typer.echo(f"{run(Manifest(manifest), out, count=count, hours=hours, seed=seed):>9,}  {out}")
+
+
+def _numbers(parts: list[str]) -> dict[str, float]:
+    """Read ``name=number`` arguments."""
+    numbers = {}
+    for part in parts:
+        name, equals, number = part.rpartition("=")
+        try:
+            numbers[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ConfigError(f"Cannot read {part!r}.", expected="NAME=NUMBER, e.g. train=0.9")
+    return numbers

@@ -1,0 +1,289 @@
+"""Everything that can be wrong with a manifest, found before a GPU hour is spent on it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from aista.audio.files import is_silent, load_audio, probe
+from aista.audio.rates import MAX_SECONDS, SAMPLE_RATE_HZ
+from aista.data.manifest import Manifest, Utterance
+from aista.errors import AudioError, ManifestError
+from aista.text.languages import LANGUAGES
+from aista.text.scripts import script_complaint
+
+Severity = Literal["error", "warning"]
+
+# kind -> (severity, what it means)
+KINDS: dict[str, tuple[Severity, str]] = {
+    "bad row": ("error", "is no valid utterance"),
+    "duplicate id": ("error", "has the id of an earlier row"),
+    "unreadable audio": ("error", "the audio is missing, empty, corrupt, or shorter than the span"),
+    "no target": ("error", "lacks the text that its task is trained on"),
+    "unknown language": ("error", "names a language that no prompt can name"),
+    "duration mismatch": ("warning", "the file is longer or shorter than the row says"),
+    "no duration": ("warning", "has no duration: its length has to be read from the file each time"),
+    "long audio": ("warning", f"is longer than the {MAX_SECONDS} s a model hears at once"),
+    "short audio": ("warning", "is shorter than 0.1 s"),
+    "silent audio": ("warning", "nothing in it reaches -60 dBFS"),
+    "clipped audio": ("warning", "more than 0.1 % of its samples are at full scale"),
+    "empty text": ("warning", "has a text that holds nothing"),
+    "odd text": ("warning", "has a text with tags, control characters, or in capitals only"),
+    "odd language": ("warning", "has a text in the script of another language"),
+    "odd rate": ("warning", "has more than 40 characters of text per second of speech"),
+}
+EXAMPLES = 5
+HISTOGRAM_EDGES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 180.0, float("inf"))
+
+_MISMATCH_SECONDS = 0.25
+_CHARACTERS_PER_SECOND = 40.0
+_CLIPPED_SHARE = 0.001
+_TAG = re.compile(r"<[^<>\s]{1,30}>|\[[A-Z_ ]{2,}\]")
+_ROWS_AT_ONCE = 2048
+
+
+@dataclass
+class Problem:
+    """One kind of problem: how often, and where first."""
+
+    severity: Severity
+    meaning: str
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, where: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(where)
+
+
+@dataclass
+class CheckReport:
+    """What a check found.
+
+    Attributes:
+        rows: Rows that are no blank lines, valid or not.
+        hours: Of all rows whose length is known.
+        hours_by_task, rows_by_task, rows_by_direction, rows_by_corpus: Counts of the valid rows.
+        histogram: Rows per length in seconds, between ``HISTOGRAM_EDGES``.
+        problems: By kind, in the order of ``KINDS``; only kinds that occur.
+        decoded: Whether the audio was decoded, or only its headers read.
+    """
+
+    path: str
+    decoded: bool
+    rows: int = 0
+    hours: float = 0.0
+    rows_by_task: Counter[str] = field(default_factory=Counter)
+    hours_by_task: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    rows_by_direction: Counter[str] = field(default_factory=Counter)
+    rows_by_corpus: Counter[str] = field(default_factory=Counter)
+    histogram: list[int] = field(default_factory=lambda: [0] * (len(HISTOGRAM_EDGES) - 1))
+    problems: dict[str, Problem] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error; warnings do not count."""
+        return not any(problem.severity == "error" for problem in self.problems.values())
+
+    def note(self, kind: str, where: str) -> None:
+        self.problems.setdefault(kind, Problem(*KINDS[kind])).add(where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        plain = {
+            name: dict(value) if isinstance(value, dict) else value for name, value in vars(self).items()
+        }
+        edges = [None if edge == float("inf") else edge for edge in HISTOGRAM_EDGES]
+        problems = {kind: asdict(problem) for kind, problem in self.problems.items()}
+        return {"ok": self.ok, **plain, "problems": problems, "histogram_edges_seconds": edges}
+
+
+def check(
+    manifest: Manifest,
+    *,
+    decode: bool = False,
+    workers: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> CheckReport:
+    """Look at every row of a manifest and at its audio.
+
+    Args:
+        decode: Decode every span, which finds corrupt, silent and clipped audio, instead of reading headers.
+        workers: Threads that read audio (decoding releases the interpreter lock).
+        progress: Called with the number of rows done since the last call.
+
+    Cost:
+        Without ``decode`` one file header per row; with it all audio once. Memory: 16 bytes per row.
+    """
+    report = CheckReport(str(manifest.path), decode)
+    ids, files = array("q"), array("q")
+    mismatches: list[tuple[int, str]] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for rows in _batches(manifest, report):
+            heard = list(pool.map(lambda row: _listen(manifest, row[1], decode), rows))
+            for (index, utterance), sound in zip(rows, heard, strict=True):
+                ids.append(hash(utterance.id))
+                files.append(hash(utterance.audio))
+                _check_sound(report, manifest, index, utterance, sound, mismatches)
+                _check_text(report, f"{manifest.where(index)} {utterance.id}", utterance)
+            if progress is not None:
+                progress(len(rows))
+    _check_duplicates(report, manifest, np.array(ids))
+    _report_mismatches(report, manifest, mismatches, np.array(files))
+    report.hours = sum(report.hours_by_task.values())
+    report.problems = {kind: report.problems[kind] for kind in KINDS if kind in report.problems}
+    return report
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """What one look at a row's audio gave; all empty for a row of text."""
+
+    seconds: float | None = None
+    file_seconds: float | None = None
+    error: str | None = None
+    silent: bool = False
+    clipped: bool = False
+
+
+def _batches(manifest: Manifest, report: CheckReport) -> Iterator[list[tuple[int, Utterance]]]:
+    """Yield the valid rows in batches; note the others."""
+    batch: list[tuple[int, Utterance]] = []
+    for index in range(len(manifest)):
+        report.rows += 1
+        try:
+            batch.append((index, manifest[index]))
+        except ManifestError as error:
+            report.note("bad row", f"{manifest.where(index)} {error.got}")
+        if len(batch) == _ROWS_AT_ONCE:
+            yield batch
+            batch = []
+    yield batch
+
+
+def _listen(manifest: Manifest, row: Utterance, decode: bool) -> _Sound:
+    if row.audio is None:
+        return _Sound()
+    path = manifest.audio_path(row)
+    try:
+        whole = probe(path).duration_seconds
+        if not decode:
+            left = whole - row.offset
+            if left <= 0 or (row.duration or 0) > left + _MISMATCH_SECONDS:
+                return _Sound(row.duration, whole, f"the span ends after the file ({whole:.2f} s)")
+            return _Sound(row.duration or left, whole)
+        samples = load_audio(path, offset_seconds=row.offset, duration_seconds=row.duration)
+    except AudioError as error:
+        return _Sound(row.duration, None, error.what + (f" ({error.got})" if error.got else ""))
+    clipped = float(np.mean(np.abs(samples) >= 0.999)) > _CLIPPED_SHARE
+    return _Sound(len(samples) / SAMPLE_RATE_HZ, whole, None, is_silent(samples), clipped)
+
+
+def _check_sound(
+    report: CheckReport,
+    manifest: Manifest,
+    index: int,
+    row: Utterance,
+    sound: _Sound,
+    mismatches: list[tuple[int, str]],
+) -> None:
+    """Count a row's sound and note what is wrong with it."""
+    where = f"{manifest.where(index)} {row.id}"
+    report.rows_by_task[row.task] += 1
+    report.rows_by_corpus[row.corpus or "-"] += 1
+    report.rows_by_direction[row.src_lang + (f"-{row.tgt_lang}" if row.tgt_lang else "")] += 1
+    if sound.error is not None:
+        report.note("unreadable audio", f"{where}: {sound.error}")
+    if sound.seconds is None:
+        return
+    report.hours_by_task[row.task] += sound.seconds / 3600
+    report.histogram[int(np.searchsorted(HISTOGRAM_EDGES, sound.seconds, side="right")) - 1] += 1
+    if row.duration is None:
+        report.note("no duration", where)
+    elif (
+        row.offset == 0 and sound.file_seconds and abs(sound.file_seconds - row.duration) > _MISMATCH_SECONDS
+    ):
+        mismatches.append((index, f"{where}: says {row.duration:.2f} s, is {sound.file_seconds:.2f} s"))
+    for kind, found in [
+        ("long audio", sound.seconds > MAX_SECONDS),
+        ("short audio", sound.seconds < 0.1),
+        ("silent audio", sound.silent),
+        ("clipped audio", sound.clipped),
+        (
+            "odd rate",
+            row.task != "aac" and len(row.text or "") > _CHARACTERS_PER_SECOND * max(sound.seconds, 1),
+        ),
+    ]:
+        if found:
+            report.note(kind, f"{where}: {sound.seconds:.2f} s")
+
+
+def _check_text(report: CheckReport, where: str, row: Utterance) -> None:
+    """Note what is wrong with a row's texts."""
+    try:
+        _ = row.target
+    except ManifestError:
+        report.note("no target", where)
+    for code in {row.src_lang, row.answer_lang}:
+        if code not in LANGUAGES:
+            report.note("unknown language", f"{where}: {code}")
+    for text, code in ((row.text, row.src_lang), (row.translation, row.tgt_lang or row.src_lang)):
+        if text is None:
+            continue
+        if not text.strip():
+            report.note("empty text", where)
+        elif complaint := _oddity(text):
+            report.note("odd text", f"{where}: {complaint}: {text[:60]!r}")
+        elif complaint := script_complaint(text, code):
+            report.note("odd language", f"{where}: {complaint}: {text[:60]!r}")
+
+
+def _oddity(text: str) -> str | None:
+    """Say what in a text is not language."""
+    if found := _TAG.search(text):
+        return f"a tag {found[0]}"
+    if any(unicodedata.category(c) in ("Cc", "Co", "Cn") or c == "\ufffd" for c in text):
+        return "a control or replacement character"
+    letters = [c for c in text if c.isalpha()]
+    if len(letters) > 12 and all(c.isupper() for c in letters):
+        return "capitals only (aista.text.normalize.sentence_case cures it)"
+    return None
+
+
+def _check_duplicates(report: CheckReport, manifest: Manifest, hashes: np.ndarray) -> None:
+    """Note every row whose id stood in an earlier row; ids are compared only where their hashes agree."""
+    values, counts = np.unique(hashes, return_counts=True)
+    repeated = set(values[counts > 1].tolist())
+    if not repeated:
+        return
+    seen: set[str] = set()
+    for index in range(len(manifest)):
+        try:
+            name = manifest[index].id
+        except ManifestError:
+            continue
+        if hash(name) not in repeated:
+            continue
+        if name in seen:
+            report.note("duplicate id", f"{manifest.where(index)} {name}")
+        seen.add(name)
+
+
+def _report_mismatches(
+    report: CheckReport, manifest: Manifest, mismatches: list[tuple[int, str]], files: np.ndarray
+) -> None:
+    """Note rows that do not fit their file, unless other rows share it: then they are spans of it."""
+    values, counts = np.unique(files, return_counts=True)
+    shared = set(values[counts > 1].tolist())
+    for index, text in mismatches:
+        if hash(manifest[index].audio) not in shared:
+            report.note("duration mismatch", text)

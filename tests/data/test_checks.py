@@ -1,0 +1,141 @@
+"""`data check` finds each kind of harm, says where, and passes what is sound."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from aista.audio import write_audio
+from aista.cli.data import app
+from aista.data.checks import KINDS, check
+from aista.data.manifest import Manifest, Utterance, write_manifest
+
+
+def noise(seconds: float, level: float = 0.1) -> np.ndarray:
+    return np.clip(np.random.default_rng(0).normal(0, level, round(seconds * 16_000)), -1, 1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_audio(tmp_path / "good.wav", noise(2))
+    write_audio(tmp_path / "silent.wav", np.zeros(32_000))
+    write_audio(tmp_path / "clipped.wav", noise(2, 3.0))
+    write_audio(tmp_path / "long.wav", noise(31))
+    write_audio(tmp_path / "blip.wav", noise(0.05))
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "garbage.wav").write_bytes(b"RIFFgarbage" * 100)
+    return tmp_path
+
+
+GOOD = {"id": "u", "audio": "good.wav", "duration": 2.0, "text": "A good clip.", "task": "asr"}
+HARMS = {
+    "bad row": [{**GOOD, "lang": "en"}],
+    "duplicate id": [GOOD, GOOD],
+    "unreadable audio": [{**GOOD, "audio": "missing.wav"}],
+    "no target": [{**GOOD, "task": "st", "tgt_lang": "zh"}],
+    "unknown language": [{**GOOD, "src_lang": "xx"}],
+    "duration mismatch": [{**GOOD, "duration": 1.0}],
+    "no duration": [{k: v for k, v in GOOD.items() if k != "duration"}],
+    "long audio": [{**GOOD, "audio": "long.wav", "duration": 31.0}],
+    "short audio": [{**GOOD, "audio": "blip.wav", "duration": 0.05}],
+    "silent audio": [{**GOOD, "audio": "silent.wav"}],
+    "clipped audio": [{**GOOD, "audio": "clipped.wav"}],
+    "empty text": [{**GOOD, "text": "  "}],
+    "odd text": [{**GOOD, "text": "ALL CAPITALS HERE"}],
+    "odd language": [{**GOOD, "task": "st", "tgt_lang": "ja", "translation": "这完全不是日语而是中文。"}],
+    "odd rate": [{**GOOD, "text": "word " * 40}],
+}
+
+
+def run(folder, rows, **options):
+    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return check(Manifest(folder / "m.jsonl"), **options)
+
+
+def test_every_kind_has_its_harm():
+    assert set(HARMS) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", HARMS)
+def test_each_harm_is_found_alone(folder, kind):
+    report = run(folder, HARMS[kind], decode=True)
+    assert list(report.problems) == [kind]
+    assert report.problems[kind].count == 1 and "m.jsonl:" in report.problems[kind].examples[0]
+    assert report.ok == (KINDS[kind][0] == "warning")
+
+
+def test_a_sound_manifest_passes(folder):
+    rows = [
+        GOOD,
+        {**GOOD, "id": "v", "task": "st", "tgt_lang": "zh", "translation": "一个好片段。", "corpus": "c"},
+    ]
+    report = run(folder, rows, decode=True)
+    assert report.ok and not report.problems and report.rows == 2
+    assert report.hours == pytest.approx(4 / 3600) and sum(report.histogram) == 2
+    assert report.rows_by_task == {"asr": 1, "st": 1} and report.rows_by_direction == {"en": 1, "en-zh": 1}
+    assert json.loads(json.dumps(report.to_dict()))["ok"] is True
+
+
+@pytest.mark.parametrize("name", ["missing.wav", "empty.wav", "garbage.wav", "."])
+def test_headers_alone_find_missing_empty_and_corrupt_files(folder, name):
+    assert list(run(folder, [{**GOOD, "audio": name}]).problems) == ["unreadable audio"]
+
+
+def test_spans_of_one_file_are_no_mismatch_but_must_lie_in_it(folder):
+    spans = [
+        {**GOOD, "id": f"u{i}", "audio": "long.wav", "offset": 5.0 * i, "duration": 5.0} for i in range(6)
+    ]
+    assert not run(folder, spans).problems
+    assert list(run(folder, [{**GOOD, "offset": 1.5}]).problems) == ["unreadable audio"]
+    assert list(run(folder, [{**GOOD, "offset": 1.5}], decode=True).problems) == ["unreadable audio"]
+
+
+def test_many_problems_give_few_examples(folder):
+    report = run(folder, [{**GOOD, "id": f"u{i}", "text": ""} for i in range(2100)])
+    assert report.problems["empty text"].count == 2100 and len(report.problems["empty text"].examples) == 5
+
+
+@given(st.lists(st.binary(max_size=60), max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_any_file_is_checked_without_a_traceback(tmp_path_factory, lines):
+    path = tmp_path_factory.getbasetemp() / "fuzz-check.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    report = check(Manifest(path))
+    assert report.ok == (report.rows == 0)
+
+
+def test_command_line(folder):
+    write_manifest(folder / "good.jsonl", [Utterance(**GOOD)])
+    (folder / "bad.jsonl").write_text('{"id": "x"}\n')
+    runner = CliRunner()
+    good = runner.invoke(app, ["check", str(folder / "good.jsonl"), "--decode"])
+    assert good.exit_code == 0 and "fit to train on" in good.stdout
+    bad = runner.invoke(app, ["check", str(folder / "bad.jsonl")])
+    assert bad.exit_code == 1 and "bad row" in bad.stdout
+    both = runner.invoke(app, ["check", str(folder / "good.jsonl"), str(folder / "bad.jsonl"), "--json"])
+    assert both.exit_code == 1 and [r["ok"] for r in json.loads(both.stdout)] == [True, False]
+    shown = runner.invoke(app, ["show", str(folder / "good.jsonl"), "--json"])
+    assert json.loads(shown.stdout)["file"].startswith("2.000 s, 16000 Hz")
+    assert "A good clip." in runner.invoke(app, ["show", str(folder / "good.jsonl"), "--id", "u"]).stdout
+
+
+def test_strict_makes_warnings_errors(folder):
+    write_manifest(folder / "warned.jsonl", [Utterance(**{**GOOD, "text": "SHOUTED TRANSCRIPTS"})])
+    runner = CliRunner()
+    assert runner.invoke(app, ["check", str(folder / "warned.jsonl")]).exit_code == 0
+    assert runner.invoke(app, ["check", str(folder / "warned.jsonl"), "--strict"]).exit_code == 1
+
+
+def test_real_recordings_pass(shared_dir, tmp_path):
+    files = sorted(p for p in (shared_dir / "audio").iterdir() if p.suffix != ".md")
+    write_manifest(
+        tmp_path / "real.jsonl", [Utterance(id=p.name, audio=str(p), text="Some words.") for p in files]
+    )
+    report = check(Manifest(tmp_path / "real.jsonl"), decode=True)
+    assert report.ok and set(report.problems) == {"no duration"} and report.rows == len(files) == 8
+    assert report.hours * 3600 == pytest.approx(55.7, abs=0.2)

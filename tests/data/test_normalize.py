@@ -1,0 +1,53 @@
+"""Transcripts become sentences; scripts give foreign text away."""
+
+from __future__ import annotations
+
+import pytest
+
+from aista.text.normalize import gigaspeech_text, sentence_case
+from aista.text.scripts import script_complaint
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            "IF THE READER WILL EXCUSE ME I WILL SAY NOTHING",
+            "If the reader will excuse me I will say nothing",
+        ),
+        ("  I'M SURE   I'LL SAY I'VE SEEN IT'S I ", "I'm sure I'll say I've seen it's I"),
+        ("'TIS DONE", "'Tis done"),
+        ("", ""),
+    ],
+)
+def test_sentence_case(given, expected):
+    assert sentence_case(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            "THEY'RE LEAVING <COMMA> CAN I PULL IT <QUESTIONMARK> YES <PERIOD>",
+            "They're leaving, can I pull it? Yes.",
+        ),
+        ("STOP <EXCLAMATIONPOINT>", "Stop!"),
+        ("<MUSIC>", None),
+        ("WELL <NOISE> NO", None),
+    ],
+)
+def test_gigaspeech(given, expected):
+    assert gigaspeech_text(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "odd"),
+    [
+        ("你好，世界。", "zh", False), ("こんにちは", "ja", False), ("日本語", "ja", False),
+        ("Grüß Gott", "de", False), ("123 !", "zh", False), ("안녕하세요", "ko", False),
+        ("Привет", "ru", False), ("Hello there", "zh", True),
+        ("你好世界", "en", True), ("こんにちは世界", "zh", True), ("我们是一个很好的学生朋友", "ja", True),
+    ],
+)  # fmt: skip
+def test_scripts(text, code, odd):
+    assert (script_complaint(text, code) is not None) == odd
