@@ -81,7 +81,6 @@ def train(
     set_seed(settings.seed)
     trainer = AistaTrainer(
         model=model,
-        processing_class=processor,
         objective=objective,
         alpha=alpha,
         settings=settings.train,
@@ -100,6 +99,7 @@ def train(
             f"Stopped at step {trainer.state.global_step} of {settings.train.max_steps}; nothing is lost.",
             advice="Run the same command again to go on.",
         )
+    processor.save_pretrained(output)
     return _finish(output, trainer, seconds)
 
 

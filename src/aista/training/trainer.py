@@ -111,6 +111,8 @@ class AistaTrainer(Trainer):
         loss = outputs.loss
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
+        if not self._parts:
+            self._parts_since = self.state.global_step
         self._parts["ce"] += loss.detach()
         if self.objective.layers:
             parts = self.objective(self._paired_states(outputs, text))
@@ -176,7 +178,6 @@ class AistaTrainer(Trainer):
             steps = max(1, self.state.global_step - self._parts_since)
             logs |= {name: float(total) / steps for name, total in self._parts.items()}
             self._parts.clear()
-            self._parts_since = self.state.global_step
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:

@@ -1,0 +1,96 @@
+"""Layer selection: known rankings, exact bookkeeping, resumption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aista.config import SelectSettings
+from aista.data.manifest import Utterance
+from aista.errors import ConfigError, ManifestError
+from aista.retrieval import chance_mrr
+from aista.selection.hidden_states import LayerStates
+from aista.selection.report import LayerReport
+from aista.selection.select import draw_pairs, rank_layers, select
+from aista.training.pretrain import pretrain
+from tests import tiny
+
+QUERIES = 12
+
+
+def settings(**changes: object) -> SelectSettings:
+    return SelectSettings.of({"output": "o", "model": "m", "data": ["d"], "num_pairs": QUERIES, **changes})
+
+
+def layers() -> Iterator[LayerStates]:
+    """Layer 0: speech equals its text. Layer 1: speech equals the next item's text. Layer 2: noise."""
+    rng = np.random.default_rng(0)
+    text = [rng.standard_normal((3 + i % 4, 8)).astype(np.float32) for i in range(QUERIES)]
+    noise = [rng.standard_normal((5, 8)).astype(np.float32) for _ in range(QUERIES)]
+    yield LayerStates(0, text, text)
+    yield LayerStates(1, text[1:] + text[:1], text)
+    yield LayerStates(2, noise, text)
+
+
+TEXTS = [f"sentence {i}" for i in range(QUERIES)]
+
+
+def test_an_aligned_layer_is_chosen_and_a_shifted_one_is_not() -> None:
+    report = rank_layers(layers(), TEXTS, settings(threshold=0.6), name="m")
+    assert report.mrr_by_layer[0] == 1.0 and report.mrr_by_layer[1] <= 0.5
+    assert report.selected == [0]
+    assert report.rows[0].mean_distance == pytest.approx(0, abs=1e-6)
+    assert report.chance_mrr == pytest.approx(sum(1 / r for r in range(1, QUERIES + 1)) / QUERIES)
+
+
+def test_threshold_as_a_multiple_of_chance() -> None:
+    report = rank_layers(layers(), TEXTS, settings(threshold_times_chance=2.5), name="m")
+    assert report.threshold == pytest.approx(2.5 * chance_mrr(QUERIES))
+
+
+def test_decide_mode_agrees_with_exact_mode() -> None:
+    exact = rank_layers(layers(), TEXTS, settings(threshold=0.6), name="m")
+    decided = rank_layers(layers(), TEXTS, settings(threshold=0.6, mode="decide"), name="m")
+    assert decided.selected == exact.selected
+    for sure, bounds in zip(exact.rows, decided.rows, strict=True):
+        assert bounds.low - 1e-9 <= sure.mrr <= bounds.high + 1e-9
+
+
+def test_report_survives_a_save(tmp_path: Path) -> None:
+    report = rank_layers(layers(), TEXTS, settings(), name="m")
+    report.save(tmp_path / "layers.json")
+    assert LayerReport.load(tmp_path / "layers.json") == report
+    report.plot(tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").stat().st_size > 5_000
+    with pytest.raises(ConfigError, match="layer report"):
+        LayerReport.load(tmp_path / "layers.png")
+
+
+def test_pairs_are_distinct_clips_and_the_draw_is_fixed() -> None:
+    rows = [
+        Utterance(id=f"{i}-{tgt}", audio=f"{i}.wav", text=f"t{i}", tgt_lang=tgt, translation="x", task="st")
+        for i in range(20)
+        for tgt in ("zh", "ja")
+    ]
+    drawn = draw_pairs(rows, 15, seed=4)
+    assert drawn == draw_pairs(rows, 15, seed=4) != draw_pairs(rows, 15, seed=5)
+    assert len({rows[i].audio for i in drawn}) == 15
+    with pytest.raises(ManifestError, match="20 different clips"):
+        draw_pairs(rows, 21, seed=4)
+
+
+def test_select_probes_every_layer_of_a_model(tmp_path: Path) -> None:
+    model = pretrain(tiny.pretrain_settings(tmp_path, max_steps=1)).folder
+    chosen = settings(
+        output=str(tmp_path / "select"), model=str(model), data=[str(tmp_path / "asr.jsonl")], num_pairs=6, batch_size=4
+    )
+    report = select(chosen)
+    assert [row.layer for row in report.rows] == [0, 1, 2, 3]
+    assert all(0 < row.mrr <= 1 and row.mean_distance > 0 for row in report.rows)
+    assert (tmp_path / "select/layers.png").exists() and not (tmp_path / "select/states").exists()
+    assert select(chosen) == report
+    with pytest.raises(ConfigError, match="other settings"):
+        select(chosen.model_copy(update={"seed": 7}))

@@ -1,0 +1,155 @@
+"""The three stages, whole: what trains and what must not, resumption bit for bit, the sides of Eq. 6."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aista.config import JointSettings, PretrainSettings
+from aista.errors import ConfigError
+from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.training import run as run_module
+from aista.training.joint import joint
+from aista.training.pretrain import pretrain
+from tests import tiny
+
+
+def weights(folder: Path | str) -> dict[str, torch.Tensor]:
+    return load_file(next(Path(folder).glob("*.safetensors")))
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stage1")
+    return pretrain(tiny.pretrain_settings(folder)).folder
+
+
+def test_stage1_changes_the_adapters_and_leaves_the_bases(stage1: Path) -> None:
+    model = AistaForConditionalGeneration.from_pretrained(stage1)
+    settings = PretrainSettings.load(stage1 / "settings.yaml")
+    fresh = run_fresh(settings)
+    assert model.trainable_state_dict().keys() == fresh.trainable_state_dict().keys()
+    changed = [n for n, t in model.trainable_state_dict().items() if not torch.equal(t, fresh.trainable_state_dict()[n])]
+    assert any("lora_B" in name for name in changed) and any("projection" in name for name in changed)
+    frozen = {n: t for n, t in fresh.state_dict().items() if n not in fresh.trainable_state_dict()}
+    assert frozen and all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in frozen.items())
+
+
+def run_fresh(settings: PretrainSettings) -> AistaForConditionalGeneration:
+    from aista.training.pretrain import fresh_model
+
+    return fresh_model(settings.model, settings.seed)[0]
+
+
+def test_a_finished_run_is_complete_and_is_not_repeated(stage1: Path) -> None:
+    settings = PretrainSettings.load(stage1 / "settings.yaml")
+    before = (stage1 / "training.json").stat().st_mtime_ns
+    again = pretrain(settings)
+    assert again.steps == 4 and (stage1 / "training.json").stat().st_mtime_ns == before
+    history = json.loads((stage1 / "history.json").read_text())
+    assert [row["step"] for row in history if "ce" in row] == [1, 2, 3, 4]
+    with pytest.raises(ConfigError, match="other settings"):
+        pretrain(settings.model_copy(update={"seed": 99}))
+
+
+def interrupted_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the signal come in the given step."""
+    from aista.training.callbacks import StopOnSignal
+
+    original = StopOnSignal.on_step_end
+
+    def stop(self: StopOnSignal, args: object, state: object, control: object, **rest: object) -> None:
+        self.stopped = self.stopped or state.global_step == step  # type: ignore[attr-defined]
+        original(self, args, state, control, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StopOnSignal, "on_step_end", stop)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_resumed_equals_uninterrupted(stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    train = {"max_steps": 7, "eval_steps": 2, "save_steps": 2, "patience": 4}
+    whole = joint(tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / "whole"), train=train))
+    settings = tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / "parts"), train=train)
+    with monkeypatch.context() as patch:
+        interrupted_after(step, patch)
+        with pytest.raises(run_module.Interrupted, match="nothing is lost"):
+            joint(settings)
+    assert run_module.finished(tmp_path / "parts", settings) is None
+    resumed = joint(settings)
+    assert equal(weights(resumed.folder), weights(whole.folder))
+    assert resumed.best_token_accuracy == whole.best_token_accuracy
+    keys = ("ce", "wasserstein_0", "eval_token_accuracy", "learning_rate")
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "parts")]
+    shown = [[(row["step"], key, row[key]) for row in history for key in keys if key in row] for history in histories]
+    assert shown[0] == shown[1]
+
+
+def test_a_half_written_checkpoint_is_not_resumed_from(stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny.joint_settings(tmp_path, str(stage1))
+    with monkeypatch.context() as patch:
+        interrupted_after(2, patch)
+        with pytest.raises(run_module.Interrupted):
+            joint(settings)
+    torn = tmp_path / "joint/checkpoints/checkpoint-3"
+    torn.mkdir()
+    (torn / "trainer_state.json").write_text("{")
+    assert joint(settings).steps == 4 and not torn.exists()
+
+
+def test_alpha_one_equals_no_alignment(stage1: Path, tmp_path: Path) -> None:
+    results = {}
+    for name, alignment in {
+        "none": {"method": "none"}, "one": {"layers": [0, 1], "alpha": 1.0}, "ot": {"layers": [0, 1], "alpha": 0.5},
+    }.items():  # fmt: skip
+        settings = tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / name), alignment=alignment)
+        results[name] = weights(joint(settings).folder)
+    assert equal(results["none"], results["one"])
+    assert not equal(results["none"], results["ot"])
+
+
+def test_alignment_draws_speech_towards_text(stage1: Path, tmp_path: Path) -> None:
+    train = {"max_steps": 30, "eval_steps": 30, "save_steps": 30, "learning_rate": 5e-3, "min_learning_rate": 5e-3}
+    settings = tiny.joint_settings(tmp_path, str(stage1), train=train, alignment={"layers": [0], "alpha": 0.1})
+    history = json.loads((joint(settings).folder / "history.json").read_text())
+    distances = [row["wasserstein_0"] for row in history if "wasserstein_0" in row]
+    assert sum(distances[-5:]) < 0.8 * sum(distances[:5])
+
+
+def test_cached_features_train_like_audio(stage1: Path, tmp_path: Path) -> None:
+    settings = tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / "audio"))
+    cached = settings.model_dump() | {"output": str(tmp_path / "cached")}
+    cached["data"]["features"] = str(tmp_path / "features")
+    histories = []
+    for each in (settings, JointSettings.of(cached)):
+        history = json.loads((joint(each).folder / "history.json").read_text())
+        histories.append([row["ce"] for row in history if "ce" in row])
+    assert histories[0] == pytest.approx(histories[1], rel=2e-3)
+
+
+def test_accumulated_steps_equal_one_big_batch(stage1: Path, tmp_path: Path) -> None:
+    """4 x 1 = 1 x 4: cross-entropy is normalised by the target tokens of the whole step."""
+    found = []
+    for size, steps in ((4, 1), (2, 2)):
+        train = {"max_steps": 1, "per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        settings = tiny.joint_settings(
+            tmp_path, str(stage1), output=str(tmp_path / f"{size}"), alignment={"method": "none"},
+            train=train | {"eval_steps": None, "save_steps": 5},
+        )  # fmt: skip
+        row = json.loads((joint(settings).folder / "history.json").read_text())[0]
+        found.append((row["ce"], row["grad_norm"]))
+    # Dropout draws differ between the two, so the norms are near, not equal.
+    assert found[0][0] == pytest.approx(found[1][0], rel=0.05)
+
+
+@pytest.mark.parametrize(("layers", "message"), [([], "No layer"), ([9], "no layer"), ("missing.json", "layer report")])
+def test_layers_that_cannot_be_aligned(stage1: Path, tmp_path: Path, layers: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        joint(tiny.joint_settings(tmp_path, str(stage1), alignment={"layers": layers}))
