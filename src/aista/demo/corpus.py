@@ -1,8 +1,8 @@
 """The corpora of the embedded demo: manifests and audio, made shard by shard in fresh processes.
 
-A corpus folder holds ``<corpus>.jsonl`` (rows as in ``aista.data.manifest``), ``audio/<corpus>/*.flac`` and, per
-shard, ``shards/<corpus>-NNN.json`` with the sha256 of its PCM. A finished shard is never made again, so an
-interrupted build goes on where it stopped; equal scale and seed give equal bytes.
+A corpus folder holds ``<corpus>.jsonl`` (rows as in ``aista.data.manifest``), ``audio/<corpus>/*.flac``
+and, per shard, ``shards/<corpus>-NNN.json`` with the sha256 of its PCM. A finished shard is never made
+again, so an interrupted build goes on where it stopped; equal scale and seed give equal bytes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Scale:
 
 SCALES: dict[str, Scale] = {
     "nano": Scale(
-        whisper=48, whisper_dev=8, tagging=48, asr=32, aac=8, st=16, dev=8, test_common=8, test_rare=8, select=8
+        whisper=48, whisper_dev=8, tagging=48, asr=32, aac=8, st=16,
+        dev=8, test_common=8, test_rare=8, select=8,
     ),
     "demo": Scale(st=2_000, dev=150, test_common=200, test_rare=200, select=200),
     "full": Scale(
@@ -178,7 +179,8 @@ def _make_shard(job: _Job) -> Path:
         soundfile.write(audio / f"{item.key}.flac", pcm[-1], speech.SAMPLE_RATE_HZ, subtype="PCM_16")
         made[item.key] = len(samples)
     record = {
-        "fingerprint": job.fingerprint, "sha256": speech.fingerprint(pcm), "num_samples": made, "dropped": dropped
+        "fingerprint": job.fingerprint, "sha256": speech.fingerprint(pcm),
+        "num_samples": made, "dropped": dropped,
     }  # fmt: skip
     _write(job.record, json.dumps(record))
     return job.record
@@ -209,12 +211,19 @@ def rows(corpus: str, item: Item, num_samples: int) -> Iterator[dict[str, object
         yield row
         return
     for target, translation in (("zh", item.zh), ("ja", item.ja)):
-        yield row | {"id": f"{item.key}-{target}", "tgt_lang": target, "translation": translation, "task": "st"}
+        yield row | {
+            "id": f"{item.key}-{target}",
+            "tgt_lang": target,
+            "translation": translation,
+            "task": "st",
+        }
 
 
 def _write_manifests(folder: Path, corpus: str, drawn: list[Item], lengths: dict[str, int]) -> None:
     made = [item for item in drawn if item.key in lengths]
-    lines = [json.dumps(row, ensure_ascii=False) for item in made for row in rows(corpus, item, lengths[item.key])]
+    lines = [
+        json.dumps(row, ensure_ascii=False) for item in made for row in rows(corpus, item, lengths[item.key])
+    ]
     if corpus in TRANSLATED:  # the same audio, to be transcribed
         transcribed = [
             json.dumps(row | {"corpus": f"demo-{corpus}"}, ensure_ascii=False)
@@ -248,7 +257,8 @@ def build(
         progress: Called with (utterances done, utterances in all) after each shard.
 
     Returns:
-        Per corpus: ``utterances``, ``dropped`` (too long for the encoder), ``seconds`` and ``sha256`` of its shards.
+        Per corpus: ``utterances``, ``dropped`` (too long for the encoder), ``seconds`` and the ``sha256`` of
+        its shards.
 
     Raises:
         AistaError: espeakng-loader is not installed.
@@ -281,7 +291,9 @@ def build(
     return facts
 
 
-def _run(jobs: list[_Job], processes: int, progress: Callable[[int, int], None] | None) -> list[tuple[str, Path]]:
+def _run(
+    jobs: list[_Job], processes: int, progress: Callable[[int, int], None] | None
+) -> list[tuple[str, Path]]:
     total, done, finished = sum(len(job.items) for job in jobs), 0, []
     context = multiprocessing.get_context("spawn")
     with context.Pool(min(processes, max(1, len(jobs))), maxtasksperchild=1) as pool:

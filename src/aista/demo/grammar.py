@@ -1,12 +1,12 @@
 """A synchronous grammar: one meaning, said in English, Chinese and Japanese, each in its own order.
 
-English is S V O (to R) (with C) (P) (T). Chinese moves time and place before the verb, modal words before the place,
-and counts with classifiers: 医生昨天在公园买了一本红色的书. Japanese is verb-final with particles, counts after the
-noun and conjugates: 医者は昨日公園で赤い本を買いました.
+English is S V O (to R) (with C) (P) (T). Chinese moves time and place before the verb, modal words
+before the place, and counts with classifiers: 医生昨天在公园买了一本红色的书. Japanese is verb-final with particles,
+counts after the noun and conjugates: 医者は昨日公園で赤い本を買いました.
 
-Two axes are held out. Combinations: an eighth of the (verb, object), (adjective, noun) and (place, vehicle) pairs
-never occur in the ``train`` split, and every sentence of the ``test`` split has at least one. Words:
-``lexicon.RARE_WORDS`` never occur in speech-translation training.
+Two axes are held out. Combinations: an eighth of the (verb, object), (adjective, noun) and (place,
+vehicle) pairs never occur in the ``train`` split, and every sentence of the ``test`` split has at least
+one. Words: ``lexicon.RARE_WORDS`` never occur in speech-translation training.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def _count_in_japanese(number: int, noun: Noun) -> str:
     return lexicon.NUMBERS[number][2] + noun.counter
 
 
-def noun_phrase(rng: Random, noun: Noun, *, determiners: tuple[str, ...], adjective: float, bare_zh: bool) -> _Phrase:
+def noun_phrase(
+    rng: Random, noun: Noun, *, determiners: tuple[str, ...], adjective: float, bare_zh: bool
+) -> _Phrase:
     """Render a noun with a determiner and perhaps an adjective.
 
     Args:
@@ -112,7 +114,9 @@ def noun_phrase(rng: Random, noun: Noun, *, determiners: tuple[str, ...], adject
         index = rng.randrange(len(lexicon.NUMBERS))
         en, zh, _ = lexicon.NUMBERS[index]
         count = _count_in_japanese(index, noun)
-        return _Phrase(f"{en} {before}{noun.plural}", zh + noun.classifier + zh_noun, ja_noun, count, words, pairs)
+        return _Phrase(
+            f"{en} {before}{noun.plural}", zh + noun.classifier + zh_noun, ja_noun, count, words, pairs
+        )
     if determiner == "my":
         return _Phrase(f"my {en_noun}", "我的" + zh_noun, "私の" + ja_noun, "", words, pairs)
     english = f"{_article(before or en_noun) if determiner == 'a' else determiner} {before}{en_noun}"
@@ -232,7 +236,11 @@ def _object(rng: Random, noun: Noun, tense: str) -> _Phrase:
     if tense == "negative":
         return noun_phrase(rng, noun, determiners=("the", "this", "my"), adjective=0.5, bare_zh=False)
     return noun_phrase(
-        rng, noun, determiners=("a", "a", "a", "the", "the", "this", "my", "number"), adjective=0.5, bare_zh=False
+        rng,
+        noun,
+        determiners=("a", "a", "a", "the", "the", "this", "my", "number"),
+        adjective=0.5,
+        bare_zh=False,
     )
 
 
@@ -333,7 +341,9 @@ def draw(rng: Random) -> Sentence:
             return sentence
 
 
-def sentences(count: int, seed: int, *, split: Split = "train", vocabulary: Vocabulary = "all") -> list[Sentence]:
+def sentences(
+    count: int, seed: int, *, split: Split = "train", vocabulary: Vocabulary = "all"
+) -> list[Sentence]:
     """Draw distinct sentences.
 
     Args:
@@ -383,7 +393,7 @@ def _loose_word(rng: Random) -> str:
 def phrases(count: int, seed: int, *, split: Split = "train") -> list[str]:
     """Draw lists of one to four noun phrases or loose words: ``Seven words, a train.`` without a story.
 
-    What a language model would guess is wrong here, so a speech model that learns to write them has to listen.
+    What a language model would guess is wrong here: who learns to write them has to listen.
     """
     rng, result = Random(f"phrases {seed} {split}"), []
     while len(result) < count:

@@ -1,8 +1,8 @@
 """The words of the embedded demo: English, Chinese and Japanese side by side.
 
-Every row is one meaning. Chinese nouns carry their classifier, Japanese nouns their counter, Chinese monosyllabic
-adjectives stand without 的, Japanese verbs are given as the stem before ます. ``kind`` says what a verb or an
-adjective may stand with, so that a drawn sentence makes sense in all three languages.
+Every row is one meaning. Chinese nouns carry their classifier, Japanese nouns their counter, Chinese
+monosyllabic adjectives stand without 的, Japanese verbs are given as the stem before ます. ``kind`` says
+what a verb or an adjective may stand with, so that a drawn sentence makes sense in all three languages.
 """
 
 from __future__ import annotations
@@ -103,7 +103,15 @@ def _nouns(table: str) -> tuple[Noun, ...]:
     for line in table.strip().splitlines():
         en, zh, ja, classifier, counter, kinds, *plural = line.split()
         rows.append(
-            Noun(en, zh, ja, classifier, counter, frozenset(kinds.split(",")), plural[0] if plural else en + "s")
+            Noun(
+                en,
+                zh,
+                ja,
+                classifier,
+                counter,
+                frozenset(kinds.split(",")),
+                plural[0] if plural else en + "s",
+            )
         )
     return tuple(rows)
 

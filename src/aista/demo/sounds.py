@@ -1,7 +1,8 @@
-"""Short synthetic sounds with captions and tags: what audio captioning and the small sound encoder learn from.
+"""Short synthetic sounds with captions and tags, for audio captioning and the small sound encoder.
 
-Every sound is one or two events. An event has a class (bell, rain, dog ...) and one or two attributes (high or low,
-loud or quiet, fast or slow, how often); caption, tags and samples are all made from that description.
+Every sound is one or two events. An event has a class (bell, rain, dog ...) and one or two attributes
+(high or low, loud or quiet, fast or slow, how often); caption, tags and samples are all made from that
+description.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ def _faded(samples: np.ndarray, seconds: float = 0.01) -> np.ndarray:
     return samples
 
 
-def _frequency(event: Event, rng: np.random.Generator, low: tuple[float, float], high: tuple[float, float]) -> float:
+def _frequency(
+    event: Event, rng: np.random.Generator, low: tuple[float, float], high: tuple[float, float]
+) -> float:
     return float(rng.uniform(*(low if event.pitch == "low" else high)))
 
 
@@ -154,7 +157,9 @@ def _bell(event: Event, rng: np.random.Generator) -> np.ndarray:
 
     def ring() -> np.ndarray:
         time = _time(0.45)
-        partials = sum(np.sin(2 * np.pi * base * k * time) / (i + 1) for i, k in enumerate((1.0, 2.01, 2.76, 4.1)))
+        partials = sum(
+            np.sin(2 * np.pi * base * k * time) / (i + 1) for i, k in enumerate((1.0, 2.01, 2.76, 4.1))
+        )
         return _faded(partials * np.exp(-7 * time), 0.003)
 
     return _repeated(event, rng, ring, (0.05, 0.12))
@@ -162,7 +167,9 @@ def _bell(event: Event, rng: np.random.Generator) -> np.ndarray:
 
 def _beep(event: Event, rng: np.random.Generator) -> np.ndarray:
     base = _frequency(event, rng, (250, 420), (1300, 2400))
-    return _repeated(event, rng, lambda: _faded(np.sign(np.sin(2 * np.pi * base * _time(0.14))) * 0.6), (0.14, 0.22))
+    return _repeated(
+        event, rng, lambda: _faded(np.sign(np.sin(2 * np.pi * base * _time(0.14))) * 0.6), (0.14, 0.22)
+    )
 
 
 def _click(event: Event, rng: np.random.Generator) -> np.ndarray:
@@ -175,7 +182,9 @@ def _click(event: Event, rng: np.random.Generator) -> np.ndarray:
 
 def _siren(event: Event, rng: np.random.Generator) -> np.ndarray:
     time = _time(rng.uniform(1.4, 2.0))
-    swing = np.sin(2 * np.pi * (rng.uniform(3.0, 4.5) if event.speed == "fast" else rng.uniform(0.6, 1.1)) * time)
+    swing = np.sin(
+        2 * np.pi * (rng.uniform(3.0, 4.5) if event.speed == "fast" else rng.uniform(0.6, 1.1)) * time
+    )
     wave = _swept(rng.uniform(650, 850) + rng.uniform(200, 300) * swing)
     return _faded(wave + 0.3 * np.sign(wave))
 
@@ -194,7 +203,9 @@ def _dog(event: Event, rng: np.random.Generator) -> np.ndarray:
 def _rain(event: Event, rng: np.random.Generator) -> np.ndarray:
     length = len(_time(rng.uniform(1.2, 2.0)))
     drops = (rng.random(length) < 0.004) * rng.uniform(2, 6, length)
-    return _faded(coloured_noise(length, -0.3, rng) * 0.5 + np.convolve(drops, np.exp(-np.arange(80) / 15), "same"), 0.1)
+    return _faded(
+        coloured_noise(length, -0.3, rng) * 0.5 + np.convolve(drops, np.exp(-np.arange(80) / 15), "same"), 0.1
+    )
 
 
 def _wind(event: Event, rng: np.random.Generator) -> np.ndarray:
@@ -242,8 +253,8 @@ def _silence(event: Event, rng: np.random.Generator) -> np.ndarray:
 
 
 _RENDERERS: dict[str, Callable[[Event, np.random.Generator], np.ndarray]] = {
-    "tone": _tone, "rise": _sweep, "fall": _sweep, "bell": _bell, "beep": _beep, "click": _click, "siren": _siren,
-    "dog": _dog, "rain": _rain, "wind": _wind, "drum": _drum, "whistle": _whistle, "engine": _engine,
+    "tone": _tone, "rise": _sweep, "fall": _sweep, "bell": _bell, "beep": _beep, "click": _click,
+    "siren": _siren,     "dog": _dog, "rain": _rain, "wind": _wind, "drum": _drum, "whistle": _whistle, "engine": _engine,
     "bird": _bird, "silence": _silence,
 }  # fmt: skip
 

@@ -1,8 +1,9 @@
 """Spoken English from espeak-ng: many speakers, rates and rooms, the same bytes on every run.
 
-espeak-ng is GPL-3 and therefore an optional extra (``pip install 'aista[demo]'``); nothing else needs it. The
-synthesiser carries state from one utterance to the next, so equal audio needs a fresh process that speaks the same
-texts in the same order: ``Synthesiser`` is opened once per process, and corpora are made in shards, one process each.
+espeak-ng is GPL-3 and therefore an optional extra (``pip install 'aista[demo]'``); nothing else needs
+it. The synthesiser carries state from one utterance to the next, so equal audio needs a fresh process
+that speaks the same texts in the same order: ``Synthesiser`` is opened once per process, and corpora
+are made in shards, one process each.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def require() -> ModuleType:
         AistaError: It is not installed.
     """
     try:
-        import espeakng_loader  # noqa: PLC0415
+        import espeakng_loader
     except ImportError:
         raise AistaError(
             "The demo's voice, espeak-ng, is not installed.", advice="pip install 'aista[demo]'"
@@ -110,7 +111,9 @@ class Synthesiser:
         self._rate_hz = library.espeak_Initialize(_RETRIEVE_AUDIO, 0, data, 0)
         if self._rate_hz <= 0:
             raise AistaError(
-                "espeak-ng did not start.", got=self._rate_hz, advice="pip install --force-reinstall espeakng-loader"
+                "espeak-ng did not start.",
+                got=self._rate_hz,
+                advice="pip install --force-reinstall espeakng-loader",
             )
         self._chunks: list[bytes] = []
         self._callback = _Callback(self._receive)  # kept alive: the library holds only the pointer

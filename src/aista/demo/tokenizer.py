@@ -1,7 +1,8 @@
 """The tokenizer of the stand-in language model: byte-level BPE trained on the demo's own text.
 
-Chinese and Japanese characters are isolated before the merges: otherwise whole phrases of the small grammar become
-single tokens, and translating would be looking up. English words end up as one token each.
+Chinese and Japanese characters are isolated before the merges: otherwise whole phrases of the small
+grammar become single tokens, and translating would be looking up. English words end up as one token
+each.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The stand-in language model: a small Qwen2 that translates, repeats and captions text in the chat form.
 
-The source text stands exactly where speech tokens will stand later. A part of the sources is made irregular (words
-stuttered, split, lower-cased, without punctuation): a large language model shrugs such input off, and speech tokens
-are such input.
+The source text stands exactly where speech tokens will stand later. A part of the sources is made
+irregular (words stuttered, split, lower-cased, without punctuation): a large language model shrugs such
+input off, and speech tokens are such input.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,13 +40,16 @@ class Recipe:
     num_captions: int = 4_000
     num_examples: int = 160_000
     seed: int = 0
-    schedule: loop.Schedule = loop.Schedule(steps=2_400, batch_size=64, peak_learning_rate=3e-3)
+    schedule: loop.Schedule = field(
+        default_factory=lambda: loop.Schedule(steps=2_400, batch_size=64, peak_learning_rate=3e-3)
+    )
 
 
 RECIPE = Recipe()
 NANO = Recipe(
     hidden_size=48, num_layers=2, intermediate_size=96, num_sentences=400, num_phrases=60, num_captions=40,
-    num_examples=600, schedule=loop.Schedule(steps=25, batch_size=16, peak_learning_rate=3e-3, warmup_steps=5),
+    num_examples=600,
+    schedule=loop.Schedule(steps=25, batch_size=16, peak_learning_rate=3e-3, warmup_steps=5),
 )  # fmt: skip
 
 
@@ -94,13 +97,17 @@ def examples(recipe: Recipe) -> list[Example]:
     for task in rng.choices(TASKS, TASK_WEIGHTS, k=recipe.num_examples):
         if task == "caption":
             sound = rng.choice(described)
-            source = rng.choice((sound.caption, " ".join(sound.tags), ", ".join(event.caption for event in sound.events)))
+            source = rng.choice(
+                (sound.caption, " ".join(sound.tags), ", ".join(event.caption for event in sound.events))
+            )
             drawn.append(Example(source, rng.choice(prompts.instructions("aac", None)), sound.caption))
             continue
         sentence = rng.choice(sentences)
         text = rng.choice(phrases) if task == "phrase" else sentence.en
         answer = {"zh": sentence.zh, "ja": sentence.ja}.get(task, text)
-        wordings = prompts.instructions("st", task) if task in ("zh", "ja") else prompts.instructions("asr", "en")
+        wordings = (
+            prompts.instructions("st", task) if task in ("zh", "ja") else prompts.instructions("asr", "en")
+        )
         source = irregular(text, rng) if rng.random() < IRREGULAR_SHARE else text
         drawn.append(Example(source, rng.choice(wordings), answer))
     return drawn
@@ -138,7 +145,10 @@ def encode(tokens: PreTrainedTokenizerBase, drawn: list[Example]) -> list[Encode
     ]
     weight = (0.0, SOURCE_WEIGHT, 0.0, 1.0)
     return [
-        Encoded(sum(parts, []), [w for part, w in zip(parts, weight, strict=True) for _ in part])
+        Encoded(
+            [token for part in parts for token in part],
+            [w for part, w in zip(parts, weight, strict=True) for _ in part],
+        )
         for parts in map(list, zip(*pieces, strict=True))
     ]
 
@@ -165,7 +175,9 @@ def new_model(recipe: Recipe, tokens: PreTrainedTokenizerBase) -> Qwen2ForCausal
     return Qwen2ForCausalLM(config)
 
 
-def train(folder: Path | str, recipe: Recipe = RECIPE, *, progress: loop.Progress | None = None) -> dict[str, Any]:
+def train(
+    folder: Path | str, recipe: Recipe = RECIPE, *, progress: loop.Progress | None = None
+) -> dict[str, Any]:
     """Train tokenizer and model into a folder that ``AutoModelForCausalLM`` loads; a finished folder is kept.
 
     Returns:
@@ -201,3 +213,30 @@ def train(folder: Path | str, recipe: Recipe = RECIPE, *, progress: loop.Progres
     }
     loop.publish(partial, folder, card)
     return card
+
+
+@torch.no_grad()
+def answer(
+    model: Qwen2ForCausalLM, tokens: PreTrainedTokenizerBase, sources: list[str], task: str, target: str
+) -> list[str]:
+    """Greedy answers of the model to texts that stand where speech will stand."""
+    prompt = prompts.render("chatml", prompts.instruction(task, target))
+    pad, end = tokens.pad_token_id, tokens.convert_tokens_to_ids(prompt.end)
+    answers = []
+    for start in range(0, len(sources), 50):
+        pieces = [prompt.prefix, *sources[start : start + 50], prompt.suffix]
+        before, *texts, after = tokens(pieces, add_special_tokens=False)["input_ids"]
+        rows = [[*before, *text, *after] for text in texts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        new = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=64,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=pad,
+        )[:, longest:]
+        answers += tokens.batch_decode(new, skip_special_tokens=True)
+    return answers

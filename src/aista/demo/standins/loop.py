@@ -109,11 +109,21 @@ def round_to_bfloat16(model: nn.Module) -> None:
 
 def publish(partial: Path, folder: Path, card: dict[str, Any]) -> None:
     """Put a finished folder in its place in one step, with its facts in ``card.json``."""
-    (partial / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_card(partial, card)
     if folder.exists():
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(folder)
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write the facts of a stand-in."""
+    (folder / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def card(folder: Path) -> dict[str, Any]:
+    """Read the facts of a stand-in."""
+    return json.loads((folder / "card.json").read_text(encoding="utf-8"))
 
 
 def finished(folder: Path) -> bool:

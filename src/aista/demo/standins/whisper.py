@@ -1,13 +1,14 @@
 """The stand-in speech encoder: a small Whisper for utterances of up to 5 s, trained on synthetic speech.
 
-Besides its decoder's cross-entropy the encoder learns from two CTC heads (characters halfway, words at the top) that
-are thrown away afterwards: without them a small encoder takes several times longer to hear anything.
+Besides its decoder's cross-entropy the encoder learns from two CTC heads (characters halfway, words at
+the top) that are thrown away afterwards: without them a small encoder takes several times longer to
+hear anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -43,8 +44,10 @@ class Recipe:
     character_ctc_weight: float = 0.5
     full_length_share: float = 0.15
     seed: int = 0
-    schedule: loop.Schedule = loop.Schedule(
-        steps=2_400, batch_size=32, peak_learning_rate=2e-3, warmup_steps=150
+    schedule: loop.Schedule = field(
+        default_factory=lambda: loop.Schedule(
+            steps=2_400, batch_size=32, peak_learning_rate=2e-3, warmup_steps=150
+        )
     )
 
 
@@ -70,7 +73,9 @@ def feature_extractor() -> WhisperFeatureExtractor:
     return WhisperFeatureExtractor(feature_size=80, chunk_length=CHUNK_SECONDS)
 
 
-def log_mel(paths: list[Path], *, progress: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, list[int]]:
+def log_mel(
+    paths: list[Path], *, progress: Callable[[int, int], None] | None = None
+) -> tuple[np.ndarray, list[int]]:
     """Log-mel of every file.
 
     Returns:
@@ -204,7 +209,9 @@ def train(
     trainee = Trainee(whisper, recipe)
     rng = Random(f"whisper {recipe.seed}")
     examples = _examples(texts, lengths, tokens)
-    batches = loop.length_grouped(examples, lambda example: example.num_frames, recipe.schedule.batch_size, rng)
+    batches = loop.length_grouped(
+        examples, lambda example: example.num_frames, recipe.schedule.batch_size, rng
+    )
 
     def loss_of(batch: list[Example]) -> Tensor:
         return trainee.loss(
@@ -224,7 +231,7 @@ def train(
     save()
     whisper.to(torch.bfloat16).save_pretrained(partial)
     card = {
-        "what": "stand-in speech encoder (WhisperForConditionalGeneration), trained from nothing on espeak-ng speech",
+        "what": "stand-in speech encoder (WhisperForConditionalGeneration), trained on espeak-ng speech",
         "recipe": asdict(recipe),
         "utterances": len(texts),
         "parameters": sum(p.numel() for p in whisper.parameters()),
