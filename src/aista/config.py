@@ -164,7 +164,7 @@ class TrainSettings(Settings):
     save_steps: int = 1_000
     patience: int | None = None
     logging_steps: int = 20
-    gradient_checkpointing: bool = False
+    activation_checkpointing: bool = False
     report_to: list[str] = []
 
     @model_validator(mode="after")

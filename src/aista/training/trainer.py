@@ -58,7 +58,7 @@ def training_arguments(output: Path, settings: TrainSettings, seed: int, num_wor
         metric_for_best_model=METRIC if validates else None,
         greater_is_better=True if validates else None,
         restore_callback_states_from_checkpoint=True,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.activation_checkpointing,
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
         report_to=settings.report_to,
