@@ -84,7 +84,10 @@ def _print_report(report: CheckReport) -> None:
                 f"  {low:>5g} - {high:<5g} s  {'█' * -(-40 * count // most)} {count:,}", markup=False
             )
     if report.problems:
-        table = Table("problem", "rows", f"the first (at most {EXAMPLES})", show_lines=True)
+        table = Table(show_lines=True, expand=True)
+        table.add_column("problem", ratio=1)
+        table.add_column("rows", justify="right")
+        table.add_column(f"the first (at most {EXAMPLES})", ratio=3)
         for kind, problem in report.problems.items():
             colour = "red" if problem.severity == "error" else "yellow"
             examples = "\n".join(problem.examples).replace("[", r"\[")
@@ -207,3 +210,72 @@ def _numbers(parts: list[str]) -> dict[str, float]:
         if not equals:
             raise ConfigError(f"Cannot read {part!r}.", expected="NAME=NUMBER, e.g. train=0.9")
     return numbers
+
+
+@app.command(
+    epilog="""Examples:
+
+    aista data prepare librispeech --source corpora/LibriSpeech --out data/librispeech --split train-clean-100
+
+    aista data prepare covost2 --source cv-corpus-4/en --direction en-ja --out data/covost2-en-ja
+
+    aista data prepare wavcaps --source corpora/WavCaps --out data/wavcaps --crop-seconds 30
+"""
+)
+def prepare(
+    name: Annotated[
+        str, typer.Argument(help="librispeech, gigaspeech, wavcaps, audiocaps, clotho, covost2, ...")
+    ],
+    source: Annotated[Path, typer.Option("--source", "-s", help="Folder of the corpus as it was unpacked.")],
+    out: Out,
+    split: Annotated[list[str], typer.Option(help="Split to prepare; default: all that are there.")] = [],  # noqa: B006
+    direction: Annotated[str | None, typer.Option(help="For CoVoST 2: en-zh, en-ja, fr-en, ...")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Leave out longer clips.")] = None,
+    crop_seconds: Annotated[
+        float | None, typer.Option(help="Use only the beginning of longer clips.")
+    ] = None,
+    workers: Workers = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Make manifests from a corpus and compare them with its published size.
+
+    Run it again to go on where it stopped; finished splits are kept.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    from aista.data.prepare import prepare as run
+
+    options = {"direction": direction} if direction else {}
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f} rows"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(name: str, count: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=None)
+            bar.advance(tasks[name], count)
+
+        reports = run(
+            name, source, out, splits=split, workers=workers, max_seconds=max_seconds,
+            crop_seconds=crop_seconds, progress=progress, **options,
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps([asdict(report) for report in reports], ensure_ascii=False, indent=1))
+        return
+    console = Console(highlight=False)
+    for report in reports:
+        published = report.expected
+        console.print(f"[bold]{report.manifest}[/]: {report.rows:,} rows, {report.hours:,.2f} h")
+        if published.rows or published.hours:
+            size = [f"{published.rows:,} rows"] if published.rows else []
+            size += [f"{published.hours:,.0f} h"] if published.hours else []
+            missing = f"; [yellow]{report.missing:,} rows are missing[/]" if report.missing else ""
+            console.print(f"  published: {', '.join(size)}{missing}")
+        for reason, count in report.left_out.items():
+            console.print(
+                f"  left out {count:,}: {reason} ({', '.join(report.examples[reason])})", markup=False
+            )
+    console.print(f"Note: {reports[0].note}", markup=False)

@@ -1,0 +1,59 @@
+"""The corpora that ``aista data prepare`` knows: one module each, found by its name.
+
+A corpus module offers
+
+* ``SPLITS``: the names of its splits;
+* ``NOTE``: one or two sentences on why counts (and so scores) may differ from published ones;
+* ``expected(split, **options) -> Expected``: how many rows and hours were published;
+* ``rows(source, split, **options) -> Iterator[Utterance | LeftOut]``: the rows of a split, audio as a path
+  from the working directory. It raises :class:`Absent` where the source does not hold the split;
+* optionally ``MAX_SECONDS``: longer clips are left out.
+
+A third party's corpus is named by its dotted module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from types import ModuleType
+
+from aista.errors import ConfigError, ManifestError
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Published size of a split; ``None`` where nothing was published."""
+
+    rows: int | None = None
+    hours: float | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that does not become an utterance, and why."""
+
+    id: str
+    reason: str
+
+
+class Absent(ManifestError):
+    """The source does not hold this split."""
+
+
+def names() -> list[str]:
+    """Return the names of the built-in corpora."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def corpus(name: str) -> ModuleType:
+    """Return a corpus module by its name, or by a dotted name outside this package.
+
+    Raises:
+        ConfigError: There is no such corpus.
+    """
+    try:
+        return importlib.import_module(name if "." in name else f"{__name__}.{name}")
+    except ModuleNotFoundError:
+        raise ConfigError(f"There is no corpus {name!r}.", expected=", ".join(names())) from None

@@ -1,0 +1,60 @@
+"""GigaSpeech: one JSON of long Opus recordings and their segments (github.com/SpeechColab/GigaSpeech).
+
+Segments are read by offset from the long recordings: nothing is cut anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from aista.data.corpora import Absent, Expected, LeftOut
+from aista.data.json_stream import array_items
+from aista.data.manifest import Utterance
+from aista.text.normalize import gigaspeech_text
+
+NOTE = (
+    "Utterances tagged as silence, music, noise or other are left out, as the corpus recommends. The paper "
+    "counts 680K samples in the M set of 1,000 h and does not say by which rule."
+)
+
+_HOURS = {"XS": 10.0, "S": 250.0, "M": 1_000.0, "L": 2_500.0, "XL": 10_000.0, "DEV": 12.0, "TEST": 40.0}
+SPLITS = tuple(_HOURS)
+
+
+def expected(split: str) -> Expected:
+    """Return the published size of a subset (hours only)."""
+    return Expected(hours=_HOURS[split])
+
+
+def rows(source: Path, split: str) -> Iterator[Utterance | LeftOut]:
+    """Read a subset from the folder of ``GigaSpeech.json``; the subsets from XS to XL contain one another."""
+    metadata = source / "GigaSpeech.json"
+    if not metadata.is_file():
+        raise Absent(f"{source} has no GigaSpeech.json.", expected="the folder it was downloaded to")
+    subset = "{" + split + "}"
+    for recording in array_items(metadata, "audios"):
+        if subset not in recording["subsets"]:
+            continue
+        for segment in recording["segments"]:
+            if subset in segment["subsets"]:
+                yield _row(source / recording["path"], segment)
+
+
+def _row(audio: Path, segment: dict) -> Utterance | LeftOut:
+    text = gigaspeech_text(segment["text_tn"])
+    begin, end = float(segment["begin_time"]), float(segment["end_time"])
+    if text is None:
+        return LeftOut(segment["sid"], "garbage utterance (silence, music, noise or other)")
+    if not text or end <= begin:
+        return LeftOut(segment["sid"], "empty transcript" if not text else "no duration")
+    speaker = segment.get("speaker", "N/A")
+    return Utterance(
+        id=segment["sid"],
+        audio=str(audio),
+        offset=begin,
+        duration=round(end - begin, 6),
+        text=text,
+        speaker=None if speaker == "N/A" else speaker,
+        corpus="gigaspeech",
+    )

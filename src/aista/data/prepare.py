@@ -1,0 +1,239 @@
+"""From a corpus as it is downloaded to manifests: measured, resumable, nothing dropped in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
+from aista.data.corpora import Absent, Expected, LeftOut, corpus
+from aista.data.manifest import Utterance, write_manifest
+from aista.errors import AudioError, ConfigError, ManifestError
+
+_ROWS_AT_ONCE = 1024
+_EXAMPLES = 5
+
+
+@dataclass
+class SplitReport:
+    """What became of one split; written beside its manifest when everything else is done.
+
+    Attributes:
+        manifest: Path of the manifest.
+        options: What the corpus was asked for.
+        rows, hours: What the manifest holds.
+        expected: The published size.
+        left_out: Reason -> how many rows.
+        examples: Reason -> a few of their ids.
+        note: Why counts may differ from the published ones.
+    """
+
+    corpus: str
+    split: str
+    manifest: str
+    options: dict[str, Any]
+    rows: int = 0
+    hours: float = 0.0
+    expected: Expected = field(default_factory=Expected)
+    left_out: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def missing(self) -> int:
+        """Rows that were published and are not here."""
+        return max(0, (self.expected.rows or 0) - self.rows)
+
+    def leave_out(self, row: LeftOut) -> None:
+        self.left_out[row.reason] = self.left_out.get(row.reason, 0) + 1
+        examples = self.examples.setdefault(row.reason, [])
+        if len(examples) < _EXAMPLES:
+            examples.append(row.id)
+
+
+def prepare(
+    name: str,
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    splits: Sequence[str] = (),
+    workers: int = 4,
+    max_seconds: float | None = None,
+    crop_seconds: float | None = None,
+    progress: Callable[[str, int], None] | None = None,
+    **options: Any,
+) -> list[SplitReport]:
+    """Write ``OUT/SPLIT.jsonl`` and, last, ``OUT/SPLIT.report.json`` for every split.
+
+    A split whose report is there is not done again; one that was interrupted goes on with the durations that
+    were measured before.
+
+    Args:
+        name: A module of ``aista.data.corpora``, or a dotted name.
+        source: The folder of the corpus.
+        out: The folder of the manifests.
+        splits: Which splits; by default every one that the source holds.
+        workers: Threads that read file headers.
+        max_seconds: Leave out longer clips; by default what the corpus says (WavCaps: 180).
+        crop_seconds: Use no more than so much of each clip's beginning (SALMONN hears 30 s of a longer
+            sound); the manifest says so in ``duration``.
+        progress: Called with the split and the number of rows done since the last call.
+        **options: What the corpus needs: ``direction`` for CoVoST 2.
+
+    Raises:
+        ConfigError: Unknown corpus, split, or option.
+        ManifestError: The source holds none of the splits, or broken metadata.
+    """
+    module = corpus(name)
+    unknown = sorted(set(splits) - set(module.SPLITS))
+    if unknown:
+        raise ConfigError(f"{name} has no split {', '.join(unknown)}.", expected=", ".join(module.SPLITS))
+    limits = {
+        "max_seconds": max_seconds or getattr(module, "MAX_SECONDS", None),
+        "crop_seconds": crop_seconds,
+    }
+    reports, absent = [], []
+    for split in splits or module.SPLITS:
+        try:
+            expected = module.expected(split, **options)
+            rows = module.rows(Path(source), split, **options)
+        except TypeError as error:
+            raise ConfigError(
+                f"{name} cannot be asked this.", got=f"{options}", expected=str(error)
+            ) from None
+        report = SplitReport(
+            name,
+            split,
+            str(Path(out) / f"{split}.jsonl"),
+            {**options, **limits},
+            expected=expected,
+            note=module.NOTE,
+        )
+        try:
+            reports.append(_prepare_split(report, rows, Path(out), workers, progress))
+        except Absent as error:
+            if splits:
+                raise
+            absent.append(error)
+    if not reports:
+        raise absent[0]
+    return reports
+
+
+def _prepare_split(
+    report: SplitReport,
+    rows: Iterator[Utterance | LeftOut],
+    out: Path,
+    workers: int,
+    progress: Callable[[str, int], None] | None,
+) -> SplitReport:
+    finished = out / f"{report.split}.report.json"
+    if finished.exists():
+        held = json.loads(finished.read_text(encoding="utf-8"))
+        if held["options"] == report.options and held["corpus"] == report.corpus:
+            return SplitReport(**{**held, "expected": Expected(**held["expected"])})
+        raise ConfigError(
+            f"{out} holds {report.split} prepared otherwise.",
+            got=held["options"],
+            expected=report.options,
+            advice="Choose another folder, or delete that report.",
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    durations = _Durations(out / f".{report.split}.durations.tsv")
+    try:
+        write_manifest(report.manifest, _kept(report, rows, out, durations, workers, progress))
+    finally:
+        durations.close()
+    if not report.rows:
+        Path(report.manifest).unlink()
+        if not report.left_out:
+            durations.path.unlink()
+            raise Absent(f"The corpus has no row of {report.split} here.", advice="Look at --source.")
+        raise ManifestError(
+            f"No utterance of {report.split} can be used.",
+            got="; ".join(f"{count} x {reason}" for reason, count in report.left_out.items()) or "no rows",
+            advice="Is --source the folder that holds the audio?",
+        )
+    finished.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1), encoding="utf-8")
+    durations.path.unlink()
+    return report
+
+
+def _kept(
+    report: SplitReport,
+    rows: Iterator[Utterance | LeftOut],
+    out: Path,
+    durations: _Durations,
+    workers: int,
+    progress: Callable[[str, int], None] | None,
+) -> Iterator[Utterance]:
+    """Yield the rows that can be used, measured, with paths relative to the manifest; count all."""
+    with ThreadPoolExecutor(workers) as pool:
+        while batch := list(islice(rows, _ROWS_AT_ONCE)):
+            for row in pool.map(lambda row: _measured(row, durations, report.options), batch):
+                if isinstance(row, LeftOut):
+                    report.leave_out(row)
+                    continue
+                report.rows += 1
+                report.hours += (row.duration or 0) / 3600
+                yield row.model_copy(update={"audio": Path(os.path.relpath(row.audio or "", out)).as_posix()})
+            durations.flush()
+            if progress is not None:
+                progress(report.split, len(batch))
+
+
+def _measured(row: Utterance | LeftOut, durations: _Durations, limits: dict[str, Any]) -> Utterance | LeftOut:
+    """Return the row with the length of its span, or why it cannot be used."""
+    if isinstance(row, LeftOut) or row.audio is None:
+        return row
+    whole = durations.seconds(row.audio)
+    if isinstance(whole, str):
+        return LeftOut(row.id, whole)
+    seconds = row.duration or whole - row.offset
+    if seconds <= 0 or row.offset + seconds > whole + SPAN_TOLERANCE_SECONDS:
+        return LeftOut(row.id, "the segment ends after its recording")
+    if limits["max_seconds"] is not None and seconds > limits["max_seconds"]:
+        return LeftOut(row.id, f"longer than {limits['max_seconds']:g} s")
+    if limits["crop_seconds"] is not None:
+        seconds = min(seconds, limits["crop_seconds"])
+    return row.model_copy(update={"duration": round(seconds, 4)})
+
+
+class _Durations:
+    """Lengths of audio files by path; what was measured survives an interruption."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, float | str] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            audio, tab, seconds = line.rpartition("\t")
+            if tab and seconds.endswith("s"):
+                self._known[audio] = float(seconds[:-1])
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - close() closes it
+
+    def seconds(self, audio: str) -> float | str:
+        """Return the length of a file in seconds, or what is wrong with it."""
+        known = self._known.get(audio)
+        if known is None:
+            known = self._known[audio] = self._measure(audio)
+        return known
+
+    def _measure(self, audio: str) -> float | str:
+        try:
+            seconds = probe(audio).duration_seconds
+        except AudioError:
+            return "audio cannot be read" if os.path.exists(audio) else "audio is missing"
+        self._file.write(f"{audio}\t{seconds!r}s\n")
+        return seconds
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

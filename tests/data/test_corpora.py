@@ -1,0 +1,194 @@
+"""Every corpus in miniature: prepared, checked, read back; what is missing is counted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aista.cli.data import app
+from aista.data.checks import check
+from aista.data.collate import SpeechDataset
+from aista.data.corpora import corpus, names
+from aista.data.json_stream import array_items
+from aista.data.manifest import Manifest
+from aista.data.prepare import prepare
+from aista.errors import ConfigError, ManifestError
+
+sys.path.insert(0, str(Path(__file__).parent))
+import miniatures
+
+OPTIONS = {"covost2": {"direction": "en-ja"}}
+
+
+def test_every_corpus_has_a_miniature():
+    assert set(names()) == set(miniatures.ALL)
+
+
+@pytest.mark.parametrize("name", names())
+def test_prepare_check_read(tmp_path, name):
+    expected = miniatures.ALL[name](tmp_path / "source")
+    reports = prepare(name, tmp_path / "source", tmp_path / "out", workers=2, **OPTIONS.get(name, {}))
+    prepared = {report.split: report for report in reports if report.split in expected}
+    assert set(prepared) == set(expected)
+    for split, report in prepared.items():
+        manifest = Manifest(report.manifest)
+        assert [row.id for row in manifest] == expected[split] and report.rows == len(manifest)
+        assert report.hours == pytest.approx(sum(row.duration for row in manifest) / 3600)
+        assert report.note == corpus(name).NOTE and (report.missing > 0) == (report.expected.rows is not None)
+        checked = check(manifest, decode=True)
+        # One segment alone of a long recording looks like a wrong duration.
+        assert (
+            checked.ok
+            and set(checked.problems) <= {"duration mismatch"}
+            and (split == "M" or not checked.problems)
+        )
+        dataset = SpeechDataset(manifest)
+        for index, row in enumerate(manifest):
+            _, samples = dataset[index]
+            assert len(samples) / 16_000 == pytest.approx(row.duration, abs=0.06)
+            assert row.target and row.corpus == name
+
+
+def reasons(name, folder, split, **options):
+    miniatures.ALL[name](folder / "source")
+    report = prepare(name, folder / "source", folder / "out", splits=[split], **options)[0]
+    return report.left_out
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    assert reasons("librispeech", tmp_path / "l", "dev-clean") == {"audio is missing": 1}
+    assert reasons("gigaspeech", tmp_path / "g", "XL") == {
+        "garbage utterance (silence, music, noise or other)": 1, "the segment ends after its recording": 1,
+    }  # fmt: skip
+    assert reasons("wavcaps", tmp_path / "w", "BBC_Sound_Effects") == {"longer than 180 s": 1}
+    assert reasons("wavcaps", tmp_path / "w2", "AudioSet_SL") == {"audio is missing": 1}
+    assert reasons("audiocaps", tmp_path / "a", "train") == {"audio is missing": 1}
+    assert reasons("covost2", tmp_path / "c", "train", direction="en-ja") == {
+        "empty sentence or translation": 1, "not in this Common Voice release": 1, "audio is missing": 1,
+    }  # fmt: skip
+
+
+def test_transcripts_are_normalised(tmp_path):
+    for name in ("librispeech", "gigaspeech"):
+        miniatures.ALL[name](tmp_path / name)
+        prepare(name, tmp_path / name, tmp_path / f"{name}-out")
+    assert (
+        Manifest(tmp_path / "librispeech-out" / "dev-clean.jsonl")[0].text == "Chapter one missus I'm lynde"
+    )
+    rows = list(Manifest(tmp_path / "gigaspeech-out" / "XL.jsonl"))
+    assert [row.text for row in rows] == ["As they're leaving, can I go?", "Douglas mcgray is your guide."]
+    assert [(row.offset, row.duration) for row in rows] == [(0.0, 2.0), (3.5, 2.0)]
+
+
+def test_covost_quirks_and_directions(tmp_path):
+    miniatures.covost2(tmp_path / "source", "en-zh")
+    reports = prepare("covost2", tmp_path / "source", tmp_path / "out", direction="en-zh")
+    first, second = Manifest(reports[0].manifest)
+    assert first.text == '"Oh," she said, ""no"".' and second.text == "A back\\slash."
+    assert (first.src_lang, first.tgt_lang, first.task) == ("en", "zh", "st") and first.speaker == "ab" * 8
+    assert reports[0].expected.rows == 289_430 and reports[0].expected.hours == 364.0
+    assert [corpus("covost2").expected(s, "en-ja").rows for s in ("dev", "test")] == [15_531, 15_531]
+    for wrong in ("ja", "fr-de", "en-en", "en-zh-CN"):
+        with pytest.raises(ConfigError):
+            prepare("covost2", tmp_path / "source", tmp_path / "x", direction=wrong)
+
+
+def test_the_splits_made_by_covosts_own_script_are_read_too(tmp_path):
+    miniatures.covost2(tmp_path)
+    (tmp_path / "covost_v2.en_ja.tsv").unlink()
+    home = tmp_path / "cv-corpus-4-2019-12-10" / "en"
+    lines = "path\tsentence\ttranslation\tclient_id\ncommon_voice_en_7.mp3\tFor the test.\t試験。\tab\n"
+    (home / "covost_v2.en_ja.test.tsv").write_text(lines, encoding="utf-8")
+    (home / "validated.tsv").unlink()
+    report = prepare("covost2", home, tmp_path / "out", direction="en-ja")[0]
+    assert report.split == "test" and [r.id for r in Manifest(report.manifest)] == ["common_voice_en_7.en-ja"]
+
+
+def test_crop_and_longest(tmp_path):
+    miniatures.librispeech(tmp_path / "source")
+    cropped = prepare(
+        "librispeech", tmp_path / "source", tmp_path / "a", splits=["dev-clean"], crop_seconds=0.5
+    )
+    assert {row.duration for row in Manifest(cropped[0].manifest)} == {0.5}
+    with pytest.raises(ManifestError, match="longer than 1 s"):
+        prepare("librispeech", tmp_path / "source", tmp_path / "b", splits=["dev-clean"], max_seconds=1.0)
+
+
+def test_interrupted_goes_on_and_finished_is_kept(tmp_path, monkeypatch):
+    miniatures.librispeech(tmp_path / "source")
+    arguments = {"splits": ["dev-clean"], "workers": 1}
+    monkeypatch.setattr("aista.data.prepare._ROWS_AT_ONCE", 2)
+
+    def stop(split, count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare("librispeech", tmp_path / "source", tmp_path / "out", progress=stop, **arguments)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".dev-clean.durations.tsv"]
+    import aista.data.prepare as module
+
+    measured, probe = [], module.probe
+    monkeypatch.setattr(module, "probe", lambda path: measured.append(path) or probe(path))
+    first = prepare("librispeech", tmp_path / "source", tmp_path / "out", **arguments)[0]
+    assert len(measured) == 2 and first.rows == 3  # two of four files were measured before
+    again = prepare("librispeech", tmp_path / "source", tmp_path / "out", **arguments)[0]
+    assert again == first and len(measured) == 2
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "dev-clean.jsonl",
+        "dev-clean.report.json",
+    ]
+    with pytest.raises(ConfigError, match="prepared otherwise"):
+        prepare("librispeech", tmp_path / "source", tmp_path / "out", crop_seconds=3.0, **arguments)
+
+
+def test_wrong_requests_are_refused(tmp_path):
+    for arguments in (
+        {"name": "mustc"}, {"name": "librispeech", "splits": ["train"]},
+        {"name": "librispeech", "direction": "en-ja"}, {"name": "covost2"},
+    ):  # fmt: skip
+        with pytest.raises(ConfigError):
+            prepare(source=tmp_path, out=tmp_path / "out", **arguments)
+    for name in names():
+        with pytest.raises(ManifestError):
+            prepare(name, tmp_path, tmp_path / "out", **OPTIONS.get(name, {}))
+
+
+def test_a_third_party_corpus_is_a_dotted_name(tmp_path, monkeypatch):
+    code = "from aista.data.corpora.librispeech import NOTE, SPLITS, expected, rows\n"
+    (tmp_path / "house").mkdir()
+    (tmp_path / "house" / "__init__.py").touch()
+    (tmp_path / "house" / "talks.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    miniatures.librispeech(tmp_path / "source")
+    assert len(prepare("house.talks", tmp_path / "source", tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize("chunk", [7, 64, 1 << 20])
+def test_big_json_is_read_in_pieces(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("aista.data.json_stream._CHUNK_CHARACTERS", chunk)
+    items = [{"id": i, "text": 'a ] tricky [ " { text ' * i, "more": [1, {"x": None}]} for i in range(20)]
+    path = tmp_path / "big.json"
+    for indent in (None, 2):
+        path.write_text(json.dumps({"about": "[", "data": items, "end": 1}, indent=indent))
+        assert list(array_items(path, "data")) == items
+    path.write_text(json.dumps(items))
+    assert list(array_items(path, "data")) == items
+    path.write_text(json.dumps({"data": items})[:-20])
+    with pytest.raises(ManifestError, match="broken JSON"):
+        list(array_items(path, "data"))
+    with pytest.raises(ManifestError, match="has no array"):
+        list(array_items(path, "rows"))
+
+
+def test_command_line(tmp_path):
+    miniatures.covost2(tmp_path / "source")
+    arguments = ["prepare", "covost2", "--source", str(tmp_path / "source"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--direction", "en-ja"])
+    assert result.exit_code == 0 and "289,428 rows are missing" in result.stdout.replace("\n", " ")
+    assert "Common Voice 4" in result.stdout
+    told = CliRunner().invoke(app, [*arguments, "--direction", "en-ja", "--json"])
+    assert [report["split"] for report in json.loads(told.stdout)] == ["train", "dev", "test"]
