@@ -1,8 +1,8 @@
 """A synchronous grammar: one meaning, said in English, Chinese and Japanese, each in its own order.
 
 English is S V O (to R) (with C) (P) (T). Chinese moves time and place before the verb, modal words
-before the place, and counts with classifiers: 医生昨天在公园买了一本红色的书. Japanese is verb-final with particles,
-counts after the noun and conjugates: 医者は昨日公園で赤い本を買いました.
+before the place, and counts with classifiers: 医生昨天在公园买了一本红色的书. Japanese is verb-final
+with particles, counts after the noun and conjugates: 医者は昨日公園で赤い本を買いました.
 
 Two axes are held out. Combinations: an eighth of the (verb, object), (adjective, noun) and (place,
 vehicle) pairs never occur in the ``train`` split, and every sentence of the ``test`` split has at least
@@ -64,7 +64,7 @@ def is_held_out(pair: tuple[str, str]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Phrase:
+class NounPhrase:
     """A noun phrase; ``ja_count`` stands after the particle (本を二冊)."""
 
     en: str
@@ -94,7 +94,7 @@ def _count_in_japanese(number: int, noun: Noun) -> str:
 
 def noun_phrase(
     rng: Random, noun: Noun, *, determiners: tuple[str, ...], adjective: float, bare_zh: bool
-) -> _Phrase:
+) -> NounPhrase:
     """Render a noun with a determiner and perhaps an adjective.
 
     Args:
@@ -114,11 +114,11 @@ def noun_phrase(
         index = rng.randrange(len(lexicon.NUMBERS))
         en, zh, _ = lexicon.NUMBERS[index]
         count = _count_in_japanese(index, noun)
-        return _Phrase(
+        return NounPhrase(
             f"{en} {before}{noun.plural}", zh + noun.classifier + zh_noun, ja_noun, count, words, pairs
         )
     if determiner == "my":
-        return _Phrase(f"my {en_noun}", "我的" + zh_noun, "私の" + ja_noun, "", words, pairs)
+        return NounPhrase(f"my {en_noun}", "我的" + zh_noun, "私の" + ja_noun, "", words, pairs)
     english = f"{_article(before or en_noun) if determiner == 'a' else determiner} {before}{en_noun}"
     zh_determiner = {"a": "一", "the": "那", "this": "这"}[determiner] + noun.classifier
     if bare_zh and determiner != "this":
@@ -126,7 +126,7 @@ def noun_phrase(
     ja_determiner = {"a": "", "the": "その", "this": "この"}[determiner]
     if bare_zh and determiner == "the":
         ja_determiner = ""
-    return _Phrase(english, zh_determiner + zh_noun, ja_determiner + ja_noun, "", words, pairs)
+    return NounPhrase(english, zh_determiner + zh_noun, ja_determiner + ja_noun, "", words, pairs)
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _assemble(
     return Sentence(en, zh, ja, subject.words + words + adjuncts.words(), subject.pairs + pairs)
 
 
-def _object(rng: Random, noun: Noun, tense: str) -> _Phrase:
+def _object(rng: Random, noun: Noun, tense: str) -> NounPhrase:
     if "person" in noun.kinds:
         return noun_phrase(rng, noun, determiners=("a", "the", "the"), adjective=0.4, bare_zh=False)
     if tense == "negative":
@@ -374,38 +374,3 @@ def _distinct(count: int, rng: Random, split: Split, vocabulary: Vocabulary) -> 
         if sentence.en not in seen:
             seen.add(sentence.en)
             yield sentence
-
-
-def _list_item(rng: Random) -> _Phrase:
-    noun = rng.choice(lexicon.PERSONS + lexicon.THINGS)
-    determiners = ("a", "the", "my", *(() if "person" in noun.kinds else ("number", "number")))
-    return noun_phrase(rng, noun, determiners=determiners, adjective=0.5, bare_zh=False)
-
-
-def _loose_word(rng: Random) -> str:
-    pools = (lexicon.PERSONS, lexicon.THINGS, lexicon.ADJECTIVES, lexicon.VERBS, lexicon.GIFTS, lexicon.TIMES)
-    entry = rng.choice(rng.choices((*pools, lexicon.PLACES, lexicon.VEHICLES), (4, 7, 4, 5, 1, 2, 3, 2))[0])
-    if isinstance(entry, Place):
-        return entry.en
-    return entry.past if isinstance(entry, Verb | Gift) and rng.random() < 0.5 else entry.en
-
-
-def phrases(count: int, seed: int, *, split: Split = "train") -> list[str]:
-    """Draw lists of one to four noun phrases or loose words: ``Seven words, a train.`` without a story.
-
-    What a language model would guess is wrong here: who learns to write them has to listen.
-    """
-    rng, result = Random(f"phrases {seed} {split}"), []
-    while len(result) < count:
-        items, held_out = [], False
-        for _ in range(rng.choice((1, 2, 2, 3, 3, 4))):
-            if rng.random() < 0.5:
-                items.append(_loose_word(rng))
-            else:
-                phrase = _list_item(rng)
-                held_out |= any(is_held_out(pair) for pair in phrase.pairs)
-                items.append(phrase.en)
-        text = ", ".join(items) + "."
-        if len(text.split()) <= 8 and (split == "any" or held_out == (split == "test")):
-            result.append(text[0].upper() + text[1:])
-    return result

@@ -254,8 +254,8 @@ def _silence(event: Event, rng: np.random.Generator) -> np.ndarray:
 
 _RENDERERS: dict[str, Callable[[Event, np.random.Generator], np.ndarray]] = {
     "tone": _tone, "rise": _sweep, "fall": _sweep, "bell": _bell, "beep": _beep, "click": _click,
-    "siren": _siren,     "dog": _dog, "rain": _rain, "wind": _wind, "drum": _drum, "whistle": _whistle, "engine": _engine,
-    "bird": _bird, "silence": _silence,
+    "siren": _siren, "dog": _dog, "rain": _rain, "wind": _wind, "drum": _drum, "whistle": _whistle,
+    "engine": _engine, "bird": _bird, "silence": _silence,
 }  # fmt: skip
 
 

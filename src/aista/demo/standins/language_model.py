@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from aista.demo import grammar, sounds, tokenizer
+from aista.demo import grammar, sounds, tokenizer, word_lists
 from aista.demo.standins import loop
 from aista.text import prompts
 
@@ -91,7 +91,7 @@ def examples(recipe: Recipe) -> list[Example]:
     """Draw the training text: no held-out pair in it, every word."""
     rng = Random(f"language model {recipe.seed}")
     sentences = grammar.sentences(recipe.num_sentences, recipe.seed)
-    phrases = grammar.phrases(recipe.num_phrases, recipe.seed)
+    phrases = word_lists.phrases(recipe.num_phrases, recipe.seed)
     described = [sounds.draw_sound(rng) for _ in range(recipe.num_captions)]
     drawn = []
     for task in rng.choices(TASKS, TASK_WEIGHTS, k=recipe.num_examples):
@@ -118,7 +118,7 @@ def tokenizer_texts(recipe: Recipe) -> list[str]:
     rng = Random(f"tokenizer {recipe.seed}")
     sentences = grammar.sentences(min(6_000, recipe.num_sentences), recipe.seed, split="any")
     texts = [text for sentence in sentences for text in (sentence.en, sentence.zh, sentence.ja)]
-    texts += grammar.phrases(min(1_500, recipe.num_phrases), recipe.seed, split="any")
+    texts += word_lists.phrases(min(1_500, recipe.num_phrases), recipe.seed, split="any")
     return texts + [sounds.draw_sound(rng).caption for _ in range(min(1_000, recipe.num_captions))]
 
 

@@ -1,0 +1,43 @@
+"""Short lists of words and noun phrases: utterances that no language model can guess."""
+
+from __future__ import annotations
+
+from random import Random
+
+from aista.demo import grammar, lexicon
+from aista.demo.lexicon import Gift, Place, Verb
+
+
+def _list_item(rng: Random) -> grammar.NounPhrase:
+    noun = rng.choice(lexicon.PERSONS + lexicon.THINGS)
+    determiners = ("a", "the", "my", *(() if "person" in noun.kinds else ("number", "number")))
+    return grammar.noun_phrase(rng, noun, determiners=determiners, adjective=0.5, bare_zh=False)
+
+
+def _loose_word(rng: Random) -> str:
+    pools = (lexicon.PERSONS, lexicon.THINGS, lexicon.ADJECTIVES, lexicon.VERBS, lexicon.GIFTS, lexicon.TIMES)
+    entry = rng.choice(rng.choices((*pools, lexicon.PLACES, lexicon.VEHICLES), (4, 7, 4, 5, 1, 2, 3, 2))[0])
+    if isinstance(entry, Place):
+        return entry.en
+    return entry.past if isinstance(entry, Verb | Gift) and rng.random() < 0.5 else entry.en
+
+
+def phrases(count: int, seed: int, *, split: grammar.Split = "train") -> list[str]:
+    """Draw lists of one to four noun phrases or loose words: ``Seven words, a train.`` without a story.
+
+    What a language model would guess is wrong here: who learns to write them has to listen.
+    """
+    rng, result = Random(f"phrases {seed} {split}"), []
+    while len(result) < count:
+        items, held_out = [], False
+        for _ in range(rng.choice((1, 2, 2, 3, 3, 4))):
+            if rng.random() < 0.5:
+                items.append(_loose_word(rng))
+            else:
+                phrase = _list_item(rng)
+                held_out |= any(grammar.is_held_out(pair) for pair in phrase.pairs)
+                items.append(phrase.en)
+        text = ", ".join(items) + "."
+        if len(text.split()) <= 8 and (split == "any" or held_out == (split == "test")):
+            result.append(text[0].upper() + text[1:])
+    return result
