@@ -1,8 +1,8 @@
 """SALMONN's checkpoints, read and written: the same tensors, every key accounted for.
 
-A SALMONN file is ``{"model", "optimizer", "config", "scaler", "epoch"}``; ``model`` holds what was trained, and
-some tensors that leaked into it. Nothing in it tells which frozen models it belongs to, so everything that can
-be checked against them is.
+A SALMONN file is ``{"model", "optimizer", "config", "scaler", "epoch"}``; ``model`` holds what was trained,
+and some tensors that leaked into it. Nothing in it tells which frozen models it belongs to, so everything
+that can be checked against them is.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _LEAKS = {
     "BEATs' shared position table": _BEATS_TABLE,
     "a tied LM head": re.compile(re.escape(_LLM) + r"lm_head\.weight$"),
 }
-# The language models of the released checkpoints, told apart by their configurations: (hidden size, layers) ->
-# name, longest sequence, epsilon. Vicuna 1.1 comes from LLaMA 1, Vicuna 1.5 from Llama 2.
+# The language models of the released checkpoints, told apart by their configurations: (hidden size, layers)
+# -> name, longest sequence, epsilon. Vicuna 1.1 comes from LLaMA 1, Vicuna 1.5 from Llama 2.
 _RELEASED = {(5120, 40): ("Vicuna-13B v1.1", 2048, 1e-6), (4096, 32): ("Vicuna-7B v1.5", 4096, 1e-5)}
 
 
@@ -121,8 +121,8 @@ def load(
         llm: Vicuna, folder or hub id.
         qformer_heads: Attention heads of the Q-Former, which no tensor tells; by default 64 dimensions each
             (12 at the real size), or 4 heads where that gives none.
-        parity: Reproduce SALMONN's numbers to the last habit: BEATs features that depend on the batch, pads that
-            consume positions, a ``[PAD]`` row in the vocabulary. Off: the same weights, without those.
+        parity: Reproduce SALMONN's numbers to the last habit: BEATs features that depend on the batch, pads
+            that consume positions, a ``[PAD]`` row in the vocabulary. Off: the same weights, without those.
         any_llm: Take a language model of the right size that is not the one SALMONN released weights for.
         dtype, quantization, device_map: As for ``from_bases``.
 
@@ -130,8 +130,8 @@ def load(
         The model; its ``import_report`` says what became of every key.
 
     Raises:
-        CheckpointError: The file is unsafe, damaged or of another kind; a key is missing, superfluous, renamed or
-            misshapen; or a frozen model is visibly not the one that this checkpoint was trained with.
+        CheckpointError: The file is unsafe, damaged or of another kind; a key is missing, superfluous,
+            renamed or misshapen; or a frozen model is visibly not the one that this checkpoint was trained with.
     """
     state, settings = read(path)
     report = sort_keys(state)
@@ -316,7 +316,7 @@ def export(model: AistaForConditionalGeneration, path: str | Path) -> None:
     """Write a model as a SALMONN checkpoint, leaks included, so that SALMONN's own code can read it.
 
     Args:
-        model: Any model of this package. (SALMONN's code expects a Llama and, at the real size, its Q-Former.)
+        model: Any model of this package. (SALMONN's code expects a Llama and the Q-Former's real size.)
         path: The ``.pth`` file.
     """
     config = model.config

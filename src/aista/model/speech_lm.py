@@ -221,6 +221,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
         """Look up the text and put the speech tokens in their places: (B, T, d)."""
         real = attention_mask.bool() if speech_mask is None else attention_mask.bool() & ~speech_mask
         embeds = self.get_input_embeddings()(input_ids.masked_fill(~real, 0))
+        embeds = embeds.masked_fill(~real[..., None], 0)
         given = any(value is not None for key, value in audio.items() if key != "num_samples")
         slots = int(speech_mask.sum()) if speech_mask is not None else 0
         if not given and not slots:
@@ -238,7 +239,6 @@ class AistaForConditionalGeneration(PreTrainedModel):
                 expected=f"{mask.sum(1).tolist()} speech tokens",
                 advice="Processor and model must agree in speech_tokens.",
             )
-        embeds = embeds.clone()
         embeds[speech_mask] = speech[mask].to(embeds.dtype)
         return embeds
 
