@@ -15,7 +15,11 @@ MINIMAL = {"output": "o", "model": {"speech_encoder": "w", "backbone": "b"}, "da
 def test_defaults_are_the_papers() -> None:
     train = PretrainSettings.of(MINIMAL).train
     assert (train.max_steps, train.warmup_steps, train.weight_decay) == (80_000, 9_000, 0.05)
-    assert (train.learning_rate, train.warmup_start_learning_rate, train.min_learning_rate) == (3e-5, 1e-6, 1e-5)
+    assert (train.learning_rate, train.warmup_start_learning_rate, train.min_learning_rate) == (
+        3e-5,
+        1e-6,
+        1e-5,
+    )
     lora = PretrainSettings.of(MINIMAL).model.lora
     assert (lora.r, lora.alpha, lora.dropout) == (8, 32, 0.1)
     joint = JointSettings.of({"output": "o", "init": "i", "data": {"train": ["m"]}})
@@ -36,7 +40,9 @@ def test_overrides_reach_nested_settings(tmp_path: Path) -> None:
     assert changed.train.max_steps == 7 and changed.model.lora.targets == ["a", "b"]
 
 
-@pytest.mark.parametrize("override", ["train.max_stepz=7", "trian.max_steps=7", "train.max_steps=many", "nonsense"])
+@pytest.mark.parametrize(
+    "override", ["train.max_stepz=7", "trian.max_steps=7", "train.max_steps=many", "nonsense"]
+)
 def test_what_is_unknown_or_wrong_is_named(tmp_path: Path, override: str) -> None:
     PretrainSettings.of(MINIMAL).save(tmp_path / "s.yaml")
     with pytest.raises(ConfigError) as error:

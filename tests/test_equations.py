@@ -25,5 +25,9 @@ def test_function_exists_and_names_its_equation(number: str, path: str, name: st
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part
         )  # fmt: skip
     docstring = ast.get_docstring(scope) or ""  # type: ignore[arg-type]
-    numbers = {n for group in re.findall(r"(?:Eq\.|Equations?:?) ?([\d, -]+)", docstring) for n in re.findall(r"\d", group)}
+    numbers = {
+        n
+        for group in re.findall(r"(?:Eq\.|Equations?:?) ?([\d, -]+)", docstring)
+        for n in re.findall(r"\d", group)
+    }
     assert number in numbers, f"{path}:{name} does not say that it is Eq. {number}"

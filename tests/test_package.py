@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def _python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_import_is_light() -> None:
@@ -39,6 +41,8 @@ def test_floors_are_kept() -> None:
 
 
 def test_help_lists_every_verb() -> None:
-    shown = subprocess.run([sys.executable, "-m", "aista", "--help"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-m", "aista", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     for verb in ("demo", "translate", "pretrain", "select", "joint", "evaluate"):
         assert verb in shown

@@ -22,7 +22,14 @@ from aista.audio.files import write_audio
 from aista.config import JointSettings, PretrainSettings
 from aista.data.manifest import Utterance, write_manifest
 
-TEXTS = ("A bell rings.", "The dog sleeps.", "Seven red books.", "We walk home.", "It is late.", "Sing again.")
+TEXTS = (
+    "A bell rings.",
+    "The dog sleeps.",
+    "Seven red books.",
+    "We walk home.",
+    "It is late.",
+    "Sing again.",
+)
 
 
 def whisper(folder: Path, positions: int = 102) -> Path:
@@ -46,7 +53,9 @@ def tokenizer(folder: Path) -> Path:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>", pad_token="<|pad|>")
-    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|audio_eos|>"]})
+    fast.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|audio_eos|>"]}
+    )
     fast.save_pretrained(folder)
     return folder
 
@@ -58,7 +67,9 @@ def language_model(folder: Path, kind: str = "qwen2", layers: int = 3) -> Path:
         "vocab_size": 262, "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
         "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 512,
     }  # fmt: skip
-    model = Qwen2ForCausalLM(Qwen2Config(**sizes)) if kind == "qwen2" else LlamaForCausalLM(LlamaConfig(**sizes))
+    model = (
+        Qwen2ForCausalLM(Qwen2Config(**sizes)) if kind == "qwen2" else LlamaForCausalLM(LlamaConfig(**sizes))
+    )
     model.save_pretrained(folder)
     return tokenizer(folder)
 
@@ -78,7 +89,13 @@ def manifest(path: Path, count: int = 12, task: str = "st") -> Path:
 
 def pretrain_settings(folder: Path, **train: object) -> PretrainSettings:
     """Stage 1 on tiny bases under ``folder``, four steps."""
-    steps = {"max_steps": 4, "per_device_train_batch_size": 3, "save_steps": 2, "logging_steps": 1, "warmup_steps": 2}
+    steps = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 3,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "warmup_steps": 2,
+    }
     return PretrainSettings.of(
         {
             "output": str(folder / "stage1"),
@@ -96,7 +113,13 @@ def pretrain_settings(folder: Path, **train: object) -> PretrainSettings:
 
 def joint_settings(folder: Path, init: str, **changes: object) -> JointSettings:
     """Stage 3 on a tiny stage-1 model, four steps, validated every second one."""
-    steps = {"max_steps": 4, "per_device_train_batch_size": 3, "eval_steps": 2, "save_steps": 2, "logging_steps": 1}
+    steps = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 3,
+        "eval_steps": 2,
+        "save_steps": 2,
+        "logging_steps": 1,
+    }
     train = {**steps, "warmup_steps": 2, "learning_rate": 1e-3, **changes.pop("train", {})}  # type: ignore[dict-item]
     data = {
         "train": [str(manifest(folder / "st.jsonl"))],

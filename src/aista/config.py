@@ -58,7 +58,8 @@ class Settings(BaseModel):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(
-            yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
+            yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+            encoding="utf-8",
         )
 
     def sha256(self) -> str:
@@ -76,7 +77,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold settings.", got=type(values).__name__, expected="key: value rows")
+        raise ConfigError(
+            f"{path} does not hold settings.", got=type(values).__name__, expected="key: value rows"
+        )
     return values
 
 
@@ -84,7 +87,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     """Set one ``dotted.key=value``; the value is read as YAML."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"Cannot understand the override {override!r}.", expected="key=value, e.g. train.max_steps=100")
+        raise ConfigError(
+            f"Cannot understand the override {override!r}.", expected="key=value, e.g. train.max_steps=100"
+        )
     *parents, last = key.strip().split(".")
     place = values
     for name in parents:
@@ -170,7 +175,9 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _saves_fall_on_validations(self) -> Self:
         if self.eval_steps and self.save_steps % self.eval_steps:
-            raise ValueError(f"save_steps ({self.save_steps}) must be a multiple of eval_steps ({self.eval_steps})")
+            raise ValueError(
+                f"save_steps ({self.save_steps}) must be a multiple of eval_steps ({self.eval_steps})"
+            )
         if self.patience and not self.eval_steps:
             raise ValueError("patience counts validations: set eval_steps")
         return self
@@ -209,7 +216,9 @@ class JointSettings(Settings):
     output: str
     init: str
     data: DataSettings
-    train: TrainSettings = TrainSettings(warmup_steps=3_000, max_steps=90_000, eval_steps=3_000, save_steps=3_000, patience=4)
+    train: TrainSettings = TrainSettings(
+        warmup_steps=3_000, max_steps=90_000, eval_steps=3_000, save_steps=3_000, patience=4
+    )
     alignment: AlignmentSettings = AlignmentSettings()
     prompt_pool: bool = False
     seed: int = 42

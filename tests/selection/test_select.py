@@ -85,7 +85,11 @@ def test_pairs_are_distinct_clips_and_the_draw_is_fixed() -> None:
 def test_select_probes_every_layer_of_a_model(tmp_path: Path) -> None:
     model = pretrain(tiny.pretrain_settings(tmp_path, max_steps=1)).folder
     chosen = settings(
-        output=str(tmp_path / "select"), model=str(model), data=[str(tmp_path / "asr.jsonl")], num_pairs=6, batch_size=4
+        output=str(tmp_path / "select"),
+        model=str(model),
+        data=[str(tmp_path / "asr.jsonl")],
+        num_pairs=6,
+        batch_size=4,
     )
     report = select(chosen)
     assert [row.layer for row in report.rows] == [0, 1, 2, 3]

@@ -37,7 +37,11 @@ def test_stage1_changes_the_adapters_and_leaves_the_bases(stage1: Path) -> None:
     settings = PretrainSettings.load(stage1 / "settings.yaml")
     fresh = run_fresh(settings)
     assert model.trainable_state_dict().keys() == fresh.trainable_state_dict().keys()
-    changed = [n for n, t in model.trainable_state_dict().items() if not torch.equal(t, fresh.trainable_state_dict()[n])]
+    changed = [
+        n
+        for n, t in model.trainable_state_dict().items()
+        if not torch.equal(t, fresh.trainable_state_dict()[n])
+    ]
     assert any("lora_B" in name for name in changed) and any("projection" in name for name in changed)
     frozen = {n: t for n, t in fresh.state_dict().items() if n not in fresh.trainable_state_dict()}
     assert frozen and all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in frozen.items())
@@ -74,7 +78,9 @@ def interrupted_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_resumed_equals_uninterrupted(stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def test_resumed_equals_uninterrupted(
+    stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
     train = {"max_steps": 7, "eval_steps": 2, "save_steps": 2, "patience": 4}
     whole = joint(tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / "whole"), train=train))
     settings = tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / "parts"), train=train)
@@ -88,11 +94,16 @@ def test_resumed_equals_uninterrupted(stage1: Path, tmp_path: Path, monkeypatch:
     assert resumed.best_token_accuracy == whole.best_token_accuracy
     keys = ("ce", "wasserstein_0", "eval_token_accuracy", "learning_rate")
     histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("whole", "parts")]
-    shown = [[(row["step"], key, row[key]) for row in history for key in keys if key in row] for history in histories]
+    shown = [
+        [(row["step"], key, row[key]) for row in history for key in keys if key in row]
+        for history in histories
+    ]
     assert shown[0] == shown[1]
 
 
-def test_a_half_written_checkpoint_is_not_resumed_from(stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_written_checkpoint_is_not_resumed_from(
+    stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = tiny.joint_settings(tmp_path, str(stage1))
     with monkeypatch.context() as patch:
         interrupted_after(2, patch)
@@ -109,15 +120,25 @@ def test_alpha_one_equals_no_alignment(stage1: Path, tmp_path: Path) -> None:
     for name, alignment in {
         "none": {"method": "none"}, "one": {"layers": [0, 1], "alpha": 1.0}, "ot": {"layers": [0, 1], "alpha": 0.5},
     }.items():  # fmt: skip
-        settings = tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / name), alignment=alignment)
+        settings = tiny.joint_settings(
+            tmp_path, str(stage1), output=str(tmp_path / name), alignment=alignment
+        )
         results[name] = weights(joint(settings).folder)
     assert equal(results["none"], results["one"])
     assert not equal(results["none"], results["ot"])
 
 
 def test_alignment_draws_speech_towards_text(stage1: Path, tmp_path: Path) -> None:
-    train = {"max_steps": 30, "eval_steps": 30, "save_steps": 30, "learning_rate": 5e-3, "min_learning_rate": 5e-3}
-    settings = tiny.joint_settings(tmp_path, str(stage1), train=train, alignment={"layers": [0], "alpha": 0.1})
+    train = {
+        "max_steps": 30,
+        "eval_steps": 30,
+        "save_steps": 30,
+        "learning_rate": 5e-3,
+        "min_learning_rate": 5e-3,
+    }
+    settings = tiny.joint_settings(
+        tmp_path, str(stage1), train=train, alignment={"layers": [0], "alpha": 0.1}
+    )
     history = json.loads((joint(settings).folder / "history.json").read_text())
     distances = [row["wasserstein_0"] for row in history if "wasserstein_0" in row]
     assert sum(distances[-5:]) < 0.8 * sum(distances[:5])
@@ -149,7 +170,9 @@ def test_accumulated_steps_equal_one_big_batch(stage1: Path, tmp_path: Path) -> 
     assert found[0][0] == pytest.approx(found[1][0], rel=0.05)
 
 
-@pytest.mark.parametrize(("layers", "message"), [([], "No layer"), ([9], "no layer"), ("missing.json", "layer report")])
+@pytest.mark.parametrize(
+    ("layers", "message"), [([], "No layer"), ([9], "no layer"), ("missing.json", "layer report")]
+)
 def test_layers_that_cannot_be_aligned(stage1: Path, tmp_path: Path, layers: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         joint(tiny.joint_settings(tmp_path, str(stage1), alignment={"layers": layers}))

@@ -64,7 +64,9 @@ def alignment(name: str, layers: tuple[int, ...], **options: Any) -> Alignment:
     try:
         return method(layers, **options)
     except TypeError as error:
-        raise ConfigError(f"The alignment method {name!r} does not take these options.", got=str(error)) from None
+        raise ConfigError(
+            f"The alignment method {name!r} does not take these options.", got=str(error)
+        ) from None
 
 
 def __getattr__(name: str) -> Any:

@@ -28,10 +28,17 @@ _EXAMPLES = """Examples:
 @demo_app.callback(epilog=_EXAMPLES)
 def demo(
     context: typer.Context,
-    output: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on there.")] = Path("runs/demo"),
-    scale: Annotated[str, typer.Option(help="demo (minutes), or nano (seconds, from nothing, for tests).")] = "demo",
+    output: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on there.")] = Path(
+        "runs/demo"
+    ),
+    scale: Annotated[
+        str, typer.Option(help="demo (minutes), or nano (seconds, from nothing, for tests).")
+    ] = "demo",
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Train the stand-in backbones and stage 1 too (about two hours).")
+        bool,
+        typer.Option(
+            "--from-scratch", help="Train the stand-in backbones and stage 1 too (about two hours)."
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of training and data order.")] = 1,
 ) -> None:
@@ -57,9 +64,13 @@ def demo(
 
 @demo_app.command(epilog="Example:\n\n    aista demo build --output runs/build --install")
 def build(
-    output: Annotated[Path, typer.Option(help="Folder of the build; the same command goes on there.")] = Path("runs/build"),
+    output: Annotated[Path, typer.Option(help="Folder of the build; the same command goes on there.")] = Path(
+        "runs/build"
+    ),
     scale: Annotated[str, typer.Option(help="full, or nano for tests.")] = "full",
-    install: Annotated[bool, typer.Option("--install", help="Put the finished models into this package.")] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Put the finished models into this package.")
+    ] = False,
 ) -> None:
     """Make everything the package ships: corpora, stand-in backbones, the stage-1 model, the finished model."""
     from aista.demo.build import Build

@@ -31,4 +31,6 @@ def joint(
     from aista.training.joint import joint
 
     run = joint(JointSettings.load(config, overrides))
-    typer.echo(f"{run.folder}: {run.steps} steps in {run.seconds:.0f} s, token accuracy {run.best_token_accuracy}")
+    typer.echo(
+        f"{run.folder}: {run.steps} steps in {run.seconds:.0f} s, token accuracy {run.best_token_accuracy}"
+    )

@@ -31,4 +31,6 @@ def pretrain(
     from aista.training.pretrain import pretrain
 
     run = pretrain(PretrainSettings.load(config, overrides))
-    typer.echo(f"{run.folder}: {run.steps} steps in {run.seconds:.0f} s, token accuracy {run.best_token_accuracy}")
+    typer.echo(
+        f"{run.folder}: {run.steps} steps in {run.seconds:.0f} s, token accuracy {run.best_token_accuracy}"
+    )

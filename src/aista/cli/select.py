@@ -36,6 +36,10 @@ def select(
     table = Table("layer", "MRR", "shuffled", "mean W", "selected", title=f"{report.num_pairs} pairs")
     for row in report.rows:
         shuffled = "" if row.shuffled_mrr is None else f"{row.shuffled_mrr:.4f}"
-        table.add_row(str(row.layer), f"{row.mrr:.4f}", shuffled, f"{row.mean_distance:.4g}", "yes" * row.selected)
+        table.add_row(
+            str(row.layer), f"{row.mrr:.4f}", shuffled, f"{row.mean_distance:.4g}", "yes" * row.selected
+        )
     Console().print(table)
-    typer.echo(f"threshold {report.threshold:.4f}, chance {report.chance_mrr:.4f}, selected {report.selected}")
+    typer.echo(
+        f"threshold {report.threshold:.4f}, chance {report.chance_mrr:.4f}, selected {report.selected}"
+    )

@@ -52,7 +52,10 @@ class Build:
     def corpora(self) -> Path:
         """Synthesise every corpus."""
         folder = self.output / "corpus"
-        with self.clock.stage("synthesis", "Corpora: speech, sounds, translations"), bar("utterances") as update:
+        with (
+            self.clock.stage("synthesis", "Corpora: speech, sounds, translations"),
+            bar("utterances") as update,
+        ):
             corpus.build(folder, self.scale, progress=update)
         return folder
 
@@ -61,7 +64,9 @@ class Build:
         folder = self.corpora()
         for name in BASES.values():
             with self.clock.stage(name, f"Stand-in backbone: {name}"), bar("steps") as update:
-                standins.train(name, self.output / name, folder, self.scale, nano=self.is_nano, progress=update)
+                standins.train(
+                    name, self.output / name, folder, self.scale, nano=self.is_nano, progress=update
+                )
 
     def stage1(self) -> str:
         """Train stage 1 on the stand-ins and return its folder."""

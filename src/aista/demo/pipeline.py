@@ -7,14 +7,15 @@ stage leaves a finished folder behind and is skipped when it is there: after Ctr
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from aista.config import JointSettings, SelectSettings
 from aista.demo import corpus
+from aista.demo.report import write_report
 from aista.demo.stages import NANO_TRAIN, Clock, bar, console, shipped_settings, side_by_side
-from aista.evaluation.evaluate import evaluate, versions
+from aista.evaluation.evaluate import compare, evaluate, versions
 from aista.evaluation.settings import EvaluateSettings
 from aista.selection.report import LayerReport
 from aista.selection.select import select
@@ -54,7 +55,9 @@ class Demo:
         seed: Of training and data order.
     """
 
-    def __init__(self, output: Path, scale: str = "demo", *, stage1: str = "aista:stage1", seed: int = 1) -> None:
+    def __init__(
+        self, output: Path, scale: str = "demo", *, stage1: str = "aista:stage1", seed: int = 1
+    ) -> None:
         self.output, self.scale, self.stage1, self.seed = output, SCALES[scale], stage1, seed
         output.mkdir(parents=True, exist_ok=True)
         self.clock = Clock(output / "seconds.json")
@@ -68,14 +71,26 @@ class Demo:
         with self.clock.stage("select", "Layer selection: where does speech find its text?"):
             report = select(self._select_settings())
             console.print(f"selected layers {report.selected} (threshold {report.threshold:.3f})")
-        with self.clock.stage("joint", "Joint training: base and AI-STA, the same steps, seed and data order"):
-            side_by_side("joint", self._saved({name: self._joint_settings(name) for name in SYSTEMS}), self.output / "logs")
+        with self.clock.stage(
+            "joint", "Joint training: base and AI-STA, the same steps, seed and data order"
+        ):
+            side_by_side(
+                "joint",
+                self._saved({name: self._joint_settings(name) for name in SYSTEMS}),
+                self.output / "logs",
+            )
         with self.clock.stage("evaluate", "Evaluation on held-out combinations and speakers"):
             side_by_side(
-                "evaluate", self._saved({name: self._evaluate_settings(name) for name in SYSTEMS}), self.output / "logs"
+                "evaluate",
+                self._saved({name: self._evaluate_settings(name) for name in SYSTEMS}),
+                self.output / "logs",
             )
         results = self.results(report)
-        (self.output / "results.json").write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
+        (self.output / "results.json").write_text(
+            json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8"
+        )
+        with self.clock.stage("report", "Report"):
+            write_report(self.output)
         return results
 
     # ---- stages ----
@@ -129,8 +144,11 @@ class Demo:
     def results(self, report: LayerReport) -> dict[str, Any]:
         """Gather what the stages left behind; evaluations that are there are read, not repeated."""
         evaluations = {name: evaluate(self._evaluate_settings(name)) for name in SYSTEMS}
+        folders = [self.output / "evaluate" / name for name in SYSTEMS]
         runs = {name: json.loads((self.output / name / "training.json").read_text()) for name in SYSTEMS}
-        seconds = {key: self.clock.seconds.get(key, 0.0) for key in ("synthesis", "features", "select", "evaluate")}
+        seconds = {
+            key: self.clock.seconds.get(key, 0.0) for key in ("synthesis", "features", "select", "evaluate")
+        }
         seconds |= {f"joint_{name}": run["seconds"] for name, run in runs.items()}
         seconds["total"] = round(sum(self.clock.seconds.values()), 1)
         return {
@@ -142,6 +160,7 @@ class Demo:
             "threshold": report.threshold,
             "num_pairs": report.num_pairs,
             "systems": {name: self._system(evaluations[name], runs[name]) for name in SYSTEMS},
+            "significance": {name: asdict(row) for name, row in compare(*folders).items()},
             "bleu_signature": evaluations["base"]["signatures"],
             "warnings": [warning for name in SYSTEMS for warning in evaluations[name]["warnings"]],
             "seconds": seconds,

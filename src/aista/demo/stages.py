@@ -53,7 +53,9 @@ def shipped_settings(kind: type[S], stage: str, folder: Path, *overrides: str) -
     text = (files("aista.demo") / "configs" / f"{stage}.yaml").read_text(encoding="utf-8")
     moved = folder / "configs" / f"{stage}.yaml"
     moved.parent.mkdir(parents=True, exist_ok=True)
-    moved.write_text(text.replace("runs/demo", str(folder)).replace("runs/build", str(folder)), encoding="utf-8")
+    moved.write_text(
+        text.replace("runs/demo", str(folder)).replace("runs/build", str(folder)), encoding="utf-8"
+    )
     return kind.load(moved, overrides)
 
 
@@ -95,13 +97,23 @@ def side_by_side(verb: str, configs: Mapping[str, Path], logs: Path) -> None:
     """
     logs.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // len(configs)))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "NUMBA_NUM_THREADS": threads,
+    }
     running = {}
     for name, config in configs.items():
         with open(_log(logs, verb, name), "w") as log:
             command = [sys.executable, "-m", "aista", verb, "--config", str(config)]
             running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    columns = (TextColumn("{task.description:>8}"), BarColumn(), TextColumn("{task.fields[news]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        TextColumn("{task.fields[news]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bars:
         tasks = {name: bars.add_task(name, total=None, news="") for name in running}
         while any(process.poll() is None for process in running.values()):
@@ -111,7 +123,9 @@ def side_by_side(verb: str, configs: Mapping[str, Path], logs: Path) -> None:
     for name, process in running.items():
         if process.returncode:
             tail = _log(logs, verb, name).read_text(errors="replace")[-3000:]
-            raise TrainingError(f"`aista {verb}` failed for {name}.", got=tail, advice="Run the same command again.")
+            raise TrainingError(
+                f"`aista {verb}` failed for {name}.", got=tail, advice="Run the same command again."
+            )
 
 
 def _log(logs: Path, verb: str, name: str) -> Path:

@@ -91,7 +91,9 @@ class LayerReport(BaseModel):
             return cls.model_validate(values)
         except (OSError, ValueError, AttributeError, ValidationError) as error:
             raise ConfigError(
-                f"Cannot read the layer report {path}.", got=str(error), advice="Write one with `aista select`."
+                f"Cannot read the layer report {path}.",
+                got=str(error),
+                advice="Write one with `aista select`.",
             ) from None
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -102,10 +104,26 @@ class LayerReport(BaseModel):
         axes = figure.add_subplot()
         layers = [row.layer for row in self.rows]
         axes.plot(layers, self.mrr_by_layer, color="#3b6ea5", marker="o", markersize=5, label="MRR")
-        axes.fill_between(layers, [r.low for r in self.rows], [r.high for r in self.rows], color="#3b6ea5", alpha=0.2)
-        axes.plot(self.selected, [self.rows[i].mrr for i in self.selected], "o", color="#c8553d", label="selected")
-        axes.axhline(self.threshold, color="#c8553d", linestyle="--", linewidth=1, label=f"threshold {self.threshold:.3g}")
-        axes.axhline(self.chance_mrr, color="#888888", linestyle=":", linewidth=1, label=f"chance {self.chance_mrr:.3g}")
+        axes.fill_between(
+            layers, [r.low for r in self.rows], [r.high for r in self.rows], color="#3b6ea5", alpha=0.2
+        )
+        axes.plot(
+            self.selected, [self.rows[i].mrr for i in self.selected], "o", color="#c8553d", label="selected"
+        )
+        axes.axhline(
+            self.threshold,
+            color="#c8553d",
+            linestyle="--",
+            linewidth=1,
+            label=f"threshold {self.threshold:.3g}",
+        )
+        axes.axhline(
+            self.chance_mrr,
+            color="#888888",
+            linestyle=":",
+            linewidth=1,
+            label=f"chance {self.chance_mrr:.3g}",
+        )
         axes.set(
             xlabel="layer (0 = embedding; last = after the final norm)",
             ylabel="mean reciprocal rank",

@@ -38,7 +38,8 @@ def select(settings: SelectSettings) -> LayerReport:
         if report.settings_sha256 == settings.sha256():
             return report
         raise ConfigError(
-            f"{output} holds a selection made with other settings.", advice="Choose another output, or delete it."
+            f"{output} holds a selection made with other settings.",
+            advice="Choose another output, or delete it.",
         )
     settings.save(output / "settings.yaml")
     model = AistaForConditionalGeneration.from_pretrained(settings.model).eval()
@@ -101,7 +102,9 @@ def rank_layers(
     )
 
 
-def _rank_layer(states: LayerStates, texts: Sequence[str], threshold: float, settings: SelectSettings) -> LayerRow:
+def _rank_layer(
+    states: LayerStates, texts: Sequence[str], threshold: float, settings: SelectSettings
+) -> LayerRow:
     start = time.perf_counter()
     speech = [torch.from_numpy(array) for array in states.speech]
     text = [torch.from_numpy(array) for array in states.text]

@@ -20,7 +20,10 @@ class Progress(ProgressCallback):
         if self.training_bar is None or not logs:
             return
         shown = {name: value for name, value in logs.items() if name in self._SHOWN or "wasserstein" in name}
-        self._newest = {**getattr(self, "_newest", {}), **{name: f"{value:.4g}" for name, value in shown.items()}}
+        self._newest = {
+            **getattr(self, "_newest", {}),
+            **{name: f"{value:.4g}" for name, value in shown.items()},
+        }
         self.training_bar.set_postfix(self._newest)
 
     def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
@@ -38,7 +41,9 @@ class StopOnSignal(TrainerCallback):
         self.stopped = False
         self._previous: dict[int, Any] = {}
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Listen."""
         for name in (signal.SIGINT, signal.SIGTERM):
             try:
@@ -55,11 +60,15 @@ class StopOnSignal(TrainerCallback):
             signal.signal(name, handler)
         self._previous.clear()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Save and stop after the step in which a signal came."""
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Give the signals back."""
         self._restore()

@@ -15,7 +15,9 @@ from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest
 
 
-def cached_features(model: Any, processor: Any, manifests: list[str], folder: str, batch_size: int = 16) -> FeatureStore:
+def cached_features(
+    model: Any, processor: Any, manifests: list[str], folder: str, batch_size: int = 16
+) -> FeatureStore:
     """Return a store that holds the encoder features of every clip of the manifests, computing what is missing.
 
     Features are the concatenated raw outputs of the frozen encoders, before the trained LayerNorms:
@@ -42,10 +44,15 @@ def encoder_fingerprint(config: Any) -> str:
 
 
 @torch.no_grad()
-def _encode(model: Any, processor: Any, clips: SpeechDataset, path: Path, fingerprint: str, batch_size: int) -> None:
+def _encode(
+    model: Any, processor: Any, clips: SpeechDataset, path: Path, fingerprint: str, batch_size: int
+) -> None:
     """Run the encoders over clips, longest neighbours together, and append them to the store."""
     order = sorted(range(len(clips)), key=lambda i: clips.lengths[i])
-    with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer, Progress() as bar:
+    with (
+        FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer,
+        Progress() as bar,
+    ):
         task = bar.add_task("encoder features", total=len(order))
         for start in range(0, len(order), batch_size):
             rows = [clips[i] for i in order[start : start + batch_size]]

@@ -106,10 +106,16 @@ def train(
 def _data(settings: PretrainSettings | JointSettings, model: Any, processor: Any, transcripts: bool) -> dict:
     """Return the trainer's datasets and collator."""
     data: DataSettings = settings.data
-    store = cached_features(model, processor, [*data.train, *data.validation], data.features) if data.features else None
+    store = (
+        cached_features(model, processor, [*data.train, *data.validation], data.features)
+        if data.features
+        else None
+    )
 
     def dataset(paths: list[str]) -> SpeechDataset:
-        return SpeechDataset([Manifest(path) for path in paths], features=store, max_corrupt_share=data.max_corrupt_share)
+        return SpeechDataset(
+            [Manifest(path) for path in paths], features=store, max_corrupt_share=data.max_corrupt_share
+        )
 
     return {
         "train_dataset": dataset(data.train),
@@ -141,4 +147,3 @@ def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
     }
     (output / FINISHED).write_text(json.dumps(row, indent=1))
     return run
-

@@ -33,7 +33,9 @@ METRIC = "token_accuracy"
 COMPLETE = "COMPLETE"
 
 
-def training_arguments(output: Path, settings: TrainSettings, seed: int, num_workers: int = 0) -> TrainingArguments:
+def training_arguments(
+    output: Path, settings: TrainSettings, seed: int, num_workers: int = 0
+) -> TrainingArguments:
     """Translate our settings into transformers' own."""
     validates = settings.eval_steps is not None
     return TrainingArguments(
@@ -134,8 +136,12 @@ class AistaTrainer(Trainer):
         text_states = model.text_states(
             text["transcript_input_ids"], text["transcript_attention_mask"], self.objective.layers
         )
-        speech = {layer: take_span(state, outputs.speech_mask) for layer, state in outputs.hidden_states.items()}
-        transcript = {layer: take_span(state, text["transcript_mask"]) for layer, state in text_states.items()}
+        speech = {
+            layer: take_span(state, outputs.speech_mask) for layer, state in outputs.hidden_states.items()
+        }
+        transcript = {
+            layer: take_span(state, text["transcript_mask"]) for layer, state in text_states.items()
+        }
         transcript_ids, text_mask = take_span(text["transcript_input_ids"], text["transcript_mask"])
         return PairedStates(
             speech={layer: states for layer, (states, _) in speech.items()},
@@ -180,7 +186,9 @@ class AistaTrainer(Trainer):
             self._parts.clear()
         super().log(logs, start_time)
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict:
         """Validate with teacher forcing.
 
         Returns:
@@ -223,7 +231,9 @@ class AistaTrainer(Trainer):
             (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.accelerator.unwrap_model(model or self.model).load_trainable(read_trained(Path(resume_from_checkpoint)))
+        self.accelerator.unwrap_model(model or self.model).load_trainable(
+            read_trained(Path(resume_from_checkpoint))
+        )
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -231,7 +241,9 @@ class AistaTrainer(Trainer):
 
 def last_checkpoint(output: Path) -> str | None:
     """Return the newest complete checkpoint of a run and delete those a crash left half-written."""
-    folders = sorted((output / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    folders = sorted(
+        (output / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+    )
     for folder in folders:
         if not (folder / COMPLETE).exists():
             shutil.rmtree(folder)
