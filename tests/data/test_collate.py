@@ -12,7 +12,7 @@ from aista.audio import write_audio
 from aista.data.collate import Collator, SpeechDataset, feature_key
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.errors import AudioError, CheckpointError, ManifestError, ModelInputError, TrainingError
+from aista.errors import AudioError, ManifestError, ModelInputError, TrainingError
 
 
 class Recorder:
@@ -81,7 +81,7 @@ def test_cached_features_take_the_place_of_samples(tmp_path):
     batch = Collator(Recorder())([dataset[0], dataset[1]])
     assert [f.shape for f in batch["features"]] == [(17, 4), (17, 4)]
     assert batch["num_samples"] == [5_440, 5_440] and "audio" not in batch
-    with pytest.raises(CheckpointError, match="are not in"):
+    with pytest.raises(AudioError, match="are not in"):
         dataset[7]
 
 

@@ -279,3 +279,56 @@ def prepare(
                 f"  left out {count:,}: {reason} ({', '.join(report.examples[reason])})", markup=False
             )
     console.print(f"Note: {reports[0].note}", markup=False)
+
+
+@app.command(
+    "import",
+    epilog="""Examples:
+
+    aista data import recordings --format folder --tgt-lang zh --out data/own.jsonl
+
+    aista data import all.tsv --format table --column audio=path --column text=sentence --out data/all.jsonl
+
+    aista data import train.json --format salmonn --out data/train.jsonl
+""",
+)
+def import_(
+    source: Annotated[Path, typer.Argument(help="File or folder of the other tool.")],
+    out: Out,
+    format_: Annotated[
+        str,
+        typer.Option("--format", "-f", help="folder, table, salmonn, nemo, qwen, slam, lhotse, huggingface."),
+    ],
+    task: Annotated[str | None, typer.Option(help="asr, aac, st or mt, where rows do not say.")] = None,
+    src_lang: Annotated[str | None, typer.Option(help="What is spoken, where rows do not say.")] = None,
+    tgt_lang: Annotated[str | None, typer.Option(help="Language of the translation, likewise.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Name of the corpus, likewise.")] = None,
+    column: Annotated[list[str], typer.Option(help="FIELD=COLUMN of a table or data set.")] = [],  # noqa: B006
+    audio_root: Annotated[Path | None, typer.Option(help="Where relative audio paths start.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
+) -> None:
+    """Make a manifest from another tool's data. Then: `aista data check`."""
+    from aista.data.importers import Options, import_manifest
+
+    defaults = {"task": task, "src_lang": src_lang, "tgt_lang": tgt_lang, "corpus": corpus}
+    columns = dict(part.partition("=")[::2] for part in column)
+    options = Options({k: v for k, v in defaults.items() if v is not None}, columns, audio_root, out, split)
+    imported = import_manifest(format_, source, out, options)
+    typer.echo(f"{imported.rows:>9,}  {out}")
+    for reason, count in imported.skipped.items():
+        typer.echo(f"{count:>9,}  skipped: {reason}")
+
+
+@app.command()
+def export(
+    manifest: ManifestPath,
+    out: Out,
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="table, salmonn, nemo, qwen, slam or lhotse.")
+    ],
+) -> None:
+    """Write a manifest in another tool's format."""
+    from aista.data.importers import export_manifest
+    from aista.data.manifest import Manifest
+
+    typer.echo(f"{export_manifest(format_, Manifest(manifest), out):>9,}  {out}")

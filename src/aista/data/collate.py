@@ -16,7 +16,7 @@ from aista.audio.files import load_audio, probe
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.data.feature_store import FeatureStore
 from aista.data.manifest import Manifest, Utterance
-from aista.errors import AudioError, CheckpointError, ManifestError, ModelInputError, TrainingError
+from aista.errors import AudioError, ManifestError, ModelInputError, TrainingError
 from aista.text.prompts import instruction
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
 
     Args:
         manifests: What to read, in this order.
-        features: Cached encoder features to give in place of samples; every clip must be in it.
+        features: Cached encoder features to give in place of samples; a clip without them counts as corrupt.
         max_corrupt_share: Share of the rows that may turn out to be unreadable. Each is logged with its id
             and replaced by the readable row next in length; one more than this share ends the run. 0 (the
             default, and what an evaluation needs) lets the first one raise.
@@ -53,9 +53,8 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
 
     Raises:
         ManifestError: There is no row, or a clip is too long.
-        AudioError: A clip cannot be read and none may be corrupt.
+        AudioError: A clip cannot be read, or its features were not cached, and none may be corrupt.
         TrainingError: More clips are corrupt than allowed.
-        CheckpointError: The features of a clip are missing.
     """
 
     def __init__(
@@ -127,10 +126,10 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         try:
             return self.features[feature_key(utterance)]
         except KeyError:
-            raise CheckpointError(
-                f"The features of {utterance.id!r} are not in {self.features.directory}.",
+            raise AudioError(
+                f"{utterance.audio}: its features are not in {self.features.directory}.",
                 got=f"no key {feature_key(utterance)}",
-                advice="Cache them again: what is missing is added.",
+                advice="It could not be read when they were cached, or was added later: cache them again.",
             ) from None
 
     def _note_corrupt(self, index: int, utterance: Utterance, error: AudioError) -> None:

@@ -150,7 +150,7 @@ class Manifest(Sequence[Utterance]):
         except ValidationError as error:
             raise ManifestError(
                 f"{self.where(index)}: not a valid utterance.",
-                got="; ".join(_complaints(error)),
+                got="; ".join(complaints(error)),
                 expected="keys " + ", ".join(Utterance.model_fields),
                 advice="Correct the row, or see all bad rows with: aista data check " + str(self.path),
             ) from None
@@ -224,7 +224,7 @@ def _rows_that_hold_something(data: mmap.mmap | bytes, starts: np.ndarray) -> np
     return np.delete(np.arange(len(starts) - 1), blank)
 
 
-def _complaints(error: ValidationError) -> list[str]:
+def complaints(error: ValidationError) -> list[str]:
     """Return what pydantic says, shortly: ``duration: Input should be greater than 0``."""
     complaints = []
     for problem in error.errors(include_url=False, include_input=False):
