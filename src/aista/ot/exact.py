@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from aista.errors import TransportError
 
 #: Given masses are rounded to multiples of 1 / MASS_UNITS of their total.
-MASS_UNITS = 2**40
+MASS_UNITS = 2**30
 #: A relative duality gap above this sends a problem to the fallback solver.
 GAP_TOLERANCE = 1e-6
 
@@ -148,7 +148,7 @@ def solve_flat(
         row_mass: (sum of rows,) integer masses. col_mass: (sum of columns,), equal totals a problem.
         threads: Threads that share the problems. plans: Whether to write the plans out.
     """
-    from aista.ot import paths
+    from aista.ot import kernels
 
     count = len(sizes)
     ns, ms = np.ascontiguousarray(sizes[:, 0]), np.ascontiguousarray(sizes[:, 1])
@@ -165,7 +165,8 @@ def solve_flat(
     )
 
     def run(part: slice) -> None:
-        paths.solve_range(
+        kernels.solve_range(
+            *kernels.scratch(int(ns[part].max()), int(ms[part].max())),
             costs, offsets[part], strides[part], ns[part], ms[part],
             row_mass, raw.row_starts[part], col_mass, raw.col_starts[part],
             raw.values[part], raw.gaps[part], raw.outcomes[part], raw.plans, raw.row_potentials, raw.col_potentials,
@@ -264,9 +265,9 @@ def _solution(
     total: float,
 ) -> Solution:
     """Cut problem k out of the flat results; ask POT if the kernel did not reach the optimum."""
-    from aista.ot import paths
+    from aista.ot import kernels
 
-    if raw.outcomes[k] == paths.NOT_FINITE:
+    if raw.outcomes[k] == kernels.NOT_FINITE:
         raise TransportError(
             f"cost {k} holds NaN, infinite or overflowing entries",
             advice="look for NaN in the hidden states; compute costs in float32, never in float16",
@@ -276,7 +277,7 @@ def _solution(
     plan = raw.plans[start : start + n * m].reshape(n, m)
     f, g = raw.row_potentials[i : i + n], raw.col_potentials[j : j + m]
     value, gap, outcome = float(raw.values[k]), float(raw.gaps[k]), Outcome.OPTIMAL
-    if raw.outcomes[k] != paths.OPTIMAL or gap > GAP_TOLERANCE * float(np.abs(cost).max()):
+    if raw.outcomes[k] != kernels.OPTIMAL or gap > GAP_TOLERANCE * float(np.abs(cost).max()):
         plan, f, g = _network_simplex(cost, rows / rows.sum(), cols / cols.sum())
         value, outcome = float((plan * cost).sum()), Outcome.FALLBACK
         gap = value - float(f @ plan.sum(1) + g @ plan.sum(0))
