@@ -219,23 +219,33 @@ def test_command_line(folder):
 
 
 def test_hugging_face_data_sets(folder):
-    datasets = pytest.importorskip("datasets")
-    sound = (folder / "clips" / "a.wav").read_bytes()
-    outside = str(folder / "clips" / "b.wav")
-    inside = datasets.Dataset.from_dict(
-        {
-            "audio": [{"bytes": sound, "path": "a.wav"}, {"bytes": None, "path": outside}],
-            "sentence": ["Hello.", "Bye."],
-            "translation": [{"en": "Hello.", "zh": "你好。"}, {"en": "Bye.", "zh": "再见。"}],
-            "speaker_id": [7, 8],
-        },
-    ).cast_column("audio", datasets.Audio(decode=False))
-    datasets.DatasetDict({"test": inside}).save_to_disk(str(folder / "hf"))
-    options = Options({"task": "st", "tgt_lang": "zh"}, split="test")
-    imported = import_manifest("huggingface", folder / "hf", folder / "out" / "m.jsonl", options)
+    pytest.importorskip("datasets")
+    import pyarrow
+    from pyarrow import parquet
+
+    sounds = [
+        {"bytes": (folder / "clips" / "a.wav").read_bytes(), "path": "a.wav"},
+        {"bytes": None, "path": str(folder / "clips" / "b.wav")},
+        {"bytes": None, "path": None},
+    ]
+    columns = {
+        "audio": sounds,
+        "sentence": ["Hello.", "Bye.", "?"],
+        "translation": [
+            {"en": "Hello.", "zh": "你好。"},
+            {"en": "Bye.", "zh": "再见。"},
+            {"en": "?", "zh": "？"},
+        ],
+        "speaker_id": [7, 8, 9],
+    }
+    parquet.write_table(pyarrow.table(columns), folder / "test.parquet")
+    options = Options({"task": "st", "tgt_lang": "zh"})
+    imported = import_manifest("huggingface", folder / "test.parquet", folder / "out" / "m.jsonl", options)
     manifest = Manifest(folder / "out" / "m.jsonl")
-    assert imported.rows == 2 and [r.translation for r in manifest] == ["你好。", "再见。"]
+    assert imported.rows == 2 and imported.skipped == {"a row without sound": 1}
+    assert [row.translation for row in manifest] == ["你好。", "再见。"]
     assert manifest[0].audio.startswith("m_audio/") and manifest[0].speaker == "7"
     assert check(manifest, decode=True).ok
-    with pytest.raises(ConfigError, match="Which split"):
-        import_manifest("huggingface", folder / "hf", folder / "x.jsonl", Options())
+    with pytest.raises(ConfigError, match="Cannot find"):
+        options = Options(columns={"text": "lyrics"})
+        import_manifest("huggingface", folder / "test.parquet", folder / "x.jsonl", options)

@@ -1,4 +1,4 @@
-"""Hugging Face ``datasets``: saved to disk, or from the hub; sounds are taken as they are, never re-encoded.
+"""Hugging Face ``datasets``: parquet, saved to disk, or from the hub; sounds are taken as they are.
 
 Needs ``pip install datasets``. Audio columns are read with ``decode=False``, so no further codec is needed.
 """
@@ -55,7 +55,10 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
 
 
 def _load(source: Path, split: str | None) -> Dataset:
-    data = load_from_disk(str(source)) if source.is_dir() else load_dataset(str(source), split=split)
+    if source.suffix == ".parquet":
+        data = Dataset.from_parquet(str(source))
+    else:
+        data = load_from_disk(str(source)) if source.is_dir() else load_dataset(str(source), split=split)
     if isinstance(data, DatasetDict):
         if split not in data:
             raise ConfigError(
