@@ -63,7 +63,7 @@ def extract(model: Any, dataset: SpeechDataset, collator: Collator, folder: Path
             _write(writers["speech", layer], start, speech.hidden_states[layer], speech.speech_mask)
             _write(writers["text", layer], start, text[layer], transcript_mask)
     for writer in writers.values():
-        writer.finish()
+        writer.close()
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from aista import retrieval
 from aista.config import SelectSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.feature_store import FeatureStore
@@ -17,7 +18,6 @@ from aista.data.manifest import Manifest, Utterance
 from aista.errors import ConfigError, ManifestError
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
-from aista.retrieval import chance_mrr, decide_mrr, exact_ranks, pair_distances
 from aista.selection.hidden_states import LayerStates, extract, layer_states
 from aista.selection.report import LayerReport, LayerRow
 
@@ -88,7 +88,7 @@ def rank_layers(
     layers: Iterable[LayerStates], texts: Sequence[str], settings: SelectSettings, name: str
 ) -> LayerReport:
     """Rank every layer's pairs by Wasserstein distance (Eq. 3-5)."""
-    chance = chance_mrr(len(texts))
+    chance = retrieval.chance_mrr(len(texts))
     multiple = settings.threshold_times_chance
     threshold = settings.threshold if multiple is None else multiple * chance
     rows = [_rank_layer(states, texts, threshold, settings) for states in layers]
@@ -109,11 +109,11 @@ def _rank_layer(
     speech = [torch.from_numpy(array) for array in states.speech]
     text = [torch.from_numpy(array) for array in states.text]
     if settings.mode == "decide":
-        decision = decide_mrr(speech, text, threshold, texts=texts)
+        decision = retrieval.decide_mrr(speech, text, threshold, texts=texts)
         low, high, touched, ties, shuffled = decision.low, decision.high, decision.pairs_touched, 0, None
         mrr, chosen = (low + high) / 2, decision.selected
     else:
-        ranking = exact_ranks(speech, text, texts=texts)
+        ranking = retrieval.exact_ranks(speech, text, texts=texts)
         mrr = low = high = ranking.mrr
         touched, ties, shuffled = len(texts) ** 2, ranking.num_ties, ranking.shuffled_mrr
         chosen = mrr > threshold
@@ -123,7 +123,7 @@ def _rank_layer(
         low=low,
         high=high,
         selected=chosen,
-        mean_distance=float(pair_distances(speech, text).mean()),
+        mean_distance=float(retrieval.pair_distances(speech, text).mean()),
         shuffled_mrr=shuffled,
         num_ties=ties,
         pairs_touched=touched,

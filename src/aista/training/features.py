@@ -28,13 +28,19 @@ def cached_features(
     """
     path = Path(folder)
     fingerprint = encoder_fingerprint(model.config)
-    missing = SpeechDataset([Manifest(manifest) for manifest in manifests]).clips()
-    if (path / "store.json").exists():
-        known = FeatureStore(path, fingerprint=fingerprint)
-        missing = missing.without(known.keys())
-    if len(missing):
-        _encode(model, processor, missing, path, fingerprint, batch_size)
+    clips = SpeechDataset([Manifest(manifest) for manifest in manifests]).clips()
+    if _is_complete(path):
+        store = FeatureStore(path, fingerprint=fingerprint)
+        if not len(clips.without(store)):
+            return store  # runs side by side get here: they only read
+    with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer:
+        _encode(model, processor, clips.without(writer), writer, batch_size)
     return FeatureStore(path, fingerprint=fingerprint)
+
+
+def _is_complete(path: Path) -> bool:
+    about = path / "store.json"
+    return about.exists() and bool(json.loads(about.read_text())["complete"])
 
 
 def encoder_fingerprint(config: Any) -> str:
@@ -45,14 +51,11 @@ def encoder_fingerprint(config: Any) -> str:
 
 @torch.no_grad()
 def _encode(
-    model: Any, processor: Any, clips: SpeechDataset, path: Path, fingerprint: str, batch_size: int
+    model: Any, processor: Any, clips: SpeechDataset, writer: FeatureStoreWriter, batch_size: int
 ) -> None:
     """Run the encoders over clips, longest neighbours together, and append them to the store."""
     order = sorted(range(len(clips)), key=lambda i: clips.lengths[i])
-    with (
-        FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer,
-        Progress() as bar,
-    ):
+    with Progress() as bar:
         task = bar.add_task("encoder features", total=len(order))
         for start in range(0, len(order), batch_size):
             rows = [clips[i] for i in order[start : start + batch_size]]
