@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -17,9 +15,7 @@ from aista.data.json_stream import array_items
 from aista.data.manifest import Manifest
 from aista.data.prepare import prepare
 from aista.errors import ConfigError, ManifestError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import miniatures
+from tests.data import miniatures
 
 OPTIONS = {"covost2": {"direction": "en-ja"}}
 

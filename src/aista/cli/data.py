@@ -332,3 +332,18 @@ def export(
     from aista.data.manifest import Manifest
 
     typer.echo(f"{export_manifest(format_, Manifest(manifest), out):>9,}  {out}")
+
+
+@app.command()
+def shard(
+    manifest: ManifestPath,
+    out: Out,
+    rows: Annotated[int, typer.Option(min=1, help="Utterances per shard.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Write a manifest and its sounds as tar shards (FLAC, 16 kHz) for streaming on clusters."""
+    from aista.data.manifest import Manifest
+    from aista.data.shards import write_shards
+
+    paths = write_shards(Manifest(manifest), out, rows_per_shard=rows, seed=seed)
+    typer.echo(f"{len(paths):>9,}  shards in {out}")
