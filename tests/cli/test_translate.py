@@ -7,7 +7,6 @@ import wave
 
 import numpy as np
 import pytest
-from evaluation.standins import Model, Processor, tone
 from typer.testing import CliRunner
 
 from aista.cli import evaluate as evaluate_verb
@@ -15,6 +14,7 @@ from aista.cli import translate as translate_verb
 from aista.errors import ConfigError
 from aista.evaluation import translator as translator_module
 from aista.evaluation.settings import GenerationSettings
+from tests.evaluation.standins import Model, Processor, tone
 
 run = CliRunner()
 

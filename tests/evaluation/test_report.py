@@ -17,8 +17,7 @@ from aista.demo.findings import findings, headline
 from aista.demo.report import render
 from aista.evaluation.charts import Level, Pair, Series, dumbbells, heat_map, line_chart, waveform
 from aista.evaluation.page import Row, marked_difference, signed, sound_uri, table
-
-from . import invented
+from tests.evaluation import invented
 
 VOID = {"meta", "link", "br"}
 

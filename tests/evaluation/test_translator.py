@@ -12,8 +12,7 @@ import soundfile
 from aista.errors import AudioError, CheckpointError, ConfigError
 from aista.evaluation.settings import GenerationSettings
 from aista.evaluation.translator import Translator, load
-
-from .standins import Model, Processor, tone
+from tests.evaluation.standins import Model, Processor, tone
 
 
 def translator(batch_size: int = 4, max_new_tokens: int = 50, **options) -> Translator:

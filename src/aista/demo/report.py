@@ -103,8 +103,8 @@ def _lede(results: Mapping[str, Any]) -> str:
     spent = f" in {minutes:.0f} minutes" if minutes >= 1 else ""
     return (
         "A small speech model was joined to a small language model and taught to translate spoken English "
-        f"into {' and '.join(tongues) or 'text'} twice: once by translation alone (<em>base</em>), once while "
-        "its inner states for speech were also drawn to those for the transcript by optimal transport "
+        f"into {' and '.join(tongues) or 'text'} twice: once by translation alone (<em>base</em>), once "
+        "while its inner states for speech were also drawn to those for the transcript by optimal transport "
         f"(<em>AI-STA</em>). Both runs share start, data, order, seed and steps. All of it was made on this "
         f"machine{spent}; these are its numbers as they came out."
     )

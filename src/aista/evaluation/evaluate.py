@@ -99,7 +99,6 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         raise EvaluationError("Two manifests have the same file name.", got=", ".join(settings.data))
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
-    settings.save(output / "settings.yaml")
     fingerprint = model_fingerprint(settings.model)
     if (kept := _finished(output / RESULTS, settings, fingerprint)) is not None:
         return kept
@@ -119,6 +118,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "model_fingerprint": fingerprint,
         "layers": layers,
     }
+    settings.save(output / "settings.yaml")
     (output / RESULTS).write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
     return results
 

@@ -1,0 +1,251 @@
+"""Evaluation of a real (tiny, random) model: resumable, the same in any batch or cache, right by oracles."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import ot as pot
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from aista.cli import evaluate as evaluate_verb
+from aista.data.collate import Collator, SpeechDataset
+from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.errors import EvaluationError
+from aista.evaluation import evaluate as module
+from aista.evaluation.decode import Question, answer, decode, longest_seconds, read_hypotheses
+from aista.evaluation.evaluate import compare, evaluate
+from aista.evaluation.inside import hears, teacher_forced_accuracy, transport_costs, transport_map
+from aista.evaluation.settings import EvaluateSettings, GenerationSettings
+from aista.evaluation.translator import Translator, load
+from aista.model.processing import AistaProcessor
+from aista.model.speech_lm import AistaForConditionalGeneration
+from tests import tiny
+from tests.evaluation.standins import Model, Processor, tone
+
+QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+SHORT = GenerationSettings(max_new_tokens=6, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, a test set of translations and one of transcripts."""
+    home = tmp_path_factory.mktemp("evaluation")
+    bases = str(tiny.whisper(home / "whisper")), str(tiny.language_model(home / "lm"))
+    for name, seed in (("model", 1), ("other", 2)):
+        model = AistaForConditionalGeneration.from_bases(*bases, qformer=QFORMER, seed=seed)
+        with torch.no_grad():  # loud enough that the sound matters to a random language model
+            model.trainable_state_dict()["window_qformer.projection.weight"].mul_(100.0)
+        model.save_pretrained(home / name)
+        AistaProcessor.from_bases(*bases).save_pretrained(home / name)
+    tiny.manifest(home / "st.jsonl", count=6)
+    tiny.manifest(home / "asr.jsonl", count=3, task="asr")
+    return home
+
+
+@pytest.fixture(scope="module")
+def translator(folder: Path) -> Translator:
+    return load(folder / "model", device="cpu", max_new_tokens=6)
+
+
+def settings(folder: Path, output: Path, **changes) -> EvaluateSettings:
+    values = {
+        "output": str(output),
+        "model": str(folder / "model"),
+        "data": [str(folder / "st.jsonl"), str(folder / "asr.jsonl")],
+        "layers": [0, 2],
+        "generation": {"max_new_tokens": 6, "batch_size": 4},
+    }
+    return EvaluateSettings.of({**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return evaluate(settings(folder, tmp_path_factory.mktemp("out")))
+
+
+def texts(rows) -> list[str]:
+    return [row.text for row in rows]
+
+
+def test_every_measure_comes_out_with_its_signature(results):
+    names = {"bleu_zh", "chrf_zh", "mt_bleu_zh", "mt_chrf_zh", "wer_en", "token_accuracy", "log_wasserstein"}
+    assert set(results["scores"]) == names and all(map(math.isfinite, results["scores"].values()))
+    assert "tok:zh" in results["signatures"]["bleu_zh"] and "unit:word" in results["signatures"]["wer_en"]
+    assert set(results["by_set"]) == {"st", "asr"} and results["by_set"]["asr"]["num_utterances"] == 3
+    assert "bleu_zh" not in results["by_set"]["asr"]["scores"]
+    assert set(results["log_wasserstein_by_layer"]) == {"0", "2"}
+    assert results["versions"]["sacrebleu"] and len(results["model_fingerprint"]) == 64
+    saved = Path(results["settings"]["output"]) / "results.json"
+    assert json.loads(saved.read_text()) == results
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_batch_size_changes_no_hypothesis(folder, translator, num_beams):
+    dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
+    questions = [Question(f"Say {i}.", samples=dataset[i][1]) for i in range(6)]
+    found = []
+    for size in (1, 2, 6):
+        generation = GenerationSettings(max_new_tokens=6, batch_size=size, num_beams=num_beams)
+        found.append(texts(answer(translator.model, translator.processor, questions, generation)))
+    assert found[0] == found[1] == found[2] and len(set(found[0])) > 1
+
+
+def test_cached_features_give_the_same_hypotheses(folder, tmp_path, results):
+    cached = evaluate(settings(folder, tmp_path / "out", features=str(tmp_path / "features")))
+    for name in ("st", "asr"):
+        one, other = (
+            [
+                row.hypothesis
+                for row in read_hypotheses(Path(r["settings"]["output"]) / f"{name}.speech.jsonl")
+            ]
+            for r in (results, cached)
+        )
+        assert sorted(one) == sorted(other)
+    assert cached["scores"] == pytest.approx(results["scores"], rel=1e-3)
+
+
+def test_an_interrupted_decoding_goes_on_where_it_stopped(folder, tmp_path, translator):
+    dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
+    common = {"model": translator.model, "processor": translator.processor, "dataset": dataset}
+    whole = decode(**common, path=tmp_path / "a.jsonl", generation=SHORT)
+    lines = (tmp_path / "a.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "b.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    (tmp_path / "b.settings.json").write_text((tmp_path / "a.settings.json").read_text())
+    assert decode(**common, path=tmp_path / "b.jsonl", generation=SHORT) == whole
+    assert len((tmp_path / "b.jsonl").read_text().splitlines()) == len(dataset)
+    other = SHORT.model_copy(update={"num_beams": 2})
+    with pytest.raises(EvaluationError, match="other settings"):
+        decode(**common, path=tmp_path / "b.jsonl", generation=other)
+
+
+def test_a_finished_evaluation_is_read_and_another_model_is_not_mistaken_for_it(folder, results, monkeypatch):
+    out = Path(results["settings"]["output"])
+    monkeypatch.setattr("aista.evaluation.translator.load", lambda *_: pytest.fail("loaded again"))
+    assert evaluate(settings(folder, out)) == results
+    monkeypatch.undo()
+    with pytest.raises(EvaluationError, match="another model"):
+        evaluate(settings(folder, out, model=str(folder / "other")))
+
+
+def test_an_id_that_stands_twice_is_refused(folder, tmp_path, translator):
+    rows = [Utterance(id="x", text="a", translation="好", tgt_lang="zh", task="mt")] * 2
+    write_manifest(tmp_path / "twice.jsonl", rows)
+    dataset = SpeechDataset(Manifest(tmp_path / "twice.jsonl"))
+    with pytest.raises(EvaluationError, match="twice"):
+        decode(translator.model, translator.processor, dataset, tmp_path / "x.jsonl", generation=SHORT)
+
+
+def test_zero_shot_text_translation_keeps_the_prompt_and_replaces_the_speech(folder, results):
+    out = Path(results["settings"]["output"])
+    rows = read_hypotheses(out / "st.text.jsonl")
+    assert {row.task for row in rows} == {"mt"} and len(rows) == 6
+    spoken = {row.id: row for row in read_hypotheses(out / "st.speech.jsonl")}
+    assert all(spoken[row.id].reference == row.reference and row.source for row in rows)
+
+
+def test_log_wasserstein_is_pots(folder, translator):
+    pairs = SpeechDataset(Manifest(folder / "st.jsonl")).subset(range(3))
+    costs = transport_costs(translator.model, translator.processor, pairs, [2])["2"]
+    batch = Collator(translator.processor, transcripts=True)([pairs[i] for i in range(3)])
+    batch.pop("ids")
+    mask = batch.pop("transcript_mask")
+    ids, attention = batch.pop("transcript_input_ids"), batch.pop("transcript_attention_mask")
+    with torch.no_grad():
+        spoken = translator.model(**batch, capture_layers=(2,))
+        written = translator.model.text_states(ids, attention, (2,))[2]
+    for row in range(3):
+        s = spoken.hidden_states[2][row][spoken.speech_mask[row]].double().numpy()
+        t = written[row][mask[row]].double().numpy()
+        assert math.exp(costs[row]) == pytest.approx(pot.emd2([], [], pot.dist(s, t)), rel=1e-5)
+
+
+def test_the_transport_map_moves_all_mass_once(folder, translator):
+    pairs = SpeechDataset(Manifest(folder / "st.jsonl")).subset([1])
+    [found] = transport_map(translator.model, translator.processor, pairs, 0)
+    plan = np.array(found.plan)
+    assert plan.shape[1] == len(found.tokens) and "".join(found.tokens) == next(pairs.utterances()).text
+    np.testing.assert_allclose(plan.sum(0), 1 / plan.shape[1])
+    np.testing.assert_allclose(plan.sum(1), 1 / plan.shape[0])
+
+
+def test_token_accuracy_is_that_of_row_by_row_argmax(folder, translator):
+    dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
+    right = total = 0
+    for i in range(len(dataset)):
+        batch = Collator(translator.processor)([dataset[i]])
+        batch.pop("ids")
+        with torch.no_grad():
+            best = translator.model(**batch).logits[0].argmax(-1)
+        for position, label in enumerate(batch["labels"][0].tolist()):
+            if label != -100:
+                total += 1
+                right += int(best[position - 1]) == label
+    assert teacher_forced_accuracy(translator.model, translator.processor, dataset) == (right, total)
+
+
+def test_a_model_that_does_not_hear_is_found_out(folder):
+    dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
+    rows = [dataset[i] for i in range(4)]
+    assert hears(Model(), Processor(), rows)
+
+    class Deaf(Processor):
+        def __call__(self, *, audio, **question):
+            return super().__call__(audio=[np.ones_like(sound) for sound in audio], **question)
+
+    assert not hears(Model(), Deaf(), rows)
+
+
+def test_long_clips_are_translated_whole_and_left_out_where_they_must_be_heard_at_once(
+    folder, tmp_path, translator
+):
+    from aista.audio.files import write_audio
+
+    write_audio(tmp_path / "long.wav", tone(2.5 * longest_seconds(translator.model)))
+    write_audio(tmp_path / "short.wav", tone(1.0))
+    common = {"tgt_lang": "zh", "task": "st", "text": "It is late.", "translation": "好"}
+    write_manifest(
+        tmp_path / "mixed.jsonl",
+        [Utterance(id=name, audio=f"{name}.wav", **common) for name in ("long", "short")],
+    )
+    found = evaluate(settings(folder, tmp_path / "out", data=[str(tmp_path / "mixed.jsonl")]))
+    assert any("1 clips are longer" in text for text in found["warnings"])
+    rows = {row.id: row for row in read_hypotheses(tmp_path / "out" / "mixed.speech.jsonl")}
+    pieces = translator.translate(tmp_path / "long.wav", target="zh").segments
+    assert len(pieces) >= 3 and rows["long"].hypothesis == "".join(piece.text for piece in pieces)
+
+
+def test_two_evaluations_are_compared_on_the_same_rows_only(folder, results, tmp_path):
+    other = evaluate(
+        settings(
+            folder, tmp_path / "other", model=str(folder / "other"), measures=["speech", "text_translation"]
+        )
+    )
+    ours = Path(results["settings"]["output"])
+    found = compare(ours, tmp_path / "other")
+    assert set(found) == {"bleu_zh", "mt_bleu_zh"}
+    assert found["bleu_zh"].system == pytest.approx(other["scores"]["bleu_zh"])
+    evaluate(settings(folder, tmp_path / "part", data=[str(folder / "st.jsonl")], measures=["speech"]))
+    with pytest.raises(EvaluationError, match="same questions"):
+        compare(ours, tmp_path / "part")
+
+
+def test_the_verb_prints_scores_and_signatures(folder, results):
+    out = Path(results["settings"]["output"])
+    config = ["--config", str(out / "settings.yaml")]
+    shown = CliRunner().invoke(evaluate_verb.app, config)
+    assert shown.exit_code == 0 and "bleu_zh" in shown.stdout and "tok:zh" in shown.stdout
+    as_json = CliRunner().invoke(evaluate_verb.app, [*config, "--json"])
+    assert json.loads(as_json.stdout)["scores"] == results["scores"]
+
+
+def test_limit_and_equal_names(folder, tmp_path):
+    found = evaluate(settings(folder, tmp_path / "out", limit=2, measures=["token_accuracy"]))
+    assert found["by_set"]["st"]["num_utterances"] == 2 and set(found["scores"]) == {"token_accuracy"}
+    with pytest.raises(EvaluationError, match="same file name"):
+        evaluate(settings(folder, tmp_path / "twice", data=[str(folder / "st.jsonl")] * 2))
+    assert module.RESULTS == "results.json"
