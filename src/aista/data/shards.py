@@ -1,7 +1,7 @@
 """Tar shards for clusters: written once, streamed by ``webdataset`` (``pip install webdataset``).
 
-Small files and random access are what shared file systems are worst at. A shard is a tar of FLAC spans, each with
-its row as JSON; every node and worker reads its own shards from start to end.
+Small files and random access are what shared file systems are worst at. A shard is a tar of FLAC spans, each
+with its row as JSON; every node and worker reads its own shards from start to end.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class ShardedSpeech(IterableDataset[tuple[Utterance, np.ndarray]]):
         folder: Where ``shards.json`` lies.
         seed: Seed of all orders.
         shuffle_buffer: How many utterances are shuffled among one another; 0 keeps the shards' order.
-        max_corrupt_share: As for :class:`aista.data.collate.SpeechDataset`, counted per worker; a corrupt clip is
-            logged and left out.
+        max_corrupt_share: As for :class:`~aista.data.collate.SpeechDataset`, per worker; a corrupt clip
+            is logged and left out.
 
     Raises:
         ConfigError: ``webdataset`` is not installed.
@@ -108,7 +108,7 @@ class ShardedSpeech(IterableDataset[tuple[Utterance, np.ndarray]]):
             index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ManifestError(
-                f"{self.folder} holds no complete shards.", advice="Write them first."
+                f"{self.folder} holds no complete shards.", advice="Write them: aista data shard."
             ) from None
         self._names = [shard["name"] for shard in index["shards"]]
         self.num_rows = sum(shard["rows"] for shard in index["shards"])
