@@ -79,7 +79,7 @@ def test_no_held_out_pair_in_the_training_text() -> None:
     from aista.demo import grammar
 
     test = {sentence.en for sentence in grammar.sentences(300, seed=1_000_003, split="test")}
-    assert not test & {example.answer for example in language_model.examples(language_model.NANO)}
+    assert not test & {example.answer for example in language_model.examples(language_model.NANO, 2)}
 
 
 def test_the_schedule() -> None:

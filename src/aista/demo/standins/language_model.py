@@ -21,8 +21,10 @@ from aista.demo.standins import loop
 from aista.text import prompts
 
 SOURCE_WEIGHT = 0.3  # of the loss on the source text against the loss on the answer
-TASKS = ("zh", "ja", "repeat", "phrase", "caption")
-TASK_WEIGHTS = (10, 10, 6, 3, 2)
+TASKS = ("zh", "ja", "repeat", "phrase", "caption", "list_zh", "list_ja", "list_en")
+# Sentences first; then also lists of unrelated words, which no guess gets right.
+FIRST_WEIGHTS = (10, 10, 6, 3, 2, 0, 0, 0)
+SECOND_WEIGHTS = (8, 8, 5, 5, 2, 2, 2, 5)
 IRREGULAR_SHARE = 0.35
 
 
@@ -38,18 +40,23 @@ class Recipe:
     num_sentences: int = 40_000
     num_phrases: int = 10_000
     num_captions: int = 4_000
+    num_lists: int = 30_000
     num_examples: int = 160_000
     seed: int = 0
-    schedule: loop.Schedule = field(
+    first: loop.Schedule = field(
         default_factory=lambda: loop.Schedule(steps=2_400, batch_size=64, peak_learning_rate=3e-3)
+    )
+    second: loop.Schedule = field(
+        default_factory=lambda: loop.Schedule(steps=900, batch_size=64, peak_learning_rate=1.5e-3)
     )
 
 
 RECIPE = Recipe()
 NANO = Recipe(
     hidden_size=48, num_layers=2, intermediate_size=96, num_sentences=400, num_phrases=60, num_captions=40,
-    num_examples=600,
-    schedule=loop.Schedule(steps=25, batch_size=16, peak_learning_rate=3e-3, warmup_steps=5),
+    num_lists=40, num_examples=600,
+    first=loop.Schedule(steps=20, batch_size=16, peak_learning_rate=3e-3, warmup_steps=5),
+    second=loop.Schedule(steps=5, batch_size=16, peak_learning_rate=1e-3, warmup_steps=2),
 )  # fmt: skip
 
 
@@ -87,30 +94,39 @@ def irregular(text: str, rng: Random) -> str:
     return noisy
 
 
-def examples(recipe: Recipe) -> list[Example]:
-    """Draw the training text: no held-out pair in it, every word."""
-    rng = Random(f"language model {recipe.seed}")
+def examples(recipe: Recipe, phase: int) -> list[Example]:
+    """Draw the training text of phase 1 or 2: no held-out pair in it, every word."""
+    rng = Random(f"language model {recipe.seed}" + (" second" if phase == 2 else ""))
     sentences = grammar.sentences(recipe.num_sentences, recipe.seed)
     phrases = word_lists.phrases(recipe.num_phrases, recipe.seed)
+    lists = word_lists.dictionary_lists(recipe.num_lists, recipe.seed)
     described = [sounds.draw_sound(rng) for _ in range(recipe.num_captions)]
+    weights = FIRST_WEIGHTS if phase == 1 else SECOND_WEIGHTS
     drawn = []
-    for task in rng.choices(TASKS, TASK_WEIGHTS, k=recipe.num_examples):
+    for task in rng.choices(TASKS, weights, k=recipe.num_examples):
         if task == "caption":
-            sound = rng.choice(described)
-            source = rng.choice(
-                (sound.caption, " ".join(sound.tags), ", ".join(event.caption for event in sound.events))
-            )
-            drawn.append(Example(source, rng.choice(prompts.instructions("aac", None)), sound.caption))
+            drawn.append(_caption_example(rng.choice(described), rng))
             continue
-        sentence = rng.choice(sentences)
-        text = rng.choice(phrases) if task == "phrase" else sentence.en
-        answer = {"zh": sentence.zh, "ja": sentence.ja}.get(task, text)
-        wordings = (
-            prompts.instructions("st", task) if task in ("zh", "ja") else prompts.instructions("asr", "en")
-        )
+        kind, _, target = task.rpartition("_")
+        if kind == "list":
+            listed = rng.choice(lists)
+            text, answer = listed.en, getattr(listed, target)
+        else:
+            sentence = rng.choice(sentences)
+            text = rng.choice(phrases) if task == "phrase" else sentence.en
+            answer = {"zh": sentence.zh, "ja": sentence.ja}.get(task, text)
+        translated = target in ("zh", "ja")
+        wordings = prompts.instructions("st", target) if translated else prompts.instructions("asr", "en")
         source = irregular(text, rng) if rng.random() < IRREGULAR_SHARE else text
         drawn.append(Example(source, rng.choice(wordings), answer))
     return drawn
+
+
+def _caption_example(sound: sounds.Sound, rng: Random) -> Example:
+    source = rng.choice(
+        (sound.caption, " ".join(sound.tags), ", ".join(event.caption for event in sound.events))
+    )
+    return Example(source, rng.choice(prompts.instructions("aac", None)), sound.caption)
 
 
 def tokenizer_texts(recipe: Recipe) -> list[str]:
@@ -185,10 +201,7 @@ def train(
     """
     folder, partial = Path(folder), Path(f"{folder}.part")
     tokens = tokenizer.train(tokenizer_texts(recipe))
-    drawn = encode(tokens, examples(recipe))
     model = new_model(recipe, tokens)
-    rng = Random(f"batches {recipe.seed}")
-    batches = loop.length_grouped(drawn, lambda entry: len(entry.ids), recipe.schedule.batch_size, rng)
 
     def loss_of(batch: list[Encoded]) -> Tensor:
         ids, weights = _collate(batch, tokens.pad_token_id)
@@ -201,15 +214,20 @@ def train(
         model.save_pretrained(partial)
         tokenizer.save(tokens, partial)
 
-    minutes = loop.fit(model, batches, loss_of, recipe.schedule, progress=progress, save=save)
-    loop.round_to_bfloat16(model)
+    minutes = 0.0
+    for phase, schedule in ((1, recipe.first), (2, recipe.second)):
+        rng = Random(f"batches {recipe.seed}" + (" second" if phase == 2 else ""))
+        drawn = encode(tokens, examples(recipe, phase))
+        batches = loop.length_grouped(drawn, lambda entry: len(entry.ids), schedule.batch_size, rng)
+        minutes += loop.fit(model, batches, loss_of, schedule, progress=progress, save=save)
+        loop.round_to_bfloat16(model)
     model.to(torch.bfloat16).save_pretrained(partial)
     tokenizer.save(tokens, partial)
     card = {
         "what": "stand-in language model (Qwen2ForCausalLM), trained from nothing on synthetic text",
         "recipe": asdict(recipe),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "minutes": minutes,
+        "minutes": round(minutes, 1),
     }
     loop.publish(partial, folder, card)
     return card
