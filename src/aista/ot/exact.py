@@ -8,16 +8,19 @@ The gap between the two sides, evaluated in float64 on the costs as given, certi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aista.errors import TransportError
+
+T = TypeVar("T")
 
 #: Given masses are rounded to multiples of 1 / MASS_UNITS of their total.
 MASS_UNITS = 2**30
@@ -107,7 +110,7 @@ def solve_batch(
         return []
     sizes = np.array([c.shape for c in matrices], dtype=np.int64)
     totals, rows, cols = _masses(sizes, a, b)
-    offsets = _starts(sizes.prod(1))
+    offsets = starts(sizes.prod(1))
     flat = np.concatenate([c.ravel() for c in matrices], dtype=np.float64)
     raw = solve_flat(flat, offsets, sizes[:, 1], sizes, rows, cols, threads=threads)
     masses = zip(np.split(rows, raw.row_starts[1:]), np.split(cols, raw.col_starts[1:]), totals, strict=True)
@@ -143,13 +146,14 @@ def solve_flat(
     """Run the compiled kernel over problems that lie in one flat buffer (padded or ragged).
 
     Args:
-        costs: (total,) float32 or float64; problem k starts at ``offsets[k]``, its rows ``strides[k]`` apart.
+        costs: (total,) any float type, made float64; problem k starts at ``offsets[k]``, its rows ``strides[k]`` apart.
         sizes: (problems, 2) rows and columns.
         row_mass: (sum of rows,) integer masses. col_mass: (sum of columns,), equal totals a problem.
         threads: Threads that share the problems. plans: Whether to write the plans out.
     """
     from aista.ot import kernels
 
+    costs = np.ascontiguousarray(costs, dtype=np.float64)
     count = len(sizes)
     ns, ms = np.ascontiguousarray(sizes[:, 0]), np.ascontiguousarray(sizes[:, 1])
     raw = RawSolutions(
@@ -160,8 +164,8 @@ def solve_flat(
         row_potentials=np.empty(len(row_mass)),
         col_potentials=np.empty(len(col_mass)),
         offsets=offsets,
-        row_starts=_starts(ns),
-        col_starts=_starts(ms),
+        row_starts=starts(ns),
+        col_starts=starts(ms),
     )
 
     def run(part: slice) -> None:
@@ -176,15 +180,14 @@ def solve_flat(
     return raw
 
 
-def for_ranges(run: Any, count: int, threads: int, *, pieces: int = 4) -> None:
-    """Call ``run(slice)`` on consecutive ranges that cover ``count``, on up to ``threads`` threads."""
+def for_ranges(run: Callable[[slice], T], count: int, threads: int, *, pieces: int = 4) -> list[T]:
+    """Call ``run`` on consecutive ranges that cover ``count``, on up to ``threads`` threads; results in order."""
     threads = max(1, min(threads, count))
     if threads == 1:
-        run(slice(0, count))
-        return
-    edges = np.linspace(0, count, min(count, threads * pieces) + 1).astype(int)
+        return [run(slice(0, count))]
+    edges = np.linspace(0, count, min(count, threads * pieces) + 1).astype(int).tolist()
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, (slice(int(i), int(j)) for i, j in zip(edges[:-1], edges[1:], strict=True))))
+        return list(pool.map(run, (slice(i, j) for i, j in pairwise(edges))))
 
 
 def uniform_masses(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -194,7 +197,8 @@ def uniform_masses(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray
     return np.repeat(ms // g, ns), np.repeat(ns // g, ms)
 
 
-def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each run begins when runs of these lengths lie one after another."""
     return np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
 
 

@@ -148,7 +148,7 @@ def _serve(cost, flow, givers, work, source, width, bits, dual, stop_at):
     u, v, came, seen = work[ROW_DUAL], work[COL_DUAL], work[CAME], work[SEEN]
     ways, open_dual, reached, closed = work[WAYS], work[OPEN_DUAL], work[REACH], work[CLOSED]
     mask, away = (1 << bits) - 1, gone(bits)
-    num_seen, num_closed, reach = 1, 0, 0
+    num_seen, num_closed, reach, waiting = 1, 0, 0, 0
     seen[0], came[source] = source, -2
     start = source - u[source]
     for j in range(width):
@@ -161,7 +161,7 @@ def _serve(cost, flow, givers, work, source, width, bits, dual, stop_at):
             key = min(key, (ways[j] - open_dual[j]) << bits | j)
         column, row = key & mask, (key >> bits) & mask
         now = (key >> bits) - row
-        dual += float(now - reach) * work[LEFT, source]
+        dual += float(now - reach) * (work[LEFT, source] + waiting)
         reach = now
         work[VIA, column], reached[column], open_dual[column] = row, reach, away
         closed[num_closed] = column
@@ -176,6 +176,7 @@ def _serve(cost, flow, givers, work, source, width, bits, dual, stop_at):
                 came[row] = column
                 seen[num_seen] = row
                 num_seen += 1
+                waiting += work[LEFT, row]
                 start = reach - u[row] + row
                 for j in range(width):
                     ways[j] = min(ways[j], start + cost[row, j])

@@ -9,6 +9,7 @@ _HOMES = {
     "Decision": "decision",
     "Ranking": "ranking",
     "chance_mrr": "scores",
+    "control_ranks": "ranking",
     "decide_mrr": "decision",
     "exact_ranks": "ranking",
     "mrr": "scores",
@@ -19,11 +20,12 @@ __all__ = [*_HOMES]
 if TYPE_CHECKING:
     from aista.retrieval.decision import Decision as Decision
     from aista.retrieval.decision import decide_mrr as decide_mrr
-    from aista.retrieval.scores import chance_mrr as chance_mrr
-    from aista.retrieval.scores import mrr as mrr
     from aista.retrieval.ranking import Ranking as Ranking
+    from aista.retrieval.ranking import control_ranks as control_ranks
     from aista.retrieval.ranking import exact_ranks as exact_ranks
     from aista.retrieval.ranking import pair_distances as pair_distances
+    from aista.retrieval.scores import chance_mrr as chance_mrr
+    from aista.retrieval.scores import mrr as mrr
 
 
 def __getattr__(name: str) -> Any:
