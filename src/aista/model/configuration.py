@@ -79,6 +79,7 @@ class AistaConfig(PreTrainedConfig):
         template: Prompt template, see ``aista.text.prompts``.
         family: Backbone family: a module of ``aista.model.backbones`` or a dotted name; None: by
         ``model_type``.
+        directions: What it was trained for so far, e.g. ``en-en`` (recognition), ``en-zh``; None: unknown.
         pad_token_id, end_token_id: Fills rows; closes an answer.
         extra_rows: Rows of zeros after the backbone's vocabulary (SALMONN adds one for its ``[PAD]``, and its
             zero logit takes part in the softmax).
@@ -105,6 +106,7 @@ class AistaConfig(PreTrainedConfig):
     position_ids: str = "mask"
     template: str = "chatml"
     family: str | None = None
+    directions: list[str] | None = None
     pad_token_id: int = 0
     end_token_id: int = 0
     extra_rows: int = 0

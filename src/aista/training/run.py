@@ -89,6 +89,7 @@ def train(
         num_workers=settings.data.num_workers,
         **_data(settings, model, processor, transcripts=bool(objective.layers)),
     )
+    model.config.directions = sorted({*(model.config.directions or ()), *directions(trainer.train_dataset)})
     start = time.perf_counter()
     seconds_before = _seconds_so_far(output)
     trainer.train(resume_from_checkpoint=last_checkpoint(output))
@@ -124,6 +125,11 @@ def _data(settings: PretrainSettings | JointSettings, model: Any, processor: Any
             processor, transcripts=transcripts, prompt_pool=settings.prompt_pool, seed=settings.seed
         ),
     }
+
+
+def directions(dataset: SpeechDataset) -> set[str]:
+    """Return what a dataset teaches, e.g. ``{"en-en", "en-zh"}``: recognition is a language into itself."""
+    return {f"{row.src_lang}-{row.answer_lang}" for row in dataset.utterances() if row.task != "aac"}
 
 
 def _seconds_so_far(output: Path) -> float:
