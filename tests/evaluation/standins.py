@@ -1,7 +1,7 @@
 """A model and a processor with the interface of ours that answer in a way a test can compute by hand.
 
-The answer to audio counts its windows of 17 frames (and tells silence), the answer to text is the text. Nothing here is trained:
-what is tested is the road around the model.
+The answer to audio counts its windows of 17 frames (and tells silence), the answer to text is the text.
+Nothing here is trained: what is tested is the road around the model.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from aista.cli import evaluate as evaluate_verb
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.demo.report import write_report
 from aista.errors import EvaluationError
 from aista.evaluation import evaluate as module
 from aista.evaluation.decode import Question, answer, decode, longest_seconds, read_hypotheses
@@ -25,6 +27,7 @@ from aista.evaluation.translator import Translator, load
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from tests import tiny
+from tests.evaluation import invented
 from tests.evaluation.standins import Model, Processor, tone
 
 QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
@@ -249,3 +252,28 @@ def test_limit_and_equal_names(folder, tmp_path):
     with pytest.raises(EvaluationError, match="same file name"):
         evaluate(settings(folder, tmp_path / "twice", data=[str(folder / "st.jsonl")] * 2))
     assert module.RESULTS == "results.json"
+
+
+def test_the_report_is_gathered_from_what_a_demo_leaves_behind(folder, tmp_path):
+    demo = tmp_path / "demo"
+    demo.mkdir()
+    (demo / "corpus").symlink_to(folder)
+    for key, name in (("base", "model"), ("ai_sta", "other")):
+        shutil.copytree(folder / name, demo / key)
+        (demo / key / "history.json").write_text('[{"step": 1, "ce": 2.0}, {"step": 2, "ce": 1.5}]')
+        changes = {
+            "model": str(demo / key),
+            "data": [str(demo / "corpus" / "st.jsonl")],
+            "measures": ["speech"],
+        }
+        evaluate(settings(folder, demo / "evaluate" / key, **changes, silence_check=False))
+    (demo / "configs").mkdir()
+    (demo / "configs" / "joint.yaml").write_text("alpha: 0.99\n")
+    results = invented.results()
+    for system in results["systems"].values():
+        system["by_set"] = {"st": system["by_set"]["test_rare"]}
+    (demo / "results.json").write_text(json.dumps(results))
+    page = write_report(demo).read_text(encoding="utf-8")
+    assert page.count('<article class="clip">') == 3 and "where the two differ most" in page
+    assert page.count('class="mass"') > 10 and "alpha: 0.99" in page and "A bell rings." in page
+    assert "cross-entropy" in page and "http" not in page
