@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 
@@ -59,8 +59,14 @@ def test_form(drawn: list[grammar.Sentence]) -> None:
 
 
 def test_counts_follow_the_noun_in_japanese(drawn: list[grammar.Sentence]) -> None:
-    two_books = [s for s in drawn if "two" in s.en and "books" in s.en]
-    assert two_books and all("二冊" in s.ja and "两本" in s.zh for s in two_books)
+    counted = {"books": ("本", "冊"), "horses": ("匹", "頭"), "birds": ("只", "羽"), "pens": ("支", "本")}
+    checked = 0
+    for sentence in drawn:
+        for (number, zh, ja), (noun, (classifier, counter)) in product(lexicon.NUMBERS, counted.items()):
+            if f" {number} " in sentence.en and f" {noun}" in sentence.en:
+                assert zh + classifier in sentence.zh and ja + counter in sentence.ja
+                checked += 1
+    assert checked > 3
 
 
 def test_classifiers_fit_the_noun(drawn: list[grammar.Sentence]) -> None:

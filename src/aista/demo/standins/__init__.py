@@ -87,6 +87,7 @@ def evaluate(name: str, folder: Path | str, corpora: Path | str, *, limit: int =
         raise ConfigError(f"Unknown stand-in {name!r}.", expected=", ".join(NAMES))
     scores = scorers[name](Path(folder), Path(corpora), limit)
     card = loop.card(Path(folder)) | {"scores": scores}
+    card["evaluated_with"] = "python -m aista.demo.standins evaluate FOLDER CORPUS"
     card["bytes"] = sum(os.path.getsize(path) for path in Path(folder).glob("*"))
     loop.write_card(Path(folder), card)
     return scores

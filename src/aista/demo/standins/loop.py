@@ -68,13 +68,13 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
         loss = loss_of(batch)
-        if not torch.isfinite(loss):
-            raise TrainingError("The loss of a stand-in is not finite.", got=f"{float(loss)} at step {step}")
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError("The loss of a stand-in is not finite.", got=f"{value} at step {step}")
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        value = float(loss.detach())
         running = value if step == 0 else 0.98 * running + 0.02 * value
         if progress:
             progress(step + 1, schedule.steps, running)
