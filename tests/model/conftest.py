@@ -28,7 +28,9 @@ BACKBONES = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, **GATED)),
     "qwen2_tied": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, **GATED, tie_word_embeddings=True)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, **GATED, head_dim=8)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=262, n_embd=32, n_layer=3, n_head=4, n_positions=512)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=262, n_embd=32, n_layer=3, n_head=4, n_positions=512)
+    ),
 }
 QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -51,7 +53,12 @@ class Bases:
             return
         torch.manual_seed(2)
         if name == "beats":
-            sizes = {"hidden_size": 16, "patch_embed_dim": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+            sizes = {
+                "hidden_size": 16,
+                "patch_embed_dim": 8,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+            }
             BeatsModel(BeatsConfig(**sizes, intermediate_size=24, conv_pos_groups=4)).save_pretrained(folder)
             return
         BACKBONES[name]().save_pretrained(folder)

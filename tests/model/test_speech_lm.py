@@ -48,7 +48,9 @@ def test_captured_states_are_transformers_own(bases, backbone):
     model, processor = bases.model(backbone, beats=False)
     batch = training_batch(processor)
     output = model(**batch, capture_layers=range(4))
-    embeds = model._embed(batch["input_ids"], batch["attention_mask"], batch["speech_mask"], **audio_of(batch))
+    embeds = model._embed(
+        batch["input_ids"], batch["attention_mask"], batch["speech_mask"], **audio_of(batch)
+    )
     reference = model.backbone(
         inputs_embeds=embeds,
         attention_mask=batch["attention_mask"],
@@ -66,7 +68,7 @@ def test_captured_states_are_transformers_own(bases, backbone):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("layers", [[0], [1, 2], [0, 3]])
 def test_text_states_are_those_of_the_whole_backbone(bases, backbone, layers):
-    """Shortened, without what follows, without dropout: the same hidden states, and the backbone is whole again."""
+    """Shortened and without dropout: the same hidden states, and the backbone is whole again after it."""
     model, processor = bases.model(backbone, beats=False)
     batch = training_batch(processor, transcripts=["Yes.", "The bell.", "It is late."])
     ids, mask = batch["transcript_input_ids"], batch["transcript_attention_mask"]
@@ -91,7 +93,9 @@ def test_what_follows_the_transcript_does_not_matter(pair):
     for row, inside in enumerate(branch["transcript_mask"]):
         place = inside.nonzero()[:, 0]
         for layer in states:
-            torch.testing.assert_close(states[layer][row, place], full[layer][row, place], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                states[layer][row, place], full[layer][row, place], atol=1e-5, rtol=1e-5
+            )
 
 
 @pytest.mark.parametrize("beats", [True, False])
@@ -99,9 +103,7 @@ def test_what_follows_the_transcript_does_not_matter(pair):
 def test_cached_features_change_nothing(bases, beats, speech_tokens):
     model, processor = bases.model(beats=beats, speech_tokens=speech_tokens)
     fresh = training_batch(processor)
-    features = [
-        model.encode_audio(**processor.audio_inputs([wave]))[0].numpy() for wave in WAVES
-    ]
+    features = [model.encode_audio(**processor.audio_inputs([wave]))[0].numpy() for wave in WAVES]
     assert [len(f) for f in features] == [model.config.frames_for(len(wave)) for wave in WAVES]
     cached = processor(
         features=features, num_samples=[len(w) for w in WAVES], text="Translate.", targets=TARGETS
@@ -182,7 +184,11 @@ def test_fresh_parts_come_from_the_seed_alone(bases):
     for disturbance, seed in ((1, 0), (2, 0), (3, 1)):
         torch.manual_seed(disturbance)
         before = torch.get_rng_state()
-        settings = {"qformer": {"hidden_size": 16, "num_attention_heads": 2}, "seed": seed, "dtype": "float32"}
+        settings = {
+            "qformer": {"hidden_size": 16, "num_attention_heads": 2},
+            "seed": seed,
+            "dtype": "float32",
+        }
         states.append(AistaForConditionalGeneration.from_bases(*paths, **settings).trainable_state_dict())
         assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

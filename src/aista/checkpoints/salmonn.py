@@ -131,7 +131,7 @@ def load(
 
     Raises:
         CheckpointError: The file is unsafe, damaged or of another kind; a key is missing, superfluous,
-            renamed or misshapen; or a frozen model is visibly not the one that this checkpoint was trained with.
+            renamed or misshapen; or a frozen model is visibly not the one it was trained with.
     """
     state, settings = read(path)
     report = sort_keys(state)

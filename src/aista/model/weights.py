@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from aista.errors import CheckpointError
 # Tensors above this size are fingerprinted by evenly spaced samples of their bytes.
 _WHOLE_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 32, 1 << 12
+# What torch's restricted unpickler says of a pickle that names a function or a class.
+_CODE = re.compile(r"GLOBAL|[Uu]nsupported (global|class)|operand 147\b|reduce|BUILD")
 
 
 def read_pickle(path: str | Path) -> dict[str, Any]:
@@ -40,10 +43,15 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError("This weight file does not exist.", got=path, advice="Check the path.")
+    with path.open("rb") as file:
+        if file.read(1) == b"<":
+            raise CheckpointError(
+                "This is a web page, not weights.", got=path, advice="Its link has expired: 'aista download'."
+            )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if _CODE.search(str(error)):
             raise CheckpointError(
                 "This file holds more than tensors and plain containers: loading it could run code. Refused.",
                 got=path,
@@ -130,7 +138,7 @@ def _tensor_digest(name: str, tensor: Tensor, whole: bool) -> bytes:
     if whole or content.numel() <= _WHOLE_BYTES:
         digest.update(content.numpy().tobytes())
     else:
-        step = (content.numel() - _SAMPLE_BYTES) // (_SAMPLES - 1)
-        for start in range(0, step * _SAMPLES, step):
+        for sample in range(_SAMPLES):
+            start = sample * (content.numel() - _SAMPLE_BYTES) // (_SAMPLES - 1)
             digest.update(content[start : start + _SAMPLE_BYTES].numpy().tobytes())
     return digest.digest()
