@@ -158,11 +158,13 @@ class _Job:
     def fingerprint(self) -> str:
         return sha256(repr(self.items).encode()).hexdigest()
 
+    @property
+    def is_finished(self) -> bool:
+        return self.record.exists() and json.loads(self.record.read_text())["fingerprint"] == self.fingerprint
+
 
 def _make_shard(job: _Job) -> Path:
     """Make one shard in a process of its own."""
-    if job.record.exists() and json.loads(job.record.read_text())["fingerprint"] == job.fingerprint:
-        return job.record
     audio = job.folder / "audio" / job.corpus
     audio.mkdir(parents=True, exist_ok=True)
     pcm, made, dropped = [], {}, []
@@ -294,15 +296,17 @@ def build(
 def _run(
     jobs: list[_Job], processes: int, progress: Callable[[int, int], None] | None
 ) -> list[tuple[str, Path]]:
-    total, done, finished = sum(len(job.items) for job in jobs), 0, []
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(processes, max(1, len(jobs))), maxtasksperchild=1) as pool:
-        for job, record in zip(jobs, pool.imap(_make_shard, jobs, chunksize=1), strict=True):
-            finished.append((job.corpus, record))
-            done += len(job.items)
-            if progress:
-                progress(done, total)
-    return finished
+    waiting = [job for job in jobs if not job.is_finished]
+    total = sum(len(job.items) for job in jobs)
+    done = total - sum(len(job.items) for job in waiting)
+    if waiting:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(min(processes, len(waiting)), maxtasksperchild=1) as pool:
+            for job, _ in zip(waiting, pool.imap(_make_shard, waiting, chunksize=1), strict=True):
+                done += len(job.items)
+                if progress:
+                    progress(done, total)
+    return [(job.corpus, job.record) for job in jobs]
 
 
 def tagged(folder: Path | str, corpus: str, scale: Scale) -> list[tuple[Path, tuple[str, ...]]]:
