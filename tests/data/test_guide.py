@@ -1,0 +1,72 @@
+"""``docs/guides/own-data.md`` does what it says: every block is run, in order, on tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from aista.audio import write_audio
+from aista.cli import main
+from tests.tiny import TEXTS, language_model, whisper
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "own-data.md"
+BLOCK = re.compile(r"^```(bash|yaml|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# The guide's numbers are for real models.
+FEWER = {
+    "max_steps: 4000": "max_steps: 2",
+    "_steps: 500": "_steps: 2",
+    "warmup_steps: 200": "warmup_steps: 1",
+    "num_pairs: 200": "num_pairs: 4",
+    "threshold_times_chance: 6.7": "threshold_times_chance: 0.1",
+}
+# Models that learnt nothing find no end.
+SHORTER = {
+    "evaluate": ["--set", "generation.max_new_tokens=4"],
+    "translate": ["--max-new-tokens", "4"],
+}
+SMALLER = "  qformer: {hidden_size: 16, num_attention_heads: 2, intermediate_size: 24}\n"
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for speaker in ("ann", "bob"):
+        for number in range(1, 6):
+            name = tmp_path / "recordings" / f"{speaker}_{number:03d}"
+            write_audio(name.with_suffix(".wav"), rng.normal(0, 0.1, 8_000 + 1_000 * number))
+            name.with_suffix(".txt").write_text(TEXTS[number])
+            name.with_suffix(".zh.txt").write_text("铃响了。", encoding="utf-8")
+    whisper(tmp_path / "models" / "whisper")
+    language_model(tmp_path / "models" / "llm")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_block(workplace):
+    main._add_verbs()
+    for language, text in BLOCK.findall(GUIDE.read_text(encoding="utf-8")):
+        if language == "yaml":
+            for number, fewer in FEWER.items():
+                text = text.replace(number, fewer)
+            name = text.splitlines()[0].removeprefix("# ")
+            Path(name).write_text(text.replace("  template: chatml\n", f"  template: chatml\n{SMALLER}"))
+        elif language == "python":
+            exec(compile(text, str(GUIDE), "exec"), {})
+        else:
+            for line in text.strip().splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "aista"
+                arguments += SHORTER.get(arguments[0], [])
+                done = CliRunner().invoke(main.app, arguments)
+                assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
+    results = json.loads((workplace / "runs/joint/test/results.json").read_text())
+    assert any(name.startswith("bleu") for name in results["scores"])
+    assert os.path.exists("shards/shards.json")
