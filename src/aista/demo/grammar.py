@@ -105,7 +105,8 @@ def noun_phrase(
     determiner = rng.choice(determiners)
     attribute = _draw_adjective(rng, noun, 0.0 if determiner == "my" else adjective)
     en_noun, zh_noun, ja_noun = noun.en, noun.zh, noun.ja
-    words, pairs = (noun.en,), ()
+    words: tuple[str, ...] = (noun.en,)
+    pairs: tuple[tuple[str, str], ...] = ()
     if attribute is not None:
         zh_noun, ja_noun = attribute.zh + zh_noun, attribute.ja + ja_noun
         words, pairs = (attribute.en, noun.en), ((attribute.en, noun.en),)

@@ -300,8 +300,8 @@ in | London | 伦敦 | 伦敦 | ロンドン
 INDOORS = frozenset({"kitchen", "garden"})  # somebody does not travel there by vehicle
 
 VEHICLES = tuple(
-    Adverb(*row)
-    for row in _split("""
+    Adverb(en, zh, ja)
+    for en, zh, ja in _split("""
 by train | 坐火车 | 電車で
 by bus | 坐公共汽车 | バスで
 by taxi | 坐出租车 | タクシーで

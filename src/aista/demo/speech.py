@@ -119,7 +119,7 @@ class Synthesiser:
         self._callback = _Callback(self._receive)  # kept alive: the library holds only the pointer
         library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, samples, count: int, _events) -> int:  # type: ignore[no-untyped-def]
+    def _receive(self, samples, count: int, _events) -> int:
         if samples and count > 0:
             self._chunks.append(ctypes.string_at(samples, 2 * count))
         return 0

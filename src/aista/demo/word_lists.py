@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from aista.demo import grammar, lexicon
 from aista.demo.lexicon import Gift, Place, Verb
@@ -17,10 +18,10 @@ def _list_item(rng: Random) -> grammar.NounPhrase:
 
 def _loose_word(rng: Random) -> str:
     pools = (lexicon.PERSONS, lexicon.THINGS, lexicon.ADJECTIVES, lexicon.VERBS, lexicon.GIFTS, lexicon.TIMES)
-    entry = rng.choice(rng.choices((*pools, lexicon.PLACES, lexicon.VEHICLES), (4, 7, 4, 5, 1, 2, 3, 2))[0])
+    entry: Any = rng.choice(rng.choices((*pools, lexicon.PLACES, lexicon.VEHICLES), (4, 7, 4, 5, 1, 2, 3, 2))[0])
     if isinstance(entry, Place):
-        return entry.en
-    return entry.past if isinstance(entry, Verb | Gift) and rng.random() < 0.5 else entry.en
+        return str(entry.en)
+    return str(entry.past if isinstance(entry, Verb | Gift) and rng.random() < 0.5 else entry.en)
 
 
 def phrases(count: int, seed: int, *, split: grammar.Split = "train") -> list[str]:
@@ -28,7 +29,8 @@ def phrases(count: int, seed: int, *, split: grammar.Split = "train") -> list[st
 
     What a language model would guess is wrong here: who learns to write them has to listen.
     """
-    rng, result = Random(f"phrases {seed} {split}"), []
+    rng = Random(f"phrases {seed} {split}")
+    result: list[str] = []
     while len(result) < count:
         items, held_out = [], False
         for _ in range(rng.choice((1, 2, 2, 3, 3, 4))):

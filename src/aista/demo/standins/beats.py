@@ -71,8 +71,9 @@ def new_model(recipe: Recipe) -> BeatsForAudioTagging:
         patch_embed_dim=recipe.hidden_size, hidden_size=recipe.hidden_size,
         num_hidden_layers=recipe.num_layers,
         num_attention_heads=recipe.num_heads, intermediate_size=recipe.intermediate_size, conv_pos=32,
-        conv_pos_groups=8, num_buckets=64, max_distance=240, hidden_dropout=0.05, num_labels=len(TAGS),
+        conv_pos_groups=8, num_buckets=64, max_distance=240, hidden_dropout=0.05,
     )  # fmt: skip
+    config.num_labels = len(TAGS)
     return BeatsForAudioTagging(config)
 
 
@@ -141,11 +142,11 @@ def tagging_accuracy(model: BeatsForAudioTagging, drawn: list[Example]) -> dict[
         fbank, mask, truth = collate(drawn[start : start + 32])
         logits.append(model(fbank, mask).logits)
         labels.append(truth)
-    scores, truth = torch.cat(logits).sigmoid().numpy(), torch.cat(labels).numpy()
-    present = truth.any(0)
+    scores, expected = torch.cat(logits).sigmoid().numpy(), torch.cat(labels).numpy()
+    present = expected.any(0)
     return {
-        "tag_accuracy": round(float(((scores > 0.5) == (truth > 0.5)).mean()), 4),
+        "tag_accuracy": round(float(((scores > 0.5) == (expected > 0.5)).mean()), 4),
         "mean_average_precision": round(
-            float(average_precision_score(truth[:, present], scores[:, present])), 4
+            float(average_precision_score(expected[:, present], scores[:, present])), 4
         ),
     }

@@ -221,7 +221,7 @@ def train(
         batches = loop.length_grouped(drawn, lambda entry: len(entry.ids), schedule.batch_size, rng)
         minutes += loop.fit(model, batches, loss_of, schedule, progress=progress, save=save)
         loop.round_to_bfloat16(model)
-    model.to(torch.bfloat16).save_pretrained(partial)
+    loop.save_bfloat16(model, partial)
     tokenizer.save(tokens, partial)
     card = {
         "what": "stand-in language model (Qwen2ForCausalLM), trained from nothing on synthetic text",
@@ -248,7 +248,7 @@ def answer(
         longest = max(map(len, rows))
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        new = model.generate(
+        new = model.generate(  # type: ignore[misc]
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=64,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from aista.errors import TrainingError
 
@@ -105,6 +106,15 @@ def round_to_bfloat16(model: nn.Module) -> None:
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.is_floating_point():
             tensor.data.copy_(tensor.data.to(torch.bfloat16).to(tensor.dtype))
+
+
+def save_bfloat16(model: PreTrainedModel, folder: Path) -> None:
+    """Write the rounded weights at half the size; the model in memory becomes bfloat16."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
+    model.save_pretrained(folder)
 
 
 def publish(partial: Path, folder: Path, card: dict[str, Any]) -> None:

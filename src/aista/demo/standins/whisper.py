@@ -94,6 +94,10 @@ def log_mel(
     return features, lengths
 
 
+def _id(tokens: PreTrainedTokenizerBase, token: str) -> int:
+    return int(tokens.get_vocab()[token])
+
+
 def new_model(recipe: Recipe, tokens: PreTrainedTokenizerBase) -> WhisperForConditionalGeneration:
     """A fresh model of the real class."""
     torch.manual_seed(recipe.seed)
@@ -103,13 +107,12 @@ def new_model(recipe: Recipe, tokens: PreTrainedTokenizerBase) -> WhisperForCond
         encoder_ffn_dim=recipe.ffn_dim, decoder_layers=recipe.decoder_layers,
         decoder_attention_heads=recipe.num_heads, decoder_ffn_dim=recipe.ffn_dim,
         max_source_positions=CHUNK_SECONDS * 50, max_target_positions=MAX_TARGET_POSITIONS, dropout=0.05,
-        decoder_start_token_id=tokens.convert_tokens_to_ids(tokenizer.TURN_START),
-        bos_token_id=tokens.convert_tokens_to_ids(tokenizer.TURN_START),
+        decoder_start_token_id=_id(tokens, tokenizer.TURN_START),
+        bos_token_id=_id(tokens, tokenizer.TURN_START),
         eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
         suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
     model = WhisperForConditionalGeneration(config)
-    model.generation_config.forced_decoder_ids = None
     model.generation_config.max_length = MAX_TARGET_POSITIONS
     return model
 
@@ -142,7 +145,8 @@ class Trainee(nn.Module):
         middle, last = self.encode(mel)
         labels = nn.utils.rnn.pad_sequence(words, batch_first=True, padding_value=-100)
         start = torch.full((len(words), 1), config.decoder_start_token_id)
-        shifted = torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] < 0, config.pad_token_id)], 1)
+        before = labels[:, :-1].masked_fill(labels[:, :-1] < 0, int(config.pad_token_id or 0))
+        shifted = torch.cat([start, before], 1)
         decoded = self.whisper.model.decoder(input_ids=shifted, encoder_hidden_states=last).last_hidden_state
         logits = self.whisper.proj_out(decoded)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.05)
@@ -229,7 +233,7 @@ def train(
     minutes = loop.fit(trainee, batches, loss_of, recipe.schedule, progress=progress, save=save)
     loop.round_to_bfloat16(whisper)
     save()
-    whisper.to(torch.bfloat16).save_pretrained(partial)
+    loop.save_bfloat16(whisper, partial)
     card = {
         "what": "stand-in speech encoder (WhisperForConditionalGeneration), trained on espeak-ng speech",
         "recipe": asdict(recipe),
@@ -260,5 +264,5 @@ def transcribe(
                 break
         for row in ids[:, 1:].tolist():
             end = row.index(tokens.eos_token_id) if tokens.eos_token_id in row else len(row)
-            texts.append(tokens.decode(row[:end], skip_special_tokens=True))
+            texts.append(str(tokens.decode(row[:end], skip_special_tokens=True)))
     return texts
