@@ -18,7 +18,8 @@ def _list_item(rng: Random) -> grammar.NounPhrase:
 
 def _loose_word(rng: Random) -> str:
     pools = (lexicon.PERSONS, lexicon.THINGS, lexicon.ADJECTIVES, lexicon.VERBS, lexicon.GIFTS, lexicon.TIMES)
-    entry: Any = rng.choice(rng.choices((*pools, lexicon.PLACES, lexicon.VEHICLES), (4, 7, 4, 5, 1, 2, 3, 2))[0])
+    pool = rng.choices((*pools, lexicon.PLACES, lexicon.VEHICLES), (4, 7, 4, 5, 1, 2, 3, 2))[0]
+    entry: Any = rng.choice(pool)
     if isinstance(entry, Place):
         return str(entry.en)
     return str(entry.past if isinstance(entry, Verb | Gift) and rng.random() < 0.5 else entry.en)
