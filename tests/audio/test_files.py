@@ -214,3 +214,26 @@ def test_a_span_of_real_compressed_speech(shared_dir):
         whole = load_audio(shared_dir / "audio" / name)
         part = load_audio(shared_dir / "audio" / name, offset_seconds=1.0, duration_seconds=1.0)
         assert np.abs(part - whole[16_000:32_000])[200:-200].max() < 1e-3
+
+
+def test_containers_through_pyav(tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.m4a"
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("aac", rate=44_100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(1.0, 44_100)[None], format="fltp", layout="mono")
+        frame.sample_rate = 44_100
+        for packet in [*track.encode(frame), *track.encode(None)]:
+            container.mux(packet)
+    heard = load_audio(path)
+    assert len(heard) == pytest.approx(16_000, abs=2_000)
+    spectrum = np.abs(np.fft.rfft(heard[4_000:12_000] * np.hanning(8_000)))
+    assert spectrum.argmax() == 220 and np.abs(heard[4_000:12_000]).max() == pytest.approx(0.3, abs=0.05)
+    with pytest.raises(AudioError, match="cannot be decoded"):
+        load_audio(b"no container " * 99)
+
+
+def test_without_pyav_the_advice_names_it(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(AudioError, match="pip install av"):
+        load_audio(b"no container " * 99)

@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from aista.audio.containers import as_wav
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import AudioError
 
@@ -61,7 +62,8 @@ def load_audio(
     """Decode audio to mono at 16 kHz.
 
     Args:
-        source: Path, bytes or stream of a WAV, FLAC, MP3, OGG/Vorbis or Opus file of any rate and width.
+        source: Path, bytes or stream of a WAV, FLAC, MP3, OGG/Vorbis or Opus file of any rate and width; with
+            PyAV installed also of m4a, mp4, webm and whatever else FFmpeg reads.
         offset_seconds: Where to start, in seconds; what lies before is skipped, not decoded, where the format
             can seek.
         duration_seconds: How much to read, in seconds; ``None`` reads to the end.
@@ -144,6 +146,7 @@ def loudest_dbfs(samples: np.ndarray) -> float:
 
 
 _FORMATS = "WAV, FLAC, MP3, OGG or Opus"
+_UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 
 
 @contextmanager
@@ -151,17 +154,24 @@ def _open(source: AudioSource) -> Iterator[tuple[soundfile.SoundFile, str]]:
     """Open a source as (sound, name for messages); every failure to do so is an AudioError."""
     name, stream = _stream(source)
     try:
-        try:
-            sound = soundfile.SoundFile(stream)
-        except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
-            raise _unreadable(name, getattr(error, "error_string", str(error))) from None
-        with sound:
+        with _sound(stream, name) as sound:
             if sound.frames <= 0:
                 raise AudioError(f"{name}: holds no sound.", got="0 samples", advice="Leave this file out.")
             yield sound, name
     finally:
         if stream is not source:
             stream.close()
+
+
+def _sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(stream)
+    except soundfile.LibsndfileError as error:
+        if error.code == _UNRECOGNISED:
+            return soundfile.SoundFile(as_wav(stream, name))
+        raise _unreadable(name, error.error_string) from None
+    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+        raise _unreadable(name, str(error)) from None
 
 
 def _stream(source: AudioSource) -> tuple[str, BinaryIO]:
