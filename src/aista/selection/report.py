@@ -1,4 +1,4 @@
-"""What layer selection found: MRR of every layer, the threshold, the chosen set; JSON and a plot (Figure 4)."""
+"""What layer selection found: MRR of every layer, the threshold, the chosen set; as JSON and as Figure 4."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LayerRow(BaseModel):
         low, high: Certified bounds of the MRR; equal to it in ``exact`` mode.
         selected: Whether the MRR exceeds the threshold (Eq. 5).
         mean_distance: Mean Wasserstein distance of the matching pairs.
-        shuffled_mrr: MRR of the same distances against a random pairing: a measured chance level.
+        shuffled_mrr: MRR when every clip is given its neighbour's text: a measured chance level.
         num_ties: Texts exactly as far as the right one, other than equal texts.
         pairs_touched: Transport problems looked at.
         seconds: Time for this layer.

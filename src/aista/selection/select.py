@@ -7,8 +7,10 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from aista import retrieval
 from aista.config import SelectSettings
@@ -108,24 +110,41 @@ def _rank_layer(
     start = time.perf_counter()
     speech = [torch.from_numpy(array) for array in states.speech]
     text = [torch.from_numpy(array) for array in states.text]
-    if settings.mode == "decide":
-        decision = retrieval.decide_mrr(speech, text, threshold, texts=texts)
-        low, high, touched, ties, shuffled = decision.low, decision.high, decision.pairs_touched, 0, None
-        mrr, chosen = (low + high) / 2, decision.selected
-    else:
-        ranking = retrieval.exact_ranks(speech, text, texts=texts)
-        mrr = low = high = ranking.mrr
-        touched, ties, shuffled = len(texts) ** 2, ranking.num_ties, ranking.shuffled_mrr
-        chosen = mrr > threshold
-    return LayerRow(
-        layer=states.layer,
-        mrr=mrr,
-        low=low,
-        high=high,
-        selected=chosen,
-        mean_distance=float(retrieval.pair_distances(speech, text).mean()),
-        shuffled_mrr=shuffled,
-        num_ties=ties,
-        pairs_touched=touched,
-        seconds=time.perf_counter() - start,
-    )
+    measure = _decided if settings.mode == "decide" else _exact
+    figures = measure(speech, text, texts, threshold)
+    return LayerRow(layer=states.layer, seconds=time.perf_counter() - start, **figures)
+
+
+def _exact(
+    speech: list[Tensor], text: list[Tensor], texts: Sequence[str], threshold: float
+) -> dict[str, Any]:
+    """Rank all pairs; the control gives every clip its neighbour's text."""
+    ranking = retrieval.exact_ranks(speech, text, texts=texts)
+    control = retrieval.exact_ranks(speech, text[1:] + text[:1], texts=[*texts[1:], *texts[:1]])
+    return {
+        "mrr": ranking.mrr,
+        "low": ranking.mrr,
+        "high": ranking.mrr,
+        "selected": ranking.mrr > threshold,
+        "mean_distance": float(ranking.gold.mean()),
+        "shuffled_mrr": control.mrr,
+        "num_ties": ranking.num_ties,
+        "pairs_touched": len(texts) ** 2,
+    }
+
+
+def _decided(
+    speech: list[Tensor], text: list[Tensor], texts: Sequence[str], threshold: float
+) -> dict[str, Any]:
+    """Rank as few pairs as the question "MRR above the threshold?" needs."""
+    decision = retrieval.decide_mrr(speech, text, threshold, texts=texts)
+    return {
+        "mrr": (decision.low + decision.high) / 2,
+        "low": decision.low,
+        "high": decision.high,
+        "selected": decision.selected,
+        "mean_distance": float(retrieval.pair_distances(speech, text).mean()),
+        "shuffled_mrr": None,
+        "num_ties": 0,
+        "pairs_touched": decision.pairs_touched,
+    }
