@@ -51,7 +51,7 @@ PRESETS = {
 
 
 def preset_config(backbone: PreTrainedConfig, template: str) -> AistaConfig:
-    """Return the paper's set-up on a backbone: Whisper-large-v2, BEATs, SALMONN's Q-Former, LoRA on q and v."""
+    """Return the paper's set-up on a backbone: Whisper-large-v2, BEATs, SALMONN's Q-Former, LoRA on q, v."""
     speech, audio = whisper_large_v2(), BeatsConfig()
     return AistaConfig(
         speech_config=speech,

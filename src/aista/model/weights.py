@@ -23,7 +23,7 @@ from aista.errors import CheckpointError
 _WHOLE_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 32, 1 << 12
 # What torch's restricted unpickler says of a pickle that names a function or a class.
-_CODE = re.compile(r"GLOBAL|[Uu]nsupported (global|class)|operand 147\b|reduce|BUILD")
+_CODE = re.compile(r"GLOBAL|[Uu]nsupported (global|class)|operand 14[79]\b|reduce|BUILD")
 
 
 def read_pickle(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,155 @@
+"""What this machine has, what it lacks, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aista.checkpoints.hub import SOURCES
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "POT",
+    "numba",
+    "numpy",
+    "sacrebleu",
+    "soundfile",
+    "soxr",
+    "tokenizers",
+)
+# Optional packages: module, what it is for, how to get it.
+_OPTIONAL = (
+    ("espeakng_loader", "speech of the demo", "pip install 'aista[demo]'"),
+    ("tensorboard", "training curves", "pip install 'aista[tensorboard]'"),
+    ("bitsandbytes", "4-bit and 8-bit backbones on a GPU", "pip install bitsandbytes"),
+)
+_LEAST_DISK_GIB, _LEAST_MEMORY_GIB = 2, 4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        state: ``ok``, ``missing`` (something optional) or ``bad`` (nothing will work until it is mended).
+        found: What there is.
+        fix: The command or the step that mends it.
+    """
+
+    name: str
+    state: str
+    found: str
+    fix: str | None = None
+
+
+def examine(folder: str | Path = "models") -> list[Check]:
+    """Look at versions, devices, memory, disk and weights.
+
+    Args:
+        folder: Where ``aista download`` puts weights.
+    """
+    return [*_versions(), *_machine(), *_extras(), *_shipped(), *_weights(Path(folder))]
+
+
+def to_json(checks: list[Check]) -> dict[str, Any]:
+    """Return the checks as plain values, with ``ok`` for all of them together."""
+    return {
+        "ok": all(check.state != "bad" for check in checks),
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def _versions() -> list[Check]:
+    python = platform.python_version()
+    good = sys.version_info >= (3, 11)
+    checks = [
+        Check("python", "ok" if good else "bad", python, None if good else "Install Python 3.11 or newer.")
+    ]
+    for name in ("aista", *_PACKAGES):
+        try:
+            checks.append(Check(name, "ok", importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            checks.append(Check(name, "bad", "not installed", f"pip install {name}"))
+    return checks
+
+
+def _machine() -> list[Check]:
+    import torch
+
+    checks = [Check("processor cores", "ok", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")]
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(number)
+            found = (
+                f"{torch.cuda.get_device_name(number)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+            )
+            checks.append(Check(f"cuda:{number}", "ok", found))
+    else:
+        fix = "The demo and small models need none; for 7 B and more, install a CUDA build of torch."
+        checks.append(Check("cuda", "missing", "no GPU that torch can use", fix))
+    memory = _available_memory()
+    if memory is not None:
+        good = memory >= _LEAST_MEMORY_GIB
+        checks.append(Check("memory", "ok" if good else "bad", f"{memory:.1f} GiB available",
+                            None if good else f"Free at least {_LEAST_MEMORY_GIB} GiB."))  # fmt: skip
+    disk = shutil.disk_usage(".").free / 2**30
+    good = disk >= _LEAST_DISK_GIB
+    fix = None if good else f"Free at least {_LEAST_DISK_GIB} GiB."
+    return [*checks, Check("disk", "ok" if good else "bad", f"{disk:.1f} GiB free here", fix)]
+
+
+def _available_memory() -> float | None:
+    """GiB that can be had without swapping, where the system tells."""
+    try:
+        rows = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable")) / 2**20
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _extras() -> list[Check]:
+    checks = []
+    for module, purpose, fix in _OPTIONAL:
+        there = importlib.util.find_spec(module) is not None
+        found = purpose if there else f"not installed ({purpose})"
+        checks.append(Check(module, "ok" if there else "missing", found, None if there else fix))
+    return checks
+
+
+def _shipped() -> list[Check]:
+    folder = importlib.resources.files("aista.demo") / "weights"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    if not names:
+        return [Check("shipped models", "missing", "none in this installation", "aista demo --from-scratch")]
+    return [Check("shipped models", "ok", ", ".join(names))]
+
+
+def _weights(folder: Path) -> list[Check]:
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path.home() / ".cache/huggingface/hub")
+    checks = []
+    for name, source in SOURCES.items():
+        places = [folder / name]
+        places += [cache / f"{p.kind}s--{p.repository.replace('/', '--')}/snapshots" for p in source.places]
+        found = next((place for place in places if _holds_weights(place)), None)
+        title = f"{source.title}, {source.gigabytes} GB"
+        if found:
+            checks.append(Check(name, "ok", str(found)))
+        else:
+            checks.append(Check(name, "missing", title, f"aista download {name}"))
+    return checks
+
+
+def _holds_weights(place: Path) -> bool:
+    endings = (".safetensors", ".bin", ".pt", ".pth")
+    return place.is_dir() and any(path.suffix in endings for path in place.rglob("*"))
