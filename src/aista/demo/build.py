@@ -14,6 +14,7 @@ from typing import Any
 
 from aista.config import JointSettings, PretrainSettings
 from aista.demo import corpus, standins
+from aista.demo.model_card import write_card
 from aista.demo.stages import NANO_TRAIN, Clock, bar, shipped_settings
 from aista.evaluation.evaluate import evaluate
 from aista.evaluation.settings import EvaluateSettings
@@ -45,9 +46,11 @@ class Build:
         self.clock = Clock(output / "seconds.json")
 
     def all(self) -> dict[str, Any]:
-        """Make everything, evaluate the finished model, and return its scores."""
+        """Make everything, evaluate the finished model, write its card, and return its scores."""
         self.model()
-        return self.score()
+        results = self.score()
+        write_card(self.output, results)
+        return results
 
     def corpora(self) -> Path:
         """Synthesise every corpus."""
@@ -64,9 +67,11 @@ class Build:
         folder = self.corpora()
         for name in BASES.values():
             with self.clock.stage(name, f"Stand-in backbone: {name}"), bar("steps") as update:
-                standins.train(
+                card = standins.train(
                     name, self.output / name, folder, self.scale, nano=self.is_nano, progress=update
                 )
+            if "scores" not in card:
+                standins.evaluate(name, self.output / name, folder, limit=8 if self.is_nano else 300)
 
     def stage1(self) -> str:
         """Train stage 1 on the stand-ins and return its folder."""
