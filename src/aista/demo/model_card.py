@@ -3,53 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-_CARD = """# The small model that aista ships
-
-English speech into Chinese, Japanese and English text. It is there so that everything can be tried in minutes on a laptop; it knows
-{words} English words and the voices of a speech synthesiser. Do not use it for real speech.
-
-| part | class | parameters |
-|---|---|---|
-| speech encoder | Whisper, {whisper[encoder_parameters]:,} of them in the encoder | {whisper[parameters]:,} |
-| audio encoder | BEATs | {beats[parameters]:,} |
-| backbone | Qwen2 | {language_model[parameters]:,} |
-| trained here: window Q-Former, projection, LoRA | | {trained:,} |
-
-## Data
-
-Everything is synthetic: sentences of one grammar in three languages, spoken by espeak-ng (60 training voices, others for testing), with
-noise; sounds with captions. An eighth of the word pairs occurs only in the test sets; `test_rare` has at least one word in every
-sentence that never occurs in speech-translation training.
-
-| corpus | utterances | hours |
-|---|---|---|
-{corpora}
-
-## Training
-
-Stage 1 (recognition and captions): {stage1[steps]:,} steps, {stage1_minutes:.0f} minutes. Then translation and recognition together:
-{model[steps]:,} steps, {model_minutes:.0f} minutes; alignment: {alignment}. Two CPU cores, seed {seed}. Made again by `aista demo build`.
-
-## Scores on held-out combinations and speakers
-
-| | {sets} |
-|---|{rule}|
-{scores}
-
-{signatures}
-
-Stand-in backbones on their own: Whisper {whisper[scores][wer]} % word error rate; language model, text to text,
-{language_model[scores][mt_bleu_zh]} BLEU (zh) and {language_model[scores][mt_bleu_ja]} BLEU (ja-mecab); BEATs
-{beats[scores][mean_average_precision]} mean average precision of tags.
-
-## Licence
-
-The weights are Apache-2.0 like the code. The audio they were trained on was synthesised by espeak-ng, whose program is GPL-3; no part of
-that program is contained here.
-"""
 
 
 def write_card(build: Path, results: dict[str, Any]) -> Path:
@@ -65,7 +21,8 @@ def write_card(build: Path, results: dict[str, Any]) -> Path:
     facts = _read(build / "corpus" / "corpus.json")["corpora"]
     names = list(results["by_set"])
     measures = sorted({key for part in results["by_set"].values() for key in part["scores"]})
-    text = _CARD.format(
+    card = (files("aista.demo") / "page" / "model_card.md").read_text(encoding="utf-8")
+    text = card.format(
         words=len(_vocabulary(build / "corpus" / "asr.jsonl")),
         **cards,
         **runs,

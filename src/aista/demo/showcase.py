@@ -1,4 +1,4 @@
-"""What a newcomer reads at the end of the demo: the scores side by side, and one fresh clip in three languages."""
+"""What a newcomer reads at the end of the demo: both systems' scores, and one fresh clip in three languages."""
 
 from __future__ import annotations
 

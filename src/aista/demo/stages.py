@@ -1,4 +1,4 @@
-"""What the demo and the build share: shipped settings moved into a folder, timed stages, two runs side by side."""
+"""What demo and build share: shipped settings moved into a folder, timed stages, two runs side by side."""
 
 from __future__ import annotations
 
