@@ -10,8 +10,8 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: $(VENV)/.demo ## See the paper work: select layers, train base and AI-STA, compare, open the report.
 	$(BIN)/aista demo
 
-test: $(VENV)/.dev ## Run every test.
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run every test, a process per core.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev ## Style, types, and the order of floors.
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -1,4 +1,4 @@
-"""What a newcomer reads at the end of the demo: both systems' scores, and one fresh clip in three languages."""
+"""What a newcomer reads at the end of the demo: both systems' scores, and one fresh clip translated."""
 
 from __future__ import annotations
 
