@@ -198,7 +198,17 @@ def judge_tile(
             slack = slacks_row[p] * slacks_col[q] + 4.0 / scale
             middle = cap - targets[p, q]
             verdict, stage = _judge(
-                cost, flow, givers, work, n, m, bits, m // a, n // a, (middle - slack) * mass, (middle + slack) * mass
+                cost,
+                flow,
+                givers,
+                work,
+                n,
+                m,
+                bits,
+                m // a,
+                n // a,
+                (middle - slack) * mass,
+                (middle + slack) * mass,
             )
             verdicts[p, q] = verdict
             counts[stage] += 1

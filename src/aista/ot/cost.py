@@ -76,3 +76,23 @@ def massive_dimensions(*clouds: Tensor) -> Tensor:
     if chosen.numel() > MAX_PEELED:
         chosen = size.topk(MAX_PEELED).indices
     return chosen
+
+
+def position_cost(speech_mask: Tensor, text_mask: Tensor, weight: float) -> Tensor:
+    """(B, N, M) penalty for leaving the diagonal: ``(weight * (i/(n-1) - j/(m-1)))^2`` over real tokens."""
+    places = []
+    for mask in (speech_mask, text_mask):
+        index = mask.cumsum(1) - 1
+        places.append(index / (mask.sum(1, keepdim=True) - 1).clamp(min=1))
+    return (weight * (places[0][:, :, None] - places[1][:, None, :])).square()
+
+
+def text_spread(text: Tensor, text_mask: Tensor) -> Tensor:
+    """Mean squared distance of all real text tokens of a batch from their mean (a scalar, float32).
+
+    Args:
+        text: (B, M, d). text_mask: (B, M) bool.
+    """
+    tokens = text[text_mask].float()
+    spread = (tokens - tokens.mean(0)).square().sum(1).mean()
+    return spread.clamp(min=torch.finfo(torch.float32).tiny)

@@ -71,7 +71,13 @@ def distances64(speech: Sequence[Tensor], text: Sequence[Tensor], *, threads: in
         sizes = np.array([cost.shape for cost in costs], dtype=np.int64)
         flat = np.concatenate([cost.ravel() for cost in costs])
         raw = solve_flat(
-            flat, starts(sizes.prod(1)), sizes[:, 1], sizes, *uniform_masses(sizes), threads=threads, plans=False
+            flat,
+            starts(sizes.prod(1)),
+            sizes[:, 1],
+            sizes,
+            *uniform_masses(sizes),
+            threads=threads,
+            plans=False,
         )
         found.append(raw.values)
     return np.concatenate(found) if found else np.empty(0)
@@ -111,9 +117,13 @@ class _Side:
         return torch.cat([self._centred(i) for i in items])
 
 
-def _blocks(items: NDArray[np.int64], lengths: NDArray[np.int64], block_size: int) -> Iterator[NDArray[np.int64]]:
+def _blocks(
+    items: NDArray[np.int64], lengths: NDArray[np.int64], block_size: int
+) -> Iterator[NDArray[np.int64]]:
     """Cut a list of items into runs of about ``block_size`` tokens."""
-    edges = np.searchsorted(np.cumsum(lengths[items]), np.arange(block_size, lengths[items].sum(), block_size))
+    edges = np.searchsorted(
+        np.cumsum(lengths[items]), np.arange(block_size, lengths[items].sum(), block_size)
+    )
     for part in np.split(items, np.unique(edges)):
         if len(part):
             yield part
@@ -147,7 +157,10 @@ class Cascade:
         self.text = _Side(text, centre.float(), own_centre=False)
         names: dict[Hashable, int] = {}
         self.identity = np.array(
-            [names.setdefault(name, len(names)) for name in (texts if texts is not None else range(len(text)))]
+            [
+                names.setdefault(name, len(names))
+                for name in (texts if texts is not None else range(len(text)))
+            ]
         )
         self.gold = np.full(len(text), np.nan)
         self.counts = np.zeros(7, np.int64)
@@ -184,7 +197,9 @@ class Cascade:
             self.num_pairs += len(block) * len(texts)
             yield block, np.concatenate(parts, 1)
 
-    def _products(self, tokens: Tensor, shared: Tensor | None, tile: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _products(
+        self, tokens: Tensor, shared: Tensor | None, tile: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         if shared is None:
             products = tokens @ self.text.tokens(tile).T
         else:
@@ -242,12 +257,12 @@ def _distinct_rows(side: _Side) -> tuple[list[Tensor], Tensor | None]:
     for cloud in side.clouds:
         host = cloud.detach().float().cpu().numpy()
         names = [blake2b(row.tobytes(), digest_size=16).digest() for row in host]
-        fresh = [k for k, name in enumerate(names) if name not in seen]
-        numbers = [seen.setdefault(name, len(seen)) for name in names]
-        index.append(torch.tensor(numbers))
-        rows.append(cloud.detach()[fresh])
+        for k, name in enumerate(names):
+            if name not in seen:
+                seen[name] = len(seen)
+                rows.append(cloud.detach()[k])
+        index.append(torch.tensor([seen[name] for name in names]))
         passed += len(names)
         if len(seen) > limit or (passed > 0.05 * total + 200 and len(seen) > 0.98 * passed):
             return [], None
-    first = {int(k): None for k in torch.cat(index)}
-    return index, (torch.cat(rows).float() - side.centre)[: len(first)]
+    return index, torch.stack(rows).float() - side.centre

@@ -1,0 +1,183 @@
+"""The loss against POT's plans, and its laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import ot
+import pytest
+import torch
+
+from aista.alignment.wasserstein import SCALES, WassersteinLoss
+from aista.errors import TransportError
+
+
+def batch(seed=0, size=5, n=14, m=9, d=32):
+    generator = torch.Generator().manual_seed(seed)
+    speech = torch.randn(size, n, d, generator=generator)
+    text = torch.randn(size, m, d, generator=generator) + 0.5
+    speech_mask = torch.rand(size, n, generator=generator) > 0.3
+    text_mask = torch.rand(size, m, generator=generator) > 0.3
+    speech_mask[:, 0] = text_mask[:, 1] = True
+    speech_mask[1] = False
+    speech_mask[1, 4] = True  # n = 1
+    text_mask[2] = False
+    text_mask[2, 0] = True  # m = 1
+    return speech, speech_mask, text, text_mask
+
+
+def reference(speech, text):
+    """POT's value and the envelope gradient of its plan, float64."""
+    x, y = speech.detach().double(), text.detach().double()
+    cost = (x[:, None] - y[None]).square().sum(-1)
+    plan, log = ot.emd([], [], cost.numpy(), log=True)
+    return log["cost"], 2 * (x / len(x) - torch.from_numpy(plan) @ y)
+
+
+def test_value_and_gradient_equal_pot():
+    speech, speech_mask, text, text_mask = batch()
+    speech.requires_grad_()
+    text.requires_grad_()
+    loss = WassersteinLoss()(speech, speech_mask, text, text_mask)
+    weights = torch.arange(1.0, 6.0)
+    (loss * weights).sum().backward()
+    assert loss.shape == (5,) and loss.dtype == torch.float32
+    assert text.grad is None
+    for k in range(5):
+        value, slope = reference(speech[k][speech_mask[k]], text[k][text_mask[k]])
+        assert loss[k].item() == pytest.approx(value, rel=1e-6)
+        got = speech.grad[k][speech_mask[k]].double() / weights[k]
+        assert (got - slope).abs().max() <= 1e-5 * slope.abs().max()
+        assert not speech.grad[k][~speech_mask[k]].any()
+
+
+def test_gradient_is_the_derivative():
+    speech, speech_mask, text, text_mask = (x.double() if x.is_floating_point() else x for x in batch(1, 3, 6, 5, 4))
+    direction = torch.randn(speech.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    speech.requires_grad_()
+    loss = WassersteinLoss(scale="per_dimension")
+    loss(speech, speech_mask, text, text_mask).sum().backward()
+    step = 1e-3
+    ahead, behind = (
+        loss((speech + sign * step * direction).detach(), speech_mask, text, text_mask).double().sum()
+        for sign in (1, -1)
+    )
+    assert float((ahead - behind) / (2 * step)) == pytest.approx(float((speech.grad * direction).sum()), rel=1e-2)
+
+
+@pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
+def test_masked_places_change_nothing_and_batch_equals_loop(solver):
+    speech, speech_mask, text, text_mask = batch(3)
+    loss = WassersteinLoss(solver)
+    together = loss(speech, speech_mask, text, text_mask)
+    spoiled = speech.masked_fill(~speech_mask[..., None], torch.nan).requires_grad_()
+    dirty = loss(spoiled, speech_mask, text.masked_fill(~text_mask[..., None], torch.inf), text_mask)
+    dirty.sum().backward()
+    assert torch.equal(together, dirty)
+    assert torch.isfinite(spoiled.grad).all()
+    for k in range(5):
+        alone = [x[k][mask[k]][None] for x, mask in ((speech, speech_mask), (text, text_mask))]
+        ones = [torch.ones(x.shape[:2], dtype=torch.bool) for x in alone]
+        assert float(loss(alone[0], ones[0], alone[1], ones[1])) == pytest.approx(float(together[k]), rel=1e-5)
+
+
+def test_equal_clouds_cost_nothing_and_pull_nowhere():
+    cloud = torch.randn(2, 7, 16, requires_grad=True)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    loss = WassersteinLoss()(cloud, mask, cloud.detach().flip(1), mask)
+    loss.sum().backward()
+    assert loss.abs().max() < 1e-4 and cloud.grad.abs().max() < 1e-6
+
+
+def test_layers_in_one_call_equal_layers_one_by_one():
+    first, second = batch(5), batch(6)
+    masks = first[1], first[3]
+    for scale in SCALES:
+        loss = WassersteinLoss(scale=scale)
+        both = loss.over_layers({0: first[0], 3: second[0]}, masks[0], {3: second[2], 0: first[2]}, masks[1])
+        assert list(both) == [0, 3]
+        torch.testing.assert_close(both[3], loss(second[0], masks[0], second[2], masks[1]))
+    with pytest.raises(TransportError, match="same layers"):
+        WassersteinLoss().over_layers({0: first[0]}, masks[0], {1: first[2]}, masks[1])
+
+
+def test_scales():
+    speech, speech_mask, text, text_mask = batch(7)
+    raw = WassersteinLoss()(speech, speech_mask, text, text_mask)
+    per_dimension = WassersteinLoss(scale="per_dimension")(speech, speech_mask, text, text_mask)
+    torch.testing.assert_close(per_dimension * 32, raw)
+    relative = WassersteinLoss(scale="text_spread")
+    values = relative(speech, speech_mask, text, text_mask)
+    larger = relative(50 * speech, speech_mask, 50 * text, text_mask)
+    torch.testing.assert_close(values, larger, rtol=1e-4, atol=1e-5)
+
+
+def test_position_term_prefers_the_diagonal():
+    speech = torch.zeros(1, 6, 4)
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    loss = WassersteinLoss(position_weight=2.0)
+    value, plan = loss.plan(speech, mask, speech, mask)
+    assert float(value) == pytest.approx(0.0, abs=1e-9)
+    np.testing.assert_allclose(plan[0].numpy(), np.eye(6) / 6)
+
+
+def test_bfloat16_under_autocast_is_solved_in_float32():
+    speech, speech_mask, text, text_mask = batch(8)
+    half = [speech.bfloat16().requires_grad_(), text.bfloat16()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = WassersteinLoss()(half[0], speech_mask, half[1], text_mask)
+    loss.sum().backward()
+    wanted = WassersteinLoss()(half[0].detach().float(), speech_mask, half[1].float(), text_mask)
+    assert half[0].grad.dtype == torch.bfloat16
+    torch.testing.assert_close(loss, wanted)
+
+
+def geomloss_by_the_book(x, y, blur=0.05, scaling=0.5):
+    """Sinkhorn divergence of one pair in float64 by long annealing: what both iterations approach."""
+    def potentials(a, b):
+        cost = 0.5 * (a[:, None] - b[None]).square().sum(-1)
+        f, g = torch.zeros(len(a)).double(), torch.zeros(len(b)).double()
+        for eps in [*(10.0 ** -np.linspace(-2, 2.6, 200)), *[blur**2] * 3000]:
+            f = -eps * torch.logsumexp((g - cost) / eps - np.log(len(b)), 1)
+            g = -eps * torch.logsumexp((f[:, None] - cost) / eps - np.log(len(a)), 0)
+        return f.mean() + g.mean()
+    return float(potentials(x, y) - 0.5 * potentials(x, x) - 0.5 * potentials(y, y))
+
+
+def test_geomloss_compat_is_half_a_debiased_transport():
+    generator = torch.Generator().manual_seed(9)
+    x, y = torch.randn(6, 3, generator=generator) * 0.3, torch.randn(5, 3, generator=generator) * 0.3 + 0.2
+    ones = [torch.ones(1, k, dtype=torch.bool) for k in (6, 5)]
+    from aista.ot.sinkhorn import debiased_divergence
+
+    slow = debiased_divergence(x[None], ones[0], y[None], ones[1], scaling=0.97)
+    assert float(slow) == pytest.approx(geomloss_by_the_book(x.double(), y.double()), rel=0.02)
+    speech = x[None].clone().requires_grad_()
+    loss = WassersteinLoss("geomloss_compat")(speech, ones[0], y[None], ones[1])
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(float(slow), rel=0.2)
+    exact = x[None].clone().requires_grad_()
+    WassersteinLoss()(exact, ones[0], y[None], ones[1]).sum().backward()
+    assert torch.cosine_similarity(speech.grad.flatten(), exact.grad.flatten(), dim=0) > 0.9
+
+
+def test_sinkhorn_reports_and_approaches_exact():
+    speech, speech_mask, text, text_mask = batch(10)
+    loss = WassersteinLoss("sinkhorn", epsilon=0.05)
+    values = loss(speech, speech_mask, text, text_mask)
+    assert loss.report["problems"] == 5 and loss.report["not_converged"] == 0
+    torch.testing.assert_close(values, WassersteinLoss()(speech, speech_mask, text, text_mask), rtol=0.03, atol=0.1)
+
+
+def test_what_cannot_be_solved_says_so():
+    speech, speech_mask, text, text_mask = batch(11)
+    with pytest.raises(TransportError, match="do not fit"):
+        WassersteinLoss()(speech, speech_mask[:, :3], text, text_mask)
+    with pytest.raises(TransportError, match="pair 3 has no real token"):
+        WassersteinLoss()(speech, speech_mask, text, text_mask & (torch.arange(5) != 3)[:, None])
+    speech[4, 0] = torch.nan
+    with pytest.raises(TransportError, match="pair 4 has NaN"):
+        WassersteinLoss()(speech, speech_mask, text, text_mask)
+    with pytest.raises(TransportError, match="unknown solver"):
+        WassersteinLoss("emd")
+    with pytest.raises(TransportError, match="unknown scale"):
+        WassersteinLoss(scale="log")
