@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -16,6 +17,7 @@ from aista.errors import CheckpointError, ConfigError
 __all__ = ["SOURCES", "File", "Place", "Source", "download", "sha256_of", "verify"]
 
 _ENDPOINT = "https://huggingface.co"
+_NO_ANSWER = (httpx.HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def download(name: str, to: str | Path | None = None, tell: Callable[[str], None
     for place in wanted.places:
         try:
             return _fetch(place, folder, tell)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        except _NO_ANSWER as error:
             failures.append(f"{place.repository}: {type(error).__name__}")
             tell(f"{place.repository} did not give it ({type(error).__name__})")
     raise CheckpointError(

@@ -27,7 +27,7 @@ def download(
     to: Annotated[Path | None, typer.Option(help="Folder; models/NAME by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Download official weights: resumed, checked by size and digest, mirrored where the originals are gone."""
+    """Download official weights: resumed, checked by size and digest, from mirrors where they must be."""
     from aista.checkpoints.hub import SOURCES, source
     from aista.checkpoints.hub import download as fetch
 

@@ -1,0 +1,128 @@
+"""Downloads without a network: checks, mirrors, what is here already, and what to do by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from typer.testing import CliRunner
+
+from aista.checkpoints import doctor, hub
+from aista.errors import CheckpointError, ConfigError
+
+CONTENT = b"weights"
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """Two mirrors of a small file; the first can be told to fail or to lie."""
+    digest = hub.hashlib.sha256(CONTENT).hexdigest()
+    file = hub.File("in/some.pt", len(CONTENT), digest)
+    places = (hub.Place("one/mirror", (file,), "c0ffee"), hub.Place("two/mirror", (file,), kind="dataset"))
+    monkeypatch.setitem(hub.SOURCES, "fake", hub.Source("Fake weights", 0.1, places))
+    calls: list[str] = []
+    answers: dict[str, bytes | Exception] = {"one/mirror": CONTENT, "two/mirror": CONTENT}
+
+    def fetch(repository, filename, *, revision, repo_type, local_dir):
+        calls.append(repository)
+        answer = answers[repository]
+        if isinstance(answer, Exception):
+            raise answer
+        path = Path(local_dir) / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(answer)
+        return str(path)
+
+    monkeypatch.setattr(hub, "hf_hub_download", fetch)
+    return answers, calls, tmp_path / "models"
+
+
+def test_fetched_checked_and_not_fetched_again(fake):
+    _, calls, folder = fake
+    path = hub.download("fake", folder)
+    assert path == folder / "some.pt" and path.read_bytes() == CONTENT
+    assert hub.download("fake", folder) == path and calls == ["one/mirror"]
+
+
+def test_the_next_mirror_is_tried(fake):
+    answers, calls, folder = fake
+    answers["one/mirror"] = LocalEntryNotFoundError("offline")
+    said: list[str] = []
+    hub.download("fake", folder, tell=said.append)
+    assert calls == ["one/mirror", "two/mirror"] and any("did not give it" in line for line in said)
+
+
+@pytest.mark.parametrize(("answer", "message"), [(b"weight", "wrong size"), (b"weighty", "other content")])
+def test_a_wrong_file_is_refused(fake, answer, message):
+    answers, _, folder = fake
+    answers["one/mirror"] = answer
+    with pytest.raises(CheckpointError, match=message):
+        hub.download("fake", folder)
+
+
+def test_without_a_network_the_message_says_what_to_do_by_hand(fake):
+    answers, _, folder = fake
+    answers.update({name: LocalEntryNotFoundError("offline") for name in answers})
+    with pytest.raises(CheckpointError) as error:
+        hub.download("fake", folder)
+    text = str(error.value)
+    assert "https://huggingface.co/one/mirror/resolve/c0ffee/in/some.pt" in text
+    assert "https://huggingface.co/datasets/two/mirror/resolve/main/in/some.pt" in text
+    assert str(folder / "some.pt") in text
+    folder.mkdir(parents=True)
+    (folder / "some.pt").write_bytes(CONTENT)
+    assert hub.download("fake", folder) == folder / "some.pt"
+
+
+def test_unknown_digests_are_asked_of_the_hub(fake, monkeypatch):
+    """A whole repository: its commit, its safetensors rather than its pickles, sizes and digests checked."""
+    answers, _, folder = fake
+    lfs = SimpleNamespace(sha256=hub.hashlib.sha256(CONTENT).hexdigest())
+    names = ("config.json", "model.safetensors", "pytorch_model.bin", "img/x.png")
+    entries = [SimpleNamespace(rfilename=name, size=len(CONTENT), lfs=lfs) for name in names]
+    api = SimpleNamespace(repo_info=lambda *_, **__: SimpleNamespace(sha="abc", siblings=entries))
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    monkeypatch.setitem(hub.SOURCES, "whole", hub.Source("Whole", 0.1, (hub.Place("one/mirror"),)))
+    assert hub.download("whole", folder) == folder
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    answers["one/mirror"] = b"changed"
+    with pytest.raises(CheckpointError, match="other content"):
+        hub.download("whole", folder)
+
+
+def test_every_source_is_well_formed():
+    assert {"whisper", "beats", "vicuna", "qwen2", "salmonn"} <= set(hub.SOURCES)
+    assert len(hub.SOURCES["beats"].places) >= 3
+    for name, source in hub.SOURCES.items():
+        assert source.title and source.gigabytes > 0
+        assert all(place.repository.count("/") == 1 for place in source.places), name
+        for file in (file for place in source.places for file in place.files):
+            assert file.sha256 is None or len(file.sha256) == 64
+    with pytest.raises(ConfigError, match="Nothing of this name"):
+        hub.download("gpt")
+
+
+def test_doctor_names_a_command_for_everything_that_is_missing(tmp_path):
+    checks = doctor.examine(tmp_path)
+    assert {"python", "torch", "memory", "disk", "beats", "whisper"} <= {check.name for check in checks}
+    assert all(check.fix for check in checks if check.state != "ok")
+    (tmp_path / "beats").mkdir()
+    (tmp_path / "beats" / "b.pt").write_bytes(b"x")
+    again = {check.name: check for check in doctor.examine(tmp_path)}
+    assert again["beats"].state == "ok" and again["whisper"].fix == "aista download whisper"
+
+
+def test_the_verbs_speak_json(tmp_path):
+    from aista.cli.doctor import app as doctor_app
+    from aista.cli.download import app as download_app
+    from aista.cli.estimate import app as estimate_app
+
+    run = CliRunner().invoke
+    report = json.loads(run(doctor_app, ["--json", "--models", str(tmp_path)]).stdout)
+    assert report["ok"] and report["checks"]
+    assert "beats" in json.loads(run(download_app, ["--json"]).stdout)
+    sizes = json.loads(run(estimate_app, ["--preset", "qwen2-7b", "--json"]).stdout)
+    assert sizes["parameters"]["trainable"] == 28_121_344

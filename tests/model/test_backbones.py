@@ -1,0 +1,62 @@
+"""Families of language models are found by name, and a new one is one file: the guide's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from aista.errors import ConfigError
+from aista.model import backbones
+from tests.model.conftest import noise
+from tests.tiny import tokenizer
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs/guides/own-backbone.md"
+
+
+@pytest.mark.parametrize("name", backbones.names())
+def test_every_family_is_described(name):
+    assert isinstance(backbones.family(name), backbones.Family)
+
+
+def test_a_family_without_a_file_is_treated_as_llama():
+    assert backbones.family("mistral") == backbones.family("default")
+
+
+@pytest.fixture
+def neox(bases) -> str:
+    folder = bases.root / "gpt_neox"
+    if not folder.exists():
+        torch.manual_seed(3)
+        sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+        GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=262, **sizes)).save_pretrained(folder)
+        tokenizer(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("dotted", [False, True])
+def test_the_guide_adds_a_language_model_in_one_file(bases, neox, tmp_path, monkeypatch, dotted):
+    """Without it the model is refused with a pointer to the guide; with it everything works."""
+    with pytest.raises(ConfigError, match="own-backbone"):
+        bases.model("gpt_neox", beats=False)
+    code = re.search(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    name = "my_neox" if dotted else "gpt_neox"
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / f"{name}.py").write_text(code[1])
+    (tmp_path / "kept" / "__init__.py").touch()
+    if dotted:
+        monkeypatch.syspath_prepend(tmp_path)
+    else:
+        monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path / "kept")])
+    model, processor = bases.model("gpt_neox", beats=False, family="kept.my_neox" if dotted else None)
+    batch = processor(noise(0.5, 1.2), "Go.", ["x", "yy"], transcripts=["a", "bc"])
+    text = {key: batch.pop(key) for key in list(batch) if key.startswith("transcript")}
+    output = model(**batch, capture_layers=[0, 1, 3])
+    output.loss.backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if ".lora_B" in n)
+    states = model.text_states(text["transcript_input_ids"], text["transcript_attention_mask"], [1])
+    assert states[1].shape[-1] == 32
+    assert model.generate(**processor(noise(0.5), "Go."), max_new_tokens=3).shape == (1, 3)
