@@ -145,14 +145,14 @@ def decode(
         path: The ``.jsonl`` file to fill; beside it lies ``.settings.json`` with what it was made by.
         generation: How to search; the batch size may change between attempts.
         from_text: Put the transcript where the speech would stand and translate it.
-        fingerprint: Whatever identifies the model's weights.
+        fingerprint: Whatever identifies the model's weights and the test set.
         description: Shown beside the progress bar.
 
     Returns:
         One hypothesis per utterance, in the dataset's order.
 
     Raises:
-        EvaluationError: The file was made by another model or other settings, or an id stands twice.
+        EvaluationError: The file was made from something else, or an id stands twice.
     """
     utterances = list(dataset.utterances())
     order = {utterance.id: index for index, utterance in enumerate(utterances)}
@@ -221,11 +221,11 @@ def joined(texts: Iterable[str], code: str) -> str:
 
 def _claim(path: Path, generation: GenerationSettings, fingerprint: str, from_text: bool) -> None:
     """Note what a file of hypotheses is made by; refuse one that was made by something else."""
-    maker = {**generation.model_dump(exclude={"batch_size"}), "from_text": from_text, "model": fingerprint}
+    maker = {**generation.model_dump(exclude={"batch_size"}), "from_text": from_text, "from": fingerprint}
     note = path.with_suffix(".settings.json")
     if path.exists() and note.exists() and json.loads(note.read_text()) != maker:
         raise EvaluationError(
-            f"{path} holds the hypotheses of another model or of other settings.",
+            f"{path} holds the hypotheses of another model, another test set or other settings.",
             got=note.read_text(),
             expected=json.dumps(maker),
             advice="Choose another output, or delete that file.",

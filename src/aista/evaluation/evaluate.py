@@ -39,11 +39,9 @@ class _Bench:
     dataset: SpeechDataset
     warnings: list[str]
 
-    def only(self, keep: Callable[[Utterance], bool]) -> SpeechDataset:
-        return self.dataset.subset([i for i, row in enumerate(self.dataset.utterances()) if keep(row)])
-
-    def heard_whole(self, dataset: SpeechDataset) -> SpeechDataset:
-        """Leave out what is longer than the model hears at once: it has answers by segments only."""
+    def heard_whole(self) -> SpeechDataset:
+        """Return the rows with sound, but what is longer than the model hears at once."""
+        dataset = _only(self.dataset, lambda row: row.audio is not None)
         short = dataset.lengths <= longest_seconds(self.model)
         if not short.all():
             longer = f"{int((~short).sum())} clips are longer than {longest_seconds(self.model):.1f} s"
@@ -99,37 +97,44 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         raise EvaluationError("Two manifests have the same file name.", got=", ".join(settings.data))
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
-    fingerprint = model_fingerprint(settings.model)
-    if (kept := _finished(output / RESULTS, settings, fingerprint)) is not None:
+    layers = _layers(settings)
+    made_by: dict[str, Any] = {
+        "settings_sha256": settings.sha256(),
+        "model_fingerprint": model_fingerprint(settings.model),
+        "data_sha256": {name: _sha256(path) for name, path in zip(names, settings.data, strict=True)},
+        "layers": layers,
+    }
+    if (kept := _finished(output / RESULTS, made_by)) is not None:
         return kept
     translator = load(settings.model)
-    layers = _layers(settings)
     seconds: dict[str, float] = defaultdict(float)
     parts: dict[str, _Part] = {}
     warnings: list[str] = []
     for name, path in zip(names, settings.data, strict=True):
         dataset = _dataset(settings, translator.model, translator.processor, path)
+        fingerprint = f"{made_by['model_fingerprint']}/{made_by['data_sha256'][name]}"
         bench = _Bench(translator.model, translator.processor, fingerprint, settings, name, dataset, warnings)
         parts[name] = _measure(bench, layers, seconds)
         if settings.silence_check and "speech" in settings.measures:
             _check_hearing(bench, path)
-    results = _results(settings, parts, warnings) | {
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "model_fingerprint": fingerprint,
-        "layers": layers,
-    }
+    results = _results(settings, parts, warnings) | made_by
+    results["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
     settings.save(output / "settings.yaml")
     (output / RESULTS).write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
     return results
 
 
-def _finished(path: Path, settings: EvaluateSettings, fingerprint: str) -> dict[str, Any] | None:
-    """Return the results of a finished evaluation of this very model under these very settings."""
+def _finished(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the results of a finished evaluation if they were made by these very things."""
     if not path.exists():
         return None
     kept = json.loads(path.read_text(encoding="utf-8"))
-    same = kept["settings_sha256"] == settings.sha256() and kept["model_fingerprint"] == fingerprint
-    return kept if same else None
+    return kept if all(kept.get(name) == value for name, value in made_by.items()) else None
+
+
+def _sha256(manifest: str) -> str:
+    """Return the hash of a manifest (which must be there)."""
+    return hashlib.sha256(Manifest(manifest).path.read_bytes()).hexdigest()
 
 
 def _dataset(settings: EvaluateSettings, model: Any, processor: Any, path: str) -> SpeechDataset:
@@ -162,32 +167,37 @@ class _Part:
 def _measure(bench: _Bench, layers: list[int], seconds: dict[str, float]) -> _Part:
     """Take every measure that is asked for on one test set."""
     asked = bench.settings.measures
-    spoken = bench.only(lambda row: row.audio is not None and _has_target(row))
     found: list[Hypothesis] = []
     correct, log_costs = (0, 0), {}
+    spoken = _only(bench.dataset, lambda row: row.audio is not None and _has_target(row))
+    written = _only(
+        bench.dataset, lambda row: row.task in ("st", "mt") and bool(row.text) and _has_target(row)
+    )
+    whole = bench.heard_whole() if {"token_accuracy", "log_wasserstein"} & set(asked) else bench.dataset
     if "speech" in asked and len(spoken):
         with _Clock(seconds, "speech"):
             found += bench.hypotheses(spoken, "speech")
-    if "text_translation" in asked:
-        written = bench.only(lambda row: row.task in ("st", "mt") and bool(row.text) and _has_target(row))
+    if "text_translation" in asked and len(written):
         with _Clock(seconds, "text_translation"):
-            found += bench.hypotheses(written, "text") if len(written) else []
-    if "token_accuracy" in asked and len(spoken):
+            found += bench.hypotheses(written, "text")
+    if "token_accuracy" in asked and len(rows := _only(whole, _has_target)):
         with _Clock(seconds, "token_accuracy"):
             correct = bench.remembered(
-                "token_accuracy",
-                lambda: teacher_forced_accuracy(bench.model, bench.processor, bench.heard_whole(spoken)),
+                "token_accuracy", lambda: teacher_forced_accuracy(bench.model, bench.processor, rows)
             )
-    if "log_wasserstein" in asked:
-        pairs = bench.only(lambda row: row.audio is not None and row.task != "aac" and bool(row.text)).clips()
+    pairs = _only(whole, lambda row: row.task != "aac" and bool(row.text)).clips()
+    if "log_wasserstein" in asked and len(pairs):
         with _Clock(seconds, "log_wasserstein"):
-            if len(pairs):
-                log_costs = bench.remembered(
-                    "log_wasserstein",
-                    lambda: transport_costs(bench.model, bench.processor, bench.heard_whole(pairs), layers),
-                    layers,
-                )
+            log_costs = bench.remembered(
+                "log_wasserstein",
+                lambda: transport_costs(bench.model, bench.processor, pairs, layers),
+                layers,
+            )
     return _Part(len(bench.dataset), found, (correct[0], correct[1]), log_costs)
+
+
+def _only(dataset: SpeechDataset, keep: Callable[[Utterance], bool]) -> SpeechDataset:
+    return dataset.subset([i for i, row in enumerate(dataset.utterances()) if keep(row)])
 
 
 def _has_target(row: Utterance) -> bool:
@@ -220,7 +230,6 @@ def _results(settings: EvaluateSettings, parts: dict[str, _Part], warnings: list
         "by_set": by_set,
         "warnings": warnings,
         "settings": settings.model_dump(mode="json"),
-        "settings_sha256": settings.sha256(),
         "versions": versions(),
     }
 
