@@ -96,8 +96,8 @@ def _machine() -> list[Check]:
             )
             checks.append(Check(f"cuda:{number}", "ok", found))
     else:
-        fix = "The demo and small models need none; for 7 B and more, install a CUDA build of torch."
-        checks.append(Check("cuda", "missing", "no GPU that torch can use", fix))
+        advice = "The demo and small models need none; for 7 B and more, install a CUDA build of torch."
+        checks.append(Check("cuda", "missing", "no GPU that torch can use", advice))
     memory = _available_memory()
     if memory is not None:
         good = memory >= _LEAST_MEMORY_GIB

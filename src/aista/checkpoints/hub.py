@@ -244,7 +244,7 @@ def _fetch(place: Place, folder: Path, tell: Callable[[str], None]) -> Path:
 
 def _ask(place: Place) -> tuple[str, tuple[File, ...]]:
     """Ask the hub for the commit, and for size and digest of every file that is wanted."""
-    info = HfApi().repo_info(
+    info: Any = HfApi().repo_info(
         place.repository, revision=place.revision, repo_type=place.kind, files_metadata=True
     )
     found = {entry.rfilename: entry for entry in info.siblings or []}

@@ -139,7 +139,7 @@ def load(
     config = _configure(state, settings, whisper, beats, llm, qformer_heads, parity)
     _require_llm(state, config, any_llm)
     for role, place in assembly.locate_bases(config).items():
-        config.bases[role]["fingerprint"] = bases.identify(role, place)  # type: ignore[index]
+        config.bases[role]["fingerprint"] = bases.identify(role, place)
     parts = assembly.load_parts(config, dtype=dtype, quantization=quantization, device_map=device_map)
     _check_leaks(state, parts["audio_encoder"], config, report)
     model = AistaForConditionalGeneration(config, **parts)
@@ -151,7 +151,7 @@ def load(
         advice="Are these the frozen models that this checkpoint was trained with?",
     )
     model.load_trainable(taken)
-    model.import_report = report  # type: ignore[assignment]
+    model.import_report = report
     return model
 
 

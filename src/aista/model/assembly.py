@@ -127,7 +127,7 @@ def load_parts(
     paths = locate_bases(config, beside)
     audio = bases.load_audio_encoder(paths["audio_encoder"]) if "audio_encoder" in paths else None
     if audio is not None:
-        audio.config.batch_invariant = config.audio_config.batch_invariant  # type: ignore[union-attr]
+        audio.config.batch_invariant = config.audio_config.batch_invariant
     backbone = bases.load_backbone(
         paths["backbone"],
         dtype,
@@ -176,7 +176,7 @@ def from_bases(
     """
     config = configure(speech_encoder, backbone, audio_encoder, **settings)
     for role, path in locate_bases(config).items():
-        config.bases[role]["fingerprint"] = bases.identify(role, path)  # type: ignore[index]
+        config.bases[role]["fingerprint"] = bases.identify(role, path)
     parts = load_parts(
         config,
         dtype=dtype,
@@ -284,11 +284,11 @@ def from_pretrained(
     folder = bases.locate(str(folder))
     config = read_checkpoint_config(folder)
     for role, source in (replace_bases or {}).items():
-        if role not in config.bases:  # type: ignore[operator]
+        if role not in config.bases:
             raise ConfigError("This model has no such base.", got=role, expected=list(config.bases or {}))
-        config.bases[role] |= bases.describe(str(source))  # type: ignore[index]
+        config.bases[role] |= bases.describe(str(source))
     for role, path in locate_bases(config, folder).items():
-        _require_same_base(role, path, config.bases[role].get("fingerprint"), strict=check_bases)  # type: ignore[index]
+        _require_same_base(role, path, config.bases[role].get("fingerprint"), strict=check_bases)
     trained = read_trained(folder)
     parts = load_parts(
         config,

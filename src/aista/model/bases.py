@@ -218,9 +218,10 @@ def load_backbone(
     if quantization:
         options["quantization_config"] = quantization_config(quantization, dtype)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError("This backbone cannot be loaded.", got=f"{path}: {error}") from error
+    model, report = loaded
     if report["missing_keys"] or report["mismatched_keys"]:
         names = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise CheckpointError(

@@ -137,9 +137,10 @@ def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> T
 
 class _BeatsPreTrainedModel(PreTrainedModel):
     config_class = BeatsConfig
+    config: BeatsConfig
     base_model_prefix = "beats"
     main_input_name = "fbank"
-    _keys_to_ignore_on_load_unexpected = (r"^classifier\.",)
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

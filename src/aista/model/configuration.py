@@ -94,12 +94,12 @@ class AistaConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(AutoConfig, model_type="qwen2"),
     }
 
-    speech_config: dict[str, Any] | PreTrainedConfig | None = None
-    audio_config: dict[str, Any] | PreTrainedConfig | None = None
-    qformer_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    lora: dict[str, Any] | None = None
-    bases: dict[str, Any] | None = None
+    speech_config: Any = None
+    audio_config: Any = None
+    qformer_config: Any = None
+    text_config: Any = None
+    lora: Any = None
+    bases: Any = None
     frames_per_window: int = 17
     queries_per_window: int = 1
     speech_tokens: str = "voiced"

@@ -22,8 +22,8 @@ PROMPT_TOKENS, TARGET_TOKENS = 32, 40
 
 def whisper_large_v2() -> WhisperConfig:
     """Return the configuration of openai/whisper-large-v2."""
-    size = {"d_model": 1280, "encoder_layers": 32, "decoder_layers": 32, "vocab_size": 51865}
-    heads = {"encoder_attention_heads": 20, "decoder_attention_heads": 20}
+    size: dict[str, Any] = {"d_model": 1280, "encoder_layers": 32, "decoder_layers": 32, "vocab_size": 51865}
+    heads: dict[str, Any] = {"encoder_attention_heads": 20, "decoder_attention_heads": 20}
     return WhisperConfig(**size, **heads, encoder_ffn_dim=5120, decoder_ffn_dim=5120)
 
 
@@ -38,9 +38,9 @@ def vicuna(size: str) -> LlamaConfig:
 
 def qwen2_7b() -> Qwen2Config:
     """Return the configuration of Qwen/Qwen2-7B."""
-    heads = {"num_attention_heads": 28, "num_key_value_heads": 4}
-    size = {"hidden_size": 3584, "num_hidden_layers": 28, "intermediate_size": 18944, "vocab_size": 152064}
-    return Qwen2Config(**size, **heads)
+    heads: dict[str, Any] = {"num_attention_heads": 28, "num_key_value_heads": 4}
+    size: dict[str, Any] = {"hidden_size": 3584, "num_hidden_layers": 28, "intermediate_size": 18944}
+    return Qwen2Config(**size, **heads, vocab_size=152064)
 
 
 PRESETS = {

@@ -90,7 +90,7 @@ def truncated(backbone: nn.Module, family: Family, layers: Iterable[int]) -> Ite
     blocks = family.blocks_of(backbone)
     wanted = check_layers(layers, len(blocks))
     needed = max(1, *wanted) if wanted else 1
-    family.replace_blocks(backbone, blocks[:needed])  # type: ignore[arg-type]
+    family.replace_blocks(backbone, blocks[:needed])
     try:
         yield len(blocks)
     finally:

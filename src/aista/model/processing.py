@@ -76,7 +76,7 @@ class AistaProcessor(ProcessorMixin):
 
     # ---- using
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         audio: Sequence[np.ndarray] | None = None,
         text: Sequence[str] | str | None = None,
@@ -138,8 +138,11 @@ class AistaProcessor(ProcessorMixin):
         if source_text is not None:
             slots = [spans.text_ids(self.tokenizer, line) for line in source_text]
         else:
-            heard = audio is not None
-            batch = self.audio_inputs(audio, sampling_rate) if heard else self._cached(features, num_samples)
+            batch = (
+                self._cached(features, num_samples)
+                if audio is None
+                else self.audio_inputs(audio, sampling_rate)
+            )
             slots = [self.config.tokens_for(n) for n in batch["num_samples"].tolist()]
         side = padding_side or ("left" if targets is None else "right")
         batch |= self._sequences(texts, slots, targets, side, max_target_tokens)
@@ -229,16 +232,16 @@ class AistaProcessor(ProcessorMixin):
     def _fbank(self, waves: list[np.ndarray]) -> dict[str, Tensor]:
         """Filterbanks for BEATs and their mask: each row for itself, or (SALMONN) of rows padded as audio."""
         beats = self.config.audio_config
-        lengths = [max(len(wave), beats.min_samples) for wave in waves]  # type: ignore[union-attr]
+        lengths = [max(len(wave), beats.min_samples) for wave in waves]
         longest = max(lengths)
-        padded = lengths if beats.batch_invariant else [longest] * len(waves)  # type: ignore[union-attr]
+        padded = lengths if beats.batch_invariant else [longest] * len(waves)
         banks = [
             torch.from_numpy(beats_fbank(np.pad(wave, (0, length - len(wave)))))
             for wave, length in zip(waves, padded, strict=True)
         ]
         frames = num_fbank_frames(longest)
         fbank = torch.nn.utils.rnn.pad_sequence(banks, batch_first=True)
-        if beats.batch_invariant:  # type: ignore[union-attr]
+        if beats.batch_invariant:
             real = torch.tensor([num_fbank_frames(length) for length in lengths])
         else:  # a frame is real if one of the samples that fall to its share is
             real = torch.tensor([-(-length // (longest // frames)) for length in lengths]).clamp(max=frames)

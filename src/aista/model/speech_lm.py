@@ -33,6 +33,9 @@ class AistaForConditionalGeneration(PreTrainedModel):
     """
 
     config_class = AistaConfig
+    config: AistaConfig
+    backbone: Any  # whatever AutoModelForCausalLM gives
+    import_report: Any = None
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -79,9 +82,16 @@ class AistaForConditionalGeneration(PreTrainedModel):
         """Load what was trained onto its bases; see ``assembly.from_pretrained``."""
         return assembly.from_pretrained(cls, folder, **settings)
 
-    def save_pretrained(self, save_directory: str | Path, state_dict: dict | None = None, **_: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        **_: Any,
+    ) -> None:
         """Save configuration and trained tensors; see ``assembly.save_pretrained``."""
-        assembly.save_pretrained(self, save_directory, state_dict)
+        if is_main_process:
+            assembly.save_pretrained(self, save_directory, state_dict)
 
     # ---- what is trained
 
@@ -328,7 +338,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
         return states
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,

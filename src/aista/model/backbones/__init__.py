@@ -12,6 +12,7 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 from torch import nn
 
@@ -48,7 +49,7 @@ class Family:
         setattr(_follow(self.decoder_of(backbone), path), name, blocks)
 
 
-def _follow(module: nn.Module, path: str) -> nn.Module:
+def _follow(module: nn.Module, path: str) -> Any:
     try:
         return reduce(getattr, path.split("."), module) if path else module
     except AttributeError as error:
