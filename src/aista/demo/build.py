@@ -12,12 +12,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from aista.config import JointSettings, PretrainSettings
+from aista.config import JointSettings, PretrainSettings, SelectSettings
 from aista.demo import corpus, standins
 from aista.demo.model_card import write_card
 from aista.demo.stages import NANO_TRAIN, Clock, bar, shipped_settings
 from aista.evaluation.evaluate import evaluate
 from aista.evaluation.settings import EvaluateSettings
+from aista.selection.select import select
 from aista.training.joint import joint
 from aista.training.pretrain import pretrain
 
@@ -25,6 +26,7 @@ BASES = {"speech_encoder": "whisper", "audio_encoder": "beats", "backbone": "lan
 MODELS = ("stage1", "model")
 _NANO = {
     "pretrain": (*NANO_TRAIN, "model.qformer.hidden_size=32", "model.qformer.intermediate_size=64"),
+    "select": ("num_pairs=8", "threshold_times_chance=0"),
     "model": NANO_TRAIN,
     "evaluate": ("limit=4", "generation.max_new_tokens=8"),
 }
@@ -83,9 +85,18 @@ class Build:
             )
             return str(pretrain(settings).folder)
 
+    def layers(self) -> list[int]:
+        """Choose the layers to align in the stage-1 model."""
+        stage1 = self.stage1()
+        with self.clock.stage("select", "Layer selection: where does speech find its text?"):
+            settings = shipped_settings(
+                SelectSettings, "select", self.output, *self.overrides.get("select", ()), f"model={stage1}"
+            )
+            return select(settings).selected
+
     def model(self) -> str:
         """Train the finished model from stage 1 and return its folder."""
-        self.stage1()
+        self.layers()
         with self.clock.stage("model", "The finished model: translation, recognition, alignment"):
             settings = shipped_settings(JointSettings, "model", self.output, *self.overrides.get("model", ()))
             return str(joint(settings).folder)
@@ -95,7 +106,7 @@ class Build:
         with self.clock.stage("evaluate", "Evaluation of the finished model"):
             settings = shipped_settings(
                 EvaluateSettings, "evaluate", self.output, *self.overrides.get("evaluate", ()),
-                f"model={self.output / 'model'}", f"output={self.output / 'evaluate'}", "layers=[0]",
+                f"model={self.output / 'model'}", f"output={self.output / 'evaluate'}",
                 "data=" + json.dumps([str(self.output / "corpus" / f"{name}.jsonl") for name in TESTS]),
             )  # fmt: skip
             return evaluate(settings)

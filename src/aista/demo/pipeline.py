@@ -102,9 +102,9 @@ class Demo:
 
     def encode(self) -> None:
         """Fill the feature store, so that the runs that follow side by side only read it."""
+        from aista.model.feature_cache import cached_features
         from aista.model.processing import AistaProcessor
         from aista.model.speech_lm import AistaForConditionalGeneration
-        from aista.training.features import cached_features
 
         model = AistaForConditionalGeneration.from_pretrained(self.stage1).eval()
         processor = AistaProcessor.from_pretrained(self.stage1)

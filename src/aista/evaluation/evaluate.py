@@ -140,7 +140,7 @@ def _sha256(manifest: str) -> str:
 def _dataset(settings: EvaluateSettings, model: Any, processor: Any, path: str) -> SpeechDataset:
     store = None
     if settings.features:
-        from aista.training.features import cached_features
+        from aista.model.feature_cache import cached_features
 
         store = cached_features(model, processor, [path], settings.features)
     dataset = SpeechDataset([Manifest(path)], features=store)

@@ -15,9 +15,9 @@ from torch import Tensor
 from aista import retrieval
 from aista.config import SelectSettings
 from aista.data.collate import Collator, SpeechDataset
-from aista.data.feature_store import FeatureStore
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import ConfigError, ManifestError
+from aista.model.feature_cache import cached_features
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.selection.hidden_states import LayerStates, extract, layer_states
@@ -46,7 +46,7 @@ def select(settings: SelectSettings) -> LayerReport:
     settings.save(output / "settings.yaml")
     model = AistaForConditionalGeneration.from_pretrained(settings.model).eval()
     processor = AistaProcessor.from_pretrained(settings.model)
-    store = FeatureStore(Path(settings.features)) if settings.features else None
+    store = cached_features(model, processor, settings.data, settings.features) if settings.features else None
     dataset = SpeechDataset([Manifest(path) for path in settings.data], features=store)
     pairs = dataset.subset(draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed))
     states = output / "states"

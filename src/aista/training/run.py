@@ -20,8 +20,8 @@ from aista.config import DataSettings, JointSettings, PretrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, TrainingError
+from aista.model.feature_cache import cached_features
 from aista.training.callbacks import StopOnSignal
-from aista.training.features import cached_features
 from aista.training.trainer import AistaTrainer, last_checkpoint
 
 FINISHED = "training.json"

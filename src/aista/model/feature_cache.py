@@ -1,0 +1,66 @@
+"""The frozen encoders' outputs, computed once and kept on disk: later epochs and runs skip the encoders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from aista.data.collate import SpeechDataset, feature_key
+from aista.data.feature_store import FeatureStore, FeatureStoreWriter
+from aista.data.manifest import Manifest
+
+
+def cached_features(
+    model: Any, processor: Any, manifests: list[str], folder: str, batch_size: int = 16
+) -> FeatureStore:
+    """Return a store that holds the encoder features of every clip of the manifests, computing what is missing.
+
+    Features are the concatenated raw outputs of the frozen encoders, before the trained LayerNorms:
+    (frames, d_speech + d_audio), float16. They depend on nothing that training changes.
+
+    Raises:
+        CheckpointError: The store was written by other encoders.
+    """
+    path = Path(folder)
+    fingerprint = encoder_fingerprint(model.config)
+    clips = SpeechDataset([Manifest(manifest) for manifest in manifests]).clips()
+    if _is_complete(path):
+        store = FeatureStore(path, fingerprint=fingerprint)
+        if not len(clips.without(store)):
+            return store  # runs side by side get here: they only read
+    with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer:
+        _encode(model, processor, clips.without(writer), writer, batch_size)
+    return FeatureStore(path, fingerprint=fingerprint)
+
+
+def _is_complete(path: Path) -> bool:
+    about = path / "store.json"
+    return about.exists() and bool(json.loads(about.read_text())["complete"])
+
+
+def encoder_fingerprint(config: Any) -> str:
+    """Name the frozen encoders and how much of their output is kept."""
+    known = [config.bases.get(role, {}).get("fingerprint") for role in ("speech_encoder", "audio_encoder")]
+    return hashlib.sha256(json.dumps([*known, config.speech_tokens]).encode()).hexdigest()
+
+
+@torch.no_grad()
+def _encode(
+    model: Any, processor: Any, clips: SpeechDataset, writer: FeatureStoreWriter, batch_size: int
+) -> None:
+    """Run the encoders over clips, longest neighbours together, and append them to the store."""
+    order = sorted(range(len(clips)), key=lambda i: clips.lengths[i])
+    with Progress() as bar:
+        task = bar.add_task("encoder features", total=len(order))
+        for start in range(0, len(order), batch_size):
+            rows = [clips[i] for i in order[start : start + batch_size]]
+            audio = processor.audio_inputs([samples for _, samples in rows])
+            frames = model.encode_audio(**{name: value.to(model.device) for name, value in audio.items()})
+            for (utterance, samples), features in zip(rows, frames.cpu(), strict=True):
+                writer.add(feature_key(utterance), features[: model.config.frames_for(len(samples))].numpy())
+            bar.advance(task, len(rows))
