@@ -1,7 +1,7 @@
 """What every training stage shares: start or resume, train, leave one finished folder behind.
 
-A finished run is a model folder (``aista.load`` reads it) that also holds ``settings.yaml``, ``history.json``
-(every logged figure) and ``training.json`` (steps, seconds, best validation); ``training.json`` is written last.
+A finished run is a model folder (``aista.load`` reads it) that also holds ``settings.yaml``, ``history.json`` (every
+logged figure) and, written last, ``training.json`` (steps, seconds, best validation).
 """
 
 from __future__ import annotations
