@@ -16,7 +16,9 @@ import typer
 from aista.errors import AistaError
 
 # In the order of the help page. A group keeps its verbs under its own name (`aista data check`).
-_VERBS = ("demo", "translate", "pretrain", "select", "joint", "evaluate", "download", "doctor", "estimate")
+_VERBS = (
+    "demo", "translate", "pretrain", "select", "joint", "evaluate", "serve", "download", "doctor", "estimate",
+)  # fmt: skip
 _GROUPS = ("data", "import", "export")
 
 app = typer.Typer(
