@@ -69,9 +69,12 @@ def translate(
     One file that cannot be read does not stop the others; warnings and errors go to stderr.
     """
     places = _places(files, target, output_format, output_dir)
+    from transformers.utils.logging import disable_progress_bar
+
     from aista.errors import AistaError
     from aista.evaluation.translator import load
 
+    disable_progress_bar()
     translator = load(
         model, device=device, batch_size=batch_size, num_beams=beams, max_new_tokens=max_new_tokens
     )

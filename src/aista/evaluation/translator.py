@@ -256,14 +256,23 @@ def _warnings(recording: _Recording, max_new_tokens: int) -> Iterator[str]:
     if recording.num_samples < SAMPLES_PER_WINDOW:
         seconds, window = recording.num_samples / SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW / SAMPLE_RATE_HZ
         yield f"{seconds:.2f} s is less than one speech token ({window:.2f} s): too short to hold words"
+    places: dict[str, list[str]] = {}
     for piece, result in zip(recording.segments, recording.answers, strict=True):
-        place = f"{piece.start_seconds:.1f}-{piece.end_seconds:.1f} s"
-        if piece.silent:
-            yield f"{place} is silent"
-        elif result is not None and not result.text:
-            yield f"{place}: the model answered nothing"
-        elif result is not None and not result.finished:
-            yield f"{place}: the answer reached max_new_tokens = {max_new_tokens} and may be cut"
+        trouble = _trouble(piece, result, max_new_tokens)
+        if trouble:
+            places.setdefault(trouble, []).append(f"{piece.start_seconds:.1f}-{piece.end_seconds:.1f} s")
+    for trouble, spans in places.items():
+        more = f" and {len(spans) - 3} more segments" if len(spans) > 3 else ""
+        yield f"{', '.join(spans[:3])}{more}: {trouble}"
+
+
+def _trouble(piece: Segment, result: Answer | None, max_new_tokens: int) -> str:
+    """Return what a reader should know about one segment, or nothing."""
+    if piece.silent:
+        return "silent"
+    if result is not None and not result.finished:
+        return f"the answer reached max_new_tokens = {max_new_tokens} and may be cut"
+    return "the model answered nothing" if result is not None and not result.text else ""
 
 
 def read(sound: Sound) -> tuple[np.ndarray, str]:
