@@ -266,7 +266,7 @@ def _learnt(data: ReportData) -> str:
     accuracy = [(key, _curve(rows, "eval_token_accuracy")) for key, rows in data.histories.items()]
     for curves, title, log in (
         (losses, "cross-entropy of the translation, per token", False),
-        (costs, "transport cost W, mean of the aligned layers", True),
+        (costs, "alignment loss, mean of the aligned layers", True),
         (accuracy, "token accuracy on held-out sentences", False),
     ):
         series = [
