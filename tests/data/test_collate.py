@@ -69,6 +69,8 @@ def test_clips_are_distinct_sounds_not_rows(tmp_path):
     first = feature_key(both.utterance(0))
     assert len(both.without([first])) == 9
     assert feature_key(other.utterance(0)) != first  # the same relative path in another folder
+    near = [other.utterance(0).model_copy(update={"offset": 12_345.67 + step}) for step in (0.0, 0.01)]
+    assert feature_key(near[0]) != feature_key(near[1])  # neighbours in a long recording
 
 
 def test_cached_features_take_the_place_of_samples(tmp_path):

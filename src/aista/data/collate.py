@@ -33,7 +33,7 @@ def feature_key(utterance: Utterance) -> str:
     Rows that share a clip (one recording, two target languages) share its features. The utterance must come
     from a :class:`SpeechDataset`, which makes its path absolute.
     """
-    return f"{utterance.audio}@{utterance.offset:g}+{utterance.duration or 0:g}"
+    return f"{utterance.audio}@{utterance.offset!r}+{utterance.duration!r}"
 
 
 class SpeechDataset(Dataset[tuple[Utterance, Content]]):
