@@ -89,6 +89,28 @@ def test_a_tied_head_that_leaked_is_explained(kit, content, tmp_path):
     assert "a tied LM head" in load(kit, tmp_path / "leaky.pth").import_report.leaks
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"second_stride": 0.2}, "overlap"),
+        ({"window_level_Qformer": False}, "without the window-level"),
+        ({"use_speech_Qformer": False}, "without the window-level"),
+    ],
+)
+def test_what_is_not_computed_here_is_refused(kit, content, tmp_path, settings, message):
+    other = {**content, "config": {"model": content["config"]["model"] | settings}}
+    torch.save(other, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load(kit, tmp_path / "other.pth")
+
+
+def test_another_prompt_is_told(kit, content, tmp_path):
+    changed = content["config"]["model"] | {"prompt_template": "Human: {}"}
+    torch.save({**content, "config": {"model": changed}}, tmp_path / "other.pth")
+    with pytest.warns(UserWarning, match="another prompt"):
+        load(kit, tmp_path / "other.pth")
+
+
 def test_wrong_bases_are_refused(kit, tmp_path):
     with pytest.raises(CheckpointError, match="trained with BEATs"):
         load(kit, beats=None)

@@ -182,6 +182,7 @@ def test_four_steps_of_training(kit, summary):
         padding_side="between",
         max_target_tokens=40,
     )
+    batch = encoded(model, batch)
     names = {
         salmonn.salmonn_name(name): dict(model.named_parameters())[name] for name in model.trained_names()
     }

@@ -29,11 +29,13 @@ def test_trainable_parameters(name, trainable, lora):
 @pytest.mark.parametrize("name", ["vicuna_13b", "vicuna_7b"])
 def test_names_and_shapes_at_the_real_size(shared_dir, name):
     """Every trained tensor has a place in SALMONN's real checkpoint, and the other way round."""
-    from aista.checkpoints.salmonn import our_name, salmonn_name
+    from aista.checkpoints.salmonn import our_name, salmonn_name, sort_keys
 
     files = json.loads((shared_dir / "parity/kit/real_size_keys.json").read_text())
     recorded = next(content for key, content in files.items() if key.replace("-", "_").endswith(name))
     keys = next(part for part in recorded.values() if isinstance(part, dict) and "ln_speech.weight" in part)
+    report = sort_keys(keys)
+    assert len(report.taken) + sum(map(len, report.leaks.values())) == len(keys)
     wanted = {key: list(shape) for key, shape in keys.items() if our_name(key)}
     assert len(wanted) == {"vicuna_13b": 160, "vicuna_7b": 128}[name] + 61
     model = on_meta(preset(name.replace("_", "-")))

@@ -8,6 +8,7 @@ that can be checked against them is.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +37,15 @@ _STEMS = {
     "speech_Qformer.bert.embeddings.LayerNorm": "qformer.layernorm",
 }
 _POSITION_IDS = f"{_QFORMER}embeddings.position_ids"
-_INV_FREQ = re.compile(re.escape(_LLM) + r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
+_ANY_LLM = r"llama_model\.(base_model\.model\.)?"  # peft's part of the name is there with LoRA only
+_INV_FREQ = re.compile(_ANY_LLM + r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
 _BEATS_TABLE = re.compile(r"beats\.encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight$")
+PROMPT_TEMPLATE = "USER: {}\nASSISTANT:"
 _LEAKS = {
     "position numbers of the Q-Former": re.compile(re.escape(_POSITION_IDS) + "$"),
     "rotary frequencies of the LLM": _INV_FREQ,
     "BEATs' shared position table": _BEATS_TABLE,
-    "a tied LM head": re.compile(re.escape(_LLM) + r"lm_head\.weight$"),
+    "a tied LM head": re.compile(_ANY_LLM + r"lm_head\.weight$"),
 }
 # The language models of the released checkpoints, told apart by their configurations: (hidden size, layers)
 # -> name, longest sequence, epsilon. Vicuna 1.1 comes from LLaMA 1, Vicuna 1.5 from Llama 2.
@@ -209,6 +212,7 @@ def _configure(
     parity: bool,
 ) -> AistaConfig:
     """Derive the model's configuration from the shapes of the tensors and the settings beside them."""
+    _require_windows(settings)
     _, queries, width = state["speech_query_tokens"].shape
     layers = {match[1] for name in state if (match := re.match(rf"{_QFORMER}encoder\.layer\.(\d+)\.", name))}
     lora = [name for name in state if ".lora_A." in name]
@@ -247,6 +251,24 @@ def _configure(
     )
     config.extra_rows = 1 if parity else 0
     return config
+
+
+def _require_windows(settings: Mapping[str, Any]) -> None:
+    """Refuse what SALMONN's settings allow and this package does not compute."""
+    width, stride = (float(settings.get(name, 0.333333)) for name in ("second_per_window", "second_stride"))
+    if not settings.get("use_speech_Qformer", True) or not settings.get("window_level_Qformer", True):
+        raise CheckpointError("This SALMONN was trained without the window-level Q-Former.")
+    if round(50 * width) != round(50 * stride):
+        raise CheckpointError(
+            "This SALMONN was trained with windows that overlap or leave gaps.",
+            got=f"second_per_window {width}, second_stride {stride}",
+            expected="the same twice",
+        )
+    if settings.get("prompt_template", PROMPT_TEMPLATE) != PROMPT_TEMPLATE:
+        warnings.warn(
+            f"This checkpoint was trained with another prompt than ours: {settings['prompt_template']!r}",
+            stacklevel=4,
+        )
 
 
 def _require_llm(state: Mapping[str, Tensor], config: AistaConfig, any_llm: bool) -> None:
@@ -332,7 +354,7 @@ def export(model: AistaForConditionalGeneration, path: str | Path) -> None:
                 "num_speech_query_token": config.queries_per_window,
                 "second_per_window": round(config.frames_per_window / 51, 6),
                 "second_stride": round(config.frames_per_window / 51, 6),
-                "prompt_template": "USER: {}\nASSISTANT:",
+                "prompt_template": PROMPT_TEMPLATE,
                 "end_sym": "</s>",
             }
         },

@@ -61,9 +61,7 @@ def configure(
         qformer: Settings of ``Blip2QFormerConfig`` that differ from SALMONN's, and ``frames_per_window`` and
             ``queries_per_window``.
         lora: ``r``, ``alpha``, ``dropout``, ``targets``.
-        speech_tokens, position_ids, template, family: See ``AistaConfig``; the template of the
-        backbone's family
-            is taken unless one is named.
+        speech_tokens, position_ids, template, family: See ``AistaConfig``; by default the family's template.
         batch_invariant: False: BEATs treats padding as SALMONN does.
         seed: Of the trainable parts.
 
@@ -76,16 +74,17 @@ def configure(
     paths = {role: bases.locate(base["source"], revision=base["revision"]) for role, base in given.items()}
     text_config = bases.read_config(paths["backbone"]).get_text_config()
     template = template or backbone_family(family or text_config.model_type).template
+    speech_config = bases.speech_config(paths["speech_encoder"])
     audio_config = bases.audio_config(paths["audio_encoder"]) if audio_encoder else None
     if audio_config is not None:
         audio_config.batch_invariant = batch_invariant
     end = end_token_id(bases.load_tokenizer(paths["backbone"]), template)
-    qformer = dict(qformer or {})
-    window = {name: qformer.pop(name) for name in _WINDOW_SETTINGS if name in qformer}
+    inner = dict(qformer or {})
+    window = {name: inner.pop(name) for name in _WINDOW_SETTINGS if name in inner}
     return AistaConfig(
-        speech_config=bases.speech_config(paths["speech_encoder"]),
+        speech_config=speech_config,
         audio_config=audio_config,
-        qformer_config=qformer_config(qformer, bases.speech_config(paths["speech_encoder"]), audio_config),
+        qformer_config=qformer_config(inner, speech_config, audio_config),
         text_config=text_config,
         lora=lora,
         bases=given,

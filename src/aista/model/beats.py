@@ -109,6 +109,7 @@ class _Layer(nn.Module):
         return self.ffn_out(self.activation_dropout(self.activation(self.ffn_in(x))))
 
     def forward(self, x: Tensor, bias: Tensor | None, real: Tensor) -> Tensor:
+        """Map (B, P, hidden) to (B, P, hidden)."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), bias, real))
             return x + self.dropout(self._ffn(self.ffn_norm(x)))

@@ -8,10 +8,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig, WhisperConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from aista.audio.rates import FRAMES_PER_WINDOW, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.errors import ConfigError
 
-SAMPLES_PER_FRAME = 320
-SAMPLES_PER_SECOND = 16_000
 SPEECH_TOKENS = ("voiced", "padded")
 POSITIONS = ("mask", "slots")
 
@@ -54,7 +53,7 @@ class BeatsConfig(PreTrainedConfig):
     num_buckets: int = 320
     max_distance: int = 800
     batch_invariant: bool = True
-    min_samples: int = SAMPLES_PER_SECOND
+    min_samples: int = SAMPLE_RATE_HZ
     initializer_range: float = 0.02
 
 
@@ -100,7 +99,7 @@ class AistaConfig(PreTrainedConfig):
     text_config: Any = None
     lora: Any = None
     bases: Any = None
-    frames_per_window: int = 17
+    frames_per_window: int = FRAMES_PER_WINDOW
     queries_per_window: int = 1
     speech_tokens: str = "voiced"
     position_ids: str = "mask"

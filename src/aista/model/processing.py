@@ -121,28 +121,20 @@ class AistaProcessor(ProcessorMixin):
                 empty, not finite, too long, of another rate or of another kind.
             ConfigError: The task, language or template is unknown.
         """
-        given = [thing for thing in (audio, features, source_text) if thing is not None]
-        if len(given) != 1 or not len(given[0]):
-            raise ModelInputError(
-                "Exactly one thing must fill the <Speech> slot.",
-                got=f"{len(given)} of audio, features, source_text" if len(given) != 1 else "an empty batch",
-                advice="processor(audio=[samples], text=[instruction])",
-            )
-        size = len(given[0])
+        size = _one_of(audio, features, source_text)
         texts = self._instructions(text, size, task, language)
         for name, things in (("text", texts), ("targets", targets), ("transcripts", transcripts)):
             if things is not None and len(things) != size:
                 raise ModelInputError(f"There are {len(things)} {name} for a batch of {size}.")
         batch: dict[str, Tensor] = {}
-        slots: Sequence[int | list[int]]
+        if audio is not None:
+            batch = self.audio_inputs(audio, sampling_rate)
+        elif features is not None:
+            batch = self._cached(features, num_samples)
+        slots: list[int | list[int]]
         if source_text is not None:
             slots = [spans.text_ids(self.tokenizer, line) for line in source_text]
         else:
-            batch = (
-                self._cached(features, num_samples)
-                if audio is None
-                else self.audio_inputs(audio, sampling_rate)
-            )
             slots = [self.config.tokens_for(n) for n in batch["num_samples"].tolist()]
         side = padding_side or ("left" if targets is None else "right")
         batch |= self._sequences(texts, slots, targets, side, max_target_tokens)
@@ -247,10 +239,7 @@ class AistaProcessor(ProcessorMixin):
             real = torch.tensor([-(-length // (longest // frames)) for length in lengths]).clamp(max=frames)
         return {"fbank": fbank, "fbank_mask": torch.arange(frames)[None] < real[:, None]}
 
-    def _cached(
-        self, features: Sequence[np.ndarray] | None, num_samples: Sequence[int] | None
-    ) -> dict[str, Tensor]:
-        assert features is not None
+    def _cached(self, features: Sequence[np.ndarray], num_samples: Sequence[int] | None) -> dict[str, Tensor]:
         if num_samples is None or len(num_samples) != len(features):
             raise ModelInputError("Cached features need num_samples, the length of each one's audio.")
         rows = []
@@ -266,6 +255,18 @@ class AistaProcessor(ProcessorMixin):
             rows.append(torch.from_numpy(np.asarray(array[:wanted], dtype=np.float32)))
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return {"speech_features": padded, "num_samples": torch.tensor([int(n) for n in num_samples])}
+
+
+def _one_of(*fillers: Sequence[Any] | None) -> int:
+    """Demand that one thing fills the slot; return the size of the batch."""
+    given = [thing for thing in fillers if thing is not None]
+    if len(given) != 1 or not len(given[0]):
+        raise ModelInputError(
+            "Exactly one thing must fill the <Speech> slot.",
+            got=f"{len(given)} of audio, features, source_text" if len(given) != 1 else "an empty batch",
+            advice="processor(audio=[samples], text=[instruction])",
+        )
+    return len(given[0])
 
 
 def check_audio(samples: np.ndarray, max_samples: int, row: int = 0) -> np.ndarray:

@@ -126,9 +126,11 @@ class AistaForConditionalGeneration(PreTrainedModel):
         return self
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the backbone's table of token embeddings."""
         return self.backbone.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module:
+        """Return the backbone's LM head."""
         return self.backbone.get_output_embeddings()
 
     # ---- from audio to speech tokens
