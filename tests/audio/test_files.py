@@ -29,6 +29,8 @@ def encoded(samples: np.ndarray, rate: int, **kind: str) -> bytes:
 WAV = encoded(tone(1.0), 16_000, format="WAV")
 FLAC = encoded(tone(1.0), 16_000, format="FLAC")
 MP3 = encoded(tone(1.0), 16_000, format="MP3")
+OGG = encoded(tone(1.0), 16_000, format="OGG", subtype="VORBIS")
+OPUS = encoded(tone(1.0), 16_000, format="OGG", subtype="OPUS")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_blocks_leave_no_seam(rate, monkeypatch):
     noise = np.random.default_rng(0).normal(0, 0.1, 2 * rate).astype(np.float32)
     data = encoded(noise, rate, format="WAV", subtype="FLOAT")
     whole = load_audio(data)
-    monkeypatch.setattr("aista.audio.files._BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr("aista.audio.files._BLOCK_VALUES", 1_000)
     assert np.allclose(load_audio(data), whole, atol=1e-6)
 
 
@@ -156,6 +158,20 @@ def test_samples_that_are_no_sound_are_refused(bad):
         load_audio(encoded(samples, 16_000, format="WAV", subtype="FLOAT"))
 
 
+@pytest.mark.parametrize("rate", [1, 100, 2_000_000_000])
+def test_a_header_with_an_absurd_rate_costs_no_memory(rate):
+    absurd = bytearray(WAV)
+    absurd[24:28] = rate.to_bytes(4, "little")
+    for read in (load_audio, probe):
+        with pytest.raises(AudioError, match=r"cannot be decoded"):
+            read(bytes(absurd))
+
+
+def test_many_channels():
+    data = encoded(np.repeat(tone(0.1)[:, None], 1_000, axis=1), 16_000, format="WAV", subtype="FLOAT")
+    assert np.allclose(load_audio(data), tone(0.1), atol=1e-5)
+
+
 def test_a_file_that_was_cut_off_is_refused():
     noise = np.random.default_rng(0).normal(0, 0.1, 160_000)
     whole = encoded(noise, 16_000, format="FLAC")
@@ -163,8 +179,8 @@ def test_a_file_that_was_cut_off_is_refused():
         load_audio(whole[: len(whole) // 2])
 
 
-@given(st.sampled_from([WAV, FLAC, MP3]), st.data())
-@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([WAV, FLAC, MP3, OGG, OPUS]), st.data())
+@settings(max_examples=100, deadline=None)
 def test_garbled_files_give_audio_or_an_audio_error(data, draw):
     garbled = bytearray(data[: draw.draw(st.integers(0, len(data)), label="kept")])
     for position in draw.draw(st.lists(st.integers(0, 400), max_size=8), label="hit"):

@@ -27,7 +27,8 @@ AudioSource = str | os.PathLike | bytes | BinaryIO
 
 SPAN_TOLERANCE_SECONDS = 0.25  # headers and manifests round; what is missing beyond this was cut off
 SILENCE_DBFS = -60.0
-_BLOCK_FRAMES = 1 << 18
+_BLOCK_VALUES = 1 << 19  # of all channels together: two megabytes
+_RATES_HZ = (2_000, 768_000)  # what a header may say and still be believed
 _PEAK_LIMIT = 100.0  # a float file this far beyond full scale holds integers, not samples in [-1, 1]
 
 
@@ -157,6 +158,8 @@ def _open(source: AudioSource) -> Iterator[tuple[soundfile.SoundFile, str]]:
         with _sound(stream, name) as sound:
             if sound.frames <= 0:
                 raise AudioError(f"{name}: holds no sound.", got="0 samples", advice="Leave this file out.")
+            if not _RATES_HZ[0] <= sound.samplerate <= _RATES_HZ[1]:
+                raise _unreadable(name, f"a header that says {sound.samplerate} samples per second")
             yield sound, name
     finally:
         if stream is not source:
@@ -235,10 +238,11 @@ def _mono_blocks(
     sound: soundfile.SoundFile, first: int, count: int, channel: int | None
 ) -> Iterator[np.ndarray]:
     """Decode ``count`` frames from frame ``first``, one block at a time, as float32 mono."""
+    block_frames = max(1, _BLOCK_VALUES // sound.channels)
     if first:
         sound.seek(first)
     while count > 0:
-        block = sound.read(min(count, _BLOCK_FRAMES), dtype="float32", always_2d=True)
+        block = sound.read(min(count, block_frames), dtype="float32", always_2d=True)
         if len(block) == 0:
             return
         count -= len(block)
