@@ -130,4 +130,7 @@ def _make_portable(config: Path) -> None:
     values = json.loads(config.read_text())
     for key, name in BASES.items():
         values["bases"][key]["source"] = f"aista:{name}"
+    for part in values.values():
+        if isinstance(part, dict):
+            part.pop("_name_or_path", None)
     config.write_text(json.dumps(values, indent=2) + "\n")
