@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,16 +35,14 @@ class Outcome(Enum):
     FALLBACK = "the fast solver gave up and POT's network simplex answered; please report such costs"
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """The end of a solve: the outcome and ``gap`` = value - dual value >= 0 (up to rounding)."""
 
     outcome: Outcome
     gap: float
 
 
-@dataclass(frozen=True)
-class Solution:
+class Solution(NamedTuple):
     """An exact transport.
 
     Attributes:
@@ -113,8 +111,7 @@ def solve_batch(
     offsets = starts(sizes.prod(1))
     flat = np.concatenate([c.ravel() for c in matrices], dtype=np.float64)
     raw = solve_flat(flat, offsets, sizes[:, 1], sizes, rows, cols, threads=threads)
-    masses = zip(np.split(rows, raw.row_starts[1:]), np.split(cols, raw.col_starts[1:]), totals, strict=True)
-    return [_solution(k, matrices[k], raw, *mass) for k, mass in enumerate(masses)]
+    return _solutions(matrices, raw, rows, cols, totals)
 
 
 @dataclass(frozen=True)
@@ -203,9 +200,10 @@ def starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _matrix(cost: Any, k: int) -> NDArray[Any]:
-    if hasattr(cost, "detach"):
-        cost = cost.detach().cpu().numpy()
-    matrix = np.asarray(cost)
+    if type(cost) is np.ndarray:
+        matrix = cost
+    else:
+        matrix = np.asarray(cost.detach().cpu().numpy() if hasattr(cost, "detach") else cost)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise TransportError(
             f"cost {k} must be a matrix with at least one row and one column",
@@ -213,7 +211,7 @@ def _matrix(cost: Any, k: int) -> NDArray[Any]:
             expected="(n, m) with n, m >= 1",
             advice="drop empty clouds before solving",
         )
-    if matrix.dtype not in (np.float32, np.float64):
+    if matrix.dtype.char not in "fd":
         matrix = matrix.astype(np.float64)
     return matrix
 
@@ -260,39 +258,50 @@ def _to_units(mass: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.diff(edges, prepend=0)
 
 
-def _solution(
-    k: int,
-    cost: NDArray[Any],
+def _solutions(
+    costs: list[NDArray[Any]],
     raw: RawSolutions,
     rows: NDArray[np.int64],
     cols: NDArray[np.int64],
-    total: float,
-) -> Solution:
-    """Cut problem k out of the flat results; ask POT if the kernel did not reach the optimum."""
+    totals: NDArray[np.float64],
+) -> list[Solution]:
+    """Cut the flat results into solutions; POT answers what the kernel could not certify."""
     from aista.ot import kernels
 
-    if raw.outcomes[k] == kernels.NOT_FINITE:
+    if (raw.outcomes == kernels.NOT_FINITE).any():
         raise TransportError(
-            f"cost {k} holds NaN, infinite or overflowing entries",
+            f"cost {int((raw.outcomes == kernels.NOT_FINITE).argmax())} holds NaN, infinite or overflowing entries",
             advice="look for NaN in the hidden states; compute costs in float32, never in float16",
         )
-    n, m = cost.shape
-    start, i, j = raw.offsets[k], raw.row_starts[k], raw.col_starts[k]
-    plan = raw.plans[start : start + n * m].reshape(n, m)
-    f, g = raw.row_potentials[i : i + n], raw.col_potentials[j : j + m]
-    value, gap, outcome = float(raw.values[k]), float(raw.gaps[k]), Outcome.OPTIMAL
-    if raw.outcomes[k] != kernels.OPTIMAL or gap > GAP_TOLERANCE * float(np.abs(cost).max()):
-        plan, f, g = _network_simplex(cost, rows / rows.sum(), cols / cols.sum())
-        value, outcome = float((plan * cost).sum()), Outcome.FALLBACK
-        gap = value - float(f @ plan.sum(1) + g @ plan.sum(0))
-    return Solution(float(value * total), plan * total, (f, g), Status(outcome, float(gap * total)))
+    gaps = np.where(raw.outcomes == kernels.OPTIMAL, raw.gaps, np.inf)
+    doubtful = gaps > GAP_TOLERANCE * np.abs(raw.values)
+    solutions = []
+    places = (raw.offsets, raw.row_starts, raw.col_starts, raw.values, gaps, totals, doubtful)
+    for cost, (start, i, j, value, gap, total, check) in zip(
+        costs, zip(*(x.tolist() for x in places), strict=True), strict=True
+    ):
+        n, m = cost.shape
+        plan = raw.plans[start : start + n * m].reshape(n, m)
+        potentials = (raw.row_potentials[i : i + n], raw.col_potentials[j : j + m])
+        solution = Solution(value, plan, potentials, Status(Outcome.OPTIMAL, gap))
+        if check and gap > GAP_TOLERANCE * float(np.abs(cost).max()):
+            solution = _network_simplex(cost, rows[i : i + n], cols[j : j + m])
+        solutions.append(solution if total == 1.0 else _times(solution, total))
+    return solutions
 
 
-def _network_simplex(
-    cost: NDArray[Any], a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[Any, Any, Any]:
-    """Plan and potentials by POT: the only door to that package."""
+def _times(solution: Solution, total: float) -> Solution:
+    """The same transport of ``total`` mass instead of 1."""
+    value, plan, potentials, (outcome, gap) = solution
+    return Solution(value * total, plan * total, potentials, Status(outcome, gap * total))
+
+
+def _network_simplex(cost: NDArray[Any], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> Solution:
+    """POT's answer: the only door to that package."""
     import ot
 
+    a, b = rows / rows.sum(), cols / cols.sum()
     plan, log = ot.emd(a, b, cost.astype(np.float64), numItermax=10_000_000, log=True)
-    return plan, log["u"], log["v"]
+    value = float((plan * cost).sum())
+    gap = value - float(log["u"] @ a + log["v"] @ b)
+    return Solution(value, plan, (log["u"], log["v"]), Status(Outcome.FALLBACK, gap))
