@@ -12,6 +12,7 @@ from aista.audio import write_audio
 from aista.data.collate import Collator, SpeechDataset, feature_key
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.data.sampling import LengthGroupedSampler
 from aista.errors import AudioError, ManifestError, ModelInputError, TrainingError
 
 
@@ -108,6 +109,20 @@ def test_too_many_corrupt_clips_end_the_run(tmp_path):
     with pytest.raises(TrainingError, match="Too many") as caught:
         dataset[5]
     assert "u2" in str(caught.value) and "u5" in str(caught.value)
+
+
+def test_readable_items_only(tmp_path, caplog):
+    dataset = SpeechDataset(corpus(tmp_path, corrupt=[2, 5]))
+    assert [row.id for row, _ in dataset.readable(range(1, 7))] == ["u1", "u3", "u4", "u6"]
+    assert dataset.num_corrupt == 2 and "u5" in caplog.text
+
+
+def test_manifests_can_be_weighed(tmp_path):
+    dataset = SpeechDataset([corpus(tmp_path / "a"), corpus(tmp_path / "b", 2)])
+    assert dataset.sources.tolist() == [0] * 8 + [1] * 2
+    assert dataset.subset([9, 0]).sources.tolist() == [1, 0]
+    sampler = LengthGroupedSampler(dataset.lengths, 2, groups=dataset.sources, weights={0: 1.0, 1: 1.0})
+    assert sum(dataset.sources[i] for i in sampler) == 5
 
 
 def test_workers_share_the_count(tmp_path):

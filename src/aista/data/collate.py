@@ -116,6 +116,21 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
                 self._note_corrupt(index, utterance, error)
         return self._replacement(index)
 
+    def readable(self, indices: Iterable[int]) -> list[tuple[Utterance, Content]]:
+        """Return the items that can be read; the others are logged and left out, not replaced.
+
+        Raises:
+            TrainingError: More clips are corrupt than ``max_corrupt_share`` allows (where that is not 0).
+        """
+        items = []
+        for index in indices:
+            utterance = self.utterance(index)
+            try:
+                items.append((utterance, self._content(utterance)))
+            except AudioError as error:
+                self._note_corrupt(index, utterance, error)
+        return items
+
     def _content(self, utterance: Utterance) -> Content:
         if utterance.audio is None:
             return utterance.text or ""
@@ -137,7 +152,7 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         self._corrupt[index] = 1
         count = self.num_corrupt
         logger.warning("Clip %s is left out (%d so far): %s", utterance.id, count, error)
-        if count > self.max_corrupt_share * len(self):
+        if 0 < self.max_corrupt_share * len(self) < count:
             some = ", ".join(self.utterance(i).id for i in self._corrupt.nonzero().flatten()[:5].tolist())
             raise TrainingError(
                 "Too many clips are corrupt.",
@@ -172,6 +187,11 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         Reading it parses every row, so a bad row shows before training starts.
         """
         return np.array([_seconds(utterance) for utterance in self.utterances()], dtype=np.float64)
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Number of the manifest that every item is from: groups to weigh in a sampler. int64 (n,)."""
+        return np.searchsorted(self._ends, self._rows, side="right")
 
     @cached_property
     def _by_length(self) -> np.ndarray:

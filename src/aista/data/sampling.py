@@ -25,7 +25,7 @@ class LengthGroupedSampler(Sampler[int]):
         lengths: Length of every item, in any one unit (seconds, samples, tokens). (n,)
         batch_size: Items per batch: the same number the DataLoader is given.
         seed: Seed of all orders.
-        groups: Group (task, corpus) of every item, with ``weights``. (n,)
+        groups: Group (task, corpus, manifest) of every item, with ``weights``. (n,)
         weights: Share of each group in an epoch; items of a group are repeated or left for a later epoch as
             its share asks for, each as often as the others of its group to within one. Without it every item
             comes once.
@@ -42,8 +42,8 @@ class LengthGroupedSampler(Sampler[int]):
         batch_size: int,
         seed: int = 0,
         *,
-        groups: Sequence[str] | None = None,
-        weights: dict[str, float] | None = None,
+        groups: Sequence[Any] | np.ndarray | None = None,
+        weights: dict[Any, float] | None = None,
         pool_batches: int = 50,
         on_epoch: Callable[[int], None] | None = None,
     ) -> None:
@@ -133,8 +133,8 @@ def padding_waste(lengths: Sequence[float] | np.ndarray, order: np.ndarray, batc
 
 
 def _members(
-    groups: Sequence[str] | None, weights: dict[str, float] | None, count: int
-) -> dict[str, np.ndarray]:
+    groups: Sequence[Any] | np.ndarray | None, weights: dict[Any, float] | None, count: int
+) -> dict[Any, np.ndarray]:
     """Return the items of each weighted group."""
     if weights is None:
         return {}
@@ -155,7 +155,7 @@ def _members(
     return members
 
 
-def shares(weights: dict[str, float], total: int) -> dict[str, int]:
+def shares(weights: dict[Any, float], total: int) -> dict[Any, int]:
     """Split ``total`` items by weight; the largest remainders take what rounding leaves."""
     exact = {name: total * weight / sum(weights.values()) for name, weight in weights.items()}
     counts = {name: int(share) for name, share in exact.items()}
