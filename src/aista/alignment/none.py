@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from aista.alignment import PairedStates
@@ -9,9 +11,9 @@ from aista.alignment.base import Alignment
 
 
 class Method(Alignment):
-    """Asks for no layer and returns no loss; whatever layers are configured are ignored."""
+    """Asks for no layer and returns no loss; the layers and options of other methods are ignored."""
 
-    def __init__(self, layers: tuple[int, ...] = ()) -> None:
+    def __init__(self, layers: tuple[int, ...] = (), **options: Any) -> None:
         super().__init__(())
 
     def forward(self, states: PairedStates) -> dict[str, Tensor]:
