@@ -18,6 +18,7 @@ from aista.data.manifest import Utterance
 from aista.evaluation.decode import Question, answer, instruction_of, longest_seconds
 from aista.evaluation.metrics import token_accuracy
 from aista.evaluation.settings import GenerationSettings
+from aista.model.spans import text_ids
 from aista.retrieval import pair_distances
 
 _BATCH = 16
@@ -77,8 +78,7 @@ def transport_map(model: Any, processor: Any, dataset: SpeechDataset, layer: int
         for s, t in zip(speech[layer], text[layer], strict=True):
             solution = ot.solve(ot.squared_euclidean(s, t).numpy())
             tokenizer = processor.tokenizer
-            ids = tokenizer(next(texts).text, add_special_tokens=False)["input_ids"]
-            tokens = [tokenizer.decode([token]) for token in ids]
+            tokens = [tokenizer.decode([token]) for token in text_ids(tokenizer, next(texts).text or "")]
             maps.append(TransportMap(layer, tokens, solution.plan.tolist(), solution.value))
     return maps
 
