@@ -195,8 +195,8 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def rows(corpus: str, item: Item, num_samples: int) -> Iterator[dict[str, object]]:
-    """The manifest rows of one sound: one per task and target language."""
+def rows(corpus: str, item: Item, num_samples: int, task: str) -> Iterator[dict[str, object]]:
+    """The manifest rows of one sound for a task: one, or for ``st`` one per target language."""
     row: dict[str, object] = {
         "id": item.key,
         "audio": f"audio/{corpus}/{item.key}.flac",
@@ -204,41 +204,35 @@ def rows(corpus: str, item: Item, num_samples: int) -> Iterator[dict[str, object
         "src_lang": "en",
         "tgt_lang": "en",
         "text": item.text,
-        "task": "aac" if item.sound else "asr",
+        "task": task,
         "speaker": item.voice.speaker if item.voice else None,
         "corpus": f"demo-{corpus}",
     }
     row = {key: value for key, value in row.items() if value is not None}
-    if corpus not in TRANSLATED:
+    if task != "st":
         yield row
         return
     for target, translation in (("zh", item.zh), ("ja", item.ja)):
-        yield row | {
-            "id": f"{item.key}-{target}",
-            "tgt_lang": target,
-            "translation": translation,
-            "task": "st",
-        }
+        if translation:  # word lists have none
+            yield row | {"id": f"{item.key}-{target}", "tgt_lang": target, "translation": translation}
 
 
 def _write_manifests(folder: Path, corpus: str, drawn: list[Item], lengths: dict[str, int]) -> None:
+    """Write ``CORPUS.jsonl`` and, of what can be transcribed and translated, the other task beside it."""
+    main = "aac" if corpus in _SOUNDS else "st" if corpus in TRANSLATED else "asr"
+    tasks = {corpus: main}
+    if corpus in TRANSLATED:
+        tasks[f"{corpus}_asr"] = "asr"
+    if corpus == "asr":
+        tasks["asr_st"] = "st"
     made = [item for item in drawn if item.key in lengths]
-    lines = [
-        json.dumps(row, ensure_ascii=False) for item in made for row in rows(corpus, item, lengths[item.key])
-    ]
-    if corpus in TRANSLATED:  # the same audio, to be transcribed
-        transcribed = [
-            json.dumps(row | {"corpus": f"demo-{corpus}"}, ensure_ascii=False)
+    for name, task in tasks.items():
+        lines = (
+            json.dumps(row, ensure_ascii=False)
             for item in made
-            for row in _transcription_rows(corpus, item, lengths[item.key])
-        ]
-        _write(folder / f"{corpus}_asr.jsonl", "\n".join(transcribed) + "\n")
-    _write(folder / f"{corpus}.jsonl", "\n".join(lines) + "\n")
-
-
-def _transcription_rows(corpus: str, item: Item, num_samples: int) -> Iterator[dict[str, object]]:
-    for row in rows("asr", item, num_samples):
-        yield row | {"audio": f"audio/{corpus}/{item.key}.flac"}
+            for row in rows(corpus, item, lengths[item.key], task)
+        )
+        _write(folder / f"{name}.jsonl", "\n".join(lines) + "\n")
 
 
 def build(
