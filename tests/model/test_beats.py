@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from aista.errors import CheckpointError
 from aista.model.beats import BeatsConfig, BeatsForAudioTagging, BeatsModel, relative_buckets
+from aista.model.beats_file import _our_name
 
 
 def tiny(**settings) -> BeatsConfig:
@@ -150,3 +153,14 @@ def test_a_file_of_another_kind(tmp_path):
         BeatsModel.from_checkpoint(tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="does not exist"):
         BeatsModel.from_checkpoint(tmp_path / "nowhere.pt")
+
+
+def test_every_tensor_of_the_published_file_has_a_place(shared_dir):
+    """Names and shapes of the real fine-tuned file: 12 layers, 768 wide, 527 classes."""
+    listed = json.loads((shared_dir / "parity/kit/real_size_keys.json").read_text())["beats_ckpt_model_keys"]
+    with torch.device("meta"):
+        model = BeatsForAudioTagging(BeatsConfig(num_labels=527))
+    head = {name: shape for name, shape in listed.items() if name.startswith("predictor.")}
+    named = {name.replace("predictor", "classifier"): shape for name, shape in head.items()}
+    named |= {f"beats.{_our_name(name)}": shape for name, shape in listed.items() if name not in head}
+    assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == named
