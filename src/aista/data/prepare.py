@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
@@ -100,21 +101,7 @@ def prepare(
     }
     reports, absent = [], []
     for split in splits or module.SPLITS:
-        try:
-            expected = module.expected(split, **options)
-            rows = module.rows(Path(source), split, **options)
-        except TypeError as error:
-            raise ConfigError(
-                f"{name} cannot be asked this.", got=f"{options}", expected=str(error)
-            ) from None
-        report = SplitReport(
-            name,
-            split,
-            str(Path(out) / f"{split}.jsonl"),
-            {**options, **limits},
-            expected=expected,
-            note=module.NOTE,
-        )
+        report, rows = _opened(module, name, split, Path(source), Path(out), options, limits)
         try:
             reports.append(_prepare_split(report, rows, Path(out), workers, progress))
         except Absent as error:
@@ -124,6 +111,26 @@ def prepare(
     if not reports:
         raise absent[0]
     return reports
+
+
+def _opened(
+    module: ModuleType,
+    name: str,
+    split: str,
+    source: Path,
+    out: Path,
+    options: dict[str, Any],
+    limits: dict[str, Any],
+) -> tuple[SplitReport, Iterator[Utterance | LeftOut]]:
+    """Ask a corpus for a split: an empty report, and the rows to come."""
+    try:
+        expected = module.expected(split, **options)
+        rows = module.rows(source, split, **options)
+    except TypeError as error:
+        raise ConfigError(f"{name} cannot be asked this.", got=f"{options}", expected=str(error)) from None
+    manifest = str(out / f"{split}.jsonl")
+    asked = {**options, **limits}
+    return SplitReport(name, split, manifest, asked, expected=expected, note=module.NOTE), rows
 
 
 def _prepare_split(
