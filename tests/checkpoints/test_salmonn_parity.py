@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from aista.checkpoints import salmonn
+from aista.config import TrainSettings
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.model.spans import text_ids
+from aista.training.schedule import learning_rate
 
 CASES = ("single_1p73s", "short_0p4s", "batch_1p0_2p35_3p9s")
 
@@ -222,3 +224,23 @@ def test_without_parity_the_weights_are_the_same_and_rows_stand_alone(kit):
         exact, _ = load(kit, parity=True).get_audio_features(**processor.audio_inputs(waves[:1]))
     torch.testing.assert_close(together[:1], alone, atol=2e-5, rtol=0)
     torch.testing.assert_close(exact, alone, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "warmup", "epoch"),
+    [
+        ("pretrain_80000_one_epoch__warmup9000", 80_000, 9_000, 80_000),
+        ("pretrain_10000x8__warmup9000", 80_000, 9_000, 10_000),
+        ("pretrain_3000x27__warmup9000__SHOWS_RESTARTS", 81_000, 9_000, 3_000),
+        ("joint_3000x30__warmup3000__SALMONN_default_config", 90_000, 3_000, 3_000),
+    ],
+)
+def test_learning_rates(kit, name, steps, warmup, epoch):
+    """Ours, over global steps, is SALMONN's wherever its warm-up ends within its first epoch.
+
+    Where it does not, SALMONN warms up anew in every epoch: the same formula, its counter set back.
+    """
+    settings = TrainSettings(max_steps=steps, warmup_steps=warmup)
+    for step, wanted in json.loads((kit / "lr_schedule.json").read_text())[name].items():
+        counted = int(step) % epoch if int(step) < warmup else int(step)
+        assert learning_rate(counted, settings) == pytest.approx(wanted, rel=1e-9), step
