@@ -3,10 +3,10 @@
     python benchmarks/transport.py --quick        a minute or two, small sizes
     python benchmarks/transport.py                the sizes of docs/benchmarks/transport.md (Q = 1000)
 
-Both sides of every ratio run in this process, interleaved where they are short, on the same number of threads
-(default 1), and are timed in CPU seconds, so that other load on the machine disturbs them little. The baseline is
-what one would write with POT: ``ot.emd2([], [], ot.dist(speech, text))`` in a loop, float32; over a million
-pairs it is extrapolated from a sample of them. Data are synthetic: see :func:`layer`.
+Both sides of every ratio run in this process, interleaved where they are short, on the same number of
+threads (default 1), and are timed in CPU seconds, so that other load on the machine disturbs them little.
+The baseline is what one would write with POT: ``ot.emd2([], [], ot.dist(speech, text))`` in a loop, float32;
+over a million pairs it is extrapolated from a sample of them. Data are synthetic: see :func:`layer`.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-import numpy as np
-import ot
-import torch
+import numpy as np  # noqa: E402
+import ot  # noqa: E402
+import torch  # noqa: E402
 
-from aista.alignment.wasserstein import WassersteinLoss
-from aista.ot import solve_batch
-from aista.retrieval import decide_mrr, exact_ranks
+from aista.alignment.wasserstein import WassersteinLoss  # noqa: E402
+from aista.ot import solve_batch  # noqa: E402
+from aista.retrieval import decide_mrr, exact_ranks  # noqa: E402
 
+Clouds = list[torch.Tensor]
 #: How much of the text is in the speech, for MRRs near 1, around 0.4 and at chance.
 DIFFICULTIES = {"aligned": 0.35, "middle": 0.14, "chance": 0.0}
 
 
-def layer(count: int, dim: int, alignment: float, seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def layer(count: int, dim: int, alignment: float, seed: int = 0) -> tuple[Clouds, Clouds]:
     """Synthetic hidden states of one layer: ``count`` pairs of (n, d) speech and (m, d) text, float32.
 
-    Spectrum like k^-0.7, a Zipf vocabulary of 6000 words, context noise 0.3, a modality gap, a shift for each item;
-    lognormal lengths, n in 10-88, m in 5-60, means near 31 and 23. The gold distance is only some percent below
-    the others': the hard case for bounds.
+    Spectrum like k^-0.7, a Zipf vocabulary of 6000 words, context noise 0.3, a modality gap, a shift for each
+    item; lognormal lengths, n in 10-88, m in 5-60, means near 31 and 23. The gold distance is only some
+    percent below the others': the hard case for bounds.
     """
     rng = np.random.default_rng(seed)
     scale = np.arange(1, dim + 1) ** -0.35
@@ -75,7 +76,7 @@ def seconds(run: Callable[[], object], repeat: int = 1) -> float:
     return best
 
 
-def naive_pair(speech: list[torch.Tensor], text: list[torch.Tensor], sample: int) -> float:
+def naive_pair(speech: Clouds, text: Clouds, sample: int) -> float:
     """CPU seconds a pair of the POT loop, from a random sample of pairs."""
     rng = np.random.default_rng(1)
     pairs = [(speech[i].numpy(), text[j].numpy()) for i, j in rng.integers(0, len(text), (sample, 2))]
@@ -85,9 +86,9 @@ def naive_pair(speech: list[torch.Tensor], text: list[torch.Tensor], sample: int
 def solvers(sample: int) -> list[dict]:
     """Microseconds a problem at the length mix of :func:`layer`."""
     speech, text = layer(sample, 896, DIFFICULTIES["middle"])
-    costs = [ot.dist(x.numpy(), y.numpy()).astype(np.float32) for x, y in zip(speech, np.roll(range(sample), 1), strict=True)
-             for y in [text[y]]]  # fmt: skip
-    masses = [(np.full(len(c), 1 / len(c)), np.full(c.shape[1], 1 / c.shape[1]), c.astype(float)) for c in costs]
+    others = text[1:] + text[:1]
+    costs = [ot.dist(x.numpy(), y.numpy()).astype(np.float32) for x, y in zip(speech, others, strict=True)]
+    masses = [(*(np.full(k, 1 / k) for k in c.shape), c.astype(float)) for c in costs]
     runs: dict[str, Callable[[], object]] = {
         "aista.ot.solve_batch": lambda: solve_batch(costs),
         "ot.emd2": lambda: [ot.emd2([], [], c) for c in costs],
@@ -102,9 +103,10 @@ def solvers(sample: int) -> list[dict]:
     ours = best["aista.ot.solve_batch"]
     wanted = np.array([float(ot.emd2([], [], c.astype(float))) for c in costs])
     error = np.abs(np.array([s.value for s in solve_batch(costs)]) / wanted - 1).max()
-    return [
-        {"what": name, "us_per_problem": 1e6 * t / sample, "ratio_to_ours": t / ours} for name, t in best.items()
-    ] + [{"what": "largest relative value difference to POT float64", "value": float(error)}]
+    rows = [
+        {"what": k, "us_per_problem": 1e6 * t / sample, "ratio_to_ours": t / ours} for k, t in best.items()
+    ]
+    return [*rows, {"what": "largest relative value difference to POT float64", "value": float(error)}]
 
 
 def retrieval(count: int, dim: int, sample: int, threads: int) -> list[dict]:
@@ -177,18 +179,21 @@ def loss(dim: int, repeat: int) -> list[dict]:
     solve_batch(costs)
     transport = seconds(lambda: solve_batch(costs), repeat)
     ours = best["WassersteinLoss('exact')"]
-    return [{"what": k, "d": dim, "milliseconds": 1e3 * t, "ratio_to_exact": t / ours} for k, t in best.items()] + [
-        {"what": "transport alone", "d": dim, "milliseconds": 1e3 * transport, "share": transport / ours}
+    rows = [
+        {"what": k, "d": dim, "milliseconds": 1e3 * t, "ratio_to_exact": t / ours} for k, t in best.items()
     ]
+    alone = {"what": "transport alone", "milliseconds": 1e3 * transport, "share": transport / ours}
+    return [*rows, alone]
 
 
 def machine() -> dict:
     """What the numbers were measured on."""
     import numba
 
-    cpu = subprocess.run("lscpu | grep 'Model name'", shell=True, capture_output=True, text=True, check=False).stdout
+    lines = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout.splitlines()
+    cpu = [line.partition(":")[2].strip() for line in lines if line.startswith("Model name")]
     return {
-        "date": date.today().isoformat(), "cpu": cpu.partition(":")[2].strip() or platform.processor(),
+        "date": date.today().isoformat(), "cpu": cpu[0] if cpu else platform.processor(),
         "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(),
         "torch": torch.__version__, "POT": ot.__version__, "numba": numba.__version__,
         "command": " ".join(["python", *sys.argv]),
@@ -196,7 +201,8 @@ def machine() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--quick", action="store_true", help="small sizes: a minute or two")
     parser.add_argument("--pairs", type=int, help="Q: speech-text pairs (default 1000, quick 150)")
     parser.add_argument("--dims", type=int, nargs="+", help="dimensions (default 896 3584, quick 896)")

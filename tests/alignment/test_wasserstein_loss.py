@@ -51,7 +51,9 @@ def test_value_and_gradient_equal_pot():
 
 
 def test_gradient_is_the_derivative():
-    speech, speech_mask, text, text_mask = (x.double() if x.is_floating_point() else x for x in batch(1, 3, 6, 5, 4))
+    speech, speech_mask, text, text_mask = (
+        x.double() if x.is_floating_point() else x for x in batch(1, 3, 6, 5, 4)
+    )
     direction = torch.randn(speech.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     speech.requires_grad_()
     loss = WassersteinLoss(scale="per_dimension")
@@ -61,7 +63,9 @@ def test_gradient_is_the_derivative():
         loss((speech + sign * step * direction).detach(), speech_mask, text, text_mask).double().sum()
         for sign in (1, -1)
     )
-    assert float((ahead - behind) / (2 * step)) == pytest.approx(float((speech.grad * direction).sum()), rel=1e-2)
+    assert float((ahead - behind) / (2 * step)) == pytest.approx(
+        float((speech.grad * direction).sum()), rel=1e-2
+    )
 
 
 @pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
@@ -77,7 +81,9 @@ def test_masked_places_change_nothing_and_batch_equals_loop(solver):
     for k in range(5):
         alone = [x[k][mask[k]][None] for x, mask in ((speech, speech_mask), (text, text_mask))]
         ones = [torch.ones(x.shape[:2], dtype=torch.bool) for x in alone]
-        assert float(loss(alone[0], ones[0], alone[1], ones[1])) == pytest.approx(float(together[k]), rel=1e-5)
+        assert float(loss(alone[0], ones[0], alone[1], ones[1])) == pytest.approx(
+            float(together[k]), rel=1e-5
+        )
 
 
 def test_equal_clouds_cost_nothing_and_pull_nowhere():
@@ -133,6 +139,7 @@ def test_bfloat16_under_autocast_is_solved_in_float32():
 
 def geomloss_by_the_book(x, y, blur=0.05, scaling=0.5):
     """Sinkhorn divergence of one pair in float64 by long annealing: what both iterations approach."""
+
     def potentials(a, b):
         cost = 0.5 * (a[:, None] - b[None]).square().sum(-1)
         f, g = torch.zeros(len(a)).double(), torch.zeros(len(b)).double()
@@ -140,6 +147,7 @@ def geomloss_by_the_book(x, y, blur=0.05, scaling=0.5):
             f = -eps * torch.logsumexp((g - cost) / eps - np.log(len(b)), 1)
             g = -eps * torch.logsumexp((f[:, None] - cost) / eps - np.log(len(a)), 0)
         return f.mean() + g.mean()
+
     return float(potentials(x, y) - 0.5 * potentials(x, x) - 0.5 * potentials(y, y))
 
 
@@ -165,7 +173,9 @@ def test_sinkhorn_reports_and_approaches_exact():
     loss = WassersteinLoss("sinkhorn", epsilon=0.05)
     values = loss(speech, speech_mask, text, text_mask)
     assert loss.report["problems"] == 5 and loss.report["not_converged"] == 0
-    torch.testing.assert_close(values, WassersteinLoss()(speech, speech_mask, text, text_mask), rtol=0.03, atol=0.1)
+    torch.testing.assert_close(
+        values, WassersteinLoss()(speech, speech_mask, text, text_mask), rtol=0.03, atol=0.1
+    )
 
 
 def test_what_cannot_be_solved_says_so():

@@ -121,7 +121,7 @@ def test_torch_costs_and_one_constant_cost():
 def test_not_finite_is_named_and_never_hangs(bad):
     costs = [np.ones((3, 4)), np.ones((5, 2))]
     costs[1][2, 1] = bad
-    with pytest.raises(TransportError, match="cost 1 .*NaN"):
+    with pytest.raises(TransportError, match=r"cost 1 .*NaN"):
         solve_batch(costs)
 
 
@@ -132,7 +132,9 @@ def test_empty_or_wrong_shape(shape):
 
 
 @pytest.mark.parametrize(
-    "a", [[1.0], [-0.5, 1.5], [np.nan, 1.0], [0.0, 0.0], [0.5, 0.6]], ids=["size", "sign", "nan", "zero", "total"]
+    "a",
+    [[1.0], [-0.5, 1.5], [np.nan, 1.0], [0.0, 0.0], [0.5, 0.6]],
+    ids=["size", "sign", "nan", "zero", "total"],
 )
 def test_masses_that_do_not_fit(a):
     with pytest.raises(TransportError):

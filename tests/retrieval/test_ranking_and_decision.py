@@ -106,8 +106,12 @@ def test_repeated_token_rows_are_multiplied_once():
     """Layer 0: text rows are vocabulary rows."""
     rng = torch.Generator().manual_seed(0)
     words = torch.randn(20, 24, generator=rng)
-    text = [words[torch.randint(20, (int(k),), generator=rng)] for k in torch.randint(2, 12, (40,), generator=rng)]
-    speech = [0.5 * t.repeat_interleave(2, 0) + 0.4 * torch.randn(2 * len(t), 24, generator=rng) for t in text]
+    text = [
+        words[torch.randint(20, (int(k),), generator=rng)] for k in torch.randint(2, 12, (40,), generator=rng)
+    ]
+    speech = [
+        0.5 * t.repeat_interleave(2, 0) + 0.4 * torch.randn(2 * len(t), 24, generator=rng) for t in text
+    ]
     distances = all_distances(speech, text)
     ranking = exact_ranks(speech, text, block_size=64)
     nearer = distances < distances.diagonal()[:, None] * (1 - 1e-12)
@@ -118,7 +122,9 @@ def test_blocks_threads_and_progress_change_nothing():
     speech, text = layer(30, 20, 0.2, seed=6)
     whole = exact_ranks(speech, text, threads=1)
     seen = []
-    pieces = exact_ranks(speech, text, block_size=7, threads=3, progress=lambda done, of: seen.append((done, of)))
+    pieces = exact_ranks(
+        speech, text, block_size=7, threads=3, progress=lambda done, of: seen.append((done, of))
+    )
     np.testing.assert_array_equal(whole.ranks, pieces.ranks)
     assert seen[-1] == (30, 30) and seen == sorted(seen)
 
@@ -163,7 +169,7 @@ def test_what_cannot_be_compared_says_so():
         exact_ranks([], [])
     with pytest.raises(TransportError, match="text item 3 holds NaN"):
         exact_ranks(speech, [*text[:3], text[3] * torch.nan, text[4]])
-    with pytest.raises(TransportError, match="speech item 0 .*at least one token"):
+    with pytest.raises(TransportError, match=r"speech item 0 .*at least one token"):
         pair_distances([torch.empty(0, 8), *speech[1:]], text)
     with pytest.raises(TransportError, match="one dimension"):
         exact_ranks([speech[0][:, :4], *speech[1:]], text)

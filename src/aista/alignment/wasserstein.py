@@ -23,12 +23,12 @@ class WassersteinLoss(torch.nn.Module):
     """Wasserstein loss between masked batches of clouds, differentiable in the speech side only.
 
     Args:
-        solver: ``exact`` (Eq. 1 as written, the default); for comparison with prior work ``sinkhorn`` (entropic
-            plan, value <plan, cost>) or ``geomloss_compat`` (HALF the squared cost, debiased, blur 0.05, scaling
-            0.5: alpha does not carry over).
-        scale: ``raw`` (sum over dimensions, as the paper), ``per_dimension`` (divided by d), or ``text_spread``
-            (divided by the mean squared distance of the batch's text tokens from their mean, so that 1 means "as
-            far as texts are wide" in every layer and backbone, and one alpha transfers).
+        solver: ``exact`` (Eq. 1 as written, the default); for comparison with prior work ``sinkhorn``
+            (entropic plan, value <plan, cost>) or ``geomloss_compat`` (HALF the squared cost, debiased, blur
+            0.05, scaling 0.5: alpha does not carry over).
+        scale: ``raw`` (sum over dimensions, as the paper), ``per_dimension`` (divided by d), or
+            ``text_spread`` (divided by the mean squared distance of the batch's text tokens from their mean,
+            so that 1 means "as far as texts are wide" in every layer and backbone, and one alpha transfers).
         position_weight: Adds ``(weight * (i/(n-1) - j/(m-1)))^2`` to the cost, before scaling. 0 = none.
         epsilon, max_iterations: Of ``sinkhorn``, see :func:`aista.ot.sinkhorn.sinkhorn_batch`.
         threads: CPU threads for the exact solver; 0 = torch's number.
@@ -37,7 +37,8 @@ class WassersteinLoss(torch.nn.Module):
         report: After a ``sinkhorn`` call: problems, how many did not converge, most iterations.
 
     Equation: 1, the term L_Wass of Eq. 6.
-    Gradient: Envelope theorem, dW/ds_i = 2 (a_i s_i - sum_j Z_ij t_j); the plan Z is a constant, text detached.
+    Gradient: Envelope theorem, dW/ds_i = 2 (a_i s_i - sum_j Z_ij t_j); the plan Z is a constant, text
+    detached.
     Cost: Two batched products of 2 B N M d operations and B exact solves (10-300 us each); on a GPU costs and
         gradient stay there and one round trip carries costs out and plans back.
     """
@@ -173,7 +174,7 @@ class _Transport(torch.autograd.Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         speech, text, speech_mask, text_mask, plan = ctx.saved_tensors
         with torch.autocast(speech.device.type, enabled=False):
             y = text.to(plan.dtype).masked_fill(~text_mask[..., None], 0.0)

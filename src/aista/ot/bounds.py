@@ -1,12 +1,12 @@
 """Who is nearer? Certified bounds on many transport values, cheapest first, stopping as soon as one decides.
 
-For the pair (speech item s, text item t) only the sign of W(s, t) - threshold is asked for. With X centred on its
-own mean and Y on any common point, both uniform,
+For the pair (speech item s, text item t) only the sign of W(s, t) - threshold is asked for. With X centred on
+its own mean and Y on any common point, both uniform,
 
     W(s, t) = P_s + Q_t + |mean s - mean t|^2 + 2 min_Z <Z, -X Y'>,   P_s = mean |x - mean s|^2, Q_t likewise,
 
-so only the products G = X Y' are needed, and the question becomes whether min_Z <Z, cap - G> passes a number k.
-The stages, for the integer costs K = round((cap - G) * scale):
+so only the products G = X Y' are needed, and the question becomes whether min_Z <Z, cap - G> passes a number
+k. The stages, for the integer costs K = round((cap - G) * scale):
 
     relaxed    max(mean_i min_j K, mean_j min_i K) is a lower bound: every token goes to its nearest
     dual       u_i = min_j K, v_j = min_i (K - u_i): sum of means is a lower bound (and the other way round)
@@ -14,14 +14,13 @@ The stages, for the integer costs K = round((cap - G) * scale):
     stopped    the exact solver's dual objective rises from bound to bound: stop when it passes k
     solved     the exact value
 
-``slack`` covers everything by which K may be wrong (float32 products, rounding); what lies within it stays undecided
-and is recomputed in float64 by the caller.
+``slack`` covers everything by which K may be wrong (float32 products, rounding); what lies within it stays
+undecided and is recomputed in float64 by the caller.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from aista.ot.kernels import (
     CLOSED,
@@ -35,6 +34,7 @@ from aista.ot.kernels import (
     gone,
     index_bits,
     inner,
+    outer,
     padded,
     reduce_columns_first,
     serve_all,
@@ -164,7 +164,7 @@ def _judge(cost, flow, givers, work, n, m, bits, row_mass, col_mass, low, high):
     return UNDECIDED, 5
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+@outer
 def judge_tile(
     cost, flow, givers, work, products, rows, cols, row_at, col_at, row_text, col_text,
     caps_row, caps_col, targets, slacks_row, slacks_col, first, last, verdicts, counts,
@@ -174,7 +174,8 @@ def judge_tile(
     Args:
         cost, flow, givers, work: From ``kernels.scratch``.
         products: (speech tokens, text tokens) float32 inner products.
-        rows, cols: Number of tokens of each speech and text item of the tile; row_at, col_at: where they begin.
+        rows, cols: Number of tokens of each speech and text item of the tile; row_at, col_at: where they
+            begin.
         row_text, col_text: Text identities; equal ones are not compared.
         caps_row, caps_col: |G| <= cap_row * cap_col. targets: (items, texts) float64: nearer means
             max <Z, G> > target. slacks_row, slacks_col: error of <Z, G> <= slack_row * slack_col.

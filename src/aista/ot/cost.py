@@ -1,8 +1,8 @@
 """Squared Euclidean costs that survive real hidden states (Eq. 1: C_ij = ||s_i - t_j||^2).
 
-Two things spoil the usual ``|s|^2 + |t|^2 - 2 s.t`` in float32: a common offset of all tokens, and the few massive
-dimensions that language models grow (values in the thousands). Both are taken out first: clouds are centred on one
-common point, and dimensions that stand out are differenced directly.
+Two things spoil the usual ``|s|^2 + |t|^2 - 2 s.t`` in float32: a common offset of all tokens, and the few
+massive dimensions that language models grow (values in the thousands). Both are taken out first: clouds are
+centred on one common point, and dimensions that stand out are differenced directly.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ def squared_euclidean(
 
     Args:
         speech: (B, N, d) or (N, d), any float type. text: (B, M, d) or (M, d).
-        speech_mask: (B, N) bool, True = real. text_mask: (B, M). Masked entries of the result mean nothing, but
-            their contents (even NaN) never reach real ones.
+        speech_mask: (B, N) bool, True = real. text_mask: (B, M). Masked entries of the result mean nothing,
+            but their contents (even NaN) never reach real ones.
 
     Returns:
         (B, N, M) or (N, M) float32 (float64 if an input is), >= 0.
 
-    Equation: 1. Gradient: as written (the loss does not use it). Cost: 2 N M d operations, O(N M + N d) memory.
+    Equation: 1. Gradient: as written (the loss does not use it). Cost: 2 N M d operations, O(N M + N d)
+    memory.
     """
     if speech.dim() == 2:
         masks = [None if mask is None else mask[None] for mask in (speech_mask, text_mask)]
@@ -70,7 +71,7 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def massive_dimensions(*clouds: Tensor) -> Tensor:
-    """Indices of dimensions whose largest magnitude dwarfs the median one's (at most MAX_PEELED, largest first)."""
+    """Indices of dimensions whose largest magnitude dwarfs the median one's (at most MAX_PEELED)."""
     size = torch.stack([cloud.detach().abs().flatten(0, -2).amax(0) for cloud in clouds]).amax(0)
     chosen = torch.nonzero(size > MASSIVE * size.median()).flatten()
     if chosen.numel() > MAX_PEELED:

@@ -143,7 +143,8 @@ def solve_flat(
     """Run the compiled kernel over problems that lie in one flat buffer (padded or ragged).
 
     Args:
-        costs: (total,) any float type, made float64; problem k starts at ``offsets[k]``, its rows ``strides[k]`` apart.
+        costs: (total,) any float type, made float64; problem k starts at ``offsets[k]``, its rows
+            ``strides[k]`` apart.
         sizes: (problems, 2) rows and columns.
         row_mass: (sum of rows,) integer masses. col_mass: (sum of columns,), equal totals a problem.
         threads: Threads that share the problems. plans: Whether to write the plans out.
@@ -170,7 +171,8 @@ def solve_flat(
             *kernels.scratch(int(ns[part].max()), int(ms[part].max())),
             costs, offsets[part], strides[part], ns[part], ms[part],
             row_mass, raw.row_starts[part], col_mass, raw.col_starts[part],
-            raw.values[part], raw.gaps[part], raw.outcomes[part], raw.plans, raw.row_potentials, raw.col_potentials,
+            raw.values[part], raw.gaps[part], raw.outcomes[part], raw.plans,
+            raw.row_potentials, raw.col_potentials,
         )  # fmt: skip
 
     for_ranges(run, count, threads)
@@ -178,7 +180,7 @@ def solve_flat(
 
 
 def for_ranges(run: Callable[[slice], T], count: int, threads: int, *, pieces: int = 4) -> list[T]:
-    """Call ``run`` on consecutive ranges that cover ``count``, on up to ``threads`` threads; results in order."""
+    """Call ``run`` on ranges that cover ``count``, on up to ``threads`` threads; results in order."""
     threads = max(1, min(threads, count))
     if threads == 1:
         return [run(slice(0, count))]
@@ -268,9 +270,10 @@ def _solutions(
     """Cut the flat results into solutions; POT answers what the kernel could not certify."""
     from aista.ot import kernels
 
-    if (raw.outcomes == kernels.NOT_FINITE).any():
+    spoiled = np.flatnonzero(raw.outcomes == kernels.NOT_FINITE)
+    if len(spoiled):
         raise TransportError(
-            f"cost {int((raw.outcomes == kernels.NOT_FINITE).argmax())} holds NaN, infinite or overflowing entries",
+            f"cost {spoiled[0]} holds NaN, infinite or overflowing entries",
             advice="look for NaN in the hidden states; compute costs in float32, never in float16",
         )
     gaps = np.where(raw.outcomes == kernels.OPTIMAL, raw.gaps, np.inf)

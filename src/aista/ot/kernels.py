@@ -23,12 +23,18 @@ Everything here is compiled on first use (some seconds) and cached on disk.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-#: Functions that only compiled code calls: no Python doors, no reference counts, compiled with their caller.
-inner = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False)
+#: No Python objects are made inside, so no reference counts are needed: compiles faster.
+BARE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+#: For functions that only compiled code calls; they are compiled with their caller.
+inner = njit(**(BARE | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}))
+#: For functions that Python calls.
+outer = njit(**(BARE | {"cache": True}))
 
 OPTIMAL, STOPPED, CAPPED, NOT_FINITE = 0, 1, 2, 3
 #: Columns are padded to a multiple of this, so that loops over them have no scalar rest.
@@ -43,7 +49,7 @@ WORK_ROWS = 12
 
 
 def scratch(n_max: int, m_max: int) -> tuple[NDArray[np.int64], ...]:
-    """Work space of one thread for problems up to (n_max, m_max): cost, flow, givers (column by row), work."""
+    """Work space of one thread for problems up to (n_max, m_max): cost, flow, givers, work."""
     width = -(-m_max // LANES) * LANES
     shapes = ((n_max, width), (n_max, width), (width, n_max), (WORK_ROWS, max(n_max, width)))
     return tuple(np.empty(shape, np.int64) for shape in shapes)
@@ -256,7 +262,7 @@ def _certify(costs, offset, stride, n, m, flow, work, unit, row_mass, a, col_mas
     return value / total, dual / total, total
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+@outer
 def solve_range(
     cost,
     flow,

@@ -1,11 +1,14 @@
 """Regularised transport, for comparison with prior work: nothing in this package needs it.
 
-Entropy blurs the plan, and with it every value and rank; the exact solver is faster at these sizes. Two forms:
+Entropy blurs the plan, and with it every value and rank; the exact solver is faster at these sizes. Two
+forms:
 
-* :func:`sinkhorn_batch`: log domain, masked, annealed, every problem stopped by its own marginal error. Epsilon is
-  relative to the standard deviation of the double-centred cost, the only part of a cost that moves a plan.
-* :func:`debiased_divergence`: what ``geomloss.SamplesLoss("sinkhorn", p=2, blur, scaling)`` computes: half the squared
-  distance, symmetric updates, an epsilon that falls geometrically from the diameter, self-terms subtracted.
+* :func:`sinkhorn_batch`: log domain, masked, annealed, every problem stopped by its own marginal error.
+  Epsilon is relative to the standard deviation of the double-centred cost, the only part of a cost that moves
+  a plan.
+* :func:`debiased_divergence`: what ``geomloss.SamplesLoss("sinkhorn", p=2, blur, scaling)`` computes: half
+  the squared distance, symmetric updates, an epsilon that falls geometrically from the diameter, self-terms
+  subtracted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Judge pairs of speech and text against each speech item's own text, exactly and cheaply (Eq. 3).
 
 Products of a tile of tokens are computed in float32, ``ot.bounds`` decides what they can decide, and the few
-pairs within rounding error of the threshold are recomputed in float64. Nothing larger than a tile of products and
-one block of each side is held beside the input.
+pairs within rounding error of the threshold are recomputed in float64. Nothing larger than a tile of products
+and one block of each side is held beside the input.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from aista.ot.exact import for_ranges, solve_flat, starts, uniform_masses
 DEVIATIONS = 4.0
 #: Float64 distances that agree to this fraction of their scale are equal: a tie.
 TIE = 1e-12
-#: Text rows are multiplied once each when at most this fraction of them is distinct (as at the embedding layer).
+#: Text rows are multiplied once each when at most this fraction of them is distinct (as at the embedding
+#: layer).
 DISTINCT = 0.6
 
 
@@ -112,7 +113,7 @@ class _Side:
         x = self.clouds[i].detach().float() - self.centre
         return x - self.means[i].float() if self.own_centre else x
 
-    def tokens(self, items: Sequence[int]) -> Tensor:
+    def tokens(self, items: NDArray[np.int64]) -> Tensor:
         """(sum of lengths, d) float32 tokens of some items, centred."""
         return torch.cat([self._centred(i) for i in items])
 
@@ -184,8 +185,8 @@ class Cascade:
         """Judge every pair of ``items`` x ``texts``, a block of items at a time.
 
         Yields:
-            (items of the block (P,), verdicts (P, len(texts)) int8): 1 = nearer than its own text, -1 = farther,
-            0 = exactly as far, 2 = same text.
+            (items of the block (P,), verdicts (P, len(texts)) int8): 1 = nearer than its own text, -1 =
+            farther, 0 = exactly as far, 2 = same text.
         """
         self.need_gold(items)
         for block in _blocks(items, self.speech.lengths, self.block_size):
@@ -220,7 +221,8 @@ class Cascade:
         rows, cols = s.lengths[items], t.lengths[texts]
         tables = (
             products, rows, cols, starts(rows), starts(cols), self.identity[items], self.identity[texts],
-            s.largest[items] * 1.001, t.largest[texts] * 1.001, targets, s.size[items] * rounding, t.size[texts],
+            s.largest[items] * 1.001, t.largest[texts] * 1.001, targets, s.size[items] * rounding,
+            t.size[texts],
         )  # fmt: skip
 
         def run(part: slice) -> NDArray[np.int64]:

@@ -1,9 +1,11 @@
 """Is a layer's MRR above the threshold? A proof that judges few pairs (Eq. 5).
 
-After some pairs of item i have been judged, its rank lies between 1 + (nearer texts found) and that plus the number
-of texts not judged yet, so the MRR lies in an interval [low, high] that only shrinks. Two moves shrink it:
+After some pairs of item i have been judged, its rank lies between 1 + (nearer texts found) and that plus the
+number of texts not judged yet, so the MRR lies in an interval [low, high] that only shrinks. Two moves shrink
+it:
 
-* *hubs*: judge every item against the texts that tend to be near everything: ``high`` falls fast when ranks are bad;
+* *hubs*: judge every item against the texts that tend to be near everything: ``high`` falls fast when ranks
+are bad;
 * *rows*: judge the most promising items against all texts: ``low`` rises as 1/Q for every item that is first.
 
 The next move follows the best guess of the MRR; the answer follows only from the interval.
@@ -125,7 +127,7 @@ class _Search:
         self.hubs = np.argsort(-nearness, kind="stable")
 
     def _remoteness(self) -> NDArray[np.float64]:
-        """Expected distance of each text without its transport gain, scaled to [0, 1): orders equal counts."""
+        """Expected distance of each text without its gain, scaled to [0, 1): orders equal counts."""
         speech, text = self.cascade.speech, self.cascade.text
         far = text.spread + (text.means - speech.means.mean(0)).square().sum(1).cpu().numpy()
         return (np.argsort(np.argsort(far)) / len(far)).astype(np.float64)
@@ -167,7 +169,7 @@ class _Search:
         self._judge(items, np.arange(self.count))
 
     def try_hubs(self) -> None:
-        """Judge items that still promise much against the next texts in the order of nearness to everything."""
+        """Judge items that still promise much against the next texts in the order of nearness."""
         step = max(FIRST_HUBS, self.num_hubs // 4)
         texts = self.hubs[self.num_hubs : self.num_hubs + step]
         if not len(texts):

@@ -24,7 +24,8 @@ class Ranking:
         mrr_pessimistic: The same when every tie counts against the gold text.
         num_ties: Pairs of different texts exactly as far as the gold text (float64).
         gold: (Q,) transport distance of each item to its own text.
-        stages: How many pairs each stage of the cascade decided; ``undecided`` ones were recomputed in float64.
+        stages: How many pairs each stage of the cascade decided; ``undecided`` ones were recomputed in
+            float64.
     """
 
     ranks: NDArray[np.int64]
@@ -112,4 +113,4 @@ def control_ranks(speech: Sequence[Tensor], text: Sequence[Tensor], **options: A
     order = np.argsort([len(cloud) for cloud in text], kind="stable")
     partner = np.empty(len(text), np.int64)
     partner[order] = np.roll(order, 1)
-    return exact_ranks(speech, [text[i] for i in partner], **options)
+    return exact_ranks(speech, [text[i] for i in partner.tolist()], **options)
