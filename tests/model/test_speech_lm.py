@@ -8,8 +8,9 @@ import torch
 
 from aista.errors import ConfigError, ModelInputError
 from aista.model import AistaForConditionalGeneration
-from tests.model.conftest import BACKBONES, noise
+from tests.model.conftest import BACKBONES, QFORMER, noise
 
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 WAVES = noise(0.4, 1.3, 1.9)
 TARGETS = ["Ja.", "Die Glocke.", "Es ist spät."]
 
@@ -272,3 +273,19 @@ def test_speech_states_agree_with_the_features(pair):
     assert torch.equal(states["mask"], mask) and len(states["query_states"]) == 3
     assert states["windows"].shape == (int(mask.sum()), 17, model.config.feature_dim)
     assert np.isfinite(states["speech"].numpy()).all()
+
+
+def test_recomputed_activations_give_the_same_gradients(bases):
+    """Also through captured hidden states, which is where the alignment pulls."""
+    gradients = []
+    for recompute in (False, True):
+        model, processor = bases.model(beats=False, lora={"dropout": 0.0}, qformer=QFORMER | NO_DROPOUT)
+        if recompute:
+            model.activation_checkpointing_enable()
+        model.train()
+        output = model(**training_batch(processor), capture_layers=[0, 2])
+        (output.loss + output.hidden_states[2].square().mean() + output.hidden_states[0].mean()).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
