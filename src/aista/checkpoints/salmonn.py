@@ -123,7 +123,7 @@ def load(
         beats: The BEATs ``.pt`` file; None for a SALMONN that was trained without.
         llm: Vicuna, folder or hub id.
         qformer_heads: Attention heads of the Q-Former, which no tensor tells; by default 64 dimensions each
-            (12 at the real size), or 4 heads where that gives none.
+            (12 at the real size), and 4 heads where it is narrower than 128.
         parity: Reproduce SALMONN's numbers to the last habit: BEATs features that depend on the batch, pads
             that consume positions, a ``[PAD]`` row in the vocabulary. Off: the same weights, without those.
         any_llm: Take a language model of the right size that is not the one SALMONN released weights for.
@@ -232,7 +232,7 @@ def _configure(
         beats,
         qformer={
             "hidden_size": width,
-            "num_attention_heads": heads or width // 64 or 4,
+            "num_attention_heads": heads or (width // 64 if width >= 128 else 4),
             "intermediate_size": inner.shape[0],
             "num_hidden_layers": len(layers),
             "frames_per_window": round(1500 * float(settings.get("second_per_window", 0.333333)) / 30),
@@ -376,8 +376,10 @@ def salmonn_state(model: AistaForConditionalGeneration) -> dict[str, Tensor]:
         state[f"{_LLM}model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = frequencies.clone()
     state |= {name: trained.pop(name) for name in ("ln_speech.weight", "ln_speech.bias")}
     if model.audio_encoder is not None:
-        table = model.audio_encoder.relative_bias.weight.detach().cpu()
-        for layer in range(1, model.config.audio_config.num_hidden_layers):
+        shared: Any = getattr(model.audio_encoder, "relative_bias", None)
+        layers = model.config.audio_config.num_hidden_layers if shared is not None else 0
+        for layer in range(1, layers):
+            table = shared.weight.detach().cpu()
             state[f"beats.encoder.layers.{layer}.self_attn.relative_attention_bias.weight"] = table.clone()
         state |= {name: trained.pop(name) for name in ("ln_audio.weight", "ln_audio.bias")}
     projection = {name: trained.pop(name) for name in ("speech_llama_proj.weight", "speech_llama_proj.bias")}

@@ -183,7 +183,17 @@ def from_bases(
         device_map=device_map,
         attn_implementation=attn_implementation,
     )
-    return cls(config, **parts)
+    return _on_one_device(cls(config, **parts))
+
+
+def _on_one_device(model: Model) -> Model:
+    """Bring the audio side to where the backbone, wherever a device map put it, takes its embeddings."""
+    device: Any = model.get_input_embeddings().weight.device
+    parts: list[Any] = [model.speech_encoder, model.audio_encoder, model.window_qformer]
+    for part in parts:
+        if part is not None:
+            part.to(device)
+    return model
 
 
 def save_pretrained(
@@ -297,7 +307,7 @@ def from_pretrained(
         attn_implementation=attn_implementation,
         beside=folder,
     )
-    model = cls(config, **parts)
+    model = _on_one_device(cls(config, **parts))
     model.load_trainable(trained)
     return model
 
