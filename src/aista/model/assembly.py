@@ -168,8 +168,7 @@ def from_bases(
     Args:
         speech_encoder, backbone, audio_encoder, settings: As for ``configure``.
         dtype: Of the frozen speech encoder and backbone (BEATs and everything trained are float32);
-        bfloat16 on
-            a GPU and float32 elsewhere by default.
+            bfloat16 on a GPU and float32 elsewhere by default.
         quantization: ``4bit`` or ``8bit`` for the backbone.
         device_map, attn_implementation: Handed to transformers for the backbone.
     """

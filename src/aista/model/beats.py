@@ -162,8 +162,7 @@ class BeatsModel(_BeatsPreTrainedModel):
 
     With ``config.batch_invariant`` (the default) a patch is real only if all of its frames are, so that an
     utterance's features do not depend on what it is batched with, and unreal patches come out as zeros.
-    Without
-    it, masks and padded outputs are those of the published code (number parity with SALMONN).
+    Without it, masks and padded outputs are those of the published code (number parity with SALMONN).
     """
 
     def __init__(self, config: BeatsConfig) -> None:
@@ -223,9 +222,8 @@ class BeatsModel(_BeatsPreTrainedModel):
         """Encode filterbanks.
 
         Args:
-            fbank: (B, T, 128) filterbanks as of ``aista.audio.fbank.beats_fbank``, 100 frames per
-            second; fewer
-                than one patch (16 frames) are padded with unreal frames.
+            fbank: (B, T, 128) filterbanks as of ``aista.audio.fbank.beats_fbank``, 100 frames per second;
+                fewer than one patch (16 frames) are padded with unreal frames.
             fbank_mask: (B, T) bool, True where a frame is real; all of them by default.
             output_hidden_states: Also return the input of the first layer and every layer's output.
 

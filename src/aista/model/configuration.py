@@ -77,7 +77,7 @@ class AistaConfig(PreTrainedConfig):
             SALMONN's habit in training).
         template: Prompt template, see ``aista.text.prompts``.
         family: Backbone family: a module of ``aista.model.backbones`` or a dotted name; None: by
-        ``model_type``.
+            ``model_type``.
         directions: What it was trained for so far, e.g. ``en-en`` (recognition), ``en-zh``; None: unknown.
         pad_token_id, end_token_id: Fills rows; closes an answer.
         extra_rows: Rows of zeros after the backbone's vocabulary (SALMONN adds one for its ``[PAD]``, and its

@@ -65,8 +65,7 @@ class AistaProcessor(ProcessorMixin):
         return cls(extractor, bases.load_tokenizer(folder), config)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:  # type: ignore[override]
-        """Save tokenizer and feature extractor beside a model; the configuration too, if none is there
-        yet."""
+        """Save tokenizer and feature extractor beside a model, and the configuration if none is there."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(folder)
@@ -111,9 +110,8 @@ class AistaProcessor(ProcessorMixin):
 
         Returns:
             ``input_ids``, ``attention_mask``, ``speech_mask`` (B, T), ``labels`` (with targets),
-            ``num_samples``
-            (B,); ``input_features`` (B, mel, frames), ``fbank`` (B, T, 128) and ``fbank_mask``, or
-            ``speech_features`` (B, F, D); with transcripts ``transcript_input_ids``,
+            ``num_samples`` (B,); ``input_features`` (B, mel, frames), ``fbank`` (B, T, 128) and
+            ``fbank_mask``, or ``speech_features`` (B, F, D); with transcripts ``transcript_input_ids``,
             ``transcript_attention_mask`` and ``transcript_mask`` (B, S).
 
         Raises:

@@ -1,5 +1,4 @@
-"""Token sequences: where prefix, speech or transcript, suffix and target lie, and rows of them in one
-tensor."""
+"""Token sequences: where prefix, speech or transcript, suffix and target lie, and rows of them."""
 
 from __future__ import annotations
 

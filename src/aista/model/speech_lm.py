@@ -27,9 +27,8 @@ class AistaForConditionalGeneration(PreTrainedModel):
     """Speech in, text out (Equations 2 and 3 of the paper).
 
     Trained are the window Q-Former with its LayerNorms and projection, and LoRA; the encoders and the
-    backbone
-    stay as they are, and the encoders stay in eval mode. Saved is only what is trained, with the sources,
-    revisions and fingerprints of the bases.
+    backbone stay as they are, and the encoders stay in eval mode. Saved is only what is trained, with the
+    sources, revisions and fingerprints of the bases.
     """
 
     config_class = AistaConfig
@@ -151,9 +150,8 @@ class AistaForConditionalGeneration(PreTrainedModel):
             num_samples: (B,) length of the audio; without it every window counts.
 
         Returns:
-            (B, F, D) float32: both encoders' outputs side by side, before the trainable LayerNorms, cut
-            to the
-            frames of the row with the most windows (``config.frames_for``).
+            (B, F, D) float32: both encoders' outputs side by side, before the trainable LayerNorms, cut to
+            the frames of the row with the most windows (``config.frames_for``).
 
         Autocast does not reach into it: cached and fresh features are the same numbers.
         """
@@ -284,7 +282,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
             input_features, fbank, fbank_mask, speech_features, num_samples: As for ``get_audio_features``.
             capture_layers: Layers whose hidden states are wanted, 0 (embeddings) to L (after the final norm).
             num_items_in_batch: Divides the summed cross-entropy; without it, the number of target tokens
-            does.
+                does.
 
         Raises:
             ModelInputError: Audio and slots do not fit each other, or there is no such layer.

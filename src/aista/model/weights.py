@@ -1,8 +1,7 @@
 """Reading weights without trusting them, telling what is wrong with them, and knowing them again.
 
-Pickles are read with ``weights_only=True`` (no code of theirs ever runs), keys and shapes are compared
-in both
-directions, and a fingerprint identifies tensors by content.
+Pickles are read with ``weights_only=True`` (no code of theirs ever runs), keys and shapes are compared in
+both directions, and a fingerprint identifies tensors by content.
 """
 
 from __future__ import annotations
@@ -36,9 +35,8 @@ def read_pickle(path: str | Path) -> dict[str, Any]:
         The dictionary in it, its tensors on the CPU.
 
     Raises:
-        CheckpointError: The file is missing, damaged, holds something other than a dictionary, or wants
-        to run
-            code while being read (which is refused: nothing of it runs).
+        CheckpointError: The file is missing, damaged, holds something other than a dictionary, or wants to
+            run code while being read (which is refused: nothing of it runs).
     """
     path = Path(path)
     if not path.is_file():
@@ -82,8 +80,7 @@ def require_match(
 
     Raises:
         CheckpointError: Names the first kind of trouble: renamed, missing, superfluous, transposed or
-        otherwise
-            misshapen tensors.
+            otherwise misshapen tensors.
     """
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
@@ -124,9 +121,8 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]], *, whole: bool = False) -
         ``sha256:`` and 64 hexadecimal digits.
 
     Departs: unless ``whole``, of a tensor over 1 MiB, 32 evenly spaced blocks of 4 KiB are read, so that
-    identifying a 13
-    B model
-    takes seconds. It tells models apart; it is no proof against someone who forges one.
+    identifying a 13 B model takes seconds. It tells models apart; it is no proof against someone who forges
+    one.
     """
     digests = sorted(_tensor_digest(name, tensor, whole) for name, tensor in tensors)
     return "sha256:" + hashlib.sha256(b"".join(digests)).hexdigest()

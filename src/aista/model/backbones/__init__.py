@@ -1,9 +1,8 @@
 """Families of language models: what the speech LLM has to know about a backbone besides loading it.
 
 A family is a module of this package named after transformers' ``model_type``, with one name in it:
-``FAMILY``.
-Anything without a module of its own is treated as ``default`` (the Llama way of naming things, which most
-causal LMs follow). A dotted name takes the family from a third party's package.
+``FAMILY``. Anything without a module of its own is treated as ``default`` (the Llama way of naming things,
+which most causal LMs follow). A dotted name takes the family from a third party's package.
 """
 
 from __future__ import annotations
