@@ -143,7 +143,7 @@ def geomloss_by_the_book(x, y, blur=0.05, scaling=0.5):
     def potentials(a, b):
         cost = 0.5 * (a[:, None] - b[None]).square().sum(-1)
         f, g = torch.zeros(len(a)).double(), torch.zeros(len(b)).double()
-        for eps in [*(10.0 ** -np.linspace(-2, 2.6, 200)), *[blur**2] * 3000]:
+        for eps in [*(10.0 ** -np.linspace(-2, 2.6, 200)), *[blur**2] * 400]:
             f = -eps * torch.logsumexp((g - cost) / eps - np.log(len(b)), 1)
             g = -eps * torch.logsumexp((f[:, None] - cost) / eps - np.log(len(a)), 0)
         return f.mean() + g.mean()

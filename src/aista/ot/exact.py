@@ -169,6 +169,7 @@ def solve_flat(
     def run(part: slice) -> None:
         kernels.solve_range(
             *kernels.scratch(int(ns[part].max()), int(ms[part].max())),
+            np.empty((3, int(ms[part].max()))),
             costs, offsets[part], strides[part], ns[part], ms[part],
             row_mass, raw.row_starts[part], col_mass, raw.col_starts[part],
             raw.values[part], raw.gaps[part], raw.outcomes[part], raw.plans,

@@ -157,14 +157,12 @@ def _serve(cost, flow, givers, work, source, width, bits, dual, stop_at):
     num_seen, num_closed, reach, waiting = 1, 0, 0, 0
     seen[0], came[source] = source, -2
     start = source - u[source]
+    key = NOTHING
     for j in range(width):
         ways[j] = cost[source, j] + start
-    for j in range(width):
         open_dual[j] = v[j]
+        key = min(key, (cost[source, j] + start - v[j]) << bits | j)
     while True:
-        key = NOTHING
-        for j in range(width):
-            key = min(key, (ways[j] - open_dual[j]) << bits | j)
         column, row = key & mask, (key >> bits) & mask
         now = (key >> bits) - row
         dual += float(now - reach) * (work[LEFT, source] + waiting)
@@ -176,6 +174,7 @@ def _serve(cost, flow, givers, work, source, width, bits, dual, stop_at):
             break
         if work[ROOM, column] > 0 and (_push(flow, givers, work, source, column) or work[LEFT, source] == 0):
             break
+        key = NOTHING
         for k in range(work[NUM_GIVERS, column]):
             row = givers[column, k]
             if came[row] == -1:
@@ -183,9 +182,14 @@ def _serve(cost, flow, givers, work, source, width, bits, dual, stop_at):
                 seen[num_seen] = row
                 num_seen += 1
                 waiting += work[LEFT, row]
-                start = reach - u[row] + row
+                start, key = reach - u[row] + row, NOTHING
                 for j in range(width):
-                    ways[j] = min(ways[j], start + cost[row, j])
+                    way = min(ways[j], start + cost[row, j])
+                    ways[j] = way
+                    key = min(key, (way - open_dual[j]) << bits | j)
+        if key == NOTHING:
+            for j in range(width):
+                key = min(key, (ways[j] - open_dual[j]) << bits | j)
     u[source] += reach
     came[source] = -1
     for k in range(1, num_seen):
@@ -220,45 +224,52 @@ def serve_all(cost, flow, givers, work, n, m, bits, dual, stop_at):
 
 
 @inner
-def _levels(costs, offset, stride, n, m, bits, cost):
+def _levels(costs, offset, stride, n, m, bits, cost, real):
     """Round one problem's costs to integers in scratch; returns levels per unit (0: not finite)."""
-    low, high, total = costs[offset], costs[offset], 0.0
+    for j in range(m):
+        real[0, j] = real[1, j] = costs[offset + j]
+        real[2, j] = 0.0
     for i in range(n):
         for j in range(m):
             x = costs[offset + i * stride + j]
-            low, high = min(low, x), max(high, x)
-            total += abs(x)
+            real[0, j] = min(real[0, j], x)
+            real[1, j] = max(real[1, j], x)
+            real[2, j] += abs(x)
+    low, high, total = real[0, 0], real[1, 0], 0.0
+    for j in range(m):
+        low, high, total = min(low, real[0, j]), max(high, real[1, j]), total + real[2, j]
     if not total < 1e300:
         return 0.0
-    spread = float(high) - float(low)
+    spread = high - low
     scale = 2.0 ** (58 - 3 * bits) / spread if spread > 0 else 1.0
     if scale > 1e300:
         scale = 1e300
     for i in range(n):
         for j in range(m):
-            cost[i, j] = np.int64((float(costs[offset + i * stride + j]) - float(low)) * scale) << bits
+            cost[i, j] = np.int64((costs[offset + i * stride + j] - low) * scale) << bits
         for j in range(m, padded(m)):
             cost[i, j] = 0
     return scale
 
 
 @inner
-def _certify(costs, offset, stride, n, m, flow, work, unit, row_mass, a, col_mass, b, us, vs):
+def _certify(costs, offset, stride, n, m, flow, givers, work, unit, row_mass, a, col_mass, b, us, vs):
     """Value of the plan, and a feasible dual pair, on the costs as given; (value, dual value, total mass)."""
     value, dual, total = 0.0, 0.0, 0.0
     for j in range(m):
-        vs[b + j] = work[COL_DUAL, j] * unit
+        vs[b + j] = np.inf
+    for i in range(n):
+        u = work[ROW_DUAL, i] * unit
+        us[a + i] = u
+        dual += row_mass[a + i] * u
+        for j in range(m):
+            vs[b + j] = min(vs[b + j], costs[offset + i * stride + j] - u)
+    for j in range(m):
         dual += col_mass[b + j] * vs[b + j]
         total += col_mass[b + j]
-    for i in range(n):
-        low = np.inf
-        for j in range(m):
-            x = float(costs[offset + i * stride + j])
-            low = min(low, x - vs[b + j])
-            if flow[i, j] > 0:
-                value += flow[i, j] * x
-        us[a + i] = low
-        dual += row_mass[a + i] * low
+        for k in range(work[NUM_GIVERS, j]):
+            i = givers[j, k]
+            value += flow[i, j] * costs[offset + i * stride + j]
     return value / total, dual / total, total
 
 
@@ -268,6 +279,7 @@ def solve_range(
     flow,
     givers,
     work,
+    real,
     costs,
     offsets,
     strides,
@@ -287,8 +299,8 @@ def solve_range(
     """Solve the problems of a flat buffer one after another (the caller gives each thread its own range).
 
     Args:
-        cost, flow, givers, work: From :func:`scratch`.
-        costs: (total,) flat costs; problem k starts at ``offsets[k]`` and its rows lie ``strides[k]`` apart.
+        cost, flow, givers, work: From :func:`scratch`. real: (3, >= columns) float64 scratch.
+        costs: (total,) float64 costs; problem k starts at ``offsets[k]`` and its rows lie ``strides[k]`` apart.
         ns, ms: Rows and columns of each problem. row_mass, col_mass: flat integer masses, equal totals a
             problem, starting at ``row_start[k]`` and ``col_start[k]``.
         values, gaps, outcomes: (problems,) results. plans: flat, laid out as ``costs``, or empty for none.
@@ -297,7 +309,7 @@ def solve_range(
     for k in range(len(ns)):
         n, m, a, b = ns[k], ms[k], row_start[k], col_start[k]
         bits = index_bits(n, m)
-        scale = _levels(costs, offsets[k], strides[k], n, m, bits, cost)
+        scale = _levels(costs, offsets[k], strides[k], n, m, bits, cost, real)
         if scale == 0.0:
             values[k], gaps[k], outcomes[k] = np.nan, np.nan, NOT_FINITE
             continue
@@ -310,7 +322,7 @@ def solve_range(
         outcomes[k], _ = serve_all(cost, flow, givers, work, n, m, bits, 0.0, np.inf)
         unit = 1.0 / (scale * 2.0**bits)
         values[k], dual, total = _certify(
-            costs, offsets[k], strides[k], n, m, flow, work, unit, row_mass, a, col_mass, b, us, vs
+            costs, offsets[k], strides[k], n, m, flow, givers, work, unit, row_mass, a, col_mass, b, us, vs
         )
         gaps[k] = values[k] - dual
         if len(plans) > 0:
