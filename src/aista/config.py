@@ -139,13 +139,31 @@ class ModelSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Manifests to train and validate on; frozen encoders' outputs may be kept on disk in ``features``."""
+    """Manifests to train and validate on.
+
+    Attributes:
+        train, validation: JSONL manifests.
+        weights: Share of each training manifest in an epoch, in their order; None: every row once.
+        features: Folder where the frozen encoders' outputs are kept; None: they run in every step.
+        num_workers: Processes that read and decode.
+        max_corrupt_share: Share of the clips that may be unreadable; each is logged and replaced.
+        max_seconds, too_long: Clips longer than this are an error, or skipped and counted.
+    """
 
     train: list[str] = Field(min_length=1)
     validation: list[str] = []
+    weights: list[float] | None = None
     features: str | None = None
     num_workers: int = 0
     max_corrupt_share: float = 0.01
+    max_seconds: float | None = None
+    too_long: Literal["error", "skip"] = "error"
+
+    @model_validator(mode="after")
+    def _every_manifest_has_a_weight(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.train):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.train)} training manifests")
+        return self
 
 
 class TrainSettings(Settings):

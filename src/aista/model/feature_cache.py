@@ -16,19 +16,30 @@ from aista.data.manifest import Manifest
 
 
 def cached_features(
-    model: Any, processor: Any, manifests: list[str], folder: str, batch_size: int = 16
+    model: Any,
+    processor: Any,
+    manifests: list[str],
+    folder: str,
+    *,
+    batch_size: int = 16,
+    max_corrupt_share: float = 0.0,
 ) -> FeatureStore:
-    """Return a store that holds the encoder features of every clip of the manifests, computing what is missing.
+    """Return a store that holds the encoder features of every clip, computing what is missing.
 
     Features are the concatenated raw outputs of the frozen encoders, before the trained LayerNorms:
     (frames, d_speech + d_audio), float16. They depend on nothing that training changes.
 
+    Args:
+        max_corrupt_share: Share of the clips that may turn out to be unreadable; each is logged and left out.
+
     Raises:
         CheckpointError: The store was written by other encoders.
+        AudioError, TrainingError: More clips cannot be read than may be.
     """
     path = Path(folder)
     fingerprint = encoder_fingerprint(model.config)
-    clips = SpeechDataset([Manifest(manifest) for manifest in manifests]).clips()
+    opened = [Manifest(manifest) for manifest in manifests]
+    clips = SpeechDataset(opened, max_corrupt_share=max_corrupt_share).clips()
     if _is_complete(path):
         store = FeatureStore(path, fingerprint=fingerprint)
         if not len(clips.without(store)):
@@ -58,9 +69,12 @@ def _encode(
     with Progress() as bar:
         task = bar.add_task("encoder features", total=len(order))
         for start in range(0, len(order), batch_size):
-            rows = [clips[i] for i in order[start : start + batch_size]]
+            chosen = order[start : start + batch_size]
+            bar.advance(task, len(chosen))
+            rows = clips.readable(chosen)
+            if not rows:
+                continue
             audio = processor.audio_inputs([samples for _, samples in rows])
             frames = model.encode_audio(**{name: value.to(model.device) for name, value in audio.items()})
             for (utterance, samples), features in zip(rows, frames.cpu(), strict=True):
                 writer.add(feature_key(utterance), features[: model.config.frames_for(len(samples))].numpy())
-            bar.advance(task, len(rows))

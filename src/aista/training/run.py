@@ -1,7 +1,7 @@
 """What every training stage shares: start or resume, train, leave one finished folder behind.
 
-A finished run is a model folder (``aista.load`` reads it) that also holds ``settings.yaml``, ``history.json`` (every
-logged figure) and, written last, ``training.json`` (steps, seconds, best validation).
+A finished run is a model folder (``aista.load`` reads it) that also holds ``settings.yaml``, ``history.json``
+(every logged figure) and, written last, ``training.json`` (steps, seconds, best validation).
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def train(
         output=output,
         seed=settings.seed,
         num_workers=settings.data.num_workers,
+        weights=settings.data.weights,
         **_data(settings, model, processor, transcripts=bool(objective.layers)),
     )
     model.config.directions = sorted({*(model.config.directions or ()), *directions(trainer.train_dataset)})
@@ -107,15 +108,18 @@ def train(
 def _data(settings: PretrainSettings | JointSettings, model: Any, processor: Any, transcripts: bool) -> dict:
     """Return the trainer's datasets and collator."""
     data: DataSettings = settings.data
-    store = (
-        cached_features(model, processor, [*data.train, *data.validation], data.features)
-        if data.features
-        else None
-    )
+    paths, share = [*data.train, *data.validation], data.max_corrupt_share
+    store = None
+    if data.features:
+        store = cached_features(model, processor, paths, data.features, max_corrupt_share=share)
 
     def dataset(paths: list[str]) -> SpeechDataset:
         return SpeechDataset(
-            [Manifest(path) for path in paths], features=store, max_corrupt_share=data.max_corrupt_share
+            [Manifest(path) for path in paths],
+            features=store,
+            max_corrupt_share=share,
+            max_seconds=data.max_seconds,
+            too_long=data.too_long,
         )
 
     return {
@@ -148,6 +152,7 @@ def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
         "steps": run.steps,
         "seconds": round(seconds, 1),
         "best_token_accuracy": best,
+        "padding_waste": round(trainer.padding_waste, 4),
         "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "torch": torch.__version__,
     }

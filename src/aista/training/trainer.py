@@ -80,6 +80,7 @@ class AistaTrainer(Trainer):
         objective: The alignment method; ``none`` trains the base model.
         alpha: Weight of the cross-entropy; without alignment losses the cross-entropy has weight 1.
         settings: Optimisation settings.
+        weights: Share of each training manifest in an epoch; None: every row once.
 
     Equation: 2 (no objective) and 6.
     Gradient: through the speech branch; the text branch is computed without gradient.
@@ -87,10 +88,11 @@ class AistaTrainer(Trainer):
 
     def __init__(
         self, *, objective: Alignment, alpha: float, settings: TrainSettings, output: Path, seed: int,
-        num_workers: int = 0, **kwargs: Any,
+        num_workers: int = 0, weights: list[float] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(args=training_arguments(output, settings, seed, num_workers), **kwargs)
         self.objective, self.alpha, self.settings = objective, alpha, settings
+        self.weights, self.padding_waste = weights, 0.0
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self._parts: dict[str, Tensor | float] = defaultdict(float)
@@ -155,12 +157,16 @@ class AistaTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        return LengthGroupedSampler(
+        sampler = LengthGroupedSampler(
             dataset.lengths,
             self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             self.args.seed,
+            groups=dataset.sources if self.weights else None,
+            weights=dict(enumerate(self.weights)) if self.weights else None,
             on_epoch=self.data_collator.set_epoch,
         )
+        self.padding_waste = sampler.padding_waste()
+        return sampler
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Use our schedule (DESIGN decision 8)."""
