@@ -86,12 +86,18 @@ class AistaTrainer(Trainer):
     Gradient: through the speech branch; the text branch is computed without gradient.
     """
 
+    # Theirs, narrower here than they can know.
+    model: Any
+    data_collator: Any
+    train_dataset: Any
+
     def __init__(
         self, *, objective: Alignment, alpha: float, settings: TrainSettings, output: Path, seed: int,
         num_workers: int = 0, weights: list[float] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(args=training_arguments(output, settings, seed, num_workers), **kwargs)
-        self.objective, self.alpha, self.settings = objective, alpha, settings
+        self.objective: Alignment = objective
+        self.alpha, self.settings = alpha, settings
         self.weights, self.padding_waste = weights, 0.0
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
@@ -156,7 +162,7 @@ class AistaTrainer(Trainer):
     # ---- order, schedule, weight decay ----
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
         sampler = LengthGroupedSampler(
             dataset.lengths,
             self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
@@ -172,8 +178,9 @@ class AistaTrainer(Trainer):
         """Use our schedule (DESIGN decision 8)."""
         if self.lr_scheduler is None:
             peak = self.settings.learning_rate
+            target: Any = optimizer or self.optimizer
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: learning_rate(step, self.settings) / peak
+                target, lambda step: learning_rate(step, self.settings) / peak
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -234,7 +241,7 @@ class AistaTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+            (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.accelerator.unwrap_model(model or self.model).load_trainable(
@@ -242,7 +249,7 @@ class AistaTrainer(Trainer):
         )
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
 
 def last_checkpoint(output: Path) -> str | None:
