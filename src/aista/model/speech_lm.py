@@ -356,7 +356,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
         """Answer prompts.
 
         Args:
-            input_ids, attention_mask, speech_mask: (B, T), padded on the left.
+            input_ids, attention_mask, speech_mask: (B, T), padded on the left (right: SALMONN's ``slots``).
             num_beams, max_new_tokens, options: Settings of transformers' ``GenerationConfig``.
 
         Returns:
@@ -365,7 +365,8 @@ class AistaForConditionalGeneration(PreTrainedModel):
         Raises:
             ModelInputError: The prompts are padded on the right, or audio and slots do not fit.
         """
-        if not attention_mask[:, -1].all():
+        slots = self.config.position_ids == "slots"
+        if not slots and not attention_mask[:, -1].all():
             raise ModelInputError(
                 "Prompts must be padded on the left to be answered.",
                 advice='processor(..., padding_side="left")',
@@ -382,7 +383,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
                 **options,
             }
         )
-        with hidden.eval_mode(self):
+        with hidden.eval_mode(self), hidden.salmonn_positions(self.backbone, slots):
             embeds = self._embed(
                 input_ids,
                 attention_mask,
