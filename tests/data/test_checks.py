@@ -114,9 +114,9 @@ def test_command_line(folder):
     (folder / "bad.jsonl").write_text('{"id": "x"}\n')
     runner = CliRunner()
     good = runner.invoke(app, ["check", str(folder / "good.jsonl"), "--decode"])
-    assert good.exit_code == 0 and "fit to train on" in good.stdout
+    assert good.exit_code == 0 and "fit to train on" in " ".join(good.stdout.split())
     bad = runner.invoke(app, ["check", str(folder / "bad.jsonl")])
-    assert bad.exit_code == 1 and "bad row" in bad.stdout
+    assert bad.exit_code == 1 and "bad row" in " ".join(bad.stdout.split())
     both = runner.invoke(app, ["check", str(folder / "good.jsonl"), str(folder / "bad.jsonl"), "--json"])
     assert both.exit_code == 1 and [r["ok"] for r in json.loads(both.stdout)] == [True, False]
     shown = runner.invoke(app, ["show", str(folder / "good.jsonl"), "--json"])

@@ -24,14 +24,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     pytest.importorskip("espeakng_loader")
     folder = tmp_path_factory.mktemp("demo") / "run"
     first = subprocess.Popen(
-        [*COMMAND, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        [*COMMAND, folder],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # A runner in the background may ignore Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     for _ in range(600):
         if (folder / "build/whisper").exists() or first.poll() is not None:
             break
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGINT)
-    first.communicate(timeout=60)
+    first.wait(timeout=120)
     assert first.returncode != 0 and not (folder / "results.json").exists()
     kept = (folder / "build/whisper/model.safetensors").stat().st_mtime_ns
     again = subprocess.run([*COMMAND, folder], capture_output=True, text=True, check=False)
