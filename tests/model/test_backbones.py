@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from aista.errors import ConfigError
-from aista.model import backbones
+from aista.errors import CheckpointError, ConfigError
+from aista.model import AistaForConditionalGeneration, backbones
 from tests.model.conftest import noise
 from tests.tiny import tokenizer
 
@@ -60,3 +61,9 @@ def test_the_guide_adds_a_language_model_in_one_file(bases, neox, tmp_path, monk
     states = model.text_states(text["transcript_input_ids"], text["transcript_attention_mask"], [1])
     assert states[1].shape[-1] == 32
     assert model.generate(**processor(noise(0.5), "Go."), max_new_tokens=3).shape == (1, 3)
+    model.save_pretrained(tmp_path / "saved")
+    AistaForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype="float32")
+    if dotted:
+        monkeypatch.delitem(sys.modules, "kept.my_neox")
+        with pytest.raises(CheckpointError, match="another package"):
+            AistaForConditionalGeneration.from_pretrained(tmp_path / "saved")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -291,6 +292,7 @@ def from_pretrained(
     """
     folder = bases.locate(str(folder))
     config = read_checkpoint_config(folder)
+    _require_known_family(config.family)
     for role, source in (replace_bases or {}).items():
         if role not in config.bases:
             raise ConfigError("This model has no such base.", got=role, expected=list(config.bases or {}))
@@ -309,6 +311,16 @@ def from_pretrained(
     model = _on_one_device(cls(config, **parts))
     model.load_trainable(trained)
     return model
+
+
+def _require_known_family(name: str | None) -> None:
+    """A file must not decide which module gets imported: a third party's family is imported by the user."""
+    if name and "." in name and name not in sys.modules:
+        raise CheckpointError(
+            "This model uses a backbone family of another package.",
+            got=name,
+            advice=f"If you trust it: import {name}",
+        )
 
 
 def _require_same_base(role: str, path: Path, expected: str | None, *, strict: bool) -> None:
