@@ -224,14 +224,17 @@ def serve_all(cost, flow, givers, work, n, m, bits, dual, stop_at):
 
 
 @inner
-def _levels(costs, offset, stride, n, m, bits, cost, real):
-    """Round one problem's costs to integers in scratch; returns levels per unit (0: not finite)."""
+def _levels(costs, offset, stride, n, m, bits, cost, real, us, a):
+    """Round costs less row means (into ``us``) to integers; returns levels per unit (0: not finite)."""
     for j in range(m):
-        real[0, j] = real[1, j] = costs[offset + j]
-        real[2, j] = 0.0
+        real[0, j], real[1, j], real[2, j] = np.inf, -np.inf, 0.0
     for i in range(n):
+        mean = 0.0
         for j in range(m):
-            x = costs[offset + i * stride + j]
+            mean += costs[offset + i * stride + j]
+        us[a + i] = mean = mean / m
+        for j in range(m):
+            x = costs[offset + i * stride + j] - mean
             real[0, j] = min(real[0, j], x)
             real[1, j] = max(real[1, j], x)
             real[2, j] += abs(x)
@@ -245,8 +248,9 @@ def _levels(costs, offset, stride, n, m, bits, cost, real):
     if scale > 1e300:
         scale = 1e300
     for i in range(n):
+        mean = us[a + i]
         for j in range(m):
-            cost[i, j] = np.int64((costs[offset + i * stride + j] - low) * scale) << bits
+            cost[i, j] = np.int64((costs[offset + i * stride + j] - mean - low) * scale) << bits
         for j in range(m, padded(m)):
             cost[i, j] = 0
     return scale
@@ -254,13 +258,13 @@ def _levels(costs, offset, stride, n, m, bits, cost, real):
 
 @inner
 def _certify(costs, offset, stride, n, m, flow, givers, work, unit, row_mass, a, col_mass, b, us, vs):
-    """Value of the plan, and a feasible dual pair, on the costs as given; (value, dual value, total mass)."""
+    """Value of the plan and of a dual pair feasible on the costs as given; and the total mass."""
     value, dual, total = 0.0, 0.0, 0.0
     for j in range(m):
         vs[b + j] = np.inf
     for i in range(n):
-        u = work[ROW_DUAL, i] * unit
-        us[a + i] = u
+        us[a + i] += work[ROW_DUAL, i] * unit
+        u = us[a + i]
         dual += row_mass[a + i] * u
         for j in range(m):
             vs[b + j] = min(vs[b + j], costs[offset + i * stride + j] - u)
@@ -299,8 +303,8 @@ def solve_range(
     """Solve the problems of a flat buffer one after another (the caller gives each thread its own range).
 
     Args:
-        cost, flow, givers, work: From :func:`scratch`. real: (3, >= columns) float64 scratch.
-        costs: (total,) float64 costs; problem k starts at ``offsets[k]`` and its rows lie ``strides[k]`` apart.
+        cost, flow, givers, work: From :func:`scratch`. real: (3, columns) float64 scratch.
+        costs: (total,) float64 costs; problem k starts at ``offsets[k]``, its rows ``strides[k]`` apart.
         ns, ms: Rows and columns of each problem. row_mass, col_mass: flat integer masses, equal totals a
             problem, starting at ``row_start[k]`` and ``col_start[k]``.
         values, gaps, outcomes: (problems,) results. plans: flat, laid out as ``costs``, or empty for none.
@@ -309,7 +313,7 @@ def solve_range(
     for k in range(len(ns)):
         n, m, a, b = ns[k], ms[k], row_start[k], col_start[k]
         bits = index_bits(n, m)
-        scale = _levels(costs, offsets[k], strides[k], n, m, bits, cost, real)
+        scale = _levels(costs, offsets[k], strides[k], n, m, bits, cost, real, us, a)
         if scale == 0.0:
             values[k], gaps[k], outcomes[k] = np.nan, np.nan, NOT_FINITE
             continue
