@@ -51,6 +51,8 @@ def _add_verbs() -> None:
 def main() -> None:
     """Run a verb; an error of ours is a message and exit code 2, an interruption exit code 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "download" not in sys.argv:  # bars of transformers' own for loading a file of some megabytes
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     _add_verbs()
     try:
         app()
