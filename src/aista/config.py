@@ -167,7 +167,12 @@ class DataSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """Optimisation; the defaults are the paper's stage 1 (A.1). Names are those of ``TrainingArguments``."""
+    """Optimisation; the defaults are the paper's stage 1 (A.1). Names are those of ``TrainingArguments``.
+
+    Attributes:
+        salmonn_epoch_steps: Restart the warm-up every so many steps, as SALMONN's scheduler does at its epochs;
+            for comparison with its runs alone.
+    """
 
     max_steps: int = 80_000
     per_device_train_batch_size: int = 32
@@ -177,6 +182,7 @@ class TrainSettings(Settings):
     warmup_start_learning_rate: float = 1e-6
     min_learning_rate: float = 1e-5
     warmup_steps: int = 9_000
+    salmonn_epoch_steps: int | None = None
     weight_decay: float = 0.05
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999

@@ -240,11 +240,7 @@ def test_without_parity_the_weights_are_the_same_and_rows_stand_alone(kit):
     ],
 )
 def test_learning_rates(kit, name, steps, warmup, epoch):
-    """Ours, over global steps, is SALMONN's wherever its warm-up ends within its first epoch.
-
-    Where it does not, SALMONN warms up anew in every epoch: the same formula, its counter set back.
-    """
-    settings = TrainSettings(max_steps=steps, warmup_steps=warmup)
+    """With ``salmonn_epoch_steps`` ours is SALMONN's, its restarts of the warm-up included."""
+    settings = TrainSettings(max_steps=steps, warmup_steps=warmup, salmonn_epoch_steps=epoch)
     for step, wanted in json.loads((kit / "lr_schedule.json").read_text())[name].items():
-        counted = int(step) % epoch if int(step) < warmup else int(step)
-        assert learning_rate(counted, settings) == pytest.approx(wanted, rel=1e-9), step
+        assert learning_rate(int(step), settings) == pytest.approx(wanted, rel=1e-9), step

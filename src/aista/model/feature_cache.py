@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 
+from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.collate import SpeechDataset, feature_key
-from aista.data.feature_store import FeatureStore, FeatureStoreWriter
+from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes
 from aista.data.manifest import Manifest
 
 
@@ -44,6 +46,7 @@ def cached_features(
         store = FeatureStore(path, fingerprint=fingerprint)
         if not len(clips.without(store)):
             return store  # runs side by side get here: they only read
+    _announce(clips, model.config.feature_dim, path)
     with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer:
         _encode(model, processor, clips.without(writer), writer, batch_size)
     return FeatureStore(path, fingerprint=fingerprint)
@@ -52,6 +55,14 @@ def cached_features(
 def _is_complete(path: Path) -> bool:
     about = path / "store.json"
     return about.exists() and bool(json.loads(about.read_text())["complete"])
+
+
+def _announce(clips: SpeechDataset, dim: int, path: Path) -> None:
+    """Say how large the finished store will be, before hours are spent on it."""
+    size = estimate_bytes((int(seconds * SAMPLE_RATE_HZ) for seconds in clips.lengths), dim)
+    Console(stderr=True).print(
+        f"encoder features of {len(clips):,} clips: about {size / 1e6:,.0f} MB in {path}"
+    )
 
 
 def encoder_fingerprint(config: Any) -> str:

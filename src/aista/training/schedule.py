@@ -15,11 +15,13 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     makes the rate drop a little where the warm-up ends (2.94e-5 instead of 3e-5 with the paper's values).
 
     Source: the paper's A.1 for the values; SALMONN for the form.
-    Departs: SALMONN restarts the warm-up at each of its epochs; here steps are global.
+    Departs: SALMONN restarts the warm-up at each of its epochs; here steps are global, unless
+        ``salmonn_epoch_steps`` says how long its epochs are.
     """
     peak, low = settings.learning_rate, settings.min_learning_rate
     if step < settings.warmup_steps:
         start = settings.warmup_start_learning_rate
-        return start + (peak - start) * step / settings.warmup_steps
+        counted = step % settings.salmonn_epoch_steps if settings.salmonn_epoch_steps else step
+        return start + (peak - start) * counted / settings.warmup_steps
     progress = min(step / settings.max_steps, 1.0)
     return low + (peak - low) / 2 * (1 + math.cos(math.pi * progress))
