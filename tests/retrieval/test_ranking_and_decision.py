@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import ot
 import pytest
@@ -62,6 +64,17 @@ def test_ranks_equal_pot(options):
     assert ranking.mrr == pytest.approx(mrr(ranking.ranks))
     assert sum(ranking.stages.values()) == 40 * 40
     assert ranking.num_ties == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("AISTA_SLOW" not in os.environ, reason="minutes of POT: set AISTA_SLOW=1")
+@pytest.mark.parametrize("alignment", [0.0, 0.15, 0.4])
+@pytest.mark.parametrize("massive", [False, True])
+def test_ranks_equal_pot_on_200_by_200(alignment, massive):
+    speech, text = layer(200, 256, alignment, seed=11, massive=massive)
+    distances = all_distances(speech, text)
+    ranking = exact_ranks(speech, text)
+    np.testing.assert_array_equal(ranking.ranks, 1 + (distances < distances.diagonal()[:, None]).sum(1))
 
 
 @pytest.mark.parametrize("threshold", [0.02, 0.1, 0.3, 0.9])
