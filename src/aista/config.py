@@ -170,8 +170,8 @@ class TrainSettings(Settings):
     """Optimisation; the defaults are the paper's stage 1 (A.1). Names are those of ``TrainingArguments``.
 
     Attributes:
-        salmonn_epoch_steps: Restart the warm-up every so many steps, as SALMONN's scheduler does at its epochs;
-            for comparison with its runs alone.
+        salmonn_epoch_steps: Restart the warm-up every so many steps, as SALMONN's scheduler does at its
+            epochs; for comparison with its runs alone.
     """
 
     max_steps: int = 80_000

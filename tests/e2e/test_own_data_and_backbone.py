@@ -1,4 +1,4 @@
-"""A user's own manifest, own Whisper and an LLM of another class, through every verb, with no code touched."""
+"""A user's own manifest, own Whisper and an LLM of another class, through every verb; no code touched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from aista.errors import AistaError
 from tests import tiny
 
 QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
-STEPS = {"max_steps": 2, "per_device_train_batch_size": 3, "save_steps": 2, "logging_steps": 1, "warmup_steps": 1}
+STEPS = {
+    "max_steps": 2, "per_device_train_batch_size": 3, "save_steps": 2, "logging_steps": 1, "warmup_steps": 1,
+}  # fmt: skip
 
 
 def run(*arguments: str) -> str:
@@ -59,7 +61,9 @@ def test_every_verb_with_a_llama(tmp_path: Path, template: str) -> None:
     scores = json.loads((tmp_path / "scores/results.json").read_text())["scores"]
     assert {"bleu_zh", "mt_bleu_zh", "token_accuracy", "log_wasserstein"} <= scores.keys()
     told = json.loads(
-        run("translate", str(tmp_path / "st_3.wav"), "--to", "zh", "--model", joint, "--output-format", "json")
+        run(
+            "translate", str(tmp_path / "st_3.wav"), "--to", "zh", "--model", joint, "--output-format", "json"
+        )
     )
     assert "text" in (told[0] if isinstance(told, list) else told)
     with pytest.raises(AistaError, match="en-zh"):

@@ -118,8 +118,10 @@ def test_a_half_written_checkpoint_is_not_resumed_from(
 def test_alpha_one_equals_no_alignment(stage1: Path, tmp_path: Path) -> None:
     results = {}
     for name, alignment in {
-        "none": {"method": "none"}, "one": {"layers": [0, 1], "alpha": 1.0}, "ot": {"layers": [0, 1], "alpha": 0.5},
-    }.items():  # fmt: skip
+        "none": {"method": "none"},
+        "one": {"layers": [0, 1], "alpha": 1.0},
+        "ot": {"layers": [0, 1], "alpha": 0.5},
+    }.items():
         settings = tiny.joint_settings(
             tmp_path, str(stage1), output=str(tmp_path / name), alignment=alignment
         )

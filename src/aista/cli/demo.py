@@ -44,7 +44,7 @@ def demo(
 ) -> None:
     """Select layers, train base and AI-STA, score both, write a report, translate a fresh clip.
 
-    Speech is synthesised by espeak-ng; nothing is downloaded. Stop it with Ctrl-C and start it again: it goes on.
+    Speech is synthesised by espeak-ng; nothing is downloaded. Stop it with Ctrl-C, start it again.
     """
     if context.invoked_subcommand:
         return
@@ -72,7 +72,7 @@ def build(
         bool, typer.Option("--install", help="Put the finished models into this package.")
     ] = False,
 ) -> None:
-    """Make everything the package ships: corpora, stand-in backbones, the stage-1 model, the finished model."""
+    """Make everything the package ships: corpora, stand-in backbones, stage-1 model, finished model."""
     from aista.demo.build import Build
 
     run = Build(output, scale)

@@ -80,7 +80,7 @@ class FeatureStoreWriter:
                 advice="Name another folder, or delete this one.",
             )
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._keys
 
     def __len__(self) -> int:

@@ -35,7 +35,7 @@ def headline(results: Mapping[str, Any], comparisons: Comparisons) -> str:
 
 def findings(results: Mapping[str, Any], comparisons: Comparisons) -> list[tuple[str, str]]:
     """Return what the numbers say as (subject, sentences), the paper's claims in their order."""
-    rows = [_layers(results)]
+    rows: list[tuple[str, str] | None] = [_layers(results)]
     rows += [_translation(results, comparisons, name) for name in _translation_scores(results)]
     rows += [
         _text_translation(results, comparisons, name) for name in _translation_scores(results, "mt_bleu_")

@@ -20,7 +20,7 @@ class LayerRow(BaseModel):
         low, high: Certified bounds of the MRR; equal to it in ``exact`` mode.
         selected: Whether the MRR exceeds the threshold (Eq. 5).
         mean_distance: Mean Wasserstein distance of the matching pairs.
-        shuffled_mrr: MRR when every clip is given its neighbour's text: a measured chance level.
+        shuffled_mrr: MRR when every clip is given a wrong text of like length: a measured chance level.
         num_ties: Texts exactly as far as the right one, other than equal texts.
         pairs_touched: Transport problems looked at.
         seconds: Time for this layer.
