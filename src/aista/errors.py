@@ -1,14 +1,14 @@
 """Every error a user of aista can meet: what happened, what was got, what was expected, what to try.
 
-    AistaError
-    |- ConfigError        a setting is unknown, missing or contradicts another
-    |- AudioError         a sound cannot be read or used
-    |- ManifestError      a row of a manifest cannot be used
-    |- ModelInputError    what was handed to the model does not fit it
-    |- CheckpointError    weights do not belong together
-    |- TransportError     a transport problem cannot be solved
-    |- TrainingError      a run cannot go on
-    `- EvaluationError    a score would be meaningless
+AistaError
+|- ConfigError        a setting is unknown, missing or contradicts another
+|- AudioError         a sound cannot be read or used
+|- ManifestError      a row of a manifest cannot be used
+|- ModelInputError    what was handed to the model does not fit it
+|- CheckpointError    weights do not belong together
+|- TransportError     a transport problem cannot be solved
+|- TrainingError      a run cannot go on
+`- EvaluationError    a score would be meaningless
 """
 
 from __future__ import annotations
