@@ -72,7 +72,8 @@ def test_irregular_sources_lose_no_word() -> None:
         noisy = language_model.irregular("The doctor bought a red book.", rng).lower().replace(" ", "")
         position = 0
         for character in "thedoctorboughtaredbook":
-            position = noisy.index(character, position) + 1
+            position = noisy.find(character, position) + 1
+            assert position, noisy
 
 
 def test_no_held_out_pair_in_the_training_text() -> None:

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -311,11 +311,6 @@ def tagged(folder: Path | str, corpus: str, scale: Scale) -> list[tuple[Path, tu
         for item in items(corpus, scale)
         if (folder / "audio" / corpus / f"{item.key}.flac").exists()
     ]
-
-
-def smaller(scale: Scale, **sizes: int) -> Scale:
-    """Return a scale with some sizes changed."""
-    return replace(scale, **sizes)
 
 
 def read_samples(path: Path) -> np.ndarray:

@@ -20,6 +20,7 @@ from aista.evaluation.metrics import token_accuracy
 from aista.evaluation.settings import GenerationSettings
 from aista.model.spans import text_ids
 from aista.retrieval import pair_distances
+from aista.selection.hidden_states import paired_states
 
 _BATCH = 16
 
@@ -28,7 +29,7 @@ _BATCH = 16
 def teacher_forced_accuracy(model: Any, processor: Any, dataset: SpeechDataset) -> tuple[int, int]:
     """Return (right target tokens, target tokens) of a model that is shown the right beginning."""
     right = total = 0
-    for batch in _batches(model, processor, dataset, "token accuracy", transcripts=False):
+    for batch in _batches(model, processor, dataset, "token accuracy"):
         labels = batch["labels"]
         correct, count = token_accuracy(model(**batch).logits, labels)
         right, total = right + correct, total + count
@@ -83,30 +84,16 @@ def transport_map(model: Any, processor: Any, dataset: SpeechDataset, layer: int
     return maps
 
 
-@torch.no_grad()
 def _states(
     model: Any, processor: Any, dataset: SpeechDataset, layers: tuple[int, ...]
 ) -> Iterator[tuple[dict[int, list[Tensor]], dict[int, list[Tensor]]]]:
-    """Yield, batch by batch, the hidden states of speech and transcript: layer -> one (tokens, d) each."""
-    for batch in _batches(model, processor, dataset, "transport", transcripts=True):
-        mask = batch.pop("transcript_mask")
-        ids, attention = batch.pop("transcript_input_ids"), batch.pop("transcript_attention_mask")
-        spoken = model(**batch, capture_layers=layers)
-        written = model.text_states(ids, attention, layers)
-        yield (
-            {layer: _pieces(spoken.hidden_states[layer], spoken.speech_mask) for layer in layers},
-            {layer: _pieces(written[layer], mask) for layer in layers},
-        )
-
-
-def _pieces(states: Tensor, mask: Tensor) -> list[Tensor]:
-    return [row[keep].float().cpu() for row, keep in zip(states, mask, strict=True)]
+    return paired_states(model, dataset, Collator(processor, transcripts=True), layers, _BATCH)
 
 
 def _batches(
-    model: Any, processor: Any, dataset: SpeechDataset, description: str, *, transcripts: bool
+    model: Any, processor: Any, dataset: SpeechDataset, description: str
 ) -> Iterator[dict[str, Any]]:
-    collator = Collator(processor, transcripts=transcripts)
+    collator = Collator(processor)
     starts = range(0, len(dataset), _BATCH)
     for start in tqdm(starts, desc=description, unit="batch"):
         rows = [dataset[i] for i in range(start, min(start + _BATCH, len(dataset)))]

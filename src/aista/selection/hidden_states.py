@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
+from tqdm import tqdm
 
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
-from aista.model.spans import take_span
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,40 @@ class LayerStates:
 
 
 @torch.no_grad()
+def paired_states(
+    model: Any, dataset: SpeechDataset, collator: Collator, layers: tuple[int, ...], batch_size: int
+) -> Iterator[tuple[dict[int, list[Tensor]], dict[int, list[Tensor]]]]:
+    """Yield, batch by batch, the states of speech and of transcript: layer -> one float32 (tokens, d) a pair.
+
+    The speech stands before the instruction and attention is causal, so the instruction changes nothing.
+
+    Args:
+        collator: One that encodes transcripts too.
+        layers: Numbered as ``output_hidden_states``.
+    """
+    model.eval()
+    starts = range(0, len(dataset), batch_size)
+    for start in tqdm(starts, desc="hidden states", unit="batch"):
+        rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        batch = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in collator(rows).items()}
+        batch.pop("ids", None)
+        mask = batch.pop("transcript_mask")
+        ids, attention = batch.pop("transcript_input_ids"), batch.pop("transcript_attention_mask")
+        spoken = model(**batch, capture_layers=layers)
+        written = model.text_states(ids, attention, layers)
+        yield (
+            {layer: _pieces(spoken.hidden_states[layer], spoken.speech_mask) for layer in layers},
+            {layer: _pieces(written[layer], mask) for layer in layers},
+        )
+
+
+def _pieces(states: Tensor, mask: Tensor) -> list[Tensor]:
+    return [row[keep].float().cpu() for row, keep in zip(states, mask, strict=True)]
+
+
 def extract(model: Any, dataset: SpeechDataset, collator: Collator, folder: Path, batch_size: int) -> None:
     """Write the speech and transcript states of every pair and layer under ``folder``.
 
-    The speech stands before the instruction and attention is causal, so the instruction changes nothing.
     States are kept in float32: bfloat16 loses ranks where a dimension is massive (TRANSPORT.md, E).
     """
     layers = tuple(range(model.config.text_config.num_hidden_layers + 1))
@@ -49,31 +78,15 @@ def extract(model: Any, dataset: SpeechDataset, collator: Collator, folder: Path
         for side in ("speech", "text")
         for layer in layers
     }
-    model.eval()
-    starts = range(0, len(dataset), batch_size)
-    for start in track(starts, description="hidden states", total=len(starts)):
-        rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        batch = {key: _to(value, model.device) for key, value in collator(rows).items()}
-        transcript_mask = batch.pop("transcript_mask")
-        text_inputs = batch.pop("transcript_input_ids"), batch.pop("transcript_attention_mask")
-        batch.pop("ids", None)
-        speech = model(**batch, capture_layers=layers)
-        text = model.text_states(*text_inputs, layers)
-        for layer in layers:
-            _write(writers["speech", layer], start, speech.hidden_states[layer], speech.speech_mask)
-            _write(writers["text", layer], start, text[layer], transcript_mask)
+    count = 0
+    for speech, text in paired_states(model, dataset, collator, layers, batch_size):
+        for side, states in (("speech", speech), ("text", text)):
+            for layer in layers:
+                for offset, piece in enumerate(states[layer]):
+                    writers[side, layer].add(str(count + offset), piece.numpy())
+        count += len(speech[layers[0]])
     for writer in writers.values():
         writer.close()
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
-def _write(writer: FeatureStoreWriter, start: int, states: Tensor, mask: Tensor) -> None:
-    span, span_mask = take_span(states, mask)
-    for offset, (rows, keep) in enumerate(zip(span.float().cpu(), span_mask.cpu(), strict=True)):
-        writer.add(f"{start + offset}", rows[keep].numpy())
 
 
 def _store(folder: Path, side: str, layer: int) -> Path:
