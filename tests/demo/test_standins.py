@@ -91,7 +91,7 @@ def test_the_schedule() -> None:
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="whisper, language_model, beats"):
+    with pytest.raises(ConfigError, match="whisper, language_model, llama, beats"):
         standins.train("hubert", tmp_path, tmp_path, SCALE)
     layer = torch.nn.Linear(1, 1)
     with pytest.raises(TrainingError, match="not finite"):

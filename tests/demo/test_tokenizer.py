@@ -48,7 +48,7 @@ def test_words_and_characters_are_tokens(
 
 
 def test_special_tokens_are_single(tokens: PreTrainedTokenizerBase) -> None:
-    for special in tokenizer.SPECIAL_TOKENS:
+    for special in tokenizer.SPECIAL_TOKENS["chatml"]:
         assert len(ids(tokens, special)) == 1
     prompt = prompts.render("chatml", prompts.instruction("st", "zh"))
     assert ids(tokens, prompt.end) == [tokens.eos_token_id]

@@ -1,4 +1,4 @@
-"""The stand-in backbones: a small Whisper, a small BEATs and a small Qwen2, each trained from nothing.
+"""The stand-in backbones: a Whisper, a BEATs, a Qwen2 and a Llama, all small, each trained from nothing.
 
 python -m aista.demo.standins evaluate FOLDER CORPUS    # the scores that stand in the cards
 """
@@ -14,7 +14,7 @@ from aista.demo import corpus, grammar, word_lists
 from aista.demo.standins import loop
 from aista.errors import ConfigError
 
-NAMES = ("whisper", "language_model", "beats")
+NAMES = ("whisper", "language_model", "llama", "beats")
 
 
 def train(
@@ -48,12 +48,10 @@ def train(
     folder, corpora = Path(folder), Path(corpora)
     if loop.finished(folder):
         return loop.card(folder)
-    if name == "language_model":
+    if name in ("language_model", "llama"):
         from aista.demo.standins import language_model
 
-        return language_model.train(
-            folder, language_model.NANO if nano else language_model.RECIPE, progress=progress
-        )
+        return language_model.train(folder, language_model.recipe(name, nano=nano), progress=progress)
     if name == "beats":
         from aista.demo.standins import beats
 
@@ -76,13 +74,18 @@ def _transcribed(manifest: Path) -> tuple[list[Path], list[str]]:
 def evaluate(name: str, folder: Path | str, corpora: Path | str, *, limit: int = 300) -> dict[str, Any]:
     """Score a stand-in on held-out data and write the scores into its card.
 
-    ``whisper``: WER of the corpus ``whisper_dev`` (held-out speakers, combinations). ``language_model``:
+    ``whisper``: WER of the corpus ``whisper_dev`` (held-out speakers, combinations). The language models:
     BLEU of translation and repetition of held-out combinations, greedy. ``beats``: tagging of unseen sounds.
 
     Raises:
         ConfigError: There is no such stand-in.
     """
-    scorers = {"whisper": _score_whisper, "language_model": _score_language_model, "beats": _score_beats}
+    scorers = {
+        "whisper": _score_whisper,
+        "language_model": _score_language_model,
+        "llama": _score_language_model,
+        "beats": _score_beats,
+    }
     if name not in scorers:
         raise ConfigError(f"Unknown stand-in {name!r}.", expected=", ".join(NAMES))
     scores = scorers[name](Path(folder), Path(corpora), limit)
@@ -115,17 +118,18 @@ def _score_language_model(folder: Path, corpora: Path, limit: int) -> dict[str, 
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     tokens = AutoTokenizer.from_pretrained(folder)
+    template = loop.card(folder)["recipe"].get("template", "chatml")
     drawn = grammar.sentences(limit, seed=1_000_003, split="test")
     sources = [sentence.en for sentence in drawn]
     scores: dict[str, Any] = {"sentences": len(drawn)}
     for target in ("zh", "ja"):
-        answers = language_model.answer(model, tokens, sources, "st", target)
+        answers = language_model.answer(model, tokens, sources, "st", target, template)
         score = bleu(answers, [getattr(sentence, target) for sentence in drawn], target)
         scores |= {f"mt_bleu_{target}": round(score.value, 2), f"signature_{target}": score.signature}
-    repeated = language_model.answer(model, tokens, sources, "asr", "en")
+    repeated = language_model.answer(model, tokens, sources, "asr", "en", template)
     scores["repeat_bleu"] = round(bleu(repeated, sources, "en").value, 2)
     lists = word_lists.phrases(limit, seed=1_000_003, split="test")
-    repeated = language_model.answer(model, tokens, lists, "asr", "en")
+    repeated = language_model.answer(model, tokens, lists, "asr", "en", template)
     scores["repeat_phrases_exact"] = round(
         sum(a == b for a, b in zip(repeated, lists, strict=True)) / len(lists), 3
     )

@@ -1,4 +1,6 @@
-"""The stand-in language model: a small Qwen2 that translates, repeats and captions text in the chat form.
+"""The stand-in language models: small ones that translate, repeat and caption text.
+
+One is a Qwen2 in the chat form, the other a Llama in Vicuna's form: the paper's two backbones.
 
 The source text stands exactly where speech tokens will stand later. A part of the sources is made
 irregular (words stuttered, split, lower-cased, without punctuation): a large language model shrugs such
@@ -7,14 +9,14 @@ input off, and speech tokens are such input.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from aista.demo import grammar, sounds, tokenizer, word_lists
 from aista.demo.standins import loop
@@ -30,8 +32,15 @@ IRREGULAR_SHARE = 0.35
 
 @dataclass(frozen=True)
 class Recipe:
-    """Size, data and schedule of the stand-in language model."""
+    """Size, data and schedule of a stand-in language model.
 
+    Attributes:
+        kind: ``model_type`` of transformers: ``qwen2`` or ``llama``.
+        template: Its prompt template.
+    """
+
+    kind: str = "qwen2"
+    template: str = "chatml"
     hidden_size: int = 128
     num_layers: int = 6
     num_heads: int = 4
@@ -52,12 +61,19 @@ class Recipe:
 
 
 RECIPE = Recipe()
+LLAMA = replace(RECIPE, kind="llama", template="vicuna", num_kv_heads=4, seed=1)
 NANO = Recipe(
     hidden_size=48, num_layers=2, intermediate_size=96, num_sentences=400, num_phrases=60, num_captions=40,
     num_lists=40, num_examples=600,
     first=loop.Schedule(steps=20, batch_size=16, peak_learning_rate=3e-3, warmup_steps=5),
     second=loop.Schedule(steps=5, batch_size=16, peak_learning_rate=1e-3, warmup_steps=2),
 )  # fmt: skip
+
+
+def recipe(name: str, *, nano: bool = False) -> Recipe:
+    """Return the recipe of a stand-in by its name, ``language_model`` or ``llama``."""
+    full = LLAMA if name == "llama" else RECIPE
+    return replace(NANO, kind=full.kind, template=full.template, seed=full.seed) if nano else full
 
 
 @dataclass(frozen=True)
@@ -146,15 +162,15 @@ class Encoded:
     weights: list[float]
 
 
-def encode(tokens: PreTrainedTokenizerBase, drawn: list[Example]) -> list[Encoded]:
+def encode(tokens: PreTrainedTokenizerBase, drawn: list[Example], template: str = "chatml") -> list[Encoded]:
     """Tokenise the pieces of the prompt separately, as ``aista.model`` does."""
 
     def ids(texts: list[str]) -> list[list[int]]:
         return tokens(texts, add_special_tokens=False)["input_ids"]
 
-    rendered = [prompts.render("chatml", example.instruction) for example in drawn]
+    rendered = [prompts.render(template, example.instruction) for example in drawn]
     pieces = [
-        ids([prompt.prefix for prompt in rendered]),
+        [_start(tokens, template) + row for row in ids([prompt.prefix for prompt in rendered])],
         ids([example.source for example in drawn]),
         ids([prompt.suffix for prompt in rendered]),
         ids([example.answer + prompt.end for example, prompt in zip(drawn, rendered, strict=True)]),
@@ -169,6 +185,12 @@ def encode(tokens: PreTrainedTokenizerBase, drawn: list[Example]) -> list[Encode
     ]
 
 
+def _start(tokens: PreTrainedTokenizerBase, template: str) -> list[int]:
+    """Return the beginning-of-sequence token, where template and tokenizer have one."""
+    bos = tokens.bos_token_id
+    return [bos] if prompts.template(template).bos and isinstance(bos, int) else []
+
+
 def _collate(batch: list[Encoded], pad: int) -> tuple[Tensor, Tensor]:
     longest = max(len(entry.ids) for entry in batch)
     ids = torch.full((len(batch), longest), pad)
@@ -179,16 +201,17 @@ def _collate(batch: list[Encoded], pad: int) -> tuple[Tensor, Tensor]:
     return ids, weights
 
 
-def new_model(recipe: Recipe, tokens: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+def new_model(recipe: Recipe, tokens: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A fresh model of the real class."""
     torch.manual_seed(recipe.seed)
-    config = Qwen2Config(
+    config = AutoConfig.for_model(
+        recipe.kind,
         vocab_size=len(tokens), hidden_size=recipe.hidden_size, num_hidden_layers=recipe.num_layers,
         num_attention_heads=recipe.num_heads, num_key_value_heads=recipe.num_kv_heads,
         intermediate_size=recipe.intermediate_size, max_position_embeddings=512, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
+        bos_token_id=tokens.bos_token_id, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id,
     )  # fmt: skip
-    return Qwen2ForCausalLM(config)
+    return AutoModelForCausalLM.from_config(config)
 
 
 def train(
@@ -200,7 +223,7 @@ def train(
         The card: data, schedule, minutes (scores are added by ``standins.evaluate``).
     """
     folder, partial = Path(folder), Path(f"{folder}.part")
-    tokens = tokenizer.train(tokenizer_texts(recipe))
+    tokens = tokenizer.train(tokenizer_texts(recipe), template=recipe.template)
     model = new_model(recipe, tokens)
 
     def loss_of(batch: list[Encoded]) -> Tensor:
@@ -217,14 +240,14 @@ def train(
     minutes = 0.0
     for phase, schedule in ((1, recipe.first), (2, recipe.second)):
         rng = Random(f"batches {recipe.seed}" + (" second" if phase == 2 else ""))
-        drawn = encode(tokens, examples(recipe, phase))
+        drawn = encode(tokens, examples(recipe, phase), recipe.template)
         batches = loop.length_grouped(drawn, lambda entry: len(entry.ids), schedule.batch_size, rng)
         minutes += loop.fit(model, batches, loss_of, schedule, progress=progress, save=save)
         loop.round_to_bfloat16(model)
     loop.save_bfloat16(model, partial)
     tokenizer.save(tokens, partial)
     card = {
-        "what": "stand-in language model (Qwen2ForCausalLM), trained from nothing on synthetic text",
+        "what": f"stand-in language model ({type(model).__name__}), trained from nothing on synthetic text",
         "recipe": asdict(recipe),
         "parameters": sum(p.numel() for p in model.parameters()),
         "minutes": round(minutes, 1),
@@ -235,16 +258,21 @@ def train(
 
 @torch.no_grad()
 def answer(
-    model: Qwen2ForCausalLM, tokens: PreTrainedTokenizerBase, sources: list[str], task: str, target: str
+    model: PreTrainedModel,
+    tokens: PreTrainedTokenizerBase,
+    sources: list[str],
+    task: str,
+    target: str,
+    template: str = "chatml",
 ) -> list[str]:
     """Greedy answers of the model to texts that stand where speech will stand."""
-    prompt = prompts.render("chatml", prompts.instruction(task, target))
+    prompt = prompts.render(template, prompts.instruction(task, target))
     pad, end = tokens.pad_token_id, tokens.convert_tokens_to_ids(prompt.end)
     answers = []
     for start in range(0, len(sources), 50):
         pieces = [prompt.prefix, *sources[start : start + 50], prompt.suffix]
         before, *texts, after = tokens(pieces, add_special_tokens=False)["input_ids"]
-        rows = [[*before, *text, *after] for text in texts]
+        rows = [[*_start(tokens, template), *before, *text, *after] for text in texts]
         longest = max(map(len, rows))
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
