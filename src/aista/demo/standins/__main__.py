@@ -1,4 +1,4 @@
-"""``python -m aista.demo.standins evaluate FOLDER CORPUS``: score stand-ins and write it into their cards."""
+"""``python -m aista.demo.standins evaluate FOLDER CORPUS [NAME ...]``: score stand-ins, in their cards too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from aista.demo import standins
 
 
 def main(arguments: list[str]) -> None:
-    """Score every finished stand-in of a folder."""
-    if len(arguments) != 3 or arguments[0] != "evaluate":
+    """Score every finished stand-in of a folder, or those that are named."""
+    if len(arguments) < 3 or arguments[0] != "evaluate":
         raise SystemExit(__doc__)
     folder, corpora = Path(arguments[1]), Path(arguments[2])
-    for name in standins.NAMES:
+    for name in arguments[3:] or standins.NAMES:
         if (folder / name / "card.json").exists():
             print(name, standins.evaluate(name, folder / name, corpora), flush=True)
 
