@@ -13,6 +13,19 @@ from html import escape
 
 import numpy as np
 
+from aista.evaluation.drawing import (
+    Frame,
+    apart,
+    dot,
+    padded,
+    picture,
+    round_numbers,
+    rule,
+    text_at,
+    x_axis,
+    y_axis,
+)
+
 
 @dataclass(frozen=True)
 class Series:
@@ -40,33 +53,6 @@ class Level:
     name: str
     value: float
     style: str = "level"
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """The drawing area and the two scales."""
-
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-    log: bool = False
-
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return self.left + (value - low) / ((high - low) or 1) * (self.width - self.left - self.right)
-
-    def y(self, value: float) -> float:
-        low, high = (self._scaled(bound) for bound in self.y_range)
-        share = (self._scaled(value) - low) / ((high - low) or 1)
-        return self.height - self.bottom - share * (self.height - self.top - self.bottom)
-
-    def _scaled(self, value: float) -> float:
-        return math.log10(max(value, 1e-12)) if self.log else value
 
 
 def line_chart(
@@ -98,86 +84,37 @@ def line_chart(
     drawn = [(row, [p for p in row.points if all(map(math.isfinite, p))]) for row in series]
     drawn = [(row, points) for row, points in drawn if points]
     if not drawn:
-        return _svg(width, 40, f"{label}: no data", [_text("tick", 0, 24, "no data")])
+        return picture(width, 40, f"{label}: no data", [text_at("tick", 0, 24, "no data")])
     xs = [x for _, points in drawn for x, _ in points]
     ys = [y for _, points in drawn for _, y in points] + [level.value for level in levels]
-    bounds = y_range or _padded(min(ys), max(ys), log)
-    frame = _Frame(width, height, 46, 118, 12, 40, (min(xs), max(xs)), bounds, log)
-    parts = [*_y_axis(frame), *_x_axis(frame, x_ticks or _ticks(*frame.x_range), x_label)]
+    bounds = y_range or padded(min(ys), max(ys), log)
+    frame = Frame(width, height, 46, 118, 12, 40, (min(xs), max(xs)), bounds, log)
+    parts = [*y_axis(frame), *x_axis(frame, x_ticks or round_numbers(*frame.x_range), x_label)]
     names: list[tuple[float, str, str]] = []
     for level in levels:
-        parts.append(_rule(level.style, frame.left, width - frame.right, frame.y(level.value)))
+        parts.append(rule(level.style, frame.left, width - frame.right, frame.y(level.value)))
         names.append((frame.y(level.value), f"{level.name} {level.value:.{max(digits, 3)}f}", level.style))
     for row, points in drawn:
         parts += _line(frame, row, points, digits)
         names.append((frame.y(points[-1][1]), row.name, row.style))
     parts += [
-        _text(f"name {style}", width - frame.right + 9, y + 4, name) for y, name, style in _apart(names)
+        text_at(f"name {style}", width - frame.right + 9, y + 4, name) for y, name, style in apart(names)
     ]
-    return _svg(width, height, label, parts)
+    return picture(width, height, label, parts)
 
 
-def _line(frame: _Frame, row: Series, points: list[tuple[float, float]], digits: int) -> list[str]:
+def _line(frame: Frame, row: Series, points: list[tuple[float, float]], digits: int) -> list[str]:
     path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
     parts = [f'<polyline class="line {row.style}" points="{path}"/>']
     for value in points if row.dots else ():
         x, y = frame.x(value[0]), frame.y(value[1])
         told = f"{row.name} at {value[0]:g}: {value[1]:.{digits + 1}f}"
         if value[0] in row.marked:
-            parts.append(_dot(f"{row.style} marked", x, y, 5.5, told))
-            parts.append(_text("value", x + 9, y - 7, f"{value[1]:.{digits}f}"))
+            parts.append(dot(f"{row.style} marked", x, y, 5.5, told))
+            parts.append(text_at("value", x + 9, y - 7, f"{value[1]:.{digits}f}"))
         else:
-            parts.append(_dot(row.style, x, y, 3.5, told))
+            parts.append(dot(row.style, x, y, 3.5, told))
     return parts
-
-
-def _y_axis(frame: _Frame) -> list[str]:
-    low, high = frame.y_range
-    parts = []
-    for tick in _log_ticks(low, high) if frame.log else _ticks(low, high, 4):
-        parts.append(_rule("grid", frame.left, frame.width - frame.right, frame.y(tick)))
-        parts.append(_text("tick", frame.left - 8, frame.y(tick) + 4, f"{tick:g}", "end"))
-    return parts
-
-
-def _x_axis(frame: _Frame, ticks: Sequence[float], label: str) -> list[str]:
-    y = frame.height - frame.bottom
-    middle = (frame.left + frame.width - frame.right) / 2
-    parts = [_text("tick", frame.x(tick), y + 18, f"{tick:g}", "middle") for tick in ticks]
-    return [*parts, _text("axis", middle, y + 36, label, "middle")]
-
-
-def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
-    if log:
-        return max(low, 1e-12) / 1.3, high * 1.3
-    margin = 0.06 * ((high - low) or abs(high) or 1.0)
-    return (0.0 if low >= 0 and low < 0.4 * high else low - margin), high + margin
-
-
-def _ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Return round numbers from low to high, about so many."""
-    span = (high - low) or 1.0
-    raw = span / about
-    size = 10.0 ** math.floor(math.log10(raw))
-    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    many = high / low > 200
-    ticks = [factor * 10.0**power for power in powers for factor in ((1,) if many else (1, 2, 5))]
-    return [tick for tick in ticks if low <= tick <= high]
-
-
-def _apart(names: list[tuple[float, str, str]], distance: float = 14.0) -> list[tuple[float, str, str]]:
-    """Move labels down until none covers another."""
-    placed: list[tuple[float, str, str]] = []
-    for y, text, style in sorted(names):
-        lowest = placed[-1][0] + distance if placed else -math.inf
-        placed.append((max(y, lowest), text, style))
-    return placed
 
 
 @dataclass(frozen=True)
@@ -195,32 +132,32 @@ def dumbbells(pairs: Sequence[Pair], *, label: str, names: tuple[str, str], widt
     """Draw each pair as two dots on one axis from 0 to 100, joined; intervals as thin bars."""
     step, top = 46, 34
     height = top + step * len(pairs) + 34
-    frame = _Frame(width, height, 190, 28, top, 34, (0, 100), (0, 1))
+    frame = Frame(width, height, 190, 28, top, 34, (0, 100), (0, 1))
     parts = []
     for tick in range(0, 101, 20):
         x = frame.x(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 8}" y2="{height - 34}"/>')
-        parts.append(_text("tick", x, height - 14, str(tick), "middle"))
+        parts.append(text_at("tick", x, height - 14, str(tick), "middle"))
     for row, pair in enumerate(pairs):
         y = top + step * row + step / 2
-        parts.append(_text("row", 172, y + 4, pair.name, "end"))
-        parts.append(_rule("joint", frame.x(pair.base), frame.x(pair.system), y))
+        parts.append(text_at("row", 172, y + 4, pair.name, "end"))
+        parts.append(rule("joint", frame.x(pair.base), frame.x(pair.system), y))
         ends = ((pair.base, pair.base_half_width, "base"), (pair.system, pair.system_half_width, "system"))
         for (value, half, style), shift in zip(ends, (-3.5, 3.5), strict=True):
             low, high = frame.x(max(value - half, 0)), frame.x(min(value + half, 100))
             if half:
-                parts.append(_rule(f"whisker {style}", low, high, y + shift))
+                parts.append(rule(f"whisker {style}", low, high, y + shift))
             told = f"{pair.name}: {value:.1f}" + (f" ± {half:.1f}" if half else "")
-            parts.append(_dot(style, frame.x(value), y + shift, 5.5, told))
+            parts.append(dot(style, frame.x(value), y + shift, 5.5, told))
     for style, name, x in (("base", names[0], frame.left + 4), ("system", names[1], frame.left + 80)):
-        parts += [_dot(style, x, 12, 5, name), _text(f"name {style}", x + 11, 16, name)]
-    return _svg(width, height, label, parts)
+        parts += [dot(style, x, 12, 5, name), text_at(f"name {style}", x + 11, 16, name)]
+    return picture(width, height, label, parts)
 
 
 def waveform(samples: np.ndarray, *, bars: int = 120, width: int = 720, height: int = 64) -> str:
     """Draw the loudness of a clip over time as mirrored bars (the peak of each stretch)."""
     shapes = [_wave(samples, 0, 0, width, height, bars)]
-    return _svg(width, height, "waveform", shapes, extra=' preserveAspectRatio="none"')
+    return picture(width, height, "waveform", shapes, extra=' preserveAspectRatio="none"')
 
 
 def _wave(samples: np.ndarray, left: float, top: float, width: float, height: float, bars: int) -> str:
@@ -263,7 +200,7 @@ def heat_map(
     parts = [_wave(samples, gutter, 0, n * cell, 38, 5 * n)] if samples is not None else []
     parts.append(f'<rect class="field" x="{gutter}" y="{top}" width="{n * cell}" height="{m * cell}"/>')
     for j, token in enumerate(tokens):
-        parts.append(_text("token", gutter - 9, top + (j + 0.5) * cell + 4.5, token.strip() or "␣", "end"))
+        parts.append(text_at("token", gutter - 9, top + (j + 0.5) * cell + 4.5, token.strip() or "␣", "end"))
     for i, j in zip(*np.nonzero(shares > 0.005), strict=True):
         place = f'x="{gutter + i * cell + 1}" y="{top + j * cell + 1}" width="{cell - 2}" height="{cell - 2}"'
         told = escape(f"window {i + 1} → {tokens[j].strip()}: {100 * shares[i, j]:.0f} %")
@@ -271,24 +208,6 @@ def heat_map(
             f'<rect class="mass" {place} rx="3" opacity="{shares[i, j]:.2f}"><title>{told}</title></rect>'
         )
     numbered = (i for i in range(n) if n <= 24 or i % 5 == 0)
-    parts += [_text("tick", gutter + (i + 0.5) * cell, height - 8, str(i + 1), "middle") for i in numbered]
+    parts += [text_at("tick", gutter + (i + 0.5) * cell, height - 8, str(i + 1), "middle") for i in numbered]
     cursor = f'x="{gutter}" y="{top}" width="2" height="{m * cell}" style="--span:{n * cell}px"'
-    return _svg(width, height, label, [*parts, f'<rect class="cursor" {cursor}/>'])
-
-
-def _rule(style: str, x1: float, x2: float, y: float) -> str:
-    return f'<line class="{style}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-
-
-def _dot(style: str, x: float, y: float, radius: float, told: str) -> str:
-    place = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius}"'
-    return f'<circle class="dot {style}" {place}><title>{escape(told)}</title></circle>'
-
-
-def _text(style: str, x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _svg(width: float, height: float, label: str, parts: Sequence[str], extra: str = "") -> str:
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}"{extra}>'
-    return head + "".join(parts) + "</svg>"
+    return picture(width, height, label, [*parts, f'<rect class="cursor" {cursor}/>'])
