@@ -105,8 +105,14 @@ def _explain(row: Any) -> str:
 
 
 class QFormerSettings(Settings):
-    """Shape of the window Q-Former (defaults: SALMONN's, SALMONN.md section 3)."""
+    """Shape of the window Q-Former (defaults: SALMONN's, SALMONN.md section 3).
 
+    Attributes:
+        frames_per_window, queries_per_window: The paper's L = 17 frames of 20 ms and N = 1 (5.2).
+    """
+
+    frames_per_window: int = Field(default=17, ge=1)
+    queries_per_window: int = Field(default=1, ge=1)
     hidden_size: int = 768
     num_hidden_layers: int = 2
     num_attention_heads: int = 12
@@ -170,11 +176,15 @@ class TrainSettings(Settings):
     """Optimisation; the defaults are the paper's stage 1 (A.1). Names are those of ``TrainingArguments``.
 
     Attributes:
+        global_batch_size: Utterances per optimiser step over all processes. Set, it decides how many
+            micro-batches of ``per_device_train_batch_size`` are accumulated, so that one file gives the same
+            steps on any number of devices.
         salmonn_epoch_steps: Restart the warm-up every so many steps, as SALMONN's scheduler does at its
             epochs; for comparison with its runs alone.
     """
 
     max_steps: int = 80_000
+    global_batch_size: int | None = Field(default=None, ge=1)
     per_device_train_batch_size: int = 32
     per_device_eval_batch_size: int = 32
     gradient_accumulation_steps: int = 1
@@ -204,6 +214,12 @@ class TrainSettings(Settings):
             )
         if self.patience and not self.eval_steps:
             raise ValueError("patience counts validations: set eval_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _one_word_on_the_batch(self) -> Self:
+        if self.global_batch_size and self.gradient_accumulation_steps != 1:
+            raise ValueError("global_batch_size decides gradient_accumulation_steps: set only one of them")
         return self
 
 
@@ -253,6 +269,7 @@ class SelectSettings(Settings):
 
     Attributes:
         threshold: Absolute MRR threshold (the paper's 0.05 at 1,000 pairs).
+        max_seconds: Longer clips are not drawn (a speech encoder hears 30 s at most).
         threshold_times_chance: Threshold as a multiple of the chance MRR H_Q/Q, for another number of pairs;
             it replaces ``threshold`` where it is set. The paper's 0.05 at 1,000 pairs is 6.7 times chance.
     """
@@ -261,6 +278,7 @@ class SelectSettings(Settings):
     model: str
     data: list[str] = Field(min_length=1)
     num_pairs: int = Field(default=1_000, ge=2)
+    max_seconds: float | None = None
     threshold: float = 0.05
     threshold_times_chance: float | None = None
     mode: Literal["exact", "decide"] = "exact"
