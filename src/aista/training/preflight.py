@@ -1,0 +1,192 @@
+"""Before a joint run: how large are speech and text, how far apart, and will the alignment swamp the rest?
+
+The literal cost is mostly norm where speech embeddings are long and text embeddings short (LOG.md); these few
+figures predict it before an hour is spent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from aista.alignment import PairedStates
+from aista.alignment.base import Alignment
+from aista.data.collate import Collator, SpeechDataset
+from aista.retrieval import exact_ranks
+from aista.selection.hidden_states import paired_states
+
+PAIRS = 32
+SWAMPED = 1.0
+REPORT = "preflight.json"
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """One layer before training.
+
+    Attributes:
+        layer: As in ``output_hidden_states``.
+        speech_norm, text_norm: Mean |h|^2 of speech and transcript tokens.
+        wasserstein: Mean transport cost of matching pairs (Eq. 1).
+        text_spread: Mean squared distance of transcript tokens from their mean.
+        mrr: Mean reciprocal rank among the pairs looked at (Eq. 4); its chance level is ``chance_mrr``.
+    """
+
+    layer: int
+    speech_norm: float
+    text_norm: float
+    wasserstein: float
+    text_spread: float
+    mrr: float
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a joint run starts from.
+
+    Attributes:
+        num_pairs: Utterances looked at.
+        chance_mrr: H_Q / Q for this many pairs.
+        cross_entropy: Of the target tokens, per token, before the first step.
+        alignment: The method's own loss, averaged as Eq. 6 does; None for a method that cannot be asked here.
+        ratio: (1 - alpha) alignment / (alpha cross-entropy).
+        layers: Figures of every layer that is aligned (of the embedding layer where none is).
+    """
+
+    num_pairs: int
+    chance_mrr: float
+    cross_entropy: float
+    alignment: float | None
+    ratio: float | None
+    layers: list[LayerFigures]
+
+    @property
+    def swamped(self) -> bool:
+        """Whether the alignment term starts larger than the cross-entropy."""
+        return self.ratio is not None and self.ratio > SWAMPED
+
+    def save(self, folder: Path) -> None:
+        """Write ``preflight.json``."""
+        (folder / REPORT).write_text(json.dumps({**asdict(self), "swamped": self.swamped}, indent=1))
+
+    def show(self, console: Console) -> None:
+        """Print a table, and a warning where the alignment starts larger than the cross-entropy."""
+        table = Table(title=f"Before training, {self.num_pairs} pairs (MRR by chance {self.chance_mrr:.2f})")
+        for name in ("layer", "|speech|²", "|text|²", "W", "W / text spread", "MRR"):
+            table.add_column(name, justify="right")
+        for row in self.layers:
+            figures = (row.speech_norm, row.text_norm, row.wasserstein, row.wasserstein / row.text_spread)
+            table.add_row(str(row.layer), *(f"{value:.3g}" for value in figures), f"{row.mrr:.2f}")
+        console.print(table)
+        told = f"cross-entropy {self.cross_entropy:.3f}"
+        if self.ratio is not None:
+            told += f", alignment {self.alignment:.3g}, (1 - alpha) alignment / alpha CE = {self.ratio:.2g}"
+        console.print(told)
+        if self.swamped:
+            console.print(
+                "[yellow]The alignment starts larger than the translation loss and will be learnt first. "
+                "--set alignment.options.scale=text_spread, or a larger alpha, keeps them in proportion."
+            )
+
+
+@torch.no_grad()
+def preflight(
+    model: Any, processor: Any, dataset: SpeechDataset, objective: Alignment, alpha: float
+) -> Preflight:
+    """Measure the first utterances of a dataset that have sound and transcript; nothing is changed.
+
+    Args:
+        model: Restored to its training mode afterwards; no random number is drawn.
+        alpha: Weight of the cross-entropy (Eq. 6).
+
+    Cost: one forward of ``PAIRS`` utterances through both branches.
+    """
+    rows = [
+        i
+        for i, row in enumerate(dataset.utterances())
+        if row.audio and row.text and row.task in ("st", "asr")
+    ]
+    pairs = _first_of_each_clip(dataset, rows)
+    layers = tuple(objective.layers) or (0,)
+    was_training = model.training
+    speech: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    text: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for spoken, written in paired_states(model, pairs, Collator(processor, transcripts=True), layers, PAIRS):
+        for layer in layers:
+            speech[layer] += spoken[layer]
+            text[layer] += written[layer]
+    cross_entropy = _cross_entropy(model, processor, pairs)
+    model.train(was_training)
+    value = _own_loss(objective, speech, text)
+    count = len(speech[layers[0]])
+    return Preflight(
+        num_pairs=count,
+        chance_mrr=float(np.mean(1 / np.arange(1, count + 1))),
+        cross_entropy=cross_entropy,
+        alignment=value,
+        ratio=None if value is None else (1 - alpha) * value / max(alpha * cross_entropy, 1e-12),
+        layers=[_figures(layer, speech[layer], text[layer]) for layer in layers],
+    )
+
+
+def _first_of_each_clip(dataset: SpeechDataset, rows: list[int]) -> SpeechDataset:
+    chosen: dict[tuple[str | None, float], int] = {}
+    for index in rows:
+        row = dataset.utterance(index)
+        chosen.setdefault((row.audio, row.offset), index)
+        if len(chosen) == PAIRS:
+            break
+    return dataset.subset(list(chosen.values()))
+
+
+def _cross_entropy(model: Any, processor: Any, pairs: SpeechDataset) -> float:
+    batch = Collator(processor)([pairs[i] for i in range(len(pairs))])
+    batch.pop("ids", None)
+    moved = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    return float(model(**moved).loss)
+
+
+def _own_loss(
+    objective: Alignment, speech: dict[int, list[Tensor]], text: dict[int, list[Tensor]]
+) -> float | None:
+    """Return the mean of a parameter-free method's losses on these states, None for other methods."""
+    if not objective.layers or next(objective.parameters(), None) is not None:
+        return None
+
+    def padded(side: dict[int, list[Tensor]]) -> tuple[dict[int, Tensor], Tensor]:
+        lengths = torch.tensor([len(states) for states in next(iter(side.values()))])
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        pad = torch.nn.utils.rnn.pad_sequence
+        return {layer: pad(states, batch_first=True) for layer, states in side.items()}, mask
+
+    (spoken, spoken_mask), (written, written_mask) = padded(speech), padded(text)
+    states = PairedStates(
+        speech=spoken,
+        speech_mask=spoken_mask,
+        text=written,
+        text_mask=written_mask,
+        transcript_ids=torch.arange(written_mask.numel()).view_as(written_mask),
+    )
+    parts = objective(states)
+    return float(torch.stack([value.float() for value in parts.values()]).mean()) if parts else None
+
+
+def _figures(layer: int, speech: list[Tensor], text: list[Tensor]) -> LayerFigures:
+    tokens, words = torch.cat(speech), torch.cat(text)
+    ranking = exact_ranks(speech, text)
+    return LayerFigures(
+        layer=layer,
+        speech_norm=float(tokens.square().sum(1).mean()),
+        text_norm=float(words.square().sum(1).mean()),
+        wasserstein=float(ranking.gold.mean()),
+        text_spread=float((words - words.mean(0)).square().sum(1).mean()),
+        mrr=ranking.mrr,
+    )
