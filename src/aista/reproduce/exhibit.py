@@ -69,13 +69,15 @@ class Row(Settings):
         label: What the row is about.
         cells: One for every column.
         is_heading: The rows below belong to this label.
-        group: The backbone or kind the row belongs to, for drawing.
+        group: Key of the backbone the row belongs to, or empty.
+        key: Key of the system, or empty.
     """
 
     label: str
     cells: list[Cell] = []
     is_heading: bool = False
     group: str = ""
+    key: str = ""
 
 
 class Exhibit(Settings):
@@ -140,17 +142,29 @@ class Table(Exhibit):
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(
-            ["group", "row", "column", "value", "deviation", "values", "paper", "p_value", "mark", "note"]
+            [
+                "group",
+                "key",
+                "row",
+                "column",
+                "value",
+                "deviation",
+                "values",
+                "paper",
+                "p_value",
+                "mark",
+                "note",
+            ]
         )
         for row in self.rows:
             for name, cell in zip(self.columns, row.cells, strict=False):
                 values = " ".join(f"{value:.6g}" for value in cell.values)
                 measured = [cell.value, cell.deviation, values, cell.paper, cell.p_value]
-                writer.writerow([row.group, row.label, name, *measured, cell.mark, cell.note])
+                writer.writerow([row.group, row.key, row.label, name, *measured, cell.mark, cell.note])
         return out.getvalue()
 
     def to_latex(self) -> str:
-        """Return a table for the LaTeX package ``booktabs``; a star is a difference from the base with p < 0.05."""
+        """Return a table for the LaTeX package ``booktabs``; a star marks p < 0.05 against the base."""
         heading, rows = self.grid()
         lines = [
             r"\begin{table}", r"\centering", rf"\caption{{{_tex(self.title)}. {_tex(self.caption)}}}",
