@@ -10,16 +10,14 @@ import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from aista.demo.exhibits import exhibits
 from aista.demo.findings import findings, headline
 from aista.evaluation.charts import Level, Pair, Series, dumbbells, line_chart
 from aista.evaluation.evaluate import compare
-from aista.evaluation.page import Clip, Row, clip_card, signed, table, transport_figure
+from aista.evaluation.page import Clip, Row, clip_card, document, signed, table, transport_figure
 from aista.text.languages import language
 
 NAMES = {"base": "base", "ai_sta": "AI-STA"}
@@ -83,16 +81,12 @@ def render(data: ReportData) -> str:
         body = make(data)
         if body:
             sections.append((name, title, body))
-    page = Template((files("aista.demo") / "page" / "report.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        title="aista · demo report",
-        headline=html.escape(headline(data.results, data.comparisons)),
+    return document(
+        kicker="demo report",
+        headline=headline(data.results, data.comparisons),
         lede=_lede(data.results),
-        banner=f'<p class="banner">{html.escape(data.notice)}</p>' if data.notice else "",
-        navigation="".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections),
-        sections="".join(
-            f'<section id="{name}"><h2>{title}</h2>{body}</section>' for name, title, body in sections
-        ),
+        notice=data.notice,
+        sections=sections,
         footer=_footer(data.results),
     )
 

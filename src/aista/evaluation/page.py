@@ -9,6 +9,8 @@ import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from importlib.resources import files
+from string import Template
 
 import numpy as np
 
@@ -59,6 +61,41 @@ class Clip:
     def seconds(self) -> float:
         """Length in seconds."""
         return len(self.samples) / SAMPLE_RATE_HZ
+
+
+def document(
+    *,
+    kicker: str,
+    headline: str,
+    lede: str,
+    sections: Sequence[tuple[str, str, str]],
+    footer: str,
+    notice: str = "",
+    style: str = "",
+) -> str:
+    """Return a whole page that needs nothing outside itself.
+
+    Args:
+        kicker: What kind of page it is, in two words.
+        headline: Its heading, as text.
+        lede: What it is about, as HTML.
+        sections: (anchor, title, body as HTML) in order.
+        footer: As HTML.
+        notice: Text in a box at the head, e.g. that the numbers are made up.
+        style: CSS of this page's own.
+    """
+    page = Template((files("aista.evaluation") / "look" / "page.html").read_text(encoding="utf-8"))
+    bodies = (f'<section id="{name}"><h2>{title}</h2>{body}</section>' for name, title, body in sections)
+    return page.substitute(
+        kicker=escape(kicker),
+        headline=escape(headline),
+        lede=lede,
+        banner=f'<p class="banner">{escape(notice)}</p>' if notice else "",
+        navigation="".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections),
+        sections="".join(bodies),
+        footer=footer,
+        style=style,
+    )
 
 
 def sound_uri(samples: np.ndarray) -> str:
