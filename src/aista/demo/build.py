@@ -1,7 +1,8 @@
 """``aista demo build``: everything the package ships, made from nothing.
 
-corpora -> stand-in backbones (Whisper, language model, BEATs) -> stage 1 -> finished model -> model cards. A
-stage that left its finished folder behind is skipped.
+corpora -> stand-ins (Whisper, BEATs, two language models) -> stage 1 on each language model -> finished model
+-> model cards. A stage that left its finished folder behind is skipped. What is trained is kept in half
+precision, rounded before it is evaluated or built upon.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aista.config import JointSettings, PretrainSettings, SelectSettings
 from aista.demo import corpus, standins
 from aista.demo.model_card import write_card
 from aista.demo.stages import NANO_TRAIN, Clock, bar, shipped_settings
 from aista.evaluation.evaluate import evaluate
 from aista.evaluation.settings import EvaluateSettings
+from aista.model.assembly import read_trained, write_trained
 from aista.selection.select import select
 from aista.training.joint import joint
 from aista.training.pretrain import pretrain
 
-BASES = {"speech_encoder": "whisper", "audio_encoder": "beats", "backbone": "language_model"}
-MODELS = ("stage1", "model")
+ENCODERS = {"speech_encoder": "whisper", "audio_encoder": "beats"}
+# Backbone -> its stage-1 model and its prompt template.
+STAGE1 = {"language_model": ("stage1", "chatml"), "llama": ("stage1_llama", "vicuna")}
+MODELS = (*(name for name, _ in STAGE1.values()), "model")
 _NANO = {
     "pretrain": (*NANO_TRAIN, "model.qformer.hidden_size=32", "model.qformer.intermediate_size=64"),
     "select": ("num_pairs=8", "threshold_times_chance=0"),
@@ -49,6 +55,8 @@ class Build:
 
     def all(self) -> dict[str, Any]:
         """Make everything, evaluate the finished model, write its card, and return its scores."""
+        for backbone in STAGE1:
+            self.stage1(backbone)
         self.model()
         results = self.score()
         write_card(self.output, results)
@@ -64,10 +72,10 @@ class Build:
             corpus.build(folder, self.scale, progress=update)
         return folder
 
-    def backbones(self) -> None:
-        """Train the three stand-in backbones."""
+    def bases(self, *names: str) -> None:
+        """Train stand-ins."""
         folder = self.corpora()
-        for name in BASES.values():
+        for name in names:
             with self.clock.stage(name, f"Stand-in backbone: {name}"), bar("steps") as update:
                 card = standins.train(
                     name, self.output / name, folder, self.scale, nano=self.is_nano, progress=update
@@ -75,15 +83,18 @@ class Build:
             if "scores" not in card:
                 standins.evaluate(name, self.output / name, folder, limit=8 if self.is_nano else 300)
 
-    def stage1(self) -> str:
-        """Train stage 1 on the stand-ins and return its folder."""
-        self.backbones()
-        bases = [f"model.{key}={self.output / name}" for key, name in BASES.items()]
-        with self.clock.stage("stage1", "Stage 1: speech recognition and audio captioning"):
+    def stage1(self, backbone: str = "language_model") -> str:
+        """Train stage 1 on a stand-in language model and return its folder."""
+        self.bases(*ENCODERS.values(), backbone)
+        name, template = STAGE1[backbone]
+        bases = [f"model.{key}={self.output / base}" for key, base in ENCODERS.items()]
+        with self.clock.stage(name, f"Stage 1 on {backbone}: speech recognition and audio captioning"):
             settings = shipped_settings(
-                PretrainSettings, "pretrain", self.output, *self.overrides.get("pretrain", ()), *bases
-            )
-            return str(pretrain(settings).folder)
+                PretrainSettings, "pretrain", self.output, *self.overrides.get("pretrain", ()), *bases,
+                f"model.backbone={self.output / backbone}", f"model.template={template}",
+                f"output={self.output / name}",
+            )  # fmt: skip
+            return str(round_to_half(pretrain(settings).folder))
 
     def layers(self) -> list[int]:
         """Choose the layers to align in the stage-1 model."""
@@ -99,7 +110,7 @@ class Build:
         self.layers()
         with self.clock.stage("model", "The finished model: translation, recognition, alignment"):
             settings = shipped_settings(JointSettings, "model", self.output, *self.overrides.get("model", ()))
-            return str(joint(settings).folder)
+            return str(round_to_half(joint(settings).folder))
 
     def score(self) -> dict[str, Any]:
         """Evaluate the finished model on held-out combinations and speakers."""
@@ -114,7 +125,7 @@ class Build:
     def install(self, target: Path | None = None) -> None:
         """Copy the finished folders to where ``aista:NAME`` looks for them, names of bases made portable."""
         home = target or Path(str(files("aista.demo") / "weights"))
-        for name in (*BASES.values(), *MODELS):
+        for name in (*standins.NAMES, *MODELS):
             shutil.rmtree(home / name, ignore_errors=True)
             ignored = shutil.ignore_patterns("checkpoints", "seconds", "history.json")
             shutil.copytree(self.output / name, home / name, ignore=ignored)
@@ -125,11 +136,19 @@ class Build:
 TESTS = ("test_common", "test_rare", "test_common_asr", "test_rare_asr")
 
 
+def round_to_half(folder: Path) -> Path:
+    """Round the trained tensors of a finished folder to half precision, once; returns the folder."""
+    tensors = read_trained(folder)
+    if any(tensor.dtype != torch.float16 for tensor in tensors.values()):
+        write_trained(folder, {name: tensor.half() for name, tensor in tensors.items()})
+    return folder
+
+
 def _make_portable(config: Path) -> None:
     """Name the bases of a model ``aista:NAME`` instead of the folder they were built in."""
     values = json.loads(config.read_text())
-    for key, name in BASES.items():
-        values["bases"][key]["source"] = f"aista:{name}"
+    for base in values["bases"].values():
+        base["source"] = f"aista:{Path(base['source'].removeprefix('aista:')).name}"
     for part in values.values():
         if isinstance(part, dict):
             part.pop("_name_or_path", None)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +21,7 @@ from rich.progress import (
 )
 
 from aista.config import Settings
+from aista.demo.jobs import AISTA, Job, Outcome, Queue
 from aista.errors import TrainingError
 
 console = Console()
@@ -85,7 +83,7 @@ class Clock:
 def side_by_side(verb: str, configs: Mapping[str, Path], logs: Path) -> None:
     """Run one verb on several configs at once, the cores shared out among them.
 
-    The progress of each is read from its log. Ctrl-C reaches all of them; each saves and stops.
+    Ctrl-C reaches all of them; each saves and stops.
 
     Args:
         verb: ``joint`` or ``evaluate``.
@@ -95,47 +93,13 @@ def side_by_side(verb: str, configs: Mapping[str, Path], logs: Path) -> None:
     Raises:
         TrainingError: One of them failed; the end of its log is shown.
     """
-    logs.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // len(configs)))
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "NUMBA_NUM_THREADS": threads,
-    }
-    running = {}
-    for name, config in configs.items():
-        with open(_log(logs, verb, name), "w") as log:
-            command = [sys.executable, "-m", "aista", verb, "--config", str(config)]
-            running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    columns = (
-        TextColumn("{task.description:>8}"),
-        BarColumn(),
-        TextColumn("{task.fields[news]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        tasks = {name: bars.add_task(name, total=None, news="") for name in running}
-        while any(process.poll() is None for process in running.values()):
-            for name, task in tasks.items():
-                bars.update(task, news=_last_line(_log(logs, verb, name)))
-            time.sleep(0.5)
-    for name, process in running.items():
-        if process.returncode:
-            tail = _log(logs, verb, name).read_text(errors="replace")[-3000:]
+    jobs = [
+        Job(f"{verb} {name}", verb, (*AISTA, verb, "--config", str(config)), logs / f"{verb}_{name}.log")
+        for name, config in configs.items()
+    ]
+    outcomes = Queue(jobs, len(jobs), console=console).run()
+    for job in jobs:
+        if outcomes[job.name] is not Outcome.FINISHED:
             raise TrainingError(
-                f"`aista {verb}` failed for {name}.", got=tail, advice="Run the same command again."
+                f"`aista {job.name}` failed.", got=job.tail(), advice="Run the same command again."
             )
-
-
-def _log(logs: Path, verb: str, name: str) -> Path:
-    return logs / f"{verb}_{name}.log"
-
-
-def _last_line(path: Path, width: int = 90) -> str:
-    """Return the newest line of a log; a progress bar rewrites its line after a carriage return."""
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 2000))
-        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
-    newest = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return newest.replace("[", "(").replace("]", ")")[:width]

@@ -209,13 +209,17 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     own = model.trainable_state_dict()
     chosen = own if state is None else {name: state[name] for name in own}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in chosen.items()}
+    write_trained(folder, {name: tensor.detach().cpu().contiguous() for name, tensor in chosen.items()})
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+
+
+def write_trained(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Write trained tensors as ``read_trained`` checks them; the file appears whole or not at all."""
     partial = folder / f".{WEIGHTS}.partial"
     metadata = {"format": "pt", "fingerprint": fingerprint(tensors.items(), whole=True)}
     save_file(tensors, partial, metadata=metadata)
     os.replace(partial, folder / WEIGHTS)
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
 
 
 def read_checkpoint_config(folder: Path) -> AistaConfig:

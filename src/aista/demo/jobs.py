@@ -1,0 +1,281 @@
+"""Many verbs of the library at once: a queue of processes that can be stopped, watched and gone on with.
+
+A job is a command with a log; it waits for the jobs it needs. Ctrl-C (or SIGTERM) asks every process to save
+and stop; the same call goes on later, because a finished job says so itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+AISTA = (sys.executable, "-m", "aista")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PATIENCE_SECONDS = 120.0
+_TAIL_CHARACTERS = 3000
+
+
+class Outcome(Enum):
+    """How a job ended; the value is what a reader is told."""
+
+    FINISHED = "finished"
+    RESULT = "ended without a model, which is a result"
+    FAILED = "failed"
+    BLOCKED = "not started: something it needs did not finish"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command.
+
+    Attributes:
+        name: Unique; shown while it runs.
+        kind: Jobs of one kind take about the same time.
+        command: What to run.
+        log: Where its output goes.
+        needs: Names of jobs that must have finished.
+        is_finished: Whether there is nothing to do any more.
+        is_result: Given the end of the log of a failed job: whether failing is what came out.
+    """
+
+    name: str
+    kind: str
+    command: Sequence[str]
+    log: Path
+    needs: tuple[str, ...] = ()
+    is_finished: Callable[[], bool] = lambda: False
+    is_result: Callable[[str], bool] = lambda tail: False
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_text(errors="replace")[-_TAIL_CHARACTERS:] if self.log.exists() else ""
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen
+    task: TaskID
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+
+class Queue:
+    """Runs jobs, as many at once as there are workers.
+
+    Args:
+        jobs: In the order in which they should start.
+        workers: Processes at once; the cores are shared out among them.
+        seconds: Job name -> seconds of earlier attempts, for the remaining time.
+        guesses: Kind -> seconds, until one of the kind has finished.
+        on_time: Told (name, seconds) whenever a process ends.
+        keep_open: File descriptors the processes inherit (a lock that must outlive this process).
+        console: Where to show it.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], workers: int, *, seconds: Mapping[str, float] | None = None,
+        guesses: Mapping[str, float] | None = None, on_time: Callable[[str, float], None] | None = None,
+        keep_open: Sequence[int] = (), console: Console | None = None,
+    ) -> None:  # fmt: skip
+        self.workers, self.keep_open = workers, keep_open
+        self.seconds, self.guesses = dict(seconds or {}), dict(guesses or {})
+        self.on_time = on_time or (lambda name, spent: None)
+        self.console = console or Console()
+        self.jobs = {job.name: job for job in jobs}
+        self.outcomes: dict[str, Outcome] = {}
+        self._running: list[_Running] = []
+        self._finished_here: dict[str, list[float]] = defaultdict(list)
+
+    def run(self) -> dict[str, Outcome]:
+        """Run everything and return how each job ended; a job that fails does not stop the others.
+
+        Raises:
+            KeyboardInterrupt: A signal came; the processes have saved and stopped.
+        """
+        with self._bars() as (bars, overall), _signals():
+            try:
+                while True:
+                    self._reap(bars)
+                    self._start(bars)
+                    if not self._running:
+                        break
+                    self._show(bars, overall)
+                    time.sleep(0.3)
+                self._show(bars, overall)
+            except KeyboardInterrupt:
+                self._stop()
+                raise
+        return self.outcomes
+
+    def remaining_seconds(self) -> float:
+        """Estimate the time left from jobs that have finished."""
+        waiting = [job for name, job in self.jobs.items() if name not in self.outcomes]
+        spent = {row.job.name: row.seconds for row in self._running}
+        left = sum(max(0.0, self._expected(job) - spent.get(job.name, 0.0)) for job in waiting)
+        return left / self.workers
+
+    # ---- steps of the loop ----
+
+    def _start(self, bars: Progress) -> None:
+        busy = {row.job.name for row in self._running}
+        for name, job in self.jobs.items():
+            if name in busy or name in self.outcomes:
+                continue
+            ends = [
+                self.outcomes.get(other, Outcome.FINISHED if other not in self.jobs else None)
+                for other in job.needs
+            ]
+            if any(end not in (None, Outcome.FINISHED) for end in ends):
+                blocked = any(end in (Outcome.FAILED, Outcome.BLOCKED) for end in ends)
+                self.outcomes[name] = Outcome.BLOCKED if blocked else Outcome.RESULT
+            elif None not in ends:
+                if job.is_finished():
+                    self.outcomes[name] = Outcome.FINISHED
+                elif len(self._running) < self.workers:
+                    self._running.append(self._launched(job, bars))
+
+    def _launched(self, job: Job, bars: Progress) -> _Running:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        threads = str(max(1, (os.cpu_count() or 1) // self.workers))
+        with open(job.log, "wb") as log:
+            process = subprocess.Popen(
+                list(job.command),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **dict.fromkeys(_THREADS, threads)},
+                start_new_session=True,  # Ctrl-C in a terminal must reach it once, through us
+                pass_fds=tuple(self.keep_open),
+                preexec_fn=_before_start,
+            )
+        return _Running(job, process, bars.add_task(job.name, total=None, news=""))
+
+    def _reap(self, bars: Progress) -> None:
+        for row in [row for row in self._running if row.process.poll() is not None]:
+            self._running.remove(row)
+            bars.remove_task(row.task)
+            self.on_time(row.job.name, row.seconds)
+            job, spent = row.job, self.seconds.get(row.job.name, 0.0) + row.seconds
+            self.seconds[job.name] = spent
+            if row.process.returncode == 0:
+                self.outcomes[job.name] = Outcome.FINISHED
+                self._finished_here[job.kind].append(spent)
+            else:
+                failed = not job.is_result(job.tail())
+                self.outcomes[job.name] = Outcome.FAILED if failed else Outcome.RESULT
+            self._tell(job, spent)
+
+    def _tell(self, job: Job, spent: float) -> None:
+        """Leave one line behind, also where there is no terminal to draw bars on."""
+        outcome = self.outcomes[job.name]
+        done, left = len(self.outcomes), duration(self.remaining_seconds())
+        text = f"{time.strftime('%H:%M')} {job.name}: {outcome.value}, {duration(spent)}"
+        self.console.print(f"{text} ({done} of {len(self.jobs)}, about {left} left)", markup=False)
+        if outcome is Outcome.FAILED:
+            self.console.print(job.tail()[-800:], markup=False, style="red")
+
+    def _expected(self, job: Job) -> float:
+        known = self._finished_here[job.kind] or [
+            seconds for name, seconds in self.seconds.items()
+            if name in self.jobs and self.jobs[name].kind == job.kind and name in self.outcomes
+        ]  # fmt: skip
+        return sum(known) / len(known) if known else self.guesses.get(job.kind, 60.0)
+
+    def _stop(self) -> None:
+        """Ask every process to save and stop; a second signal, or two minutes, end them at once."""
+        self.console.print("Stopping: the runs save what they have. The same command goes on.", markup=False)
+        for row in self._running:
+            row.process.send_signal(signal.SIGINT)
+        deadline = time.perf_counter() + _PATIENCE_SECONDS
+        try:
+            for row in self._running:
+                row.process.wait(max(0.1, deadline - time.perf_counter()))
+                self.on_time(row.job.name, row.seconds)
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            for row in self._running:
+                if row.process.poll() is None:
+                    os.killpg(row.process.pid, signal.SIGKILL)
+                    row.process.wait()
+
+    # ---- what is seen ----
+
+    @contextmanager
+    def _bars(self) -> Iterator[tuple[Progress, TaskID]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[news]}"),
+        )
+        with Progress(*columns, console=self.console, refresh_per_second=2) as bars:
+            yield bars, bars.add_task("all", total=len(self.jobs), news="")
+
+    def _show(self, bars: Progress, overall: TaskID) -> None:
+        news = f"about {duration(self.remaining_seconds())} left"
+        bars.update(overall, completed=len(self.outcomes), news=news)
+        for row in self._running:
+            bars.update(row.task, news=last_line(row.job.log))
+
+
+def duration(seconds: float) -> str:
+    """Return ``45 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def last_line(path: Path, width: int = 90) -> str:
+    """Return the newest line of a log; a progress bar rewrites its line after a carriage return."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 2000))
+        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+    newest = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return newest.replace("[", "(").replace("]", ")")[:width]
+
+
+def _before_start() -> None:
+    """In the new process: obey Ctrl-C even if a background shell told us not to, and do not outlive us."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGINT are KeyboardInterrupt while the queue runs, whatever the shell had set."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
