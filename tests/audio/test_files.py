@@ -104,7 +104,9 @@ def test_a_span_is_the_same_as_a_slice(kind):
     assert np.allclose(load_audio(data, offset_seconds=1.25), whole[20_000:], atol=1e-3)
 
 
-@pytest.mark.parametrize("span", [(-1.0, None), (1.0, None), (0.0, 2.0), (0.5, 1.0), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    "span", [(-1.0, None), (1.0, None), (0.0, 2.0), (0.5, 1.0), (0.0, 0.0), (1e308, None), (0.0, 1e308)]
+)
 def test_a_span_outside_the_file_is_refused(span):
     with pytest.raises(AudioError, match="span is not in the file"):
         load_audio(WAV, offset_seconds=span[0], duration_seconds=span[1])
@@ -131,6 +133,25 @@ def test_sources_paths_bytes_files_and_pipes(tmp_path):
         thread.join()
 
 
+def test_what_is_empty_is_called_empty(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    reading, writing = os.pipe()
+    os.close(writing)
+    with open(os.devnull, "rb") as nothing, os.fdopen(reading, "rb") as pipe:
+        for source in (tmp_path / "empty.wav", b"", io.BytesIO(), nothing, pipe):
+            for read in (load_audio, probe):
+                with pytest.raises(AudioError, match="is empty"):
+                    read(source)
+
+
+def test_a_named_pipe_is_a_path_too(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    thread = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(WAV))
+    thread.start()
+    assert np.array_equal(load_audio(tmp_path / "pipe"), load_audio(WAV))
+    thread.join()
+
+
 def test_errors_name_the_file_and_advise(tmp_path):
     missing = tmp_path / "missing.wav"
     empty = tmp_path / "empty.wav"
@@ -140,7 +161,7 @@ def test_errors_name_the_file_and_advise(tmp_path):
     silent = tmp_path / "no-samples.wav"
     soundfile.write(silent, np.zeros(0), 16_000)
     cases = [
-        (missing, "no such file"), (empty, "file is empty"), (text, "cannot be decoded"),
+        (missing, "no such file"), (empty, "is empty"), (text, "cannot be decoded"),
         (silent, "holds no sound"), (tmp_path, "cannot be opened"),
     ]  # fmt: skip
     for path, message in cases:

@@ -35,7 +35,7 @@ def as_wav(stream: BinaryIO, name: str) -> io.BytesIO:
     stream.seek(0)
     wav = io.BytesIO()
     try:
-        with av.open(stream) as container:
+        with av.open(stream, "r") as container:
             track = container.streams.audio[0]
             plain = av.AudioResampler(format="flt")  # interleaved float32, rate and channels unchanged
             form = {"samplerate": track.rate, "channels": track.channels, "format": "WAV", "subtype": "FLOAT"}

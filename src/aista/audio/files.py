@@ -178,25 +178,35 @@ def _sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
 
 
 def _stream(source: AudioSource) -> tuple[str, BinaryIO]:
-    """Return a name for messages and a seekable stream."""
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source), _opened_file(Path(source))
+    """Return a name for messages and a seekable stream at its start; a pipe is read to its end."""
+    stream: BinaryIO
     if isinstance(source, bytes | bytearray | memoryview):
-        name, data = "<bytes>", bytes(source)
+        name, stream = "<bytes>", io.BytesIO(source)
+    elif isinstance(source, str | os.PathLike):
+        name, stream = os.fspath(source), _opened_file(Path(source))
     else:
-        name = str(getattr(source, "name", "<stream>"))
-        if getattr(source, "seekable", lambda: False)():
-            return name, source
-        data = source.read()
-    if not data:
-        raise AudioError(f"{name}: is empty.", got="0 bytes", expected=_FORMATS)
-    return name, io.BytesIO(data)
+        name, stream = str(getattr(source, "name", "<stream>")), source
+    if not getattr(stream, "seekable", lambda: False)():
+        data = stream.read()
+        if stream is not source:
+            stream.close()
+        stream = io.BytesIO(data)
+    if stream.seek(0, io.SEEK_END) == 0:
+        if stream is not source:
+            stream.close()
+        raise _empty(name)
+    stream.seek(0)
+    return name, stream
+
+
+def _empty(name: str) -> AudioError:
+    return AudioError(
+        f"{name}: is empty.", got="0 bytes", expected=_FORMATS, advice="Did what should write it fail?"
+    )
 
 
 def _opened_file(path: Path) -> BinaryIO:
     try:
-        if path.stat().st_size == 0:
-            raise AudioError(f"{path}: the file is empty.", got="0 bytes", expected=_FORMATS)
         return open(path, "rb")
     except FileNotFoundError:
         raise AudioError(
@@ -220,8 +230,9 @@ def _span(
 ) -> tuple[int, int]:
     """Return (first frame, number of frames) of a span at the file's own rate."""
     total, rate = sound.frames, sound.samplerate
-    first = round(offset_seconds * rate)
-    count = total - first if duration_seconds is None else round(duration_seconds * rate)
+    most = float(2 * total + rate)  # numbers beyond every file stay finite
+    first = round(min(offset_seconds * rate, most))
+    count = total - first if duration_seconds is None else round(min(duration_seconds * rate, most))
     beyond = (first + count - total) / rate
     if first < 0 or first >= total or count <= 0 or beyond > SPAN_TOLERANCE_SECONDS:
         asked = "to its end" if duration_seconds is None else f"for {duration_seconds} s"
