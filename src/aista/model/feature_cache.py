@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from aista import processes
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.collate import SpeechDataset, feature_key
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes
@@ -31,6 +34,8 @@ def cached_features(
     Features are the concatenated raw outputs of the frozen encoders, before the trained LayerNorms:
     (frames, d_speech + d_audio), float16. They depend on nothing that training changes.
 
+    Of several processes the main one encodes, on its own device, while the others wait.
+
     Args:
         max_corrupt_share: Share of the clips that may turn out to be unreadable; each is logged and left out.
 
@@ -40,15 +45,17 @@ def cached_features(
     """
     path = Path(folder)
     fingerprint = encoder_fingerprint(model.config)
-    opened = [Manifest(manifest) for manifest in manifests]
-    clips = SpeechDataset(opened, max_corrupt_share=max_corrupt_share).clips()
-    if _is_complete(path):
-        store = FeatureStore(path, fingerprint=fingerprint)
-        if not len(clips.without(store)):
-            return store  # runs side by side get here: they only read
-    _announce(clips, model.config.feature_dim, path)
-    with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer:
-        _encode(model, processor, clips.without(writer), writer, batch_size)
+
+    def fill() -> None:
+        opened = [Manifest(manifest) for manifest in manifests]
+        clips = SpeechDataset(opened, max_corrupt_share=max_corrupt_share).clips()
+        if _is_complete(path) and not len(clips.without(FeatureStore(path, fingerprint=fingerprint))):
+            return  # runs side by side get here: they only read
+        _announce(clips, model.config.feature_dim, path)
+        with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer:
+            _encode(model, processor, clips.without(writer), writer, batch_size)
+
+    processes.by_main(fill)
     return FeatureStore(path, fingerprint=fingerprint)
 
 
@@ -71,13 +78,28 @@ def encoder_fingerprint(config: Any) -> str:
     return hashlib.sha256(json.dumps([*known, config.speech_tokens]).encode()).hexdigest()
 
 
+@contextmanager
+def _on_the_gpu(model: Any) -> Iterator[torch.device]:
+    """Lend the encoders of a model that lies on the CPU to this process's GPU, where there is one."""
+    home = model.speech_encoder.conv1.weight.device
+    device = processes.device() if home.type == "cpu" else home
+    encoders = [encoder for encoder in (model.speech_encoder, model.audio_encoder) if encoder is not None]
+    for encoder in encoders:
+        encoder.to(device)
+    try:
+        yield device
+    finally:
+        for encoder in encoders:
+            encoder.to(home)
+
+
 @torch.no_grad()
 def _encode(
     model: Any, processor: Any, clips: SpeechDataset, writer: FeatureStoreWriter, batch_size: int
 ) -> None:
     """Run the encoders over clips, longest neighbours together, and append them to the store."""
     order = sorted(range(len(clips)), key=lambda i: clips.lengths[i])
-    with Progress() as bar:
+    with Progress() as bar, _on_the_gpu(model) as device:
         task = bar.add_task("encoder features", total=len(order))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -86,6 +108,6 @@ def _encode(
             if not rows:
                 continue
             audio = processor.audio_inputs([samples for _, samples in rows])
-            frames = model.encode_audio(**{name: value.to(model.device) for name, value in audio.items()})
+            frames = model.encode_audio(**{name: value.to(device) for name, value in audio.items()})
             for (utterance, samples), features in zip(rows, frames.cpu(), strict=True):
                 writer.add(feature_key(utterance), features[: model.config.frames_for(len(samples))].numpy())

@@ -1,11 +1,13 @@
 """Hidden states of speech-text pairs at every layer, kept on disk layer by layer.
 
-A layer of 1,000 pairs at d = 3584 is 0.8 GB in float32: all 29 never have to be in memory together.
+A layer of 1,000 pairs at d = 3584 is 0.8 GB in float32: all 29 never have to be in memory together. Processes
+share the work batch by batch, each into a folder of its own; all of them have to see that folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aista import processes
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
+
+_SIDES = ("speech", "text")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,12 @@ class LayerStates:
 
 @torch.no_grad()
 def paired_states(
-    model: Any, dataset: SpeechDataset, collator: Collator, layers: tuple[int, ...], batch_size: int
+    model: Any,
+    dataset: SpeechDataset,
+    collator: Collator,
+    layers: tuple[int, ...],
+    batch_size: int,
+    starts: Iterable[int] | None = None,
 ) -> Iterator[tuple[dict[int, list[Tensor]], dict[int, list[Tensor]]]]:
     """Yield, batch by batch, the states of speech and of transcript: layer -> one float32 (tokens, d) a pair.
 
@@ -45,10 +55,11 @@ def paired_states(
     Args:
         collator: One that encodes transcripts too.
         layers: Numbered as ``output_hidden_states``.
+        starts: Where the wanted batches begin; None: all of them.
     """
     model.eval()
-    starts = range(0, len(dataset), batch_size)
-    for start in tqdm(starts, desc="hidden states", unit="batch"):
+    chosen = list(range(0, len(dataset), batch_size) if starts is None else starts)
+    for start in tqdm(chosen, desc="hidden states", unit="batch", disable=not processes.is_main()):
         rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
         batch = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in collator(rows).items()}
         batch.pop("ids", None)
@@ -67,24 +78,25 @@ def _pieces(states: Tensor, mask: Tensor) -> list[Tensor]:
 
 
 def extract(model: Any, dataset: SpeechDataset, collator: Collator, folder: Path, batch_size: int) -> None:
-    """Write the speech and transcript states of every pair and layer under ``folder``.
+    """Write the speech and transcript states of this process's pairs, at every layer, under ``folder``.
 
-    States are kept in float32: bfloat16 loses ranks where a dimension is massive (TRANSPORT.md, E).
+    Batches are dealt out whole, so a state does not depend on the number of processes. States are kept in
+    float32: bfloat16 loses ranks where a dimension is massive (TRANSPORT.md, E).
     """
     layers = tuple(range(model.config.text_config.num_hidden_layers + 1))
     dim = model.config.text_config.hidden_size
     writers = {
         (side, layer): FeatureStoreWriter(_store(folder, side, layer), dim, dtype="float32")
-        for side in ("speech", "text")
+        for side in _SIDES
         for layer in layers
     }
-    count = 0
-    for speech, text in paired_states(model, dataset, collator, layers, batch_size):
-        for side, states in (("speech", speech), ("text", text)):
+    starts = range(processes.rank() * batch_size, len(dataset), processes.count() * batch_size)
+    batches = paired_states(model, dataset, collator, layers, batch_size, starts)
+    for start, (speech, text) in zip(starts, batches, strict=True):
+        for side, states in zip(_SIDES, (speech, text), strict=True):
             for layer in layers:
                 for offset, piece in enumerate(states[layer]):
-                    writers[side, layer].add(str(count + offset), piece.numpy())
-        count += len(speech[layers[0]])
+                    writers[side, layer].add(str(start + offset), piece.numpy())
     for writer in writers.values():
         writer.close()
 
@@ -93,9 +105,14 @@ def _store(folder: Path, side: str, layer: int) -> Path:
     return folder / f"layer_{layer:03d}" / side
 
 
-def layer_states(folder: Path, num_layers: int, num_pairs: int) -> Iterator[LayerStates]:
-    """Read the states back, one layer at a time, embedding layer first."""
-    for layer in range(num_layers + 1):
-        speech, text = (FeatureStore(_store(folder, side, layer)) for side in ("speech", "text"))
-        keys = [str(i) for i in range(num_pairs)]
-        yield LayerStates(layer, [speech[key] for key in keys], [text[key] for key in keys])
+def layer_states(folders: Iterable[Path], layers: Iterable[int], num_pairs: int) -> Iterator[LayerStates]:
+    """Read the states of some layers back from the folders of all processes, one layer at a time."""
+    folders = list(folders)
+    for layer in layers:
+        speech, text = ([FeatureStore(_store(each, side, layer)) for each in folders] for side in _SIDES)
+        yield LayerStates(layer, _in_order(speech, num_pairs), _in_order(text, num_pairs))
+
+
+def _in_order(stores: list[FeatureStore], num_pairs: int) -> list[np.ndarray]:
+    found: Mapping[str, np.ndarray] = ChainMap(*stores)  # type: ignore[arg-type]  # read only
+    return [found[str(pair)] for pair in range(num_pairs)]

@@ -21,8 +21,10 @@ class LayerRow(BaseModel):
         selected: Whether the MRR exceeds the threshold (Eq. 5).
         mean_distance: Mean Wasserstein distance of the matching pairs.
         shuffled_mrr: MRR when every clip is given a wrong text of like length: a measured chance level.
+        mrr_pessimistic: MRR when every tie counts against the right text (``exact`` mode).
         num_ties: Texts exactly as far as the right one, other than equal texts.
         pairs_touched: Transport problems looked at.
+        stages: How many pairs each stage of the cascade of bounds decided (``exact`` mode).
         seconds: Time for this layer.
     """
 
@@ -35,8 +37,10 @@ class LayerRow(BaseModel):
     selected: bool
     mean_distance: float
     shuffled_mrr: float | None
+    mrr_pessimistic: float | None = None
     num_ties: int
     pairs_touched: int
+    stages: dict[str, int] = {}
     seconds: float
 
 

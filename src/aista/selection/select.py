@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aista import retrieval
+from aista import processes, retrieval
 from aista.config import SelectSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest, Utterance
@@ -24,47 +24,89 @@ from aista.selection.hidden_states import LayerStates, extract, layer_states
 from aista.selection.report import LayerReport, LayerRow
 
 REPORT = "layers.json"
+_DONE = "COMPLETE"
 
 
 def select(settings: SelectSettings) -> LayerReport:
     """Probe a stage-1 model and write ``layers.json`` and ``layers.png`` into the output folder.
 
     Running it again returns the finished report; hidden states that were extracted before are used again.
+    Under a launcher the processes share the pairs and then the layers; the report is that of one process.
 
     Raises:
         ManifestError: The manifests hold fewer usable pairs than asked for.
+        ConfigError: The output folder holds another selection.
     """
     output = Path(settings.output)
-    if (output / REPORT).exists():
-        report = LayerReport.load(output / REPORT)
-        if report.settings_sha256 == settings.sha256():
-            return report
-        raise ConfigError(
-            f"{output} holds a selection made with other settings.",
-            advice="Choose another output, or delete it.",
-        )
-    settings.save(output / "settings.yaml")
-    model = AistaForConditionalGeneration.from_pretrained(settings.model).eval()
-    processor = AistaProcessor.from_pretrained(settings.model)
+    if done := processes.by_main(lambda: _finished_or_started(output, settings)):
+        return done
+    model, processor = _load(settings.model)
     store = cached_features(model, processor, settings.data, settings.features) if settings.features else None
     dataset = SpeechDataset([Manifest(path) for path in settings.data], features=store)
-    pairs = dataset.subset(draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed))
-    states = output / "states"
-    if not (states / "COMPLETE").exists():
-        shutil.rmtree(states, ignore_errors=True)
-        extract(model, pairs, Collator(processor, transcripts=True), states, settings.batch_size)
-        (states / "COMPLETE").touch()
+    drawn = draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed, _limits(dataset, settings))
+    pairs = dataset.subset(drawn)
+    folders = _extracted(model, processor, pairs, output / "states", settings.batch_size)
     texts = [utterance.text or "" for utterance in pairs.utterances()]
-    layers = layer_states(states, model.config.text_config.num_hidden_layers, settings.num_pairs)
-    report = rank_layers(layers, texts, settings, name=settings.model)
+    mine = range(processes.rank(), model.config.text_config.num_hidden_layers + 1, processes.count())
+    report = rank_layers(layer_states(folders, mine, len(texts)), texts, settings, name=settings.model)
+    return processes.by_main(lambda: _finish(output, report))
+
+
+def _finished_or_started(output: Path, settings: SelectSettings) -> LayerReport | None:
+    """Return the report of a finished selection, or open the folder for a new one."""
+    if not (output / REPORT).exists():
+        settings.save(output / "settings.yaml")
+        return None
+    report = LayerReport.load(output / REPORT)
+    if report.settings_sha256 == settings.sha256():
+        return report
+    raise ConfigError(
+        f"{output} holds a selection made with other settings.",
+        advice="Choose another output, or delete it.",
+    )
+
+
+def _finish(output: Path, report: LayerReport) -> LayerReport:
+    """Write what was found, the report last, and drop the hidden states."""
     report.plot(output / "layers.png")
     report.save(output / REPORT)
-    shutil.rmtree(states)
+    shutil.rmtree(output / "states")
     return report
 
 
-def draw_pairs(utterances: Iterable[Utterance], count: int, seed: int) -> list[int]:
+def _load(folder: str) -> tuple[AistaForConditionalGeneration, AistaProcessor]:
+    """Load a model onto this process's device."""
+    place = {"": processes.device()} if torch.cuda.is_available() else None
+    model = AistaForConditionalGeneration.from_pretrained(folder, device_map=place)
+    return model.eval(), AistaProcessor.from_pretrained(folder)
+
+
+def _limits(dataset: SpeechDataset, settings: SelectSettings) -> Sequence[bool] | None:
+    """Say of each row whether it is short enough, where there is a limit."""
+    return None if settings.max_seconds is None else (dataset.lengths <= settings.max_seconds).tolist()
+
+
+def _extracted(
+    model: Any, processor: AistaProcessor, pairs: SpeechDataset, states: Path, batch_size: int
+) -> list[Path]:
+    """Bring all pairs' hidden states to disk, each process its share; return the folders of the shares."""
+    folders = [states / f"{rank}_of_{processes.count()}" for rank in range(processes.count())]
+    own = folders[processes.rank()]
+    if not (own / _DONE).exists():
+        shutil.rmtree(own, ignore_errors=True)
+        extract(model, pairs, Collator(processor, transcripts=True), own, batch_size)
+        (own / _DONE).touch()
+    processes.wait()
+    return folders
+
+
+def draw_pairs(
+    utterances: Iterable[Utterance], count: int, seed: int, usable: Sequence[bool] | None = None
+) -> list[int]:
     """Draw ``count`` utterances with speech and transcript; a clip that stands in several rows counts once.
+
+    Args:
+        usable: Of each row, whether it may be drawn; None: all.
 
     Returns:
         Their positions, in order of appearance.
@@ -74,7 +116,7 @@ def draw_pairs(utterances: Iterable[Utterance], count: int, seed: int) -> list[i
     """
     first: dict[tuple[str | None, float], int] = {}
     for index, row in enumerate(utterances):
-        if row.audio is not None and row.text and row.task != "aac":
+        if row.audio is not None and row.text and row.task != "aac" and (usable is None or usable[index]):
             first.setdefault((row.audio, row.offset), index)
     if len(first) < count:
         raise ManifestError(
@@ -89,11 +131,16 @@ def draw_pairs(utterances: Iterable[Utterance], count: int, seed: int) -> list[i
 def rank_layers(
     layers: Iterable[LayerStates], texts: Sequence[str], settings: SelectSettings, name: str
 ) -> LayerReport:
-    """Rank every layer's pairs by Wasserstein distance (Eq. 3-5)."""
+    """Rank every layer's pairs by Wasserstein distance (Eq. 3-5).
+
+    Args:
+        layers: This process's share; the report holds the layers of all processes.
+    """
     chance = retrieval.chance_mrr(len(texts))
     multiple = settings.threshold_times_chance
     threshold = settings.threshold if multiple is None else multiple * chance
-    rows = [_rank_layer(states, texts, threshold, settings) for states in layers]
+    shares = processes.gather([_rank_layer(states, texts, threshold, settings) for states in layers])
+    rows = sorted((row for share in shares for row in share), key=lambda row: row.layer)
     return LayerReport(
         model=name,
         num_pairs=len(texts),
@@ -128,7 +175,9 @@ def _exact(
         "selected": ranking.mrr > threshold,
         "mean_distance": float(ranking.gold.mean()),
         "shuffled_mrr": control.mrr,
+        "mrr_pessimistic": ranking.mrr_pessimistic,
         "num_ties": ranking.num_ties,
+        "stages": ranking.stages,
         "pairs_touched": len(texts) ** 2,
     }
 
