@@ -7,25 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from aista.config import Settings
+from aista.model.answering import GenerationSettings
+
+__all__ = ["EvaluateSettings", "GenerationSettings", "ScoreSettings"]
 
 Measure = Literal["speech", "text_translation", "token_accuracy", "log_wasserstein"]
-
-
-class GenerationSettings(Settings):
-    """How an answer is searched for.
-
-    Attributes:
-        num_beams: 1 is greedy search. The paper names none; SALMONN, its base, uses 4.
-        max_new_tokens: Longest answer to one segment of audio, in tokens.
-        batch_size: Segments decoded at once; it does not change the answers.
-        length_penalty, repetition_penalty: As in transformers; they matter with beams only and always.
-    """
-
-    num_beams: int = Field(default=1, ge=1)
-    max_new_tokens: int = Field(default=200, ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    length_penalty: float = 1.0
-    repetition_penalty: float = 1.0
 
 
 class EvaluateSettings(Settings):
@@ -55,4 +41,19 @@ class EvaluateSettings(Settings):
     generation: GenerationSettings = GenerationSettings()
     limit: int | None = Field(default=None, ge=1)
     features: str | None = None
+    silence_check: bool = True
+
+
+class ScoreSettings(Settings):
+    """Evaluation of any system that turns speech into text: a baseline, a service, somebody else's model.
+
+    Attributes:
+        output, data, limit, silence_check: As for ``EvaluateSettings``.
+        measures: ``speech``, and ``text_translation`` where the system also takes text.
+    """
+
+    output: str
+    data: list[str] = Field(min_length=1)
+    measures: list[Literal["speech", "text_translation"]] = ["speech"]
+    limit: int | None = Field(default=None, ge=1)
     silence_check: bool = True

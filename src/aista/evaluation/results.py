@@ -1,0 +1,169 @@
+"""What an evaluation comes to: the scores of hypotheses, and a ``results.json`` that says how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aista.config import Settings
+from aista.data.manifest import Manifest, Utterance
+from aista.errors import EvaluationError
+from aista.evaluation import metrics
+from aista.evaluation.decode import Hypothesis
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was measured on one test set: texts to score, and sums to average."""
+
+    num_utterances: int
+    hypotheses: list[Hypothesis]
+    correct_tokens: tuple[int, int] = (0, 0)
+    log_costs: dict[str, list[float]] = field(default_factory=dict)
+
+
+def set_names(manifests: Sequence[str]) -> list[str]:
+    """Return the names of test sets: those of their files.
+
+    Raises:
+        EvaluationError: Two have one name.
+    """
+    names = [Path(path).stem for path in manifests]
+    if len(set(names)) < len(names):
+        raise EvaluationError("Two manifests have the same file name.", got=", ".join(manifests))
+    return names
+
+
+def finished(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the results of a finished evaluation if they were made by these very things."""
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return kept if all(kept.get(name) == value for name, value in made_by.items()) else None
+
+
+def sha256_of(manifest: str) -> str:
+    """Return the hash of a manifest (which must be there)."""
+    return hashlib.sha256(Manifest(manifest).path.read_bytes()).hexdigest()
+
+
+def has_target(row: Utterance) -> bool:
+    return bool(row.text if row.task in ("asr", "aac") else row.translation)
+
+
+class Clock:
+    """Adds the time spent inside it to an entry of a dictionary."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] += time.perf_counter() - self.start
+
+
+def remembered(path: Path, terms: Any, compute: Callable[[], Any]) -> Any:
+    """Return a measure that an earlier attempt finished under the same terms, or compute and keep it."""
+    key = hashlib.sha256(repr(terms).encode()).hexdigest()
+    if path.exists() and (kept := json.loads(path.read_text()))["key"] == key:
+        return kept["value"]
+    value = compute()
+    path.write_text(json.dumps({"key": key, "value": value}))
+    return value
+
+
+def write_results(
+    model: str, settings: Settings, parts: dict[str, Part], extra: dict[str, Any], output: Path
+) -> dict[str, Any]:
+    """Write ``results.json`` and the settings, and return the results.
+
+    Args:
+        model: What was evaluated.
+        settings: How.
+        parts: What was found on each test set.
+        extra: Further entries: warnings, seconds, whatever identifies model, data and settings.
+        output: The folder.
+    """
+    scores, signatures, by_layer = _scores(parts.values())
+    by_set = {}
+    for name, part in parts.items():
+        by_set[name] = {"num_utterances": part.num_utterances, "scores": _scores([part])[0]}
+    results = {
+        "model": model,
+        "scores": scores,
+        "signatures": signatures,
+        "log_wasserstein_by_layer": by_layer,
+        "by_set": by_set,
+        "settings": settings.model_dump(mode="json"),
+        "versions": versions(),
+        **extra,
+    }
+    settings.save(output / "settings.yaml")
+    (output / RESULTS).write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
+    return results
+
+
+def _scores(parts: Iterable[Part]) -> tuple[dict[str, float], dict[str, str], dict[str, float]]:
+    """Return the scores of one set or of several together, their signatures, and log W by layer."""
+    parts = list(parts)
+    groups: dict[tuple[str, str], list[Hypothesis]] = defaultdict(list)
+    for part in parts:
+        for row in part.hypotheses:
+            groups[row.task, row.language].append(row)
+    found = {name: score for (task, code), rows in groups.items() for name, score in _texts(task, code, rows)}
+    values = {name: score.value for name, score in found.items()}
+    right, total = (sum(part.correct_tokens[i] for part in parts) for i in (0, 1))
+    if total:
+        values["token_accuracy"] = 100 * right / total
+    by_layer = {}
+    for layer in {layer for part in parts for layer in part.log_costs}:
+        costs = [cost for part in parts for cost in part.log_costs.get(layer, [])]
+        by_layer[layer] = sum(costs) / len(costs)
+    if by_layer:
+        values["log_wasserstein"] = sum(by_layer.values()) / len(by_layer)
+    return values, {name: score.signature for name, score in found.items()}, by_layer
+
+
+def _texts(task: str, code: str, rows: Sequence[Hypothesis]) -> list[tuple[str, metrics.Score]]:
+    """Score the texts of one task and language."""
+    hypotheses, references = [row.hypothesis for row in rows], [row.reference for row in rows]
+    if task == "asr":
+        score = metrics.wer(hypotheses, references, code)
+        return [(f"{score.name.lower()}_{code}", score)]
+    if task == "aac":
+        return [("chrf_captions", metrics.chrf(hypotheses, references))]
+    prefix = "mt_" if task == "mt" else ""
+    return [
+        (f"{prefix}bleu_{code}", metrics.bleu(hypotheses, references, code)),
+        (f"{prefix}chrf_{code}", metrics.chrf(hypotheses, references)),
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything a score may depend on."""
+    packages = (
+        "aista",
+        "torch",
+        "transformers",
+        "peft",
+        "tokenizers",
+        "sacrebleu",
+        "numpy",
+        "soundfile",
+        "soxr",
+    )
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
