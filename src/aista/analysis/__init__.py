@@ -1,0 +1,1 @@
+"""What lies behind the scores: representations, correlation with translation, telling sentences, transfer."""
