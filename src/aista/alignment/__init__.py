@@ -1,12 +1,13 @@
 """Objectives that draw the speech representations towards the text's: one method a file, found by its name.
 
 A method is a module of this package (or a dotted path to a third party's) that defines ``Method``, a
-subclass of :class:`Alignment`. Nothing else has to be edited for a new one.
+subclass of :class:`aista.alignment.base.Alignment`. Nothing else has to be edited for a new one.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from aista.alignment.base import Alignment
     from aista.alignment.wasserstein import WassersteinLoss as WassersteinLoss
 
-__all__ = ["PairedStates", "WassersteinLoss", "alignment", "names"]
+__all__ = ["PairedStates", "Sizes", "WassersteinLoss", "alignment", "method", "names"]
 
 
 @dataclass(frozen=True)
 class PairedStates:
-    """Hidden states of one batch of speech-text pairs at the layers a method asked for.
+    """What a method sees of one batch of speech-text pairs: only what it asked for.
 
     Attributes:
         speech: Layer number -> (batch, N, d) states at the speech positions, with gradient.
@@ -32,6 +33,9 @@ class PairedStates:
         text: Layer number -> (batch, M, d) states at the transcript positions, without gradient.
         text_mask: (batch, M) bool, true where a transcript token stands.
         transcript_ids: (batch, M) int64 token ids of the transcript, arbitrary where masked.
+        speech_logits: (batch, T, V) predictions of the target tokens given the speech, with gradient.
+        text_logits: (batch, T, V) the same given the transcript, without gradient.
+        logits_mask: (batch, T) bool, true where a target token is predicted.
     """
 
     speech: dict[int, Tensor]
@@ -39,6 +43,24 @@ class PairedStates:
     text: dict[int, Tensor]
     text_mask: Tensor
     transcript_ids: Tensor
+    speech_logits: Tensor | None = None
+    text_logits: Tensor | None = None
+    logits_mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the backbone, for a method that owns parameters.
+
+    Attributes:
+        hidden_size: Width d of its hidden states.
+        vocab_size: Token ids are below it.
+        seed: Of the method's own parameters.
+    """
+
+    hidden_size: int
+    vocab_size: int
+    seed: int = 0
 
 
 def names() -> list[str]:
@@ -46,23 +68,50 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
 
 
-def alignment(name: str, layers: tuple[int, ...], **options: Any) -> Alignment:
-    """Build a method by name for the given layers.
+def method(name: str) -> type[Alignment]:
+    """Return the class of a method.
+
+    Args:
+        name: Module name in this package, or the dotted path of a third party's module.
 
     Raises:
-        ConfigError: No such method, or it does not take these options.
+        ConfigError: No such method.
     """
     dotted = name if "." in name else f"{__name__}.{name}"
     try:
-        method = importlib.import_module(dotted).Method
+        return importlib.import_module(dotted).Method
     except (ModuleNotFoundError, AttributeError) as error:
         raise ConfigError(
             f"No alignment method {name!r}.",
             got=str(error),
             expected=f"{', '.join(names())}, or the dotted path of a module that defines Method",
         ) from None
+
+
+def alignment(name: str, layers: tuple[int, ...], sizes: Sizes | None = None, **options: Any) -> Alignment:
+    """Build a method by name for the given layers.
+
+    Args:
+        name: As for :func:`method`.
+        layers: Layers to align; a method with ``fixed_layers`` works at those.
+        sizes: Of the backbone; handed on to methods whose ``__init__`` has a parameter of that name.
+        options: Keyword arguments of the method.
+
+    Its parameters are drawn from ``sizes.seed`` and leave the global random state untouched.
+
+    Raises:
+        ConfigError: No such method, it does not take these options, or it needs sizes and there are none.
+    """
+    import torch
+
+    cls = method(name)
+    given = cls.fixed_layers if cls.fixed_layers is not None else tuple(layers)
+    if "sizes" in inspect.signature(cls).parameters:
+        options["sizes"] = sizes
     try:
-        return method(layers, **options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(sizes.seed if sizes else 0)
+            return cls(given, **options)
     except TypeError as error:
         raise ConfigError(
             f"The alignment method {name!r} does not take these options.", got=str(error)

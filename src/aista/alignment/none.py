@@ -13,6 +13,9 @@ from aista.alignment.base import Alignment
 class Method(Alignment):
     """Asks for no layer and returns no loss; the layers and options of other methods are ignored."""
 
+    fixed_layers = ()
+    needs_text = False
+
     def __init__(self, layers: tuple[int, ...] = (), **options: Any) -> None:
         super().__init__(())
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from aista.errors import ConfigError
@@ -61,3 +63,16 @@ def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[st
         if is_lora(name):
             parameter.data = parameter.data.to(torch.float32)
         parameter.requires_grad_(is_lora(name))
+
+
+@contextmanager
+def switched(backbone: nn.Module, on: bool) -> Iterator[None]:
+    """With ``on`` false: let the backbone run as it was before LoRA, for a while and without gradient."""
+    layers = [] if on else [module for module in backbone.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:  # peft's own enable_adapters also changes requires_grad, in the middle of a step
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False

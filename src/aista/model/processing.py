@@ -82,6 +82,7 @@ class AistaProcessor(ProcessorMixin):
         targets: Sequence[str] | None = None,
         transcripts: Sequence[str] | None = None,
         *,
+        transcript_answers: bool = False,
         sampling_rate: int = SAMPLE_RATE_HZ,
         features: Sequence[np.ndarray] | None = None,
         num_samples: Sequence[int] | None = None,
@@ -100,6 +101,7 @@ class AistaProcessor(ProcessorMixin):
             text: B instructions, or one for all; None: the standard one for ``task`` and ``language``.
             targets: B answers. Each ends with the template's end token.
             transcripts: B transcripts, for the text branch of the alignment.
+            transcript_answers: Let them be followed by the question and the target, as the speech is.
             sampling_rate: Of ``audio``, in Hz; anything but 16,000 is refused rather than resampled unseen.
             features: B cached encoder outputs (frames, D), with ``num_samples``, the lengths of their audio.
             source_text: B texts that stand where the speech would (zero-shot text translation).
@@ -112,7 +114,8 @@ class AistaProcessor(ProcessorMixin):
             ``input_ids``, ``attention_mask``, ``speech_mask`` (B, T), ``labels`` (with targets),
             ``num_samples`` (B,); ``input_features`` (B, mel, frames), ``fbank`` (B, T, 128) and
             ``fbank_mask``, or ``speech_features`` (B, F, D); with transcripts ``transcript_input_ids``,
-            ``transcript_attention_mask`` and ``transcript_mask`` (B, S).
+            ``transcript_attention_mask`` and ``transcript_mask`` (B, S), and with ``transcript_answers``
+            ``transcript_labels`` (B, S).
 
         Raises:
             ModelInputError: Nothing or too much fills the slot, the numbers of things differ, or audio is
@@ -137,7 +140,8 @@ class AistaProcessor(ProcessorMixin):
         side = padding_side or ("left" if targets is None else "right")
         batch |= self._sequences(texts, slots, targets, side, max_target_tokens)
         if transcripts is not None:
-            batch |= self._text_branch(texts, transcripts)
+            answers = targets if transcript_answers else None
+            batch |= self._text_branch(texts, transcripts, answers, max_target_tokens)
         return BatchFeature(batch)
 
     def batch_decode(self, ids: Tensor, **options: Any) -> list[str]:
@@ -164,32 +168,53 @@ class AistaProcessor(ProcessorMixin):
     ) -> dict[str, Tensor]:
         if side not in ("left", "right", "between"):
             raise ModelInputError("Unknown padding_side.", got=side, expected="left, right or between")
+        batch = spans.batch_rows(self._rows(texts, slots, targets, most), self.config.pad_token_id, side)
+        if targets is None:
+            del batch["labels"]
+        return batch
+
+    def _rows(
+        self,
+        texts: Sequence[str],
+        slots: Sequence[int | list[int]],
+        targets: Sequence[str] | None,
+        most: int | None,
+    ) -> list[spans.Row]:
         pad, rows = self.config.pad_token_id, []
         for row, (line, slot) in enumerate(zip(texts, slots, strict=True)):
             target: list[int] = []
             if targets is not None:
                 target = [*spans.text_ids(self.tokenizer, targets[row]), self.config.end_token_id][:most]
             rows.append(spans.make_row(self.tokenizer, render(self.config.template, line), slot, target, pad))
-        batch = spans.batch_rows(rows, pad, side)
-        if targets is None:
-            del batch["labels"]
-        return batch
+        return rows
 
-    def _text_branch(self, texts: Sequence[str], transcripts: Sequence[str]) -> dict[str, Tensor]:
-        """Prefix and transcript only: what follows cannot change their hidden states."""
-        rows, masks = [], []
-        for line, transcript in zip(texts, transcripts, strict=True):
-            before = spans.prefix_ids(self.tokenizer, render(self.config.template, line))
-            inside = spans.text_ids(self.tokenizer, transcript)
-            rows.append(before + inside)
-            masks.append([0] * len(before) + [1] * len(inside))
-        ids, mask = spans.stack(rows, self.config.pad_token_id, "right")
-        inside_mask, _ = spans.stack(masks, 0, "right")
-        return {
+    def _text_branch(
+        self,
+        texts: Sequence[str],
+        transcripts: Sequence[str],
+        answers: Sequence[str] | None,
+        most: int | None,
+    ) -> dict[str, Tensor]:
+        """Prefix and transcript; question and answer, which cannot change their states, only if asked for."""
+        inside = [spans.text_ids(self.tokenizer, transcript) for transcript in transcripts]
+        rows = self._rows(texts, inside, answers, most)
+        sequences = [
+            row.prompt[: row.slot.stop] if answers is None else row.prompt + row.target for row in rows
+        ]
+        places = [
+            [row.slot.start <= place < row.slot.stop for place in range(len(sequence))]
+            for row, sequence in zip(rows, sequences, strict=True)
+        ]
+        ids, mask = spans.stack(sequences, self.config.pad_token_id, "right")
+        batch = {
             "transcript_input_ids": ids,
             "transcript_attention_mask": mask.long(),
-            "transcript_mask": inside_mask.bool(),
+            "transcript_mask": spans.stack(places, 0, "right")[0].bool(),
         }
+        if answers is not None:
+            labels = [[spans.IGNORED] * len(row.prompt) + row.target for row in rows]
+            batch["transcript_labels"] = spans.stack(labels, spans.IGNORED, "right")[0]
+        return batch
 
     # ---- audio
 

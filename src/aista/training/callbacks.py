@@ -11,15 +11,21 @@ from transformers.trainer_callback import ProgressCallback
 
 
 class Progress(ProgressCallback):
-    """A bar whose right end shows the newest losses and token accuracy instead of printing dictionaries."""
+    """A bar whose right end shows the newest losses and token accuracy instead of printing dictionaries.
 
-    _SHOWN = ("ce", "eval_token_accuracy", "learning_rate")
+    Attributes:
+        shown: Names of the figures to show; the trainer adds the parts of its loss.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = {"eval_token_accuracy", "learning_rate"}
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Keep the newest value of each shown figure at the end of the bar."""
         if self.training_bar is None or not logs:
             return
-        shown = {name: value for name, value in logs.items() if name in self._SHOWN or "wasserstein" in name}
+        shown = {name: value for name, value in logs.items() if name in self.shown}
         self._newest = {
             **getattr(self, "_newest", {}),
             **{name: f"{value:.4g}" for name, value in shown.items()},

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aista.alignment import alignment
+from aista.alignment import Sizes, alignment, method
 from aista.config import AlignmentSettings, JointSettings
 from aista.errors import ConfigError
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.selection.report import LayerReport
+from aista.training.objective import SpeechTextObjective
 from aista.training.run import Run, finished, train
 
 
@@ -23,19 +24,21 @@ def joint(settings: JointSettings) -> Run:
     model = AistaForConditionalGeneration.from_pretrained(settings.init)
     processor = AistaProcessor.from_pretrained(settings.init)
     layers = aligned_layers(settings.alignment, model.config.text_config.num_hidden_layers)
-    objective = alignment(settings.alignment.method, layers, **settings.alignment.options)
-    return train(settings, model, processor, objective, settings.alignment.alpha)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    sizes = Sizes(model.config.text_config.hidden_size, vocabulary, settings.seed)
+    aligner = alignment(settings.alignment.method, layers, sizes, **settings.alignment.options)
+    return train(settings, SpeechTextObjective(model, aligner, settings.alignment.alpha), processor)
 
 
 def aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, ...]:
-    """Return the layers to align: those written down, or those a layer report chose.
+    """Return the layers to align: the method's own, those written down, or those a layer report chose.
 
     Raises:
         ConfigError: A layer does not exist in this backbone, or none was selected.
     """
-    if settings.method == "none":
-        return ()
-    layers = settings.layers
+    layers, fixed = settings.layers, method(settings.method).fixed_layers
+    if fixed is not None:
+        return fixed
     chosen = tuple(LayerReport.load(layers).selected if isinstance(layers, str) else layers)
     if not chosen:
         raise ConfigError(

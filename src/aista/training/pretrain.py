@@ -8,6 +8,7 @@ from aista.alignment.none import Method as NoAlignment
 from aista.config import ModelSettings, PretrainSettings
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.training.objective import SpeechTextObjective
 from aista.training.run import Run, finished, train
 
 
@@ -40,4 +41,4 @@ def pretrain(settings: PretrainSettings) -> Run:
     if done := finished(Path(settings.output), settings):
         return done
     model, processor = fresh_model(settings.model, settings.seed)
-    return train(settings, model, processor, NoAlignment(), alpha=1.0)
+    return train(settings, SpeechTextObjective(model, NoAlignment()), processor)

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from aista.alignment.base import Alignment
 from aista.config import DataSettings, JointSettings, PretrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, TrainingError
 from aista.model.feature_cache import cached_features
 from aista.training.callbacks import StopOnSignal
+from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
 from aista.training.trainer import AistaTrainer, last_checkpoint
 
 FINISHED = "training.json"
@@ -67,10 +67,8 @@ def finished(output: Path, settings: PretrainSettings | JointSettings) -> Run | 
     return Run(output, row["steps"], row["seconds"], row["best_token_accuracy"])
 
 
-def train(
-    settings: PretrainSettings | JointSettings, model: Any, processor: Any, objective: Alignment, alpha: float
-) -> Run:
-    """Train a model under the settings of a stage, resuming where an earlier attempt stopped.
+def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjective, processor: Any) -> Run:
+    """Train under the settings of a stage, resuming where an earlier attempt stopped.
 
     Raises:
         Interrupted: A signal stopped the run after saving it.
@@ -80,17 +78,16 @@ def train(
     settings.save(output / "settings.yaml")
     set_seed(settings.seed)
     trainer = AistaTrainer(
-        model=model,
-        objective=objective,
-        alpha=alpha,
+        model=objective,
         settings=settings.train,
         output=output,
         seed=settings.seed,
         num_workers=settings.data.num_workers,
         weights=settings.data.weights,
-        **_data(settings, model, processor, transcripts=bool(objective.layers)),
+        **_data(settings, objective, processor),
     )
-    model.config.directions = sorted({*(model.config.directions or ()), *directions(trainer.train_dataset)})
+    config = objective.config
+    config.directions = sorted({*(config.directions or ()), *directions(trainer.train_dataset)})
     start = time.perf_counter()
     seconds_before = _seconds_so_far(output)
     trainer.train(resume_from_checkpoint=last_checkpoint(output))
@@ -105,13 +102,15 @@ def train(
     return _finish(output, trainer, seconds)
 
 
-def _data(settings: PretrainSettings | JointSettings, model: Any, processor: Any, transcripts: bool) -> dict:
+def _data(
+    settings: PretrainSettings | JointSettings, objective: SpeechTextObjective, processor: Any
+) -> dict[str, Any]:
     """Return the trainer's datasets and collator."""
     data: DataSettings = settings.data
     paths, share = [*data.train, *data.validation], data.max_corrupt_share
     store = None
     if data.features:
-        store = cached_features(model, processor, paths, data.features, max_corrupt_share=share)
+        store = cached_features(objective.model, processor, paths, data.features, max_corrupt_share=share)
 
     def dataset(paths: list[str]) -> SpeechDataset:
         return SpeechDataset(
@@ -126,7 +125,11 @@ def _data(settings: PretrainSettings | JointSettings, model: Any, processor: Any
         "train_dataset": dataset(data.train),
         "eval_dataset": dataset(data.validation) if data.validation else None,
         "data_collator": Collator(
-            processor, transcripts=transcripts, prompt_pool=settings.prompt_pool, seed=settings.seed
+            processor,
+            transcripts=objective.alignment.active,
+            transcript_answers=objective.alignment.needs_logits,
+            prompt_pool=settings.prompt_pool,
+            seed=settings.seed,
         ),
     }
 
@@ -144,7 +147,7 @@ def _seconds_so_far(output: Path) -> float:
 def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
     """Write the model and the history, and the mark of completeness last."""
     trainer.save_model(str(output))
-    (output / "training_args.bin").unlink(missing_ok=True)
+    (output / OWN_WEIGHTS).unlink(missing_ok=True)  # training alone needs it
     (output / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     best = trainer.state.best_metric
     run = Run(output, trainer.state.global_step, seconds, best)
@@ -153,7 +156,7 @@ def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
         "seconds": round(seconds, 1),
         "best_token_accuracy": best,
         "padding_waste": round(trainer.padding_waste, 4),
-        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "trained_parameters": sum(p.numel() for p in trainer.trained_module.parameters() if p.requires_grad),
         "torch": torch.__version__,
     }
     (output / FINISHED).write_text(json.dumps(row, indent=1))

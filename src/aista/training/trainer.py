@@ -1,7 +1,8 @@
-"""A thin ``transformers.Trainer``: cross-entropy plus alignment (Eq. 6), the schedule, small checkpoints.
+"""A thin ``transformers.Trainer``: the objective, the schedule, small checkpoints.
 
-What is ours: the loss, the learning rate, the order of batches, checkpoints of trained tensors only, and a
-validation that reports token accuracy. Everything else (loops, engines, mixed precision, logging) is theirs.
+What is ours: what is trained (``aista.training.objective``), the learning rate, the order of batches,
+checkpoints of trained tensors only, and a validation that reports token accuracy. Everything else (loops,
+engines, mixed precision, logging) is theirs.
 """
 
 from __future__ import annotations
@@ -18,17 +19,13 @@ from torch.utils.data import Dataset, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
-from aista.alignment import PairedStates
-from aista.alignment.base import Alignment
 from aista.config import TrainSettings
 from aista.data.sampling import LengthGroupedSampler
 from aista.errors import TrainingError
-from aista.model.assembly import read_trained
-from aista.model.spans import take_span
 from aista.training.callbacks import Progress, StopOnSignal
+from aista.training.objective import SpeechTextObjective
 from aista.training.schedule import learning_rate
 
-TEXT_BRANCH = ("transcript_input_ids", "transcript_attention_mask", "transcript_mask")
 METRIC = "token_accuracy"
 COMPLETE = "COMPLETE"
 
@@ -69,21 +66,19 @@ def training_arguments(
         label_names=["labels"],
         seed=seed,
         data_seed=seed,
+        # What they choose for a PreTrainedModel, which the objective holds and is not.
+        ddp_find_unused_parameters=not settings.activation_checkpointing,
         use_cpu=not torch.cuda.is_available(),
     )
 
 
 class AistaTrainer(Trainer):
-    """Train a speech LLM with L = alpha CE + (1 - alpha) mean of the objective's losses.
+    """Train a :class:`SpeechTextObjective`: a speech LLM and an alignment method.
 
     Args:
-        objective: The alignment method; ``none`` trains the base model.
-        alpha: Weight of the cross-entropy; without alignment losses the cross-entropy has weight 1.
+        model: The objective; its ``model`` is what a finished run keeps.
         settings: Optimisation settings.
         weights: Share of each training manifest in an epoch; None: every row once.
-
-    Equation: 2 (no objective) and 6.
-    Gradient: through the speech branch; the text branch is computed without gradient.
     """
 
     # Theirs, narrower here than they can know.
@@ -92,72 +87,54 @@ class AistaTrainer(Trainer):
     train_dataset: Any
 
     def __init__(
-        self, *, objective: Alignment, alpha: float, settings: TrainSettings, output: Path, seed: int,
+        self, *, model: SpeechTextObjective, settings: TrainSettings, output: Path, seed: int,
         num_workers: int = 0, weights: list[float] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
-        super().__init__(args=training_arguments(output, settings, seed, num_workers), **kwargs)
-        self.objective: Alignment = objective
-        self.alpha, self.settings = alpha, settings
+        super().__init__(model=model, args=training_arguments(output, settings, seed, num_workers), **kwargs)
+        self.settings = settings
         self.weights, self.padding_waste = weights, 0.0
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self._parts: dict[str, Tensor | float] = defaultdict(float)
         self._parts_since = 0
         self.pop_callback(ProgressCallback)
-        self.add_callback(Progress())
+        self.progress = Progress()
+        self.add_callback(self.progress)
         self.add_callback(StopOnSignal())
         if settings.patience:
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+
+    @property
+    def trained_module(self) -> SpeechTextObjective:
+        """What is trained, out of what an engine may have wrapped around it."""
+        return self.accelerator.unwrap_model(self.model)
 
     # ---- the loss ----
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return alpha CE + (1 - alpha) mean_l W_l (Eq. 6) for one micro-batch."""
+        """Return the objective's loss for one micro-batch, and keep its parts for the log."""
         ids = inputs.pop("ids", None)
-        text = {name: inputs.pop(name) for name in TEXT_BRANCH if name in inputs}
-        outputs = model(**inputs, capture_layers=self.objective.layers, num_items_in_batch=num_items_in_batch)
-        loss = outputs.loss
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
+            # Engines average the gradients of the processes; the tokens were counted over all of them.
+            num_items_in_batch = num_items_in_batch / self.accelerator.num_processes
+        joint = model(
+            **inputs,
+            num_items_in_batch=num_items_in_batch,
+            accumulation=self.current_gradient_accumulation_steps,
+        )
         if not self._parts:
             self._parts_since = self.state.global_step
-        self._parts["ce"] += loss.detach()
-        if self.objective.layers:
-            parts = self.objective(self._paired_states(outputs, text))
-            for name, value in parts.items():
-                self._parts[name] += value.detach() / self.current_gradient_accumulation_steps
-            alignment = torch.stack(list(parts.values())).mean() / self.current_gradient_accumulation_steps
-            loss = self.alpha * loss + (1 - self.alpha) * alignment
-        if loss.device.type == "cpu" and not torch.isfinite(loss):
+        for name, value in joint.parts.items():
+            self._parts[name] += value
+        if joint.loss.device.type == "cpu" and not torch.isfinite(joint.loss):
             raise TrainingError(
                 f"The loss is not finite at step {self.state.global_step}.",
-                got=f"{loss.item()}; utterances {ids}",
+                got=f"{joint.loss.item()}; utterances {ids}",
                 advice="Lower the learning rate, raise alignment.alpha, or look at these utterances.",
             )
-        return (loss, outputs) if return_outputs else loss
-
-    def _paired_states(self, outputs: Any, text: dict[str, Tensor]) -> PairedStates:
-        """Take the speech span of the speech branch and the transcript span of the text branch."""
-        model = self.accelerator.unwrap_model(self.model)
-        text_states = model.text_states(
-            text["transcript_input_ids"], text["transcript_attention_mask"], self.objective.layers
-        )
-        speech = {
-            layer: take_span(state, outputs.speech_mask) for layer, state in outputs.hidden_states.items()
-        }
-        transcript = {
-            layer: take_span(state, text["transcript_mask"]) for layer, state in text_states.items()
-        }
-        transcript_ids, text_mask = take_span(text["transcript_input_ids"], text["transcript_mask"])
-        return PairedStates(
-            speech={layer: states for layer, (states, _) in speech.items()},
-            speech_mask=next(iter(speech.values()))[1],
-            text={layer: states for layer, (states, _) in transcript.items()},
-            text_mask=text_mask,
-            transcript_ids=transcript_ids,
-        )
+        return (joint.loss, joint) if return_outputs else joint.loss
 
     # ---- order, schedule, weight decay ----
 
@@ -192,10 +169,13 @@ class AistaTrainer(Trainer):
     # ---- seeing it run ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of every part of the loss since the last log."""
+        """Add the mean of every part of the loss since the last log, over steps and processes."""
         if "loss" in logs:
             steps = max(1, self.state.global_step - self._parts_since)
-            logs |= {name: float(total) / steps for name, total in self._parts.items()}
+            totals = torch.tensor([float(total) / steps for total in self._parts.values()])
+            means = self.accelerator.reduce(totals.to(self.args.device), reduction="mean").tolist()
+            logs |= dict(zip(self._parts, means, strict=True))
+            self.progress.shown |= self._parts.keys()
             self._parts.clear()
         super().log(logs, start_time)
 
@@ -212,7 +192,7 @@ class AistaTrainer(Trainer):
         self.model.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
         for batch in self.get_eval_dataloader(eval_dataset):
-            batch = {key: value for key, value in batch.items() if key not in (*TEXT_BRANCH, "ids")}
+            batch = {k: v for k, v in batch.items() if k != "ids" and not k.startswith("transcript_")}
             totals += self._token_counts(self._prepare_inputs(batch))
         self.model.train(was_training)
         correct, count, loss = self.accelerator.reduce(totals, reduction="sum").tolist()
@@ -228,15 +208,15 @@ class AistaTrainer(Trainer):
     @torch.no_grad()
     def _token_counts(self, batch: dict[str, Tensor]) -> Tensor:
         """Return (correct target tokens, target tokens, summed cross-entropy) of a batch."""
-        labels = batch["labels"][:, 1:]
         with self.compute_loss_context_manager():
-            outputs = self.model(**batch)
-        target = labels != -100
-        correct = (outputs.logits[:, :-1].argmax(-1) == labels) & target
-        count = target.sum()
-        return torch.stack([correct.sum(), count, outputs.loss * count]).double()
+            parts = self.model(**batch).parts
+        return torch.stack([parts["correct"], parts["tokens"], parts["ce"]]).double()
 
     # ---- checkpoints: trained tensors only, complete or not at all ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if self.args.should_save:
+            self.trained_module.save(Path(output_dir or str(self.args.output_dir)), state_dict)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -244,9 +224,7 @@ class AistaTrainer(Trainer):
             (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.accelerator.unwrap_model(model or self.model).load_trainable(
-            read_trained(Path(resume_from_checkpoint))
-        )
+        self.accelerator.unwrap_model(model or self.model).load(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))

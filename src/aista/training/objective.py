@@ -1,0 +1,212 @@
+"""What is trained: a speech LLM and an alignment method as one module, whose forward is the loss (Eq. 6).
+
+One module, so that an engine (DDP, FSDP, DeepSpeed) wraps one thing and synchronises the gradients of the
+method's own parameters with the model's.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from aista.alignment import PairedStates
+from aista.alignment.base import Alignment
+from aista.errors import CheckpointError
+from aista.model.assembly import read_trained
+from aista.model.outputs import AistaOutput
+from aista.model.spans import IGNORED, take_span
+from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.model.weights import require_match
+
+OWN_WEIGHTS = "objective.safetensors"
+_MODEL, _OWN = "model.", "alignment."
+
+
+class Joint(NamedTuple):
+    """What a forward pass of the objective gives.
+
+    Attributes:
+        loss: Scalar to descend.
+        parts: Detached scalars by name. In training ``ce``, every alignment loss, and what the method
+            reports; in validation ``correct`` and ``tokens`` (counts of targets) and ``ce`` (their sum).
+    """
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+
+
+class SpeechTextObjective(nn.Module):
+    """L = alpha CE + (1 - alpha) mean of the alignment losses.
+
+    Args:
+        model: The speech LLM.
+        alignment: The alignment method; ``none`` leaves the cross-entropy, with weight 1.
+        alpha: Weight of the cross-entropy.
+
+    Equation: 2 (no alignment), 6.
+    Gradient: through the speech branch and into the method's own parameters; the text branch runs without.
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(
+        self, model: AistaForConditionalGeneration, alignment: Alignment, alpha: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.model, self.alignment, self.alpha = model, alignment, alpha
+
+    def forward(
+        self, *, num_items_in_batch: Tensor | float | None = None, accumulation: int = 1, **batch: Tensor
+    ) -> Joint:
+        """Return the loss of one micro-batch; in eval mode, the counts of a validation.
+
+        Args:
+            num_items_in_batch: Divides the summed cross-entropy: the target tokens of the optimiser step.
+            accumulation: Micro-batches in the step; each carries that share of the alignment losses.
+            batch: What the collator gives, without ``ids``. In eval mode the text branch is not looked at.
+
+        Equation: 2, 6.
+        """
+        text = {name: batch.pop(name) for name in list(batch) if name.startswith("transcript_")}
+        if not self.training:
+            return self._validate(batch)
+        outputs = self.model(
+            **batch, capture_layers=self.alignment.layers, num_items_in_batch=num_items_in_batch
+        )
+        if not self.alignment.active:
+            return Joint(outputs.loss, {"ce": outputs.loss.detach()})
+        losses = self.alignment(self.paired_states(outputs, batch["labels"], text))
+        total = torch.stack(list(losses.values())).mean() / accumulation
+        parts = {
+            name: value.detach() / accumulation for name, value in {**losses, **self.alignment.report}.items()
+        }
+        loss = self.alpha * outputs.loss + (1 - self.alpha) * total
+        return Joint(loss, {"ce": outputs.loss.detach(), **parts})
+
+    def _validate(self, batch: dict[str, Tensor]) -> Joint:
+        """Count correct and all target tokens, with teacher forcing."""
+        outputs = self.model(**batch)
+        labels = batch["labels"][:, 1:]
+        target = labels != IGNORED
+        correct = ((outputs.logits[:, :-1].argmax(-1) == labels) & target).sum()
+        tokens = target.sum()
+        return Joint(outputs.loss, {"correct": correct, "tokens": tokens, "ce": outputs.loss * tokens})
+
+    # ---- the two branches ----
+
+    def paired_states(self, outputs: AistaOutput, labels: Tensor, text: dict[str, Tensor]) -> PairedStates:
+        """Take the speech span of the speech branch and the transcript span of the text branch.
+
+        Args:
+            outputs: Of the speech branch, with the method's layers captured.
+            labels: (B, T) of the speech branch.
+            text: The collator's ``transcript_*``.
+        """
+        states, text_logits = self._text_branch(text)
+        heard: Any = outputs.speech_mask
+        read = text["transcript_mask"]
+        transcript_ids, text_mask = take_span(text["transcript_input_ids"], read)
+        logits: Any = outputs.logits
+        speech_logits, mask = predictions(logits, labels) if self.alignment.needs_logits else (None, None)
+        return PairedStates(
+            speech={k: take_span(state, heard)[0] for k, state in (outputs.hidden_states or {}).items()},
+            speech_mask=take_span(heard, heard)[1],
+            text={k: take_span(state, read)[0] for k, state in states.items()},
+            text_mask=text_mask,
+            transcript_ids=transcript_ids,
+            speech_logits=speech_logits,
+            text_logits=text_logits,
+            logits_mask=mask,
+        )
+
+    @torch.no_grad()
+    def _text_branch(self, text: dict[str, Tensor]) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Return the transcripts' hidden states (B, S, d) by layer and logits (B, T, V): what is wanted."""
+        wanted = self.alignment.layers if self.alignment.needs_text else ()
+        ids, mask = text["transcript_input_ids"], text["transcript_attention_mask"]
+        if self.alignment.needs_logits:
+            outputs: Any = self.model.text_outputs(ids, mask, wanted, lora=not self.alignment.frozen_teacher)
+            return outputs.hidden_states or {}, predictions(outputs.logits, text["transcript_labels"])[0]
+        return (self.model.text_states(ids, mask, wanted) if wanted else {}), None
+
+    # ---- the model's face, which trainers and engines look for on what they train ----
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def _no_split_modules(self) -> Any:
+        return self.model._no_split_modules
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        """Whether the backbone recomputes its activations."""
+        return self.model.is_activation_checkpointing
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Let the backbone recompute its activations in the backward pass."""
+        self.model.activation_checkpointing_enable(**options)
+
+    def num_parameters(self, **options: Any) -> int:
+        """Return the number of the model's parameters."""
+        return self.model.num_parameters(**options)
+
+    # ---- keeping ----
+
+    def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Save the model's trained tensors, and in a file of their own the method's.
+
+        Args:
+            folder: Made if it does not exist.
+            state: A full state dict of this module (of a sharded one), instead of its own.
+        """
+        self.model.save_pretrained(folder, state_dict=None if state is None else _below(_MODEL, state))
+        own = self.alignment.state_dict() if state is None else _below(_OWN, state)
+        if own:
+            partial = folder / f".{OWN_WEIGHTS}.partial"
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}, partial)
+            os.replace(partial, folder / OWN_WEIGHTS)
+
+    def load(self, folder: Path) -> None:
+        """Set what ``save`` saved.
+
+        Raises:
+            CheckpointError: Tensors are missing, superfluous, misshapen or damaged.
+        """
+        self.model.load_trainable(read_trained(folder))
+        own, path = self.alignment.state_dict(), folder / OWN_WEIGHTS
+        if not own:
+            return
+        try:
+            found = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                "The alignment method's own weights are missing or damaged.", got=f"{path}: {error}"
+            ) from error
+        require_match("the alignment method", found, own)
+        self.alignment.load_state_dict(found)
+
+
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def predictions(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the places that predict a target token.
+
+    Args:
+        logits: (B, S, V); those at t predict the label at t + 1.
+        labels: (B, S), -100 outside the target.
+
+    Returns:
+        (B, T, V) with T the longest target, and its mask (B, T) bool; what is masked is arbitrary.
+    """
+    return take_span(logits[:, :-1], labels[:, 1:] != IGNORED)
