@@ -1,8 +1,9 @@
-"""``aista evaluate``: scores of a model on held-out manifests."""
+"""``aista evaluate``: scores of a model, or of a baseline, on held-out manifests."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -14,11 +15,14 @@ app = typer.Typer()
 
     aista evaluate --config evaluate.yaml
 
-    aista evaluate --set model=runs/joint --set data=[test.jsonl] --set output=runs/joint/test
+    aista evaluate --set model=runs/joint --data test.jsonl --output runs/joint/test
 
-    aista evaluate --config evaluate.yaml --set generation.num_beams=4 --set output=runs/beams
+    aista evaluate --config evaluate.yaml --set generation.num_beams=4 --output runs/beams
 
     aista evaluate --config evaluate.yaml --json | jq .scores
+
+    aista evaluate --baseline cascade --baseline-option asr=aista:whisper \\
+        --baseline-option llm=aista:language_model --data test.jsonl --output runs/cascade
 """
 )
 def evaluate(
@@ -26,24 +30,67 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a setting: dotted.key=value.")
     ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="A manifest; may be given several times.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Score this system in place of a model: see docs/guides/baselines.md.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--baseline-option", help="An option of the baseline: key=value.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Score a model: BLEU with its signature, error rate, zero-shot text translation, alignment.
+    """Score a model or a baseline: BLEU with its signature, error rate, zero-shot translation, alignment.
 
-    Hypotheses and `results.json` lie in the `output` folder; run it again to go on where it stopped.
+    Hypotheses and `results.json` lie in the `output` folder; run it again to go on where it stopped. Of a
+    baseline, `--set generation.num_beams=4` and its like change the search, and `limit`, `measures` and
+    `silence_check` can be set.
     """
     import json
 
-    from rich.console import Console
-    from rich.table import Table
+    from aista.errors import ConfigError
 
+    changes = list(overrides or [])
+    changes += [f"data={json.dumps([str(path) for path in data])}"] if data else []
+    changes += [f"output={json.dumps(str(output))}"] if output else []
+    if options and baseline is None:
+        raise ConfigError("--baseline-option needs --baseline NAME.", got=" ".join(options))
+    results = _baseline(baseline, options or [], config, changes) if baseline else _model(config, changes)
+    if as_json:
+        typer.echo(json.dumps(results, ensure_ascii=False, indent=1))
+    else:
+        _show(results)
+
+
+def _model(config: str | None, changes: list[str]) -> dict[str, Any]:
     from aista.evaluation.evaluate import evaluate
     from aista.evaluation.settings import EvaluateSettings
 
-    results = evaluate(EvaluateSettings.load(config, overrides or []))
-    if as_json:
-        typer.echo(json.dumps(results, ensure_ascii=False, indent=1))
-        return
+    return evaluate(EvaluateSettings.load(config, changes))
+
+
+def _baseline(name: str, options: list[str], config: str | None, changes: list[str]) -> dict[str, Any]:
+    """Load a baseline and score it."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from aista.baselines import baseline
+    from aista.evaluation.score import score
+    from aista.evaluation.settings import BaselineSettings
+
+    disable_progress_bar()
+    given = [f"baseline={name}", *(f"options.{option}" for option in options)]
+    settings = BaselineSettings.load(config, [*changes, *given])
+    system = baseline(settings.baseline, generation=settings.generation, **settings.options)
+    try:
+        return score(system, settings, system.card)
+    finally:
+        system.close()
+
+
+def _show(results: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("measure", *results["by_set"], "all", title=results["model"])
     for measure, value in results["scores"].items():
         cells = [results["by_set"][name]["scores"].get(measure) for name in results["by_set"]]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from aista.config import Settings
 from aista.model.answering import GenerationSettings
 
-__all__ = ["EvaluateSettings", "GenerationSettings", "ScoreSettings"]
+__all__ = ["BaselineSettings", "EvaluateSettings", "GenerationSettings", "ScoreSettings"]
 
 Measure = Literal["speech", "text_translation", "token_accuracy", "log_wasserstein"]
 
@@ -57,3 +57,17 @@ class ScoreSettings(Settings):
     measures: list[Literal["speech", "text_translation"]] = ["speech"]
     limit: int | None = Field(default=None, ge=1)
     silence_check: bool = True
+
+
+class BaselineSettings(ScoreSettings):
+    """Evaluation of a baseline, as one YAML file.
+
+    Attributes:
+        baseline: Its name: a module of ``aista.baselines``, or a dotted path.
+        options: Its options: ids, revisions, prompts.
+        generation: Search settings that differ from its own.
+    """
+
+    baseline: str
+    options: dict[str, Any] = {}
+    generation: dict[str, Any] = {}

@@ -1,0 +1,58 @@
+"""Systems to compare with: one module a system, found by its name, each a ``SpeechTranslator``.
+
+A system is a module of this package (or a dotted path to a third party's) that defines ``System``, a subclass
+of :class:`~aista.baselines.base.Baseline`. Nothing else has to be edited for a new one. What cannot be run,
+because no code or weights are public, has its published numbers in ``reported``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from aista.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aista.baselines.base import Baseline
+
+__all__ = ["baseline", "names"]
+
+_NOT_SYSTEMS = ("base", "reported", "loading")
+
+
+def names() -> list[str]:
+    """Return the name of every system in this package that can be run."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_SYSTEMS)
+
+
+def baseline(name: str, *, generation: dict[str, Any] | None = None, **options: Any) -> Baseline:
+    """Load a system by name.
+
+    Args:
+        name: One of ``names()``, or the dotted path of a module that defines ``System``.
+        generation: Search settings that differ from the system's own, e.g. ``{"num_beams": 4}``.
+        options: The system's, see its class.
+
+    Raises:
+        ConfigError: There is no such system, it cannot be run, or it does not take these options.
+        CheckpointError: Its weights are not to be had.
+    """
+    from aista.baselines import reported
+
+    dotted = name if "." in name else f"{__name__}.{name}"
+    if name in _NOT_SYSTEMS or ("." not in name and name not in names()):
+        known = reported.note(name)
+        raise ConfigError(
+            f"There is no system {name!r} to run.",
+            got=known,
+            expected=f"{', '.join(names())}, or the dotted path of a module that defines System",
+        )
+    try:
+        system = importlib.import_module(dotted).System
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"{name!r} is no module that defines System.", got=str(error)) from None
+    try:
+        return system(generation=generation, **options)
+    except TypeError as error:
+        raise ConfigError(f"The system {name!r} does not take these options.", got=str(error)) from None

@@ -1,0 +1,88 @@
+"""What every baseline is: a ``SpeechTranslator`` with its own prompts, its own search, and a card."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aista.errors import ConfigError
+from aista.model.answering import GenerationSettings
+from aista.model.bases import describe, locate
+from aista.model.translating import SpeechTranslator
+from aista.text.languages import language
+
+_HASHED_WHOLE_BYTES = 64_000_000
+
+
+class Baseline(SpeechTranslator):
+    """A system of other people, run here.
+
+    Attributes:
+        own_generation: How its authors search, as far as they say.
+        card: What identifies it in results: ids, revisions, prompts. Anything JSON holds.
+
+    Args:
+        generation: Search settings that differ from its own.
+        device: ``cpu``, ``cuda``, ...; by default a GPU where there is one.
+    """
+
+    own_generation = GenerationSettings()
+
+    def __init__(self, *, generation: dict[str, Any] | None = None, device: str | None = None) -> None:
+        changed = self.own_generation.model_dump() | (generation or {})
+        self.generation = GenerationSettings.of(changed, source=f"the generation of {type(self).__module__}")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.card: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Let go of what it holds outside this process."""
+
+
+def identity(source: str, revision: str | None = None) -> dict[str, Any]:
+    """Identify weights for the card: id, commit, and a digest of the files.
+
+    Cost:
+        Small files are read; of a file of 64 MB or more only the size counts.
+
+    Raises:
+        CheckpointError: They are nowhere.
+    """
+    place = locate(source, revision=revision)
+    digest = hashlib.sha256()
+    for path in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if path.is_file():
+            size = path.stat().st_size
+            content = path.read_bytes() if size < _HASHED_WHOLE_BYTES else b""
+            digest.update(f"{path.name} {size} ".encode() + hashlib.sha256(content).digest())
+    name = source if source.startswith("aista:") else Path(source).name if place == Path(source) else source
+    return {"source": name, "revision": describe(source, revision=revision)["revision"] or revision} | {
+        "fingerprint": digest.hexdigest()[:16]
+    }
+
+
+def worded(prompts: dict[str, str], task: str, target: str, override: str | None = None) -> str:
+    """Return a system's prompt for a task: its own for that language, or the general one, filled in.
+
+    Args:
+        prompts: ``task-language`` or ``task`` -> wording, in which ``{language}`` and ``{code}`` are filled.
+        task: ``st``, ``asr`` or ``aac``.
+        target: ISO code of the language of the answer.
+        override: A wording to use for ``st`` instead.
+
+    Raises:
+        ConfigError: There is no prompt for the task, or the override has other fields.
+    """
+    wording = prompts.get(f"{task}-{target}", prompts.get(task))
+    if override is not None and task == "st":
+        wording = override
+    if wording is None:
+        raise ConfigError(f"There is no prompt for the task {task!r}.", expected=", ".join(prompts))
+    try:
+        return wording.format(language=language(target).name, code=target)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            "The prompt cannot be filled in.", got=f"{wording!r}: {error}", expected="{language} and {code}"
+        ) from None

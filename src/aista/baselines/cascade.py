@@ -1,0 +1,194 @@
+"""Whisper writes down what is said, a language model translates what is written.
+
+The language model is addressed as the speech LLM addresses it, with the transcript in the speech slot, and
+has no adapters: what a trained speech LLM gains over this, it gains from hearing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import WhisperForConditionalGeneration
+
+from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.baselines.base import Baseline, identity
+from aista.errors import CheckpointError, ConfigError
+from aista.model import spans
+from aista.model.answering import Answer, read_answer
+from aista.model.assembly import default_dtype
+from aista.model.backbones import family
+from aista.model.bases import (
+    load_backbone,
+    load_feature_extractor,
+    load_tokenizer,
+    locate,
+    read_config,
+    speech_config,
+)
+from aista.model.translating import Request
+from aista.text.languages import language
+from aista.text.prompts import instruction, render
+
+CHAT = "chat"
+_CHAT_WORDING = "Translate this {source} text into {target}. Answer with the translation only.\n\n{text}"
+
+
+class System(Baseline):
+    """Whisper, then a language model.
+
+    Args:
+        asr: A Whisper with its decoder: folder, hub id, or ``aista:whisper``.
+        llm: A causal language model: folder, hub id, or ``aista:language_model``.
+        asr_revision, llm_revision: Commits of hub ids.
+        template: How the model is addressed: a prompt template of ours, or ``chat`` for the chat form that
+            its own tokenizer brings (an instruct model). By default the template that a model of ours was
+            trained with, else its family's.
+        asr_beams: Beams of the recognition.
+        dtype: Of the language model, e.g. ``bfloat16``; by default that on a GPU, else float32.
+        generation, device: As for ``Baseline``.
+
+    Raises:
+        CheckpointError: A part is nowhere, or of another kind.
+    """
+
+    reads_text = True
+
+    def __init__(
+        self,
+        asr: str = "openai/whisper-large-v2",
+        llm: str = "Qwen/Qwen2-7B",
+        *,
+        asr_revision: str | None = None,
+        llm_revision: str | None = None,
+        template: str | None = None,
+        asr_beams: int = 1,
+        dtype: str | None = None,
+        generation: dict[str, Any] | None = None,
+        device: str | None = None,
+    ) -> None:
+        super().__init__(generation=generation, device=device)
+        hearing, writing = locate(asr, revision=asr_revision), locate(llm, revision=llm_revision)
+        self.whisper = _whisper(hearing).to(self.device)
+        self.extractor = load_feature_extractor(hearing)
+        self.asr_tokenizer = load_tokenizer(hearing)
+        self.asr_beams = int(asr_beams)
+        kind = getattr(torch, dtype) if dtype else default_dtype()
+        self.llm: Any = load_backbone(writing, kind).to(self.device).eval()
+        self.tokenizer = load_tokenizer(writing)
+        self.template = template or _template_of(writing)
+        if self.template == CHAT and not getattr(self.tokenizer, "chat_template", None):
+            raise ConfigError("This language model brings no chat form.", got=llm, advice="Set template.")
+        self.name = f"cascade of {Path(asr).name} and {Path(llm).name}"
+        self.card = {
+            "system": "cascade",
+            "asr": identity(asr, asr_revision),
+            "llm": identity(llm, llm_revision),
+            "template": self.template,
+            "asr_beams": self.asr_beams,
+            "prompt": _CHAT_WORDING if self.template == CHAT else instruction("st", "zh"),
+        }
+
+    @property
+    def longest_seconds(self) -> float:
+        """What Whisper hears at once: 30 s at the real size."""
+        return self.extractor.n_samples / SAMPLE_RATE_HZ
+
+    def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
+        """Write down, and for ``st`` translate, pieces of sound."""
+        heard = self.hear(pieces, request.source)
+        if request.task == "asr":
+            return [Answer(text) for text in heard]
+        return self.answer_texts(heard, request)
+
+    @torch.no_grad()
+    def hear(self, pieces: Sequence[np.ndarray], source: str) -> list[str]:
+        """Return the transcripts of pieces of sound."""
+        mel = self.extractor(
+            list(pieces), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", return_attention_mask=True
+        )
+        spoken = {}
+        if getattr(self.whisper.generation_config, "lang_to_id", None):  # a multilingual Whisper
+            spoken = {"language": language(source).name.lower(), "task": "transcribe"}
+        ids = self.whisper.generate(
+            mel["input_features"].to(self.device),
+            attention_mask=mel["attention_mask"].to(self.device),
+            num_beams=self.asr_beams,
+            do_sample=False,
+            **spoken,
+        )
+        return [line.strip() for line in self.asr_tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    @torch.no_grad()
+    def answer_texts(self, texts: Sequence[str], request: Request) -> list[Answer]:
+        """Translate texts; nothing is asked about an empty one."""
+        asked = [index for index, text in enumerate(texts) if text]
+        answers = [Answer("") for _ in texts]
+        size = self.generation.batch_size
+        for start in range(0, len(asked), size):
+            batch = asked[start : start + size]
+            found = self._translated([texts[index] for index in batch], request)
+            for index, result in zip(batch, found, strict=True):
+                answers[index] = result
+        return answers
+
+    def _translated(self, texts: Sequence[str], request: Request) -> list[Answer]:
+        rows, end = self._prompts(texts, request)
+        ids, mask = spans.stack(rows, end, "left")
+        new = self.llm.generate(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.long().to(self.device),
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=end,
+            **self.generation.model_dump(exclude={"batch_size"}),
+        )[:, ids.shape[1] :]
+        most = self.generation.max_new_tokens
+        return [read_answer(row, self.tokenizer, end, most) for row in new.tolist()]
+
+    def _prompts(self, texts: Sequence[str], request: Request) -> tuple[list[list[int]], int]:
+        """Return the token ids of every prompt, and the token that ends an answer."""
+        if self.template == CHAT:
+            return [self._chat(text, request) for text in texts], int(self.tokenizer.eos_token_id)
+        prompt = render(self.template, instruction("st", request.target))
+        end = spans.end_token_id(self.tokenizer, self.template)
+        slots = [spans.text_ids(self.tokenizer, text) for text in texts]
+        return [spans.make_row(self.tokenizer, prompt, slot, [], end).prompt for slot in slots], end
+
+    def _chat(self, text: str, request: Request) -> list[int]:
+        names = {"source": language(request.source).name, "target": language(request.target).name}
+        message = {"role": "user", "content": _CHAT_WORDING.format(text=text, **names)}
+        written = self.tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        return spans.text_ids(self.tokenizer, written)
+
+
+def _whisper(folder: Path) -> Any:
+    """Load a Whisper with its decoder, in float32.
+
+    Raises:
+        CheckpointError: It is no Whisper, or it has no decoder.
+    """
+    speech_config(folder)
+    loaded: Any = WhisperForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            "This Whisper is not whole: it cannot write.",
+            got=f"{folder} without {missing[0]} and {len(missing) - 1} more",
+            advice="Give one with its decoder.",
+        )
+    return model.eval()
+
+
+def _template_of(folder: Path) -> str:
+    """Return the template that a stand-in of ours was trained with (its card says), else the family's."""
+    card = folder / "card.json"
+    if card.is_file() and (recipe := json.loads(card.read_text(encoding="utf-8")).get("recipe")):
+        return str(recipe.get("template", "chatml"))
+    return family(read_config(folder).get_text_config().model_type).template
