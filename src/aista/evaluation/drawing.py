@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 
 
 @dataclass(frozen=True)
@@ -117,3 +118,14 @@ def picture(width: float, height: float, label: str, parts: Sequence[str], extra
     """Return the SVG element around its parts, with a label for those who cannot see it."""
     head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}"{extra}>'
     return head + "".join(parts) + "</svg>"
+
+
+def picture_style() -> str:
+    """Return the CSS of pictures: the colours, light and dark, and what each class looks like."""
+    return (files("aista.evaluation") / "look" / "picture.css").read_text(encoding="utf-8")
+
+
+def standalone(svg: str) -> str:
+    """Return a picture as a file of its own: with a name space and its colours, light and dark."""
+    head, rest = svg.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{picture_style()}</style>{rest}'

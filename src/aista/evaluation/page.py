@@ -16,6 +16,7 @@ import numpy as np
 
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
 from aista.evaluation.charts import heat_map, waveform
+from aista.evaluation.drawing import picture_style
 from aista.evaluation.inside import TransportMap
 from aista.text.languages import language
 
@@ -94,6 +95,7 @@ def document(
         navigation="".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections),
         sections="".join(bodies),
         footer=footer,
+        picture=picture_style(),
         style=style,
     )
 
