@@ -27,12 +27,14 @@ __all__ = ["PairedStates", "Sizes", "WassersteinLoss", "alignment", "method", "n
 class PairedStates:
     """What a method sees of one batch of speech-text pairs: only what it asked for.
 
+    In every row the real tokens come first. What stands where a mask is false is arbitrary.
+
     Attributes:
         speech: Layer number -> (batch, N, d) states at the speech positions, with gradient.
         speech_mask: (batch, N) bool, true where a speech token stands.
         text: Layer number -> (batch, M, d) states at the transcript positions, without gradient.
         text_mask: (batch, M) bool, true where a transcript token stands.
-        transcript_ids: (batch, M) int64 token ids of the transcript, arbitrary where masked.
+        transcript_ids: (batch, M) int64 token ids of the transcript.
         speech_logits: (batch, T, V) predictions of the target tokens given the speech, with gradient.
         text_logits: (batch, T, V) the same given the transcript, without gradient.
         logits_mask: (batch, T) bool, true where a target token is predicted.

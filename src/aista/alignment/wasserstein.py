@@ -83,7 +83,7 @@ class WassersteinLoss(torch.nn.Module):
             text: (B, M, d). text_mask: (B, M).
 
         Returns:
-            (B,) float32 loss per pair.
+            (B,) loss per pair, float32 (float64 if the states are).
 
         Raises:
             TransportError: Shapes do not fit, a row has no real token, or real tokens are not finite.
@@ -249,7 +249,7 @@ def solve_masked(
     plan = np.empty_like(host)
     moved = 1.0 - unmatched / MASS_HUNDREDTHS
     plan[places] = raw.plans.reshape(packed.shape)[:, :, bool(unmatched) :] / moved
-    values = torch.from_numpy(raw.values / moved).to(cost.device, torch.float32)
+    values = torch.from_numpy(raw.values / moved).to(cost.device, cost.dtype)
     return values, torch.from_numpy(plan).to(cost.device)
 
 
