@@ -97,15 +97,30 @@ class Preflight:
             )
 
 
+def before_training(
+    model: Any, processor: Any, dataset: SpeechDataset, objective: Alignment, alpha: float, output: Path
+) -> None:
+    """Measure, print and keep the figures, once per run folder; nothing happens without transcripts."""
+    if (output / REPORT).exists():
+        return
+    found = preflight(model, processor, dataset, objective, alpha)
+    if found is not None:
+        found.show(Console())
+        found.save(output)
+
+
 @torch.no_grad()
 def preflight(
     model: Any, processor: Any, dataset: SpeechDataset, objective: Alignment, alpha: float
-) -> Preflight:
+) -> Preflight | None:
     """Measure the first utterances of a dataset that have sound and transcript; nothing is changed.
 
     Args:
         model: Restored to its training mode afterwards; no random number is drawn.
         alpha: Weight of the cross-entropy (Eq. 6).
+
+    Returns:
+        The figures, or None where no utterance has both.
 
     Cost: one forward of ``PAIRS`` utterances through both branches.
     """
@@ -115,6 +130,8 @@ def preflight(
         if row.audio and row.text and row.task in ("st", "asr")
     ]
     pairs = _first_of_each_clip(dataset, rows)
+    if not len(pairs):
+        return None
     layers = tuple(objective.layers) or (0,)
     was_training = model.training
     speech: dict[int, list[Tensor]] = {layer: [] for layer in layers}
@@ -158,7 +175,7 @@ def _own_loss(
     objective: Alignment, speech: dict[int, list[Tensor]], text: dict[int, list[Tensor]]
 ) -> float | None:
     """Return the mean of a parameter-free method's losses on these states, None for other methods."""
-    if not objective.layers or next(objective.parameters(), None) is not None:
+    if not objective.layers or objective.needs_logits or next(objective.parameters(), None) is not None:
         return None
 
     def padded(side: dict[int, list[Tensor]]) -> tuple[dict[int, Tensor], Tensor]:

@@ -19,9 +19,11 @@ from aista.config import DataSettings, JointSettings, PretrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, TrainingError
+from aista.model.answering import longest_seconds
 from aista.model.feature_cache import cached_features
 from aista.training.callbacks import StopOnSignal
 from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
+from aista.training.preflight import before_training
 from aista.training.trainer import AistaTrainer, last_checkpoint
 
 FINISHED = "training.json"
@@ -88,6 +90,10 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
     )
     config = objective.config
     config.directions = sorted({*(config.directions or ()), *directions(trainer.train_dataset)})
+    if isinstance(settings, JointSettings) and trainer.is_world_process_zero():
+        before_training(
+            objective.model, processor, trainer.train_dataset, objective.alignment, objective.alpha, output
+        )
     start = time.perf_counter()
     seconds_before = _seconds_so_far(output)
     trainer.train(resume_from_checkpoint=last_checkpoint(output))
@@ -107,19 +113,18 @@ def _data(
 ) -> dict[str, Any]:
     """Return the trainer's datasets and collator."""
     data: DataSettings = settings.data
-    paths, share = [*data.train, *data.validation], data.max_corrupt_share
+    limits: dict[str, Any] = {
+        "max_corrupt_share": data.max_corrupt_share,
+        "max_seconds": data.max_seconds or longest_seconds(objective.model),
+        "too_long": data.too_long,
+    }
     store = None
     if data.features:
-        store = cached_features(objective.model, processor, paths, data.features, max_corrupt_share=share)
+        paths = [*data.train, *data.validation]
+        store = cached_features(objective.model, processor, paths, data.features, **limits)
 
     def dataset(paths: list[str]) -> SpeechDataset:
-        return SpeechDataset(
-            [Manifest(path) for path in paths],
-            features=store,
-            max_corrupt_share=share,
-            max_seconds=data.max_seconds,
-            too_long=data.too_long,
-        )
+        return SpeechDataset([Manifest(path) for path in paths], features=store, **limits)
 
     return {
         "train_dataset": dataset(data.train),
