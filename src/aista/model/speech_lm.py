@@ -19,6 +19,7 @@ from aista.model.beats import BeatsModel
 from aista.model.configuration import AistaConfig
 from aista.model.lora import add_lora, is_lora
 from aista.model.outputs import AistaOutput, cross_entropy
+from aista.model.sharded import set_whole
 from aista.model.weights import require_match
 from aista.model.window_qformer import WindowQFormer
 
@@ -114,7 +115,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
         own = self.trainable_state_dict()
         require_match("the trained part of this model", state, own)
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            set_whole(tensor, state[name])
 
     def train(self, mode: bool = True):
         """Set training mode; the frozen encoders stay in eval mode (DESIGN decision 14)."""

@@ -20,6 +20,7 @@ from aista.alignment.base import Alignment
 from aista.errors import CheckpointError
 from aista.model.assembly import read_trained
 from aista.model.outputs import AistaOutput
+from aista.model.sharded import set_whole, whole
 from aista.model.spans import IGNORED, take_span
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.model.weights import require_match
@@ -161,16 +162,25 @@ class SpeechTextObjective(nn.Module):
 
     # ---- keeping ----
 
+    def kept_state(self) -> dict[str, Tensor]:
+        """Return the full values of what training changes, by their names here, and nothing of the bases.
+
+        Of a sharded module one tensor at a time is gathered: every process has to ask.
+        """
+        trained = {name: tensor for name, tensor in self.named_parameters() if tensor.requires_grad}
+        own = self.alignment.state_dict(prefix=_OWN, keep_vars=True)
+        return {name: whole(tensor) for name, tensor in {**trained, **own}.items()}
+
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Save the model's trained tensors, and in a file of their own the method's.
 
         Args:
             folder: Made if it does not exist.
-            state: A full state dict of this module (of a sharded one), instead of its own.
+            state: What ``kept_state`` returned, where that had to be asked for before.
         """
-        self.model.save_pretrained(folder, state_dict=None if state is None else _below(_MODEL, state))
-        own = self.alignment.state_dict() if state is None else _below(_OWN, state)
-        if own:
+        state = self.kept_state() if state is None else state
+        self.model.save_pretrained(folder, state_dict=_below(_MODEL, state))
+        if own := _below(_OWN, state):
             partial = folder / f".{OWN_WEIGHTS}.partial"
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}, partial)
             os.replace(partial, folder / OWN_WEIGHTS)
@@ -192,7 +202,9 @@ class SpeechTextObjective(nn.Module):
                 "The alignment method's own weights are missing or damaged.", got=f"{path}: {error}"
             ) from error
         require_match("the alignment method", found, own)
-        self.alignment.load_state_dict(found)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                set_whole(tensor, found[name])
 
 
 def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

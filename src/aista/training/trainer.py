@@ -10,18 +10,22 @@ from __future__ import annotations
 import shutil
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_callback import ProgressCallback
 
+from aista import processes
 from aista.config import TrainSettings
 from aista.data.sampling import LengthGroupedSampler
-from aista.errors import TrainingError
+from aista.errors import ConfigError, TrainingError
 from aista.training.callbacks import Progress, StopOnSignal
 from aista.training.objective import SpeechTextObjective
 from aista.training.schedule import learning_rate
@@ -40,7 +44,7 @@ def training_arguments(
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.per_device_train_batch_size,
         per_device_eval_batch_size=settings.per_device_eval_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        gradient_accumulation_steps=accumulation(settings),
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         adam_beta1=settings.adam_beta1,
@@ -70,6 +74,26 @@ def training_arguments(
         ddp_find_unused_parameters=not settings.activation_checkpointing,
         use_cpu=not torch.cuda.is_available(),
     )
+
+
+def accumulation(settings: TrainSettings) -> int:
+    """Return how many micro-batches each process adds up to an optimiser step.
+
+    Raises:
+        ConfigError: The global batch does not divide among the processes.
+    """
+    if settings.global_batch_size is None:
+        return settings.gradient_accumulation_steps
+    micro = settings.per_device_train_batch_size * processes.count()
+    if settings.global_batch_size % micro:
+        raise ConfigError(
+            "train.global_batch_size cannot be shared out.",
+            got=f"{settings.global_batch_size} over {processes.count()} processes of "
+            f"{settings.per_device_train_batch_size}",
+            expected=f"a multiple of {micro}",
+            advice="Change train.per_device_train_batch_size or the number of processes.",
+        )
+    return settings.global_batch_size // micro
 
 
 class AistaTrainer(Trainer):
@@ -191,9 +215,9 @@ class AistaTrainer(Trainer):
         start, was_training = time.perf_counter(), self.model.training
         self.model.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        for batch in self.get_eval_dataloader(eval_dataset):
+        for batch, share in self._validation_batches(eval_dataset):
             batch = {k: v for k, v in batch.items() if k != "ids" and not k.startswith("transcript_")}
-            totals += self._token_counts(self._prepare_inputs(batch))
+            totals += share * self._token_counts(self._prepare_inputs(batch))
         self.model.train(was_training)
         correct, count, loss = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {
@@ -205,6 +229,27 @@ class AistaTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _validation_batches(self, dataset: Any) -> Iterator[tuple[dict[str, Any], int]]:
+        """Deal the validation batches out: every row counts once, whatever the number of processes.
+
+        Yields:
+            A batch and its weight. All processes get equally many batches, since a sharded model runs in all
+            of them or in none; those that make up the number weigh 0.
+        """
+        dataset = self.eval_dataset if dataset is None else dataset
+        size, mine, ranks = self.args.eval_batch_size, self.args.process_index, self.args.world_size
+        starts = range(0, len(dataset), size)
+        rounds = -(-len(starts) // ranks)
+        order = [(turn * ranks + mine) % len(starts) for turn in range(rounds)]
+        loader = DataLoader(
+            dataset,
+            batch_sampler=[list(range(starts[i], min(starts[i] + size, len(dataset)))) for i in order],
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        for turn, batch in enumerate(loader):
+            yield batch, int(turn * ranks + mine < len(starts))
+
     @torch.no_grad()
     def _token_counts(self, batch: dict[str, Tensor]) -> Tensor:
         """Return (correct target tokens, target tokens, summed cross-entropy) of a batch."""
@@ -214,17 +259,44 @@ class AistaTrainer(Trainer):
 
     # ---- checkpoints: trained tensors only, complete or not at all ----
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save what is trained; of a sharded model it is gathered first, and nothing else is."""
+        state = self.trained_module.kept_state()
         if self.args.should_save:
-            self.trained_module.save(Path(output_dir or str(self.args.output_dir)), state_dict)
+            self.trained_module.save(Path(output_dir or str(self.args.output_dir)), state)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        processes.wait()  # for what the others keep: their random states, their shares of the optimiser
         if self.args.should_save:
             (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled:  # theirs would keep the frozen bases too
+            plugin, schedule = self.accelerator.state.fsdp_plugin, self.lr_scheduler
+            save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+            if self.args.should_save and schedule is not None:
+                torch.save(schedule.state_dict(), Path(output_dir) / "scheduler.pt")
+        elif self.is_deepspeed_enabled:
+            engine: Any = self.model_wrapped
+            engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
+    ) -> Any:
+        if not (self.is_deepspeed_enabled and resume_from_checkpoint):
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self._load_from_checkpoint(resume_from_checkpoint)
+        return prepared
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.accelerator.unwrap_model(model or self.model).load(Path(resume_from_checkpoint))
+        if self.is_deepspeed_enabled:  # optimiser and schedule come with it
+            deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+        else:
+            self.accelerator.unwrap_model(model or self.model).load(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
