@@ -9,6 +9,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
+from aista import processes
+
 
 class Progress(ProgressCallback):
     """A bar whose right end shows the newest losses and token accuracy instead of printing dictionaries.
@@ -39,6 +41,9 @@ class Progress(ProgressCallback):
 class StopOnSignal(TrainerCallback):
     """Ctrl-C or SIGTERM: finish the step, save, stop. A second Ctrl-C stops at once.
 
+    Of several processes all stop after the same step, whichever of them the signal reached. Their launcher
+    repeats it to each of them, so there a second one is not heard; the launcher ends who takes too long.
+
     Attributes:
         stopped: Whether the run was stopped by a signal.
     """
@@ -59,7 +64,8 @@ class StopOnSignal(TrainerCallback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
-        self._restore()
+        if processes.count() == 1:
+            self._restore()
 
     def _restore(self) -> None:
         for name, handler in self._previous.items():
@@ -70,6 +76,7 @@ class StopOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Save and stop after the step in which a signal came."""
+        self.stopped = processes.any_of(self.stopped)
         if self.stopped:
             control.should_save = control.should_training_stop = True
 

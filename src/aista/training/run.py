@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from aista import processes
 from aista.config import DataSettings, JointSettings, PretrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
@@ -56,6 +57,10 @@ def finished(output: Path, settings: PretrainSettings | JointSettings) -> Run | 
     Raises:
         ConfigError: The folder belongs to a run with other settings.
     """
+    return processes.by_main(lambda: _look_for_finished(output, settings))
+
+
+def _look_for_finished(output: Path, settings: PretrainSettings | JointSettings) -> Run | None:
     saved = output / "settings.yaml"
     if saved.exists() and type(settings).load(saved) != settings:
         raise ConfigError(
@@ -72,12 +77,14 @@ def finished(output: Path, settings: PretrainSettings | JointSettings) -> Run | 
 def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjective, processor: Any) -> Run:
     """Train under the settings of a stage, resuming where an earlier attempt stopped.
 
+    Under a launcher every process trains on its share of each batch; the main one writes.
+
     Raises:
         Interrupted: A signal stopped the run after saving it.
         TrainingError: The loss stopped being finite.
     """
     output = Path(settings.output)
-    settings.save(output / "settings.yaml")
+    processes.by_main(lambda: settings.save(output / "settings.yaml"))
     set_seed(settings.seed)
     trainer = AistaTrainer(
         model=objective,
@@ -94,18 +101,20 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
         before_training(
             objective.model, processor, trainer.train_dataset, objective.alignment, objective.alpha, output
         )
+    set_seed(settings.seed + processes.rank())  # dropout: every process draws its own
     start = time.perf_counter()
     seconds_before = _seconds_so_far(output)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output))
+    trainer.train(resume_from_checkpoint=processes.by_main(lambda: last_checkpoint(output)))
     seconds = seconds_before + time.perf_counter() - start
-    (output / "seconds").write_text(f"{seconds:.3f}")
+    if processes.is_main():
+        (output / "seconds").write_text(f"{seconds:.3f}")
     if any(isinstance(row, StopOnSignal) and row.stopped for row in trainer.callback_handler.callbacks):
         raise Interrupted(
             f"Stopped at step {trainer.state.global_step} of {settings.train.max_steps}; nothing is lost.",
             advice="Run the same command again to go on.",
         )
-    processor.save_pretrained(output)
-    return _finish(output, trainer, seconds)
+    trainer.save_model(str(output))
+    return processes.by_main(lambda: _finish(output, trainer, processor, seconds))
 
 
 def _data(
@@ -149,9 +158,9 @@ def _seconds_so_far(output: Path) -> float:
     return float(path.read_text()) if path.exists() else 0.0
 
 
-def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
-    """Write the model and the history, and the mark of completeness last."""
-    trainer.save_model(str(output))
+def _finish(output: Path, trainer: AistaTrainer, processor: Any, seconds: float) -> Run:
+    """Write what stands beside the model, and the mark of completeness last."""
+    processor.save_pretrained(output)
     (output / OWN_WEIGHTS).unlink(missing_ok=True)  # training alone needs it
     (output / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     best = trainer.state.best_metric
