@@ -13,11 +13,13 @@ import sys
 
 import typer
 
+from aista import processes
 from aista.errors import AistaError
 
 # In the order of the help page. A group keeps its verbs under its own name (`aista data check`).
 _VERBS = (
-    "demo", "translate", "pretrain", "select", "joint", "evaluate", "serve", "download", "doctor", "estimate",
+    "demo", "reproduce", "translate", "pretrain", "select", "joint", "evaluate", "serve", "download", "doctor",
+    "estimate",
 )  # fmt: skip
 _GROUPS = ("data", "import", "export")
 
@@ -53,12 +55,16 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if "download" not in sys.argv:  # bars of transformers' own for loading a file of some megabytes
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not processes.is_main():  # results are printed once
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     _add_verbs()
     try:
         app()
     except AistaError as error:
-        _tell(error)
-        sys.exit(130 if type(error).__name__ == "Interrupted" else 2)
+        interrupted = type(error).__name__ == "Interrupted"
+        if processes.is_main() or not interrupted:
+            _tell(error)
+        sys.exit(130 if interrupted else 2)
     except KeyboardInterrupt:
         typer.echo("Stopped.", err=True)
         sys.exit(130)

@@ -1,7 +1,7 @@
 """Many verbs of the library at once: a queue of processes that can be stopped, watched and gone on with.
 
 A job is a command with a log; it waits for the jobs it needs. Ctrl-C (or SIGTERM) asks every process to save
-and stop; the same call goes on later, because a finished job says so itself.
+and stop; the same call goes on later, because a job that has ended says so itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Job:
         command: What to run.
         log: Where its output goes.
         needs: Names of jobs that must have finished.
-        is_finished: Whether there is nothing to do any more.
+        already: How it ended in an earlier attempt; None: it has to run.
         is_result: Given the end of the log of a failed job: whether failing is what came out.
     """
 
@@ -58,7 +58,7 @@ class Job:
     command: Sequence[str]
     log: Path
     needs: tuple[str, ...] = ()
-    is_finished: Callable[[], bool] = lambda: False
+    already: Callable[[], Outcome | None] = lambda: None
     is_result: Callable[[str], bool] = lambda tail: False
 
     def tail(self) -> str:
@@ -148,8 +148,8 @@ class Queue:
                 blocked = any(end in (Outcome.FAILED, Outcome.BLOCKED) for end in ends)
                 self.outcomes[name] = Outcome.BLOCKED if blocked else Outcome.RESULT
             elif None not in ends:
-                if job.is_finished():
-                    self.outcomes[name] = Outcome.FINISHED
+                if (before := job.already()) is not None:
+                    self.outcomes[name] = before
                 elif len(self._running) < self.workers:
                     self._running.append(self._launched(job, bars))
 
