@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from aista.audio import beats_fbank, load_audio, write_audio
-from aista.data.collate import Collator, SpeechDataset, feature_key
+from aista.data.collate import Collator, SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.sampling import LengthGroupedSampler, padding_waste
@@ -174,7 +174,7 @@ def cache_figures(folder: Path, manifest: Manifest, steps: int = 4, batch_size: 
         for row, samples in (plain[i] for i in range(len(plain))):
             inputs = processor.audio_inputs([samples])
             frames = speech.encode_audio(**inputs)[0][: speech.config.frames_for(len(samples))]
-            writer.add(feature_key(row), frames.numpy())
+            writer.add(plain.feature_key(row), frames.numpy())
     cached = SpeechDataset(manifest, features=FeatureStore(folder / "features")).subset(range(len(plain)))
     collator = Collator(processor)
 

@@ -153,7 +153,9 @@ class DataSettings(Settings):
         features: Folder where the frozen encoders' outputs are kept; None: they run in every step.
         num_workers: Processes that read and decode.
         max_corrupt_share: Share of the clips that may be unreadable; each is logged and replaced.
-        max_seconds, too_long: Clips longer than this are an error, or skipped and counted.
+        max_seconds: The longest clip that is taken as it is; None: what the model hears at once.
+        too_long: What becomes of longer ones: ``error``; ``skip``; or ``segment``: cut at the ``segments`` of
+            their rows, captioned sounds to their beginning, the others skipped. Each is counted and logged.
     """
 
     train: list[str] = Field(min_length=1)
@@ -163,7 +165,7 @@ class DataSettings(Settings):
     num_workers: int = 0
     max_corrupt_share: float = 0.01
     max_seconds: float | None = None
-    too_long: Literal["error", "skip"] = "error"
+    too_long: Literal["error", "skip", "segment"] = "error"
 
     @model_validator(mode="after")
     def _every_manifest_has_a_weight(self) -> Self:

@@ -9,10 +9,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from aista.audio import write_audio
-from aista.data.collate import Collator, SpeechDataset, feature_key
+from aista.data.collate import Collator, SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.sampling import LengthGroupedSampler
+from aista.data.sound_names import SoundNames
 from aista.errors import AudioError, ManifestError, ModelInputError, TrainingError
 
 
@@ -65,13 +66,34 @@ def test_lengths_fall_back_on_the_file(tmp_path):
 def test_clips_are_distinct_sounds_not_rows(tmp_path):
     corpus(tmp_path / "a")
     other = SpeechDataset([corpus(tmp_path / "b", 2)])
+    write_audio(tmp_path / "b" / "clips" / "0.wav", np.full(1_600, 0.5))
     both = SpeechDataset([Manifest(tmp_path / "a" / "m.jsonl")] * 2 + other.manifests)
-    assert len(both.clips()) == 10
-    first = feature_key(both.utterance(0))
-    assert len(both.without([first])) == 9
-    assert feature_key(other.utterance(0)) != first  # the same relative path in another folder
+    # the same path and size in another folder is another sound; b/clips/1.wav is a copy of a/clips/1.wav
+    assert len(both.clips()) == 9
+    first = both.feature_key(both.utterance(0))
+    assert other.feature_key(other.utterance(0)) != first and len(both.without([first])) == 8
     near = [other.utterance(0).model_copy(update={"offset": 12_345.67 + step}) for step in (0.0, 0.01)]
-    assert feature_key(near[0]) != feature_key(near[1])  # neighbours in a long recording
+    assert other.feature_key(near[0]) != other.feature_key(near[1])  # neighbours in a long recording
+
+
+def test_a_moved_corpus_keeps_its_features(tmp_path):
+    clips = SpeechDataset(corpus(tmp_path / "here"), sounds=SoundNames(tmp_path / "cache")).clips()
+    with FeatureStoreWriter(tmp_path / "cache", 4) as writer:
+        for utterance, _ in (clips[i] for i in range(len(clips))):
+            writer.add(clips.feature_key(utterance), np.ones((17, 4)))
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = Manifest(tmp_path / "there" / "m.jsonl")
+    dataset = SpeechDataset(moved, features=FeatureStore(tmp_path / "cache"))
+    assert len(dataset.without(FeatureStore(tmp_path / "cache"))) == 0 and dataset[3][1].shape == (17, 4)
+    write_audio(tmp_path / "there" / "clips" / "3.wav", np.full(6_400, 0.7))
+    with pytest.raises(AudioError, match="are not in"):
+        dataset[3]
+
+
+def test_a_missing_file_is_no_distinct_clip_twice(tmp_path):
+    manifest = corpus(tmp_path, 3)
+    (tmp_path / "clips" / "1.wav").unlink()
+    assert len(SpeechDataset([manifest, manifest]).clips()) == 3
 
 
 def test_cached_features_take_the_place_of_samples(tmp_path):
@@ -79,7 +101,7 @@ def test_cached_features_take_the_place_of_samples(tmp_path):
     clips = SpeechDataset(manifest).clips()
     with FeatureStoreWriter(tmp_path / "cache", 4) as writer:
         for utterance, _ in (clips[i] for i in range(7)):
-            writer.add(feature_key(utterance), np.ones((17, 4)))
+            writer.add(clips.feature_key(utterance), np.ones((17, 4)))
     dataset = SpeechDataset(manifest, features=FeatureStore(tmp_path / "cache"))
     batch = Collator(Recorder())([dataset[0], dataset[1]])
     assert [f.shape for f in batch["features"]] == [(17, 4), (17, 4)]
@@ -139,6 +161,8 @@ def test_too_long_is_an_error_or_a_counted_skip(tmp_path, caplog):
         SpeechDataset(manifest, max_seconds=0.65)
     dataset = SpeechDataset(manifest, max_seconds=0.65, too_long="skip")
     assert len(dataset) == 6 and len(dataset.lengths) == 6 and "2 clips longer than 0.65 s" in caplog.text
+    with pytest.raises(ManifestError, match="No utterance is shorter"):
+        SpeechDataset(manifest, max_seconds=0.05, too_long="skip")
     assert len(SpeechDataset(manifest, max_seconds=0.85)) == 8
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -63,6 +66,7 @@ def test_a_killed_writer_goes_on(tmp_path, harm):
             file.truncate(file.seek(0, 2) - 5)
     with pytest.raises(CheckpointError, match="not complete"):
         FeatureStore(tmp_path)
+    writer._lock.release()  # as the system does for a process that died
     with FeatureStoreWriter(tmp_path, 8) as again:
         assert len(again) == (4 if harm == "torn data" else 5)
         for key, value in data.items():
@@ -106,3 +110,48 @@ def test_a_damaged_store_is_noticed(tmp_path):
         file.truncate(10)
     with pytest.raises(CheckpointError, match="damaged"):
         FeatureStore(tmp_path)
+
+
+def test_readers_go_on_while_a_complete_store_grows(tmp_path):
+    data = arrays(200)
+    with FeatureStoreWriter(tmp_path, 8) as writer:
+        writer.add("old", np.ones((3, 8)))
+    store = FeatureStore(tmp_path)
+    with FeatureStoreWriter(tmp_path, 8) as writer:
+        for key, value in data.items():
+            writer.add(key, value)
+        late = pickle.loads(pickle.dumps(store))  # a worker process that starts now
+        for each in (store, late):
+            assert np.array_equal(each["old"], np.ones((3, 8)))
+    assert set(FeatureStore(tmp_path)) == {"old", *data} and list(store) == ["old"]
+
+
+def _fill(folder: str, first: int) -> None:
+    with FeatureStoreWriter(folder, 8) as writer:
+        for number in range(first, first + 300):
+            writer.add(f"clip {number}", np.full((number % 7, 8), number))
+
+
+def test_two_processes_fill_one_store_one_after_the_other(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=_fill, args=(str(tmp_path), first)) for first in (0, 150)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    store = FeatureStore(tmp_path)
+    assert len(store) == 450
+    for number in range(450):
+        assert np.array_equal(store[f"clip {number}"], np.full((number % 7, 8), number))
+
+
+def test_a_second_writer_says_that_it_waits(tmp_path, caplog):
+    first = FeatureStoreWriter(tmp_path, 8)
+    second = threading.Thread(target=lambda: FeatureStoreWriter(tmp_path, 8).close())
+    second.start()
+    while "waiting" not in caplog.text:
+        time.sleep(0.01)
+    first.close()
+    second.join(timeout=10)
+    assert not second.is_alive()

@@ -2,22 +2,29 @@
 
 A store is a folder of three files: ``store.json`` (what it holds, and whether it is complete), ``index.tsv``
 (a line per array: frames, key) and ``features.bin`` (the frames, one array after the other). An array counts
-once its index line is whole, so a killed writer loses at most its last buffer.
+once its index line is whole, so a killed writer loses at most its last buffer. One process writes at a time;
+others wait for it. Those that read see what was there when they opened it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from aista.audio.rates import num_frames
 from aista.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+LOCK = "writing.lock"
 
 # name -> the type on disk; numpy has no bfloat16, so its upper half of float32 is kept as 16 bits
 _DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": np.uint16}
@@ -39,7 +46,8 @@ class FeatureStoreWriter:
     """Fills a store; opening a store again goes on where it stopped.
 
     ``close`` marks the store complete. As a context manager it is closed where the block ends; where an
-    exception ends the block, what was added is kept for the next time and the store stays incomplete.
+    exception ends the block, what was added is kept for the next time and a new store stays incomplete. While
+    another process writes to the store, making a writer waits.
 
     Args:
         directory: Folder of the store, created if needed.
@@ -57,21 +65,31 @@ class FeatureStoreWriter:
         self.directory = Path(directory)
         self.dim, self.dtype = dim, dtype
         self._about = {"format": 1, "dim": dim, "dtype": dtype, "fingerprint": fingerprint}
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._refuse_another_store()
         frame_bytes = dim * np.dtype(_stored_type(dtype)).itemsize
-        self._keys, frames, index_bytes = _read_index(self.directory, frame_bytes)
-        self._index = _truncated(self.directory / "index.tsv", index_bytes)
-        self._data = _truncated(self.directory / "features.bin", int(frames.sum()) * frame_bytes)
-        self._pending: list[str] = []
-        _write_json(self.directory / "store.json", self._about | {"complete": False})
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.directory)
+        try:
+            self._open(frame_bytes)
+        except BaseException:
+            self._lock.release()
+            raise
 
-    def _refuse_another_store(self) -> None:
+    def _open(self, frame_bytes: int) -> None:
+        """Go on after the last whole array. A store that was complete stays so for those that read it."""
+        complete = self._same_store_was_complete()
+        index = _read_index(self.directory, frame_bytes)
+        self._keys = index.rows
+        self._index = _truncated(self.directory / "index.tsv", index.bytes)
+        self._data = _truncated(self.directory / "features.bin", int(index.frames.sum()) * frame_bytes)
+        self._pending: list[str] = []
+        _write_json(self.directory / "store.json", self._about | {"complete": complete})
+
+    def _same_store_was_complete(self) -> bool:
         try:
             held = _read_about(self.directory)
         except FileNotFoundError:
-            return
-        held.pop("complete", None)
+            return False
+        complete = bool(held.pop("complete", False))
         if held != self._about:
             raise CheckpointError(
                 f"{self.directory}: holds features of another kind.",
@@ -79,6 +97,7 @@ class FeatureStoreWriter:
                 expected=self._about,
                 advice="Name another folder, or delete this one.",
             )
+        return complete
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys
@@ -127,14 +146,16 @@ class FeatureStoreWriter:
 
     def close(self) -> None:
         """Write out what was added and mark the store complete."""
-        self._stop()
+        self.flush()
         _write_json(self.directory / "store.json", self._about | {"complete": True})
+        self._stop()
 
     def _stop(self) -> None:
         if not self._data.closed:
             self.flush()
             self._data.close()
             self._index.close()
+        self._lock.release()
 
     def __enter__(self) -> FeatureStoreWriter:
         return self
@@ -181,10 +202,11 @@ class FeatureStore(Mapping[str, np.ndarray]):
                 advice="Delete the folder, or name another one.",
             )
         stored = np.dtype(_stored_type(self.dtype))
-        self._rows, frames, index_bytes = _read_index(self.directory, self.dim * stored.itemsize)
-        if index_bytes != (self.directory / "index.tsv").stat().st_size:
+        index = _read_index(self.directory, self.dim * stored.itemsize)
+        if index.damaged:
             raise CheckpointError(f"{self.directory}: the features are damaged.", advice="Delete the folder.")
-        self._starts = np.concatenate([[0], np.cumsum(frames)])
+        self._rows = index.rows
+        self._starts = np.concatenate([[0], np.cumsum(index.frames)])
         shape = (int(self._starts[-1]), self.dim)
         path = self.directory / "features.bin"
         self._data = np.memmap(path, stored, "r", shape=shape) if shape[0] else np.zeros(shape, stored)
@@ -205,6 +227,17 @@ class FeatureStore(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+
+def _locked(directory: Path) -> FileLock:
+    """Return the lock of a store, held; say so where that means waiting."""
+    lock = FileLock(directory / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("Another process is writing to %s: waiting for it.", directory)
+        lock.acquire()
+    return lock
 
 
 def _stored_type(dtype: str) -> type:
@@ -237,12 +270,24 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-def _read_index(directory: Path, frame_bytes: int) -> tuple[dict[str, int], np.ndarray, int]:
-    """Read the lines that are whole and whose frames are on disk.
+class _Index(NamedTuple):
+    """The lines of an index that are whole and whose frames are on disk.
 
-    Returns:
-        key -> row; frames of every row, int64 (rows,); how many bytes of the index these lines fill.
+    Attributes:
+        rows: key -> row.
+        frames: Frames of every row. int64 (rows,)
+        bytes: How much of the file these lines fill.
+        damaged: Whether a whole line was found whose frames are not there. Frames are written before lines,
+            so another process that is writing does not look like this.
     """
+
+    rows: dict[str, int]
+    frames: np.ndarray
+    bytes: int
+    damaged: bool
+
+
+def _read_index(directory: Path, frame_bytes: int) -> _Index:
     path, data = directory / "index.tsv", directory / "features.bin"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     frames_left = data.stat().st_size // frame_bytes if data.exists() else 0
@@ -257,7 +302,7 @@ def _read_index(directory: Path, frame_bytes: int) -> tuple[dict[str, int], np.n
         rows[key.decode()] = len(rows)
         counts.append(int(count))
         used += len(line) + 1
-    return rows, np.array(counts, dtype=np.int64), used
+    return _Index(rows, np.array(counts, dtype=np.int64), used, damaged=frames_left < 0)
 
 
 def _truncated(path: Path, size: int):

@@ -26,6 +26,31 @@ _NEWLINE = 10
 _CHUNK_BYTES = 1 << 24
 
 
+_OVERLAP_SECONDS = 0.25  # what times given by people and aligners may overlap or exceed a span by
+
+
+class TimedText(BaseModel):
+    """What is said in one part of an utterance: where a row that is too long may be cut.
+
+    Attributes:
+        offset: Start in seconds, counted from the start of the utterance.
+        duration: Length in seconds.
+        text, translation: As the utterance's, of this part alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    offset: Annotated[float, Field(ge=0)]
+    duration: Annotated[float, Field(gt=0)]
+    text: str | None = None
+    translation: str | None = None
+
+    @property
+    def end(self) -> float:
+        """End in seconds, counted from the start of the utterance."""
+        return self.offset + self.duration
+
+
 class Utterance(BaseModel):
     """One row: a span of audio, what is said in it, and what is asked for.
 
@@ -43,6 +68,8 @@ class Utterance(BaseModel):
         prompt: An instruction of its own, in place of the task's.
         speaker: Who speaks.
         corpus: Where it is from.
+        segments: What is said when, in order. A row longer than a model hears is cut there
+            (``too_long: segment``); shorter rows are used whole.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -59,6 +86,7 @@ class Utterance(BaseModel):
     prompt: str | None = None
     speaker: str | None = None
     corpus: str | None = None
+    segments: tuple[TimedText, ...] | None = None
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Utterance:
@@ -69,6 +97,22 @@ class Utterance(BaseModel):
             raise ValueError(f"a row of task {self.task} needs audio")
         if self.task in ("st", "mt") and self.tgt_lang is None:
             raise ValueError(f"a row of task {self.task} needs tgt_lang")
+        return self
+
+    @model_validator(mode="after")
+    def _segments_are_parts(self) -> Utterance:
+        answer = "translation" if self.task == "st" else "text"
+        end = 0.0
+        for number, part in enumerate(self.segments or (), start=1):
+            if getattr(part, answer) is None:
+                raise ValueError(f"segment {number} of a row of task {self.task} needs {answer}")
+            if part.offset < end - _OVERLAP_SECONDS:
+                raise ValueError(f"segment {number} starts before the one before it ends")
+            end = part.end
+        if self.segments is not None and (self.task == "mt" or not self.segments):
+            raise ValueError("segments are parts of a sound: at least one, and not for task mt")
+        if self.duration is not None and end > self.duration + _OVERLAP_SECONDS:
+            raise ValueError(f"the segments end at {end:g} s, after the row's duration")
         return self
 
     @property
@@ -200,7 +244,7 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
 
 def to_line(utterance: Utterance) -> str:
     """Return the JSON of one row: the task always, else only what is not at its default."""
-    row = utterance.model_dump(exclude_defaults=True) | {"task": utterance.task}
+    row = utterance.model_dump(mode="json", exclude_defaults=True) | {"task": utterance.task}
     return json.dumps(row, ensure_ascii=False)
 
 

@@ -15,9 +15,11 @@ from rich.progress import Progress
 
 from aista import processes
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.data.collate import SpeechDataset, feature_key
+from aista.data.dataset import SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes
 from aista.data.manifest import Manifest
+from aista.data.sound_names import SoundNames
+from aista.data.too_long import TooLong
 
 
 def cached_features(
@@ -28,16 +30,21 @@ def cached_features(
     *,
     batch_size: int = 16,
     max_corrupt_share: float = 0.0,
+    max_seconds: float | None = None,
+    too_long: TooLong = "error",
 ) -> FeatureStore:
     """Return a store that holds the encoder features of every clip, computing what is missing.
 
     Features are the concatenated raw outputs of the frozen encoders, before the trained LayerNorms:
     (frames, d_speech + d_audio), float16. They depend on nothing that training changes.
 
-    Of several processes the main one encodes, on its own device, while the others wait.
+    Of several processes the main one encodes, on its own device, while the others wait. A run beside this one
+    that fills the same folder is waited for too. Features are kept under the content of the file
+    (``aista.data.sound_names``): a corpus that was moved keeps them.
 
     Args:
         max_corrupt_share: Share of the clips that may turn out to be unreadable; each is logged and left out.
+        max_seconds, too_long: As the dataset that is trained on has them, so that its very pieces are encoded.
 
     Raises:
         CheckpointError: The store was written by other encoders.
@@ -48,7 +55,13 @@ def cached_features(
 
     def fill() -> None:
         opened = [Manifest(manifest) for manifest in manifests]
-        clips = SpeechDataset(opened, max_corrupt_share=max_corrupt_share).clips()
+        clips = SpeechDataset(
+            opened,
+            sounds=SoundNames(path),
+            max_corrupt_share=max_corrupt_share,
+            max_seconds=max_seconds,
+            too_long=too_long,
+        ).clips()
         if _is_complete(path) and not len(clips.without(FeatureStore(path, fingerprint=fingerprint))):
             return  # runs side by side get here: they only read
         _announce(clips, model.config.feature_dim, path)
@@ -110,4 +123,5 @@ def _encode(
             audio = processor.audio_inputs([samples for _, samples in rows])
             frames = model.encode_audio(**{name: value.to(device) for name, value in audio.items()})
             for (utterance, samples), features in zip(rows, frames.cpu(), strict=True):
-                writer.add(feature_key(utterance), features[: model.config.frames_for(len(samples))].numpy())
+                key = clips.feature_key(utterance)
+                writer.add(key, features[: model.config.frames_for(len(samples))].numpy())

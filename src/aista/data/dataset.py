@@ -1,0 +1,295 @@
+"""The rows of manifests with their sound, as training and evaluation read them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Container, Iterable, Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from aista.audio.files import load_audio, probe
+from aista.data.feature_store import FeatureStore
+from aista.data.manifest import Manifest, Utterance
+from aista.data.sound_names import SoundNames
+from aista.data.too_long import LengthReport, TooLong, fit, refuse
+from aista.errors import AudioError, ManifestError, TrainingError
+
+logger = logging.getLogger(__name__)
+
+Content = np.ndarray | str
+"""float32 samples (n,) at 16 kHz, cached encoder features (frames, D), or the source text of a row of mt."""
+
+_CHARACTERS_PER_SECOND = 15.0  # what a row of text weighs beside rows of sound
+_WHOLE = -1  # in place of the number of a piece
+
+
+class SpeechDataset(Dataset[tuple[Utterance, Content]]):
+    """The rows of one or more manifests with their sound.
+
+    Item i is (utterance, content): the utterance with the absolute path of its audio, and its samples, cached
+    features or source text.
+
+    Args:
+        manifests: What to read, in this order.
+        features: Cached encoder features to give in place of samples; a clip without them counts as corrupt.
+        sounds: Names of the sounds, which cached features are kept under; by default those of the store.
+        max_corrupt_share: Share of the rows that may turn out to be unreadable. Each is logged with its id
+            and replaced by the readable row next in length; one more than this share ends the run. 0 (the
+            default, and what an evaluation needs) lets the first one raise.
+        max_seconds: Longest clip that is taken as it is.
+        too_long: What becomes of longer ones (:func:`aista.data.too_long.fit`); each fate is counted in
+            ``too_long`` and logged.
+
+    Attributes:
+        too_long: What became of rows that were too long; None where ``max_seconds`` is.
+
+    Raises:
+        ManifestError: There is no row, or a clip is too long.
+        AudioError: A clip cannot be read, or its features were not cached, and none may be corrupt.
+        TrainingError: More clips are corrupt than allowed.
+    """
+
+    def __init__(
+        self,
+        manifests: Manifest | Sequence[Manifest],
+        *,
+        features: FeatureStore | None = None,
+        sounds: SoundNames | None = None,
+        max_corrupt_share: float = 0.0,
+        max_seconds: float | None = None,
+        too_long: TooLong = "error",
+    ) -> None:
+        self.manifests = [manifests] if isinstance(manifests, Manifest) else list(manifests)
+        self.features = features
+        self.sounds = sounds or SoundNames(features.directory if features is not None else None)
+        self.max_corrupt_share = max_corrupt_share
+        self.too_long: LengthReport | None = None
+        self._folders = [os.path.abspath(manifest.path.parent) for manifest in self.manifests]
+        self._ends = np.cumsum([len(manifest) for manifest in self.manifests], dtype=np.int64)
+        rows = np.arange(self._ends[-1] if len(self._ends) else 0)
+        self._take(rows, np.full(len(rows), _WHOLE, dtype=np.int32))
+        self._some_row("There is no utterance to read.")
+        if max_seconds is not None:
+            self._fit(max_seconds, too_long)
+
+    def _some_row(self, what: str) -> None:
+        if len(self) == 0:
+            names = ", ".join(str(manifest.path) for manifest in self.manifests)
+            raise ManifestError(what, got=names or "no manifest")
+
+    def _take(self, rows: np.ndarray, pieces: np.ndarray) -> None:
+        """Make these rows (numbers over all manifests), or these pieces of them, the dataset's."""
+        for derived in ("lengths", "_by_length", "_place"):
+            self.__dict__.pop(derived, None)
+        self._rows, self._pieces = rows, pieces
+        # Shared with worker processes: which rows turned out to be corrupt.
+        self._corrupt = torch.zeros(len(rows), dtype=torch.uint8).share_memory_()
+
+    def _fit(self, max_seconds: float, too_long: TooLong) -> None:
+        """Replace the rows that are too long by what can be used of them, in their place."""
+        self.too_long = report = LengthReport(max_seconds)
+        longer = [
+            index
+            for index in np.flatnonzero(self.lengths > max_seconds).tolist()
+            if self.utterance(index).audio is not None
+        ]
+        if longer and too_long == "error":
+            raise refuse(len(longer), self.utterance(longer[0]), self.lengths[longer[0]], max_seconds)
+        rows, pieces = self._rows, self._pieces
+        counts = np.ones(len(self), dtype=np.int64)
+        for index in longer:
+            utterance = self.utterance(index)
+            kept = fit(utterance, max_seconds, too_long)
+            report.note(utterance, float(self.lengths[index]), kept)
+            counts[index] = len(kept)
+            pieces[index] = 0
+        firsts = np.repeat(np.cumsum(counts) - counts, counts)
+        numbers = np.arange(counts.sum()) - firsts
+        self._take(np.repeat(rows, counts), np.where(np.repeat(pieces, counts) == _WHOLE, _WHOLE, numbers))
+        for sentence in report.sentences():
+            logger.warning("%s", sentence)
+        self._some_row(f"No utterance is shorter than {max_seconds:g} s.")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def utterance(self, index: int) -> Utterance:
+        """Return the utterance at an index, without its sound."""
+        row, piece = int(self._rows[index]), int(self._pieces[index])
+        which = int(np.searchsorted(self._ends, row, side="right"))
+        utterance = self.manifests[which][row - int(self._ends[which])]
+        if utterance.audio is None:
+            return utterance
+        path = os.path.normpath(os.path.join(self._folders[which], utterance.audio))
+        utterance = utterance.model_copy(update={"audio": path})
+        if piece == _WHOLE or self.too_long is None:
+            return utterance
+        return fit(utterance, self.too_long.max_seconds, "segment")[piece]
+
+    def utterances(self) -> Iterator[Utterance]:
+        """Iterate over the utterances, without their sound."""
+        return (self.utterance(index) for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> tuple[Utterance, Content]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        utterance = self.utterance(index)
+        if self.max_corrupt_share <= 0:
+            return utterance, self._content(utterance)
+        if not self._corrupt[index]:
+            try:
+                return utterance, self._content(utterance)
+            except AudioError as error:
+                self._note_corrupt(index, utterance, error)
+        return self._replacement(index)
+
+    def readable(self, indices: Iterable[int]) -> list[tuple[Utterance, Content]]:
+        """Return the items that can be read; the others are logged and left out, not replaced.
+
+        Raises:
+            TrainingError: More clips are corrupt than ``max_corrupt_share`` allows (where that is not 0).
+        """
+        items = []
+        for index in indices:
+            utterance = self.utterance(index)
+            try:
+                items.append((utterance, self._content(utterance)))
+            except AudioError as error:
+                self._note_corrupt(index, utterance, error)
+        return items
+
+    def _content(self, utterance: Utterance) -> Content:
+        if utterance.audio is None:
+            return utterance.text or ""
+        if self.features is None:
+            return load_audio(
+                utterance.audio, offset_seconds=utterance.offset, duration_seconds=utterance.duration
+            )
+        key = self.feature_key(utterance)
+        try:
+            return self.features[key]
+        except KeyError:
+            raise AudioError(
+                f"{utterance.audio}: its features are not in {self.features.directory}.",
+                got=f"no key {key}",
+                advice="It could not be read when they were cached, or was added later: cache them again.",
+            ) from None
+
+    def _note_corrupt(self, index: int, utterance: Utterance, error: AudioError) -> None:
+        """Count a corrupt clip, log it, and end the run when there are too many."""
+        self._corrupt[index] = 1
+        count = self.num_corrupt
+        logger.warning("Clip %s is left out (%d so far): %s", utterance.id, count, error)
+        if 0 < self.max_corrupt_share * len(self) < count:
+            some = ", ".join(self.utterance(i).id for i in self._corrupt.nonzero().flatten()[:5].tolist())
+            raise TrainingError(
+                "Too many clips are corrupt.",
+                got=f"{count} of {len(self)}: {some}" + (", ..." if count > 5 else ""),
+                expected=f"at most {self.max_corrupt_share:.2%}",
+                advice="Look at them with `aista data check --decode`, or raise max_corrupt_share.",
+            )
+
+    @property
+    def num_corrupt(self) -> int:
+        """How many rows turned out to be corrupt so far, in all worker processes."""
+        return int(self._corrupt.sum())
+
+    def _replacement(self, index: int) -> tuple[Utterance, Content]:
+        """Return the readable row next in length: the same one whenever this index is asked for."""
+        place = int(self._place[index])
+        for step in range(1, len(self)):
+            other = int(self._by_length[(place + step) % len(self)])
+            utterance = self.utterance(other)
+            if self._corrupt[other] or utterance.audio is None:
+                continue
+            try:
+                return utterance, self._content(utterance)
+            except AudioError as error:
+                self._note_corrupt(other, utterance, error)
+        raise TrainingError("No clip can be read.", advice="Look at them with `aista data check --decode`.")
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Length of every item in seconds, from the manifest, or from the file's header. float64 (n,).
+
+        Reading it parses every row, so a bad row shows before training starts.
+        """
+        return np.array([_seconds(utterance) for utterance in self.utterances()], dtype=np.float64)
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Number of the manifest that every item is from: groups to weigh in a sampler. int64 (n,)."""
+        return np.searchsorted(self._ends, self._rows, side="right")
+
+    @cached_property
+    def _by_length(self) -> np.ndarray:
+        return np.argsort(self.lengths, kind="stable")
+
+    @cached_property
+    def _place(self) -> np.ndarray:
+        return np.argsort(self._by_length, kind="stable")
+
+    def subset(self, indices: Iterable[int] | np.ndarray) -> SpeechDataset:
+        """Return a dataset of these items, in this order."""
+        other = object.__new__(SpeechDataset)
+        other.__dict__.update(self.__dict__)
+        chosen = np.fromiter(indices, dtype=np.int64)
+        other._take(self._rows[chosen], self._pieces[chosen])
+        return other
+
+    def clips(self) -> SpeechDataset:
+        """Return a dataset that holds every clip once, however many rows share it, and no text."""
+        return self.without(())
+
+    def without(self, keys: Container[str]) -> SpeechDataset:
+        """Return a dataset of the distinct clips whose feature key is not among ``keys``.
+
+        Names of sounds that were not known before are remembered beside the features.
+        """
+        seen: set[str] = set()
+        chosen = []
+        for index, utterance in enumerate(self.utterances()):
+            if utterance.audio is None:
+                continue
+            try:
+                key = self.feature_key(utterance)
+            except AudioError:  # encoding it will say what is wrong with it
+                key = f"{utterance.audio}{_span(utterance)}"
+            if key not in seen and key not in keys:
+                seen.add(key)
+                chosen.append(index)
+        self.sounds.save()
+        return self.subset(chosen)
+
+    def feature_key(self, utterance: Utterance) -> str:
+        """Return the name of an utterance's sound in a feature store: its file's content and its span.
+
+        Rows that share a clip (one recording, two target languages) share its features, and a corpus that was
+        moved or renamed keeps them.
+
+        Args:
+            utterance: One of this dataset, which made its path absolute.
+
+        Raises:
+            AudioError: The file cannot be read.
+        """
+        return self.sounds[utterance.audio or ""] + _span(utterance)
+
+
+def _span(utterance: Utterance) -> str:
+    return f"@{utterance.offset!r}+{utterance.duration!r}"
+
+
+def _seconds(utterance: Utterance) -> float:
+    if utterance.audio is None:
+        return len(utterance.text or "") / _CHARACTERS_PER_SECOND
+    if utterance.duration is not None:
+        return utterance.duration
+    try:
+        return max(0.0, probe(utterance.audio).duration_seconds - utterance.offset)
+    except AudioError:
+        return 0.0  # reading it will say what is wrong with it
