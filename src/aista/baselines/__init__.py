@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["baseline", "names"]
 
-_NOT_SYSTEMS = ("base", "reported", "loading")
+_NOT_SYSTEMS = ("base", "pretrained", "reported", "runner")
 
 
 def names() -> list[str]:

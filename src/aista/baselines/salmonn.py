@@ -1,0 +1,87 @@
+"""SALMONN from its own checkpoint, through our import, asked as its test prompts ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aista.baselines.base import Baseline, identity, worded
+from aista.checkpoints import salmonn
+from aista.model.answering import Answer, GenerationSettings, Question, answer, longest_seconds
+from aista.model.translating import Request
+
+# SALMONN's test prompts (its En-Ja is zero-shot: no training prompt asks for Japanese).
+PROMPTS = {
+    "st": "Listen to the speech and translate it into {language}.",
+    "asr": "Recognize the speech and give me the transcription.",
+    "aac": "Please describe the audio.",
+}
+
+
+class System(Baseline):
+    """SALMONN: 88 speech tokens whatever the length, beam search with 4 beams, at most 200 new tokens.
+
+    Args:
+        checkpoint: ``salmonn_v1.pth`` (13B) or ``salmonn_7b_v0.pth``.
+        whisper: Whisper-large-v2: folder or hub id.
+        beats: The BEATs ``.pt`` file; None for a SALMONN that was trained without.
+        llm: Vicuna: v1.1 for the 13B model, v1.5 for the 7B model.
+        prompt: Wording for ``st`` in place of SALMONN's.
+        parity: SALMONN's numbers to the last habit (see ``aista.checkpoints.salmonn.load``).
+        quantization: ``4bit`` or ``8bit``.
+        dtype: Of the language model.
+        import_options: Further options of the import, e.g. ``qformer_heads``, ``any_llm``.
+        generation, device: As for ``Baseline``.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged, or the frozen models are not those it belongs to.
+    """
+
+    tasks = frozenset({"st", "asr", "aac"})
+    own_generation = GenerationSettings(num_beams=4, max_new_tokens=200, batch_size=8)
+
+    def __init__(
+        self,
+        checkpoint: str,
+        *,
+        whisper: str = "openai/whisper-large-v2",
+        beats: str | None = None,
+        llm: str = "lmsys/vicuna-13b-v1.1",
+        prompt: str | None = None,
+        parity: bool = False,
+        quantization: str | None = None,
+        dtype: str | None = None,
+        generation: dict[str, Any] | None = None,
+        device: str | None = None,
+        **import_options: Any,
+    ) -> None:
+        super().__init__(generation=generation, device=device)
+        loading = {"parity": parity, "quantization": quantization, "dtype": dtype, **import_options}
+        model: Any = salmonn.load(checkpoint, whisper=whisper, beats=beats, llm=llm, **loading)
+        self.model = (model if quantization else model.to(self.device)).eval()
+        self.processor = salmonn.load_processor(self.model)
+        self.prompt = prompt
+        self.name = f"SALMONN {Path(checkpoint).stem}"
+        parts = {"checkpoint": checkpoint, "whisper": whisper, "beats": beats, "llm": llm}
+        self.card = {
+            "system": "salmonn",
+            **{name: identity(source) for name, source in parts.items() if source is not None},
+            "prompts": PROMPTS if prompt is None else PROMPTS | {"st": prompt},
+            "parity": parity,
+            "quantization": quantization,
+        }
+        worded(PROMPTS, "st", "zh", prompt)
+
+    @property
+    def longest_seconds(self) -> float:
+        """88 windows: 29.92 s."""
+        return longest_seconds(self.model)
+
+    def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
+        """Answer pieces of sound in SALMONN's wording."""
+        wording = worded(PROMPTS, request.task, request.target, self.prompt)
+        questions = [Question(wording, samples=samples) for samples in pieces]
+        return answer(self.model, self.processor, questions, self.generation)
