@@ -1,0 +1,179 @@
+"""Laws that every alignment method obeys: whatever ``names()`` finds is put through them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from aista.alignment import PairedStates, Sizes, alignment, names
+from aista.alignment.base import Alignment
+
+SIZES = Sizes(hidden_size=6, vocab_size=11, seed=5)
+LAYERS = (0, 2)
+HEARD, WRITTEN, ANSWERED = (9, 5, 7), (4, 2, 3), (5, 2, 4)
+# A pair's negatives are the other pairs of its batch: a batch is not the mean of its pairs.
+OF_THE_BATCH = {"contrastive"}
+
+every = pytest.mark.parametrize("name", names())
+aligning = pytest.mark.parametrize("name", [name for name in names() if name != "none"])
+
+
+def build(name: str, sizes: Sizes = SIZES) -> Alignment:
+    return alignment(name, LAYERS, sizes)
+
+
+def pairs(seed: int = 0, sizes: Sizes = SIZES, dtype: torch.dtype = torch.float64) -> PairedStates:
+    """Three pairs of different lengths, with all that any method may ask for."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(lengths: tuple[int, ...], width: int) -> Tensor:
+        return torch.randn(len(lengths), max(lengths), width, generator=generator, dtype=torch.float64).to(
+            dtype
+        )
+
+    def mask(lengths: tuple[int, ...]) -> Tensor:
+        return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+
+    ids = torch.randint(sizes.vocab_size, (3, max(WRITTEN)), generator=generator)
+    return PairedStates(
+        speech={layer: draw(HEARD, sizes.hidden_size).requires_grad_() for layer in LAYERS},
+        speech_mask=mask(HEARD),
+        text={layer: draw(WRITTEN, sizes.hidden_size).requires_grad_() for layer in LAYERS},
+        text_mask=mask(WRITTEN),
+        transcript_ids=ids,
+        speech_logits=draw(ANSWERED, sizes.vocab_size).requires_grad_(),
+        text_logits=draw(ANSWERED, sizes.vocab_size).requires_grad_(),
+        logits_mask=mask(ANSWERED),
+    )
+
+
+def moved(states: PairedStates) -> list[Tensor]:
+    """What a method may draw."""
+    assert states.speech_logits is not None
+    return [*states.speech.values(), states.speech_logits]
+
+
+def total(method: Alignment, states: PairedStates) -> Tensor:
+    losses = list(method(states).values())
+    assert all(loss.shape == () for loss in losses)
+    return torch.stack(losses).mean() if losses else torch.zeros((), requires_grad=True)
+
+
+@every
+def test_losses_are_finite_and_named_after_the_method(name: str) -> None:
+    method, states = build(name).double(), pairs()
+    losses = method(states)
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    assert list(losses) == ([f"{name}_{layer}" for layer in method.layers] or [name] * method.needs_logits)
+    assert bool(losses) == method.active
+    assert all(figure.shape == () and figure.isfinite() for figure in method.report.values())
+
+
+@aligning
+def test_masked_places_change_nothing(name: str) -> None:
+    method, states = build(name).double(), pairs()
+    clean = total(method, states)
+
+    def spoil(tensor: Tensor, mask: Tensor, value: float) -> Tensor:
+        return tensor.detach().masked_fill(~mask[..., None], value).requires_grad_()
+
+    spoiled = dataclasses.replace(
+        states,
+        speech={k: spoil(x, states.speech_mask, torch.nan) for k, x in states.speech.items()},
+        text={k: spoil(x, states.text_mask, torch.inf) for k, x in states.text.items()},
+        transcript_ids=states.transcript_ids.masked_fill(~states.text_mask, 10**9),
+        speech_logits=spoil(states.speech_logits, states.logits_mask, torch.nan),
+        text_logits=spoil(states.text_logits, states.logits_mask, -torch.inf),
+    )
+    dirty = total(method, spoiled)
+    assert torch.equal(clean, dirty)
+    dirty.backward()
+    for tensor, mask in zip(
+        moved(spoiled), [states.speech_mask] * len(LAYERS) + [states.logits_mask], strict=True
+    ):
+        if tensor.grad is not None:
+            assert tensor.grad[mask].isfinite().all() and not tensor.grad[~mask].any()
+
+
+@aligning
+def test_the_text_branch_gets_no_gradient_and_the_speech_does(name: str) -> None:
+    method, states = build(name).double(), pairs()
+    total(method, states).backward()
+    assert all(x.grad is None or not x.grad.any() for x in [*states.text.values(), states.text_logits])
+    assert any(x.grad is not None and x.grad.any() for x in moved(states))
+    assert all(p.grad is not None and p.grad.any() for p in method.parameters())
+
+
+@aligning
+def test_the_gradient_is_the_derivative(name: str) -> None:
+    method, states = build(name).double(), pairs()
+    parameters = list(method.parameters())
+
+    def value(*tensors: Tensor) -> Tensor:
+        speech = dict(zip(LAYERS, tensors[: len(LAYERS)], strict=True))
+        return total(method, dataclasses.replace(states, speech=speech, speech_logits=tensors[len(LAYERS)]))
+
+    assert torch.autograd.gradcheck(value, (*moved(states), *parameters), fast_mode=True)
+
+
+@aligning
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_magnitudes_do_not_overflow(name: str, dtype: torch.dtype) -> None:
+    """A first token of 1e4 and massive dimensions of 3e3, as language models grow them."""
+    sizes = Sizes(hidden_size=256, vocab_size=11)
+    states = pairs(sizes=sizes, dtype=dtype)
+    with torch.no_grad():
+        for side in (*states.speech.values(), *states.text.values()):
+            side[:, 0] *= 1e4
+            side[..., 7] = 3e3
+        states.speech_logits[..., 3] = 1e4
+        states.text_logits[..., 4] = 1e4
+    loss = total(build(name, sizes), states)
+    loss.backward()
+    assert loss.isfinite() and loss.dtype == torch.float32
+    assert all(x.grad is None or x.grad.isfinite().all() for x in moved(states))
+
+
+def rows(states: PairedStates, index: Tensor) -> PairedStates:
+    """Some of the pairs, with no more padding than they need."""
+
+    def cut(tensor: Tensor, mask: Tensor) -> Tensor:
+        return tensor[index, : int(mask[index].sum(1).max())]
+
+    heard, written, answered = states.speech_mask, states.text_mask, states.logits_mask
+    return PairedStates(
+        speech={k: cut(x, heard) for k, x in states.speech.items()},
+        speech_mask=cut(heard, heard),
+        text={k: cut(x, written) for k, x in states.text.items()},
+        text_mask=cut(written, written),
+        transcript_ids=cut(states.transcript_ids, written),
+        speech_logits=cut(states.speech_logits, answered),
+        text_logits=cut(states.text_logits, answered),
+        logits_mask=cut(answered, answered),
+    )
+
+
+@aligning
+def test_a_batch_is_the_mean_of_its_pairs(name: str) -> None:
+    if name in OF_THE_BATCH:
+        pytest.skip("does not hold: a pair's negatives are the rest of its batch")
+    method, states = build(name).double(), pairs()
+    singles = [total(method, rows(states, torch.tensor([row]))) for row in range(3)]
+    torch.testing.assert_close(total(method, states), torch.stack(singles).mean())
+
+
+@aligning
+def test_the_order_of_the_pairs_does_not_matter(name: str) -> None:
+    method, states = build(name).double(), pairs()
+    torch.testing.assert_close(total(method, states), total(method, rows(states, torch.tensor([2, 0, 1]))))
+
+
+@every
+def test_building_a_method_is_repeatable_and_leaves_the_random_state(name: str) -> None:
+    before = torch.random.get_rng_state()
+    one, other = build(name).state_dict(), build(name).state_dict()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(one[key], other[key]) for key in one)
