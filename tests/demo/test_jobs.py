@@ -1,0 +1,106 @@
+"""Laws of the queue: order, needs, failures that stay alone, a stop that lets everyone save."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from aista.demo.jobs import Job, Outcome, Queue, duration
+
+FINISHED, RESULT, FAILED, BLOCKED = Outcome.FINISHED, Outcome.RESULT, Outcome.FAILED, Outcome.BLOCKED
+
+
+def job(folder: Path, name: str, code: str = "", *needs: str, **changes: object) -> Job:
+    """A job that notes its name in a file shared by all."""
+    noted = f"open({str(folder / 'order')!r}, 'a').write({name!r}); {code}"
+    return Job(name, "python", (sys.executable, "-S", "-c", noted), folder / f"{name}.log", needs, **changes)
+
+
+def order(folder: Path) -> str:
+    return (folder / "order").read_text() if (folder / "order").exists() else ""
+
+
+def test_jobs_run_in_order_and_after_what_they_need(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, "b", "", "a"), job(tmp_path, "a"), job(tmp_path, "c")]
+    assert Queue(jobs, 1).run() == {"a": FINISHED, "b": FINISHED, "c": FINISHED}
+    assert order(tmp_path) in ("abc", "acb")
+
+
+def test_a_failure_stays_alone_and_is_shown(tmp_path: Path, capsys) -> None:
+    jobs = [
+        job(tmp_path, "a", "raise SystemExit('the sky fell')"), job(tmp_path, "b", "", "a"),
+        job(tmp_path, "c", "", "b"), job(tmp_path, "d"),
+    ]  # fmt: skip
+    assert Queue(jobs, 2).run() == {"a": FAILED, "b": BLOCKED, "c": BLOCKED, "d": FINISHED}
+    assert "the sky fell" in capsys.readouterr().out
+
+
+def test_failing_can_be_the_result(tmp_path: Path) -> None:
+    jobs = [
+        job(tmp_path, "a", "raise SystemExit('not finite')", is_result=lambda tail: "not finite" in tail),
+        job(tmp_path, "b", "", "a"),
+    ]  # fmt: skip
+    assert Queue(jobs, 2).run() == {"a": RESULT, "b": RESULT}
+    assert order(tmp_path) == "a"
+
+
+def test_what_has_ended_is_not_repeated(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, "a", already=lambda: FINISHED), job(tmp_path, "b", "", "a")]
+    assert Queue(jobs, 1).run() == {"a": FINISHED, "b": FINISHED}
+    assert order(tmp_path) == "b"
+
+
+def test_remaining_time_follows_from_what_finished(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, name) for name in "abcd"]
+    queue = Queue(jobs, 2, seconds={"a": 100.0}, guesses={"python": 10.0})
+    assert queue.remaining_seconds() == 4 * 10 / 2
+    queue.outcomes["a"] = FINISHED
+    assert queue.remaining_seconds() == 3 * 100 / 2
+    assert [duration(s) for s in (5, 200, 7200)] == ["5 s", "3 min", "2.0 h"]
+
+
+STOPPED = """
+import signal, sys, time
+from pathlib import Path
+from aista.demo.jobs import Job, Queue
+folder = Path(sys.argv[1])
+child = '''
+import signal, sys, time
+from pathlib import Path
+calls = []
+def save(*_):
+    calls.append(1)
+signal.signal(signal.SIGINT, save)
+Path(sys.argv[1] + ".ready").touch()
+while not calls:
+    time.sleep(0.01)
+time.sleep(0.3)
+Path(sys.argv[1] + ".saved").write_text(str(len(calls)))
+sys.exit(130)
+'''
+jobs = [Job(n, "k", (sys.executable, "-S", "-c", child, str(folder / n)), folder / f"{n}.log") for n in "ab"]
+try:
+    Queue(jobs, 2).run()
+except KeyboardInterrupt:
+    sys.exit(77)
+"""
+
+
+def test_a_signal_lets_every_process_save(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        # as in the background of a shell, where Ctrl-C is ignored and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    deadline = time.monotonic() + 60
+    while not all((tmp_path / f"{name}.ready").exists() for name in "ab") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # the whole foreground group, as a terminal does
+    assert process.wait(60) == 77
+    assert [(tmp_path / f"{name}.saved").read_text() for name in "ab"] == ["1", "1"]
