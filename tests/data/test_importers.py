@@ -218,34 +218,73 @@ def test_command_line(folder):
     assert done.exit_code == 0 and json.loads((folder / "n.json").read_text())["text"] == "Hello."
 
 
-def test_hugging_face_data_sets(folder):
-    pytest.importorskip("datasets")
+@pytest.fixture
+def data_set(folder, monkeypatch):
+    """A real ``datasets.Dataset`` with an Audio column: a sound inside, one beside it, one missing."""
+    datasets = pytest.importorskip("datasets")
     import pyarrow
-    from pyarrow import parquet
 
-    sounds = [
-        {"bytes": (folder / "clips" / "a.wav").read_bytes(), "path": "a.wav"},
-        {"bytes": None, "path": str(folder / "clips" / "b.wav")},
-        {"bytes": None, "path": None},
-    ]
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+    inside = {"bytes": (folder / "clips" / "a.wav").read_bytes(), "path": "a.wav"}
     columns = {
-        "audio": sounds,
-        "sentence": ["Hello.", "Bye.", "?"],
-        "translation": [
-            {"en": "Hello.", "zh": "你好。"},
-            {"en": "Bye.", "zh": "再见。"},
-            {"en": "?", "zh": "？"},
-        ],
-        "speaker_id": [7, 8, 9],
-    }
-    parquet.write_table(pyarrow.table(columns), folder / "test.parquet")
-    options = Options({"task": "st", "tgt_lang": "zh"})
-    imported = import_manifest("huggingface", folder / "test.parquet", folder / "out" / "m.jsonl", options)
+        "id": ["talk.1", "talk.2", "talk/2", "none"],
+        "audio": [inside, {"bytes": None, "path": str(folder / "clips" / "b.wav")}, inside,
+                  {"bytes": None, "path": None}],
+        "sentence": ["Hello.", "Bye.", "Again.", "?"],
+        "translation": [{"en": t, "zh": z} for t, z in (("Hello.", "你好。"), ("Bye.", "再见。"),
+                                                        ("Again.", "再来。"), ("?", "？"))],
+        "speaker_id": [7, 8, 9, 9],
+    }  # fmt: skip
+    data = datasets.Dataset(pyarrow.table(columns)).cast_column("audio", datasets.Audio())
+    assert isinstance(data.features["audio"], datasets.Audio) and data.features["audio"].decode
+    return data
+
+
+def _saved(data, folder, kind):
+    """Write a data set in one of the ways people keep them; return its path and the split to name."""
+    from datasets import DatasetDict
+
+    if kind == "file":
+        data.to_parquet(folder / "test.parquet")
+        return folder / "test.parquet", None
+    if kind == "folder of parquet":
+        (folder / "kept").mkdir()
+        data.to_parquet(folder / "kept" / "test.parquet")
+        return folder / "kept", "test"
+    data = data.select([0, 1, 2])  # save_to_disk takes no row without sound, and puts every sound inside
+    (data if kind == "saved" else DatasetDict(train=data, test=data)).save_to_disk(folder / "kept")
+    return folder / "kept", None if kind == "saved" else "test"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder of parquet", "saved", "saved splits"])
+def test_hugging_face_data_sets(folder, data_set, kind):
+    source, split = _saved(data_set, folder, kind)
+    options = Options({"task": "st", "tgt_lang": "zh"}, split=split)
+    imported = import_manifest("huggingface", source, folder / "out" / "m.jsonl", options)
     manifest = Manifest(folder / "out" / "m.jsonl")
-    assert imported.rows == 2 and imported.skipped == {"a row without sound": 1}
-    assert [row.translation for row in manifest] == ["你好。", "再见。"]
-    assert manifest[0].audio.startswith("m_audio/") and manifest[0].speaker == "7"
-    assert check(manifest, decode=True).ok
+    saved = kind.startswith("saved")
+    assert imported.rows == 3 and imported.skipped == ({} if saved else {"a row without sound": 1})
+    assert [(row.id, row.translation, row.speaker) for row in manifest] == [
+        ("talk.1", "你好。", "7"), ("talk.2", "再见。", "8"), ("talk/2", "再来。", "9"),
+    ]  # fmt: skip
+    assert [row.audio for row in manifest] == [
+        "m_audio/talk.1.wav", "m_audio/talk.2.wav" if saved else "../clips/b.wav", "m_audio/talk_2.wav",
+    ]  # fmt: skip
+    report = check(manifest, decode=True)
+    assert report.ok and report.hours == pytest.approx(1.5 / 3600)
+
+
+def test_hugging_face_columns_and_splits_have_to_be_named(folder, data_set):
+    source, _ = _saved(data_set, folder, "saved splits")
+    with pytest.raises(ConfigError, match="Which split"):
+        import_manifest("huggingface", source, folder / "x.jsonl", Options())
+    options = Options(columns={"text": "lyrics"}, split="test")
     with pytest.raises(ConfigError, match="Cannot find"):
-        options = Options(columns={"text": "lyrics"})
-        import_manifest("huggingface", folder / "test.parquet", folder / "x.jsonl", options)
+        import_manifest("huggingface", source, folder / "x.jsonl", options)
+
+
+def test_what_is_no_data_set_is_refused(folder, data_set):
+    (folder / "broken.parquet").write_bytes(b"PAR1 not really PAR1")
+    for source in (folder / "broken.parquet", folder / "missing"):
+        with pytest.raises(ManifestError, match="cannot be loaded"):
+            import_manifest("huggingface", source, folder / "x.jsonl", Options())

@@ -1,19 +1,22 @@
 """Hugging Face ``datasets``: parquet, saved to disk, or from the hub; sounds are taken as they are.
 
-Needs ``pip install datasets``. Audio columns are read with ``decode=False``, so no further codec is needed.
+Needs ``pip install datasets``. Audio columns are read with ``decode=False``, so no further codec is needed
+(nor is ``torchcodec``, which decoding them would take).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Audio, Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
 
-from aista.data.importers import Options, Row, Skipped, stem
+from aista.data.importers import Options, Row, Skipped
 from aista.data.manifest import Utterance
-from aista.errors import ConfigError
+from aista.errors import ConfigError, ManifestError
 
 # What data sets call our fields, in order of preference.
 _USUAL = {
@@ -26,8 +29,35 @@ _USUAL = {
 
 
 def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
-    """Read one split; sounds stored inside the data set are written to ``STEM_audio`` beside the manifest."""
+    """Read one split; sounds stored inside the data set are written to ``STEM_audio`` beside the manifest.
+
+    Args:
+        source: A parquet file, a folder of them, a folder that ``save_to_disk`` wrote, or a hub id
+            (``ORG/NAME``, ``ORG/NAME:CONFIGURATION``).
+
+    Raises:
+        ConfigError: A column or the split has to be named.
+        ManifestError: This is no data set that can be loaded.
+    """
     data = _load(source, options.split)
+    columns = _columns(data, options)
+    if isinstance(data.features[columns["audio"]], Audio):
+        data = data.cast_column(columns["audio"], Audio(decode=False))
+    unpacked: set[Path] = set()
+    for number, item in enumerate(data):
+        row = {field: item[column] for field, column in columns.items() if field in Utterance.model_fields}
+        row["id"] = str(row["id"]) if row.get("id") is not None else f"{data.split or 'row'}-{number}"
+        row["audio"] = _sound(row["audio"], row["id"], options, unpacked)
+        if row.get("speaker") is not None:
+            row["speaker"] = str(row["speaker"])
+        if isinstance(row.get("translation"), dict):  # {"en": ..., "zh": ...}
+            row["translation"] = row["translation"].get(options.defaults.get("tgt_lang"))
+        where = f"{source}: row {number}"
+        yield where, row if row["audio"] else Skipped("a row without sound")
+
+
+def _columns(data: Dataset, options: Options) -> dict[str, str]:
+    """Return field -> column: the usual names, and what the options say."""
     columns = {
         field: next(name for name in names if name in data.column_names)
         for field, names in _USUAL.items()
@@ -40,25 +70,19 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
             got=", ".join(data.column_names),
             expected=", ".join(unknown) or "--column audio=NAME",
         )
-    if isinstance(data.features[columns["audio"]], Audio):
-        data = data.cast_column(columns["audio"], Audio(decode=False))
-    for number, item in enumerate(data):
-        row = {field: item[column] for field, column in columns.items() if field in Utterance.model_fields}
-        row["id"] = str(row.get("id") or f"{data.split or 'row'}-{number}")
-        row["audio"] = _sound(row["audio"], row["id"], options)
-        if row.get("speaker") is not None:
-            row["speaker"] = str(row["speaker"])
-        if isinstance(row.get("translation"), dict):  # {"en": ..., "zh": ...}
-            row["translation"] = row["translation"].get(options.defaults.get("tgt_lang"))
-        where = f"{source}: row {number}"
-        yield where, row if row["audio"] else Skipped("a row without sound")
+    return columns
 
 
 def _load(source: Path, split: str | None) -> Dataset:
-    if source.suffix == ".parquet":
-        data = Dataset.from_parquet(str(source))
-    else:
-        data = load_from_disk(str(source)) if source.is_dir() else load_dataset(str(source), split=split)
+    try:
+        data = _opened(source, split)
+    except (DatasetsError, OSError, ValueError) as error:
+        raise ManifestError(
+            f"{source}: cannot be loaded as a data set.",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            expected="parquet, a folder that save_to_disk wrote, or a hub id",
+            advice="Sound files with a metadata.csv: --format table --column audio=file_name.",
+        ) from None
     if isinstance(data, DatasetDict):
         if split not in data:
             raise ConfigError(
@@ -68,17 +92,30 @@ def _load(source: Path, split: str | None) -> Dataset:
     return data
 
 
-def _sound(value: Any, name: str, options: Options) -> str | None:
-    """Return the absolute path of a sound; one that lies inside the data set is unpacked first."""
+def _opened(source: Path, split: str | None) -> Dataset | DatasetDict:
+    if source.suffix == ".parquet":
+        return Dataset.from_parquet(str(source))
+    if (source / "dataset_dict.json").exists() or (source / "state.json").exists():
+        return load_from_disk(str(source))
+    name, _, configuration = str(source).partition(":")
+    return load_dataset(name, configuration or None, split=split)
+
+
+def _sound(value: Any, name: str, options: Options, unpacked: set[Path]) -> str | None:
+    """Return the path of a sound as the data set has it; one that lies inside is unpacked first."""
     if isinstance(value, str):
-        return str(Path(value).absolute())
-    if value is None or (value.get("bytes") is None and not value.get("path")):
-        return None
-    if value.get("bytes") is None:
-        return str(Path(value["path"]).absolute())
+        return value
+    if value is None or value.get("bytes") is None:
+        return None if value is None else value.get("path")
     assert options.out is not None
-    folder = options.out.parent / f"{options.out.stem}_audio"
+    folder = (options.out.parent / f"{options.out.stem}_audio").absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stem(name)}{Path(value.get('path') or '.wav').suffix}"
+    suffix = Path(value.get("path") or ".wav").suffix or ".wav"
+    plain = re.sub(r"[^\w.-]+", "_", name)
+    path, times = folder / f"{plain}{suffix}", 1
+    while path in unpacked:
+        times += 1
+        path = folder / f"{plain}_{times}{suffix}"
+    unpacked.add(path)
     path.write_bytes(value["bytes"])
-    return str(path.absolute())
+    return str(path)
