@@ -1,0 +1,156 @@
+"""Numbers in tables are those of the run folders, and say what they rest on."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aista.evaluation.evaluate import compare
+from aista.reproduce.exhibit import Cell, Row, Table
+from aista.reproduce.measured import with_best
+from aista.reproduce.plan import Run
+from aista.reproduce.tables import all_tables, table2, table3, table4, table5
+from tests.reproduce.invented_runs import FALLING, SENTENCES, context, evaluate, plan, train
+
+
+def row(table: Table, key: str, group: str = "qwen2") -> Row:
+    return next(row for row in table.rows if (row.key, row.group) == (key, group))
+
+
+def test_mean_deviation_and_p_over_seeds(tmp_path: Path) -> None:
+    made = plan(tmp_path, "table2", seeds=3)
+    values = []
+    for run in made.runs():
+        train(run)
+        wrong = 0 if run.system == "base" else run.seed
+        scores = evaluate(run, wrong)
+        if (run.backbone, run.system) == ("qwen2", "ai_sta"):
+            values.append(scores["bleu_zh"])
+    cell = row(table2(context(made)), "ai_sta").cells[0]
+    assert cell.values == values and len(set(values)) == 3
+    assert cell.value == pytest.approx(statistics.fmean(values))
+    assert cell.deviation == pytest.approx(statistics.stdev(values))
+    folders = [
+        [Run("qwen2", system, seed, tmp_path).evaluation for system in ("base", "ai_sta")]
+        for seed in (1, 2, 3)
+    ]
+    p_values = [compare(*pair)["bleu_zh"].p_value for pair in folders]
+    assert cell.p_value == pytest.approx(statistics.median(p_values)) and cell.paper == 46.0
+    base = row(table2(context(made)), "base").cells[0]
+    assert base.p_value is None and base.deviation == 0 and base.best and not cell.best
+
+
+def test_nothing_is_bold_on_one_seed(tmp_path: Path) -> None:
+    made = plan(tmp_path, "table2")
+    for run in made.runs():
+        train(run)
+        evaluate(run, 0 if run.system == "base" else 3)
+    assert not any(cell.best for row in table2(context(made)).rows for cell in row.cells)
+
+
+def test_bold_needs_room_for_both_deviations() -> None:
+    def cells(*pairs: tuple[float, float]) -> list[bool]:
+        return [cell.best for cell in with_best([Cell(value=v, deviation=d) for v, d in pairs])]
+
+    assert cells((46, 0.2), (45, 0.2)) == [True, False]
+    assert cells((46, 0.6), (45, 0.5), (40, 0.1)) == [False, False, False]
+    assert cells((46, 0.2)) == [False]
+
+
+@pytest.mark.parametrize("sign", ["not finite", "rising"])
+def test_a_failed_training_is_an_x(tmp_path: Path, sign: str) -> None:
+    made = plan(tmp_path, "table3")
+    for run in made.runs():
+        broken = run.system == "layer_1"
+        train(run, FALLING[::-1] if broken and sign == "rising" else FALLING)
+        if broken and sign == "not finite":
+            (run.model / "diverged.json").write_text(json.dumps({"reason": "The loss is not finite"}))
+        else:
+            evaluate(run)
+    found = row(table3(context(made)), "layer_1")
+    assert found.cells[0].text() == "X" == found.cells[0].paper_text()
+    assert ("not finite" if sign == "not finite" else "cross-entropy 0.58") in found.cells[0].note
+    assert row(table3(context(made)), "layer_0").cells[0].text() == "100.0"
+
+
+def test_table_3_compares_the_same_seeds(tmp_path: Path) -> None:
+    made = plan(tmp_path, "table2", "table3", seeds=2)
+    for run in made.runs():
+        train(run)
+        evaluate(run, wrong=run.seed)
+    table = table3(context(made))
+    assert all(len(row.cells[0].values) == 1 for row in table.rows)
+    assert "Seeds shown: 1." in table.notes
+    assert len(row(table2(context(made)), "base").cells[0].values) == 2
+
+
+def test_text_translation_stands_beside_speech(tmp_path: Path) -> None:
+    made = plan(tmp_path, "table5")
+    for run in made.runs():
+        train(run)
+        scores = evaluate(run, 2)
+    found = row(table5(context(made)), "base", "llama")
+    assert [cell.value for cell in found.cells] == [
+        scores[name] for name in ("bleu_zh", "mt_bleu_zh", "bleu_ja", "mt_bleu_ja")
+    ]
+    assert [cell.paper for cell in found.cells] == [36.5, 34.0, None, None]
+    assert any("tok:ja-mecab" in line for line in table5(context(made)).signatures)
+
+
+def test_directions_trained_apart_are_one_row(tmp_path: Path) -> None:
+    made = plan(tmp_path, "table4", directions=("en-zh", "en-ja"))
+    for run in made.runs():
+        if run.system == "base":
+            evaluate(run)
+            results = json.loads((run.evaluation / "results.json").read_text())
+            code = run.direction[-2:]
+            results["scores"] = {f"bleu_{code}": {"zh": 1.0, "ja": 2.0}[code]}
+            (run.evaluation / "results.json").write_text(json.dumps(results))
+    assert [cell.value for cell in row(table4(context(made)), "base").cells[:2]] == [1.0, 2.0]
+
+
+def test_a_measured_baseline_stands_beside_the_reported(tmp_path: Path) -> None:
+    place = tmp_path / "baselines" / "cascade" / "results.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps({"scores": {"bleu_zh": 80.0, "bleu_ja": 81.0}}))
+    table = table2(context(plan(tmp_path, "table2")))
+    assert [cell.value for cell in row(table, "cascade", "").cells] == [80.0, 81.0]
+    assert [cell.paper for cell in row(table, "qwen2_audio", "").cells] == [45.2, 28.6]
+
+
+def test_tables_of_nothing_say_so(tmp_path: Path) -> None:
+    tables = all_tables(context(plan(tmp_path)))
+    assert [table.name for table in tables] == ["table1", "table2", "table3", "table4", "table5"]
+    assert all("Not finished yet" in "".join(table.notes) for table in tables[1:])
+
+
+def test_scores_are_sacrebleus_own_command_line_digit_for_digit(tmp_path: Path) -> None:
+    made = plan(tmp_path, "table2")
+    run = made.runs()[0]
+    scores = evaluate(run, 2)
+    lines = [json.loads(line) for line in (run.evaluation / "test.speech.jsonl").read_text().splitlines()]
+    for code, tokenizer in (("zh", "zh"), ("ja", "ja-mecab")):
+        rows = [line for line in lines if line["language"] == code]
+        assert len(rows) == len(SENTENCES[code])
+        for name in ("hypothesis", "reference"):
+            (tmp_path / name).write_text("".join(line[name] + "\n" for line in rows), encoding="utf-8")
+        command = [
+            sys.executable,
+            "-m",
+            "sacrebleu",
+            str(tmp_path / "reference"),
+            "-i",
+            str(tmp_path / "hypothesis"),
+        ]
+        printed = subprocess.run(
+            [*command, "-m", "bleu", "-tok", tokenizer, "-w", "12", "-b"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert printed.stdout.strip() == f"{scores[f'bleu_{code}']:.12f}"
