@@ -59,8 +59,16 @@ def gigaspeech(folder: Path) -> dict[str, list[str]]:
 
 
 def wavcaps(folder: Path) -> dict[str, list[str]]:
-    files = {"AudioSet_SL": "as_final.json", "BBC_Sound_Effects": "bbc_final.json"}
-    ids = {"AudioSet_SL": ["Yb0RFKhbpFJA.wav", "Ygone.wav"], "BBC_Sound_Effects": ["NHU05093027", "07060061"]}
+    files = {
+        "AudioSet_SL": "as_final.json",
+        "BBC_Sound_Effects": "bbc_final.json",
+        "FreeSound": "fsd_final.json",
+    }
+    ids = {
+        "AudioSet_SL": ["Yb0RFKhbpFJA.wav", "Ygone.wav", "Y7fmOlUlwoNg.wav"],
+        "BBC_Sound_Effects": ["NHU05093027", "07060061"],
+        "FreeSound": ["180913", "90"],
+    }
     for split, file in files.items():
         items = [
             {"id": i, "caption": f"A sound of {i}.", "duration": 1.5, "audio": "wav_path"} for i in ids[split]
@@ -70,12 +78,20 @@ def wavcaps(folder: Path) -> dict[str, list[str]]:
         place = folder / "json_files" / split
         place.mkdir(parents=True)
         (place / file).write_text(json.dumps({"num_captions_per_audio": 1, "data": items}))
-    sound(folder / "AudioSet_SL_flac" / "Yb0RFKhbpFJA.flac", 1.5, 32_000)
+    blacklist = folder / "json_files" / "blacklist"
+    blacklist.mkdir()
+    listed = {"AudioSet": ["Y7fmOlUlwoNg.wav", "Yother.wav"], "FreeSound": ["90", "NHU05093027"]}
+    (blacklist / "blacklist_exclude_test_ac.json").write_text(json.dumps(listed))
+    for name in ("Yb0RFKhbpFJA", "Y7fmOlUlwoNg"):
+        sound(folder / "AudioSet_SL_flac" / f"{name}.flac", 1.5, 32_000)
+    for name in ids["FreeSound"]:
+        sound(folder / "FreeSound" / f"{name}.flac", 1.5, 32_000)
     for name in ids["BBC_Sound_Effects"]:
         sound(folder / "BBC_Sound_Effects" / f"{name}.flac", 1.5, 32_000)
     return {
         "AudioSet_SL": ["wavcaps-AudioSet_SL-Yb0RFKhbpFJA"],
         "BBC_Sound_Effects": [f"wavcaps-BBC_Sound_Effects-{i}" for i in ids["BBC_Sound_Effects"]],
+        "FreeSound": ["wavcaps-FreeSound-180913"],
     }
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from aista.cli.data import app
 from aista.data.checks import check
 from aista.data.collate import SpeechDataset
-from aista.data.corpora import corpus, names
+from aista.data.corpora import Expected, corpus, names
 from aista.data.json_stream import array_items
 from aista.data.manifest import Manifest
-from aista.data.prepare import prepare
+from aista.data.prepare import SplitReport, prepare
 from aista.errors import ConfigError, ManifestError
 from tests.data import miniatures
 
@@ -34,7 +36,9 @@ def test_prepare_check_read(tmp_path, name):
         manifest = Manifest(report.manifest)
         assert [row.id for row in manifest] == expected[split] and report.rows == len(manifest)
         assert report.hours == pytest.approx(sum(row.duration for row in manifest) / 3600)
-        assert report.note == corpus(name).NOTE and (report.missing > 0) == (report.expected.rows is not None)
+        assert report.note.startswith(corpus(name).NOTE)
+        assert (report.missing > 0) == (report.expected.rows is not None)
+        assert (report.missing_hours > 0) == (report.expected.hours is not None)
         checked = check(manifest, decode=True)
         # One segment alone of a long recording looks like a wrong duration.
         assert (
@@ -61,11 +65,79 @@ def test_what_is_left_out_is_counted(tmp_path):
         "garbage utterance (silence, music, noise or other)": 1, "the segment ends after its recording": 1,
     }  # fmt: skip
     assert reasons("wavcaps", tmp_path / "w", "BBC_Sound_Effects") == {"longer than 180 s": 1}
-    assert reasons("wavcaps", tmp_path / "w2", "AudioSet_SL") == {"audio is missing": 1}
+    overlap = "also in a test set of captions (blacklist_exclude_test_ac.json)"
+    assert reasons("wavcaps", tmp_path / "w2", "AudioSet_SL") == {"audio is missing": 1, overlap: 1}
+    assert reasons("wavcaps", tmp_path / "w3", "FreeSound") == {overlap: 1}
     assert reasons("audiocaps", tmp_path / "a", "train") == {"audio is missing": 1}
     assert reasons("covost2", tmp_path / "c", "train", direction="en-ja") == {
         "empty sentence or translation": 1, "not in this Common Voice release": 1, "audio is missing": 1,
     }  # fmt: skip
+
+
+def test_the_blacklist_of_wavcaps(tmp_path):
+    miniatures.wavcaps(tmp_path / "source")
+
+    def prepared(out, split="FreeSound", **options):
+        return prepare("wavcaps", tmp_path / "source", tmp_path / out, splits=[split], **options)[0]
+
+    assert prepared("shipped").rows == 1 and "was used" in prepared("shipped").note
+    assert prepared("none", blacklist="none").rows == 2
+    assert "would be tainted" in prepared("none", blacklist="none").note
+    (tmp_path / "own.json").write_text(json.dumps({"AudioSet": [], "FreeSound": ["180913"]}))
+    own = prepared("own", blacklist=str(tmp_path / "own.json"))
+    assert own.left_out == {"also in a test set of captions (own.json)": 1}
+    with pytest.raises(ConfigError, match="no blacklist"):
+        prepared("x", blacklist="missing.json")
+    for broken in ("[]", "{", '{"FreeSound": 3}'):
+        (tmp_path / "own.json").write_text(broken)
+        with pytest.raises(ManifestError, match="is no blacklist"):
+            prepared("x", blacklist=str(tmp_path / "own.json"))
+    # the other collections have no sounds that AudioCaps or Clotho took
+    assert prepared("bbc", "BBC_Sound_Effects").rows == 2
+
+
+def test_published_sizes_of_gigaspeech():
+    published = {split: corpus("gigaspeech").expected(split) for split in corpus("gigaspeech").SPLITS}
+    hours = {"XS": 10, "S": 250, "M": 1_000, "L": 2_500, "XL": 10_000, "DEV": 12, "TEST": 40}
+    assert {split: size.hours for split, size in published.items()} == hours
+    assert published["XL"].rows == 8_282_988 and published["TEST"].rows == 19_930
+
+
+def test_what_is_missing_in_hours():
+    report = SplitReport("c", "s", "m.jsonl", {}, hours=90.0, expected=Expected(hours=100.0))
+    assert report.missing_hours == pytest.approx(10.0) and report.missing == 0
+    report.hours = 99.5  # published hours are rounded
+    assert report.missing_hours == 0
+
+
+@pytest.mark.parametrize("name", names())
+def test_metadata_that_nobody_foresaw_is_no_traceback(tmp_path, name):
+    """Every text file of a corpus, cut off and garbled: rows, or an error of ours."""
+    miniatures.ALL[name](tmp_path / "source")
+    texts = [
+        path
+        for path in sorted((tmp_path / "source").rglob("*"))
+        if path.suffix in (".json", ".tsv", ".csv", ".txt")
+    ]
+    for number, path in enumerate(texts):
+        whole = path.read_bytes()
+        rng = np.random.default_rng(number)
+        for trial in range(8):
+            garbled = bytearray(whole[: int(rng.integers(0, len(whole)))] if trial % 2 else whole)
+            for place in rng.integers(0, max(1, len(garbled)), 5):
+                garbled[place : place + 1] = rng.bytes(1)
+            path.write_bytes(garbled)
+            with contextlib.suppress(ManifestError):
+                prepare(name, tmp_path / "source", tmp_path / f"{number}-{trial}", **OPTIONS.get(name, {}))
+        path.write_bytes(whole)
+
+
+def test_rows_of_another_shape_are_named(tmp_path):
+    miniatures.wavcaps(tmp_path / "source")
+    file = tmp_path / "source" / "json_files" / "BBC_Sound_Effects" / "bbc_final.json"
+    file.write_text(json.dumps({"data": [{"id": "a", "caption": "Rain."}, ["no object"]]}))
+    with pytest.raises(ManifestError, match="broken at the row after a"):
+        prepare("wavcaps", tmp_path / "source", tmp_path / "out", splits=["BBC_Sound_Effects"])
 
 
 def test_transcripts_are_normalised(tmp_path):
@@ -110,8 +182,27 @@ def test_crop_and_longest(tmp_path):
         "librispeech", tmp_path / "source", tmp_path / "a", splits=["dev-clean"], crop_seconds=0.5
     )
     assert {row.duration for row in Manifest(cropped[0].manifest)} == {0.5}
+    assert cropped[0].cropped == 3
     with pytest.raises(ManifestError, match="longer than 1 s"):
         prepare("librispeech", tmp_path / "source", tmp_path / "b", splits=["dev-clean"], max_seconds=1.0)
+
+
+def test_long_clips_are_an_error_or_used_as_far_as_is_honest(tmp_path):
+    miniatures.librispeech(tmp_path / "speech")
+    miniatures.audiocaps(tmp_path / "sounds")
+
+    def prepared(name, out, **how):
+        return prepare(name, tmp_path / out.split("-")[0], tmp_path / out, max_seconds=0.5, **how)[0]
+
+    captions = prepared("audiocaps", "sounds-a", too_long="segment")
+    assert captions.cropped == captions.rows == 1 and "longer than 0.5 s" not in captions.left_out
+    assert Manifest(captions.manifest)[0].duration == 0.5
+    with pytest.raises(ManifestError, match="nothing says where its words are"):
+        prepared("librispeech", "speech-a", too_long="segment")
+    with pytest.raises(ManifestError, match="are too long"):
+        prepared("audiocaps", "sounds-b", too_long="error")
+    with pytest.raises(ConfigError, match="Too long for what"):
+        prepare("audiocaps", tmp_path / "sounds", tmp_path / "c", too_long="segment")
 
 
 def test_interrupted_goes_on_and_finished_is_kept(tmp_path, monkeypatch):
@@ -184,7 +275,7 @@ def test_command_line(tmp_path):
     miniatures.covost2(tmp_path / "source")
     arguments = ["prepare", "covost2", "--source", str(tmp_path / "source"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*arguments, "--direction", "en-ja"])
-    assert result.exit_code == 0 and "289,428 rows are missing" in result.stdout.replace("\n", " ")
+    assert result.exit_code == 0 and "289,428 rows and 364.0 h are missing" in " ".join(result.stdout.split())
     assert "Common Voice 4" in result.stdout
     told = CliRunner().invoke(app, [*arguments, "--direction", "en-ja", "--json"])
     assert [report["split"] for report in json.loads(told.stdout)] == ["train", "dev", "test"]

@@ -14,7 +14,7 @@ from aista.audio import write_audio
 from aista.cli.data import app
 from aista.data.checks import check
 from aista.data.importers import Options, export_manifest, import_manifest, importer, names
-from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.data.manifest import Manifest, TimedText, Utterance, write_manifest
 from aista.errors import ConfigError, ManifestError
 
 ASR = Utterance(id="a", audio="clips/a.wav", text='Say "a, b".\tTab')
@@ -83,6 +83,14 @@ def test_spans_are_refused_where_the_format_has_none(folder, name):
     with pytest.raises(ManifestError):
         export_manifest(name, Manifest(folder / "m.jsonl"), folder / "x.json")
     assert not (folder / "x.json").exists()
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_segments_are_refused_not_lost(folder, name):
+    row = ASR.model_copy(update={"segments": (TimedText(offset=0, duration=0.2, text="x"),)})
+    write_manifest(folder / "m.jsonl", [row])
+    with pytest.raises(ManifestError, match="has segments"):
+        export_manifest(name, Manifest(folder / "m.jsonl"), folder / "x.json")
 
 
 def lines(path, *rows):

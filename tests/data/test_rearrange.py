@@ -68,6 +68,29 @@ def test_a_mixture_has_its_shares(tmp_path):
         mix([first, second], [1, 0], tmp_path / "wrong.jsonl")
 
 
+def test_long_rows_are_cut_where_their_segments_say(tmp_path):
+    segments = [{"offset": at, "duration": 8, "text": f"part {at}"} for at in (0, 10, 20, 30)]
+    rows = [
+        Utterance(id="talk", audio="talk.wav", duration=40, text="all of it", segments=segments),
+        Utterance(id="plain", audio="talk.wav", duration=40, text="no times"),
+        Utterance(id="short", audio="/elsewhere/x.wav", duration=4, text="x"),
+        Utterance(id="mt", task="mt", tgt_lang="zh", text="x", translation="某"),
+    ]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    command = ["cut", str(tmp_path / "m.jsonl"), "--out", str(tmp_path / "out" / "c.jsonl")]
+    done = CliRunner().invoke(app, [*command, "--max-seconds", "20"])
+    assert done.exit_code == 0
+    assert "1 clips longer than 20 s are skipped" in done.stdout and "cut into 2" in done.stdout
+    first, second, short, text = Manifest(tmp_path / "out" / "c.jsonl")
+    assert (first.id, first.audio, first.duration, first.text) == (
+        "talk/1",
+        "../talk.wav",
+        18,
+        "part 0 part 10",
+    )
+    assert (second.offset, second.duration) == (20, 18) and (short.id, text.id) == ("short", "mt")
+
+
 def test_command_line(tmp_path):
     manifest(tmp_path / "all.jsonl")
     runner = CliRunner()

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from aista.errors import ConfigError
 
-if TYPE_CHECKING:
-    from aista.data.checks import CheckReport
-
 app = typer.Typer(
     no_args_is_help=True, help="Check, show, split, mix, cut, prepare, import and export manifests."
 )
 
+TooLongOption = Literal["skip", "error", "segment"]
 ManifestPath = Annotated[Path, typer.Argument(help="A manifest: JSON lines, one utterance a line.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 Seed = Annotated[int, typer.Option(help="Another seed, another choice.")]
@@ -39,6 +37,7 @@ def check(
     from rich.console import Console
     from rich.progress import Progress
 
+    from aista.cli.data_tables import print_check
     from aista.data.checks import check as run
     from aista.data.manifest import Manifest
 
@@ -52,47 +51,9 @@ def check(
         typer.echo(json.dumps([report.to_dict() for report in reports], ensure_ascii=False, indent=1))
     else:
         for report in reports:
-            _print_report(report)
+            print_check(report)
     if not all(report.ok and not (strict and report.problems) for report in reports):
         raise typer.Exit(1)
-
-
-def _print_report(report: CheckReport) -> None:
-    """Print a check for people."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from aista.data.checks import EXAMPLES, HISTOGRAM_EDGES
-
-    console = Console(highlight=False)
-    verdict = "[green]fit to train on[/]" if report.ok else "[bold red]not fit to train on[/]"
-    heard = "audio decoded" if report.decoded else "audio headers read (--decode looks inside)"
-    console.print(f"[bold]{report.path}[/]: {verdict}; {report.rows:,} rows, {report.hours:,.2f} h, {heard}")
-    counts = [
-        f"{task} {n:,} ({report.hours_by_task.get(task, 0):,.2f} h)"
-        for task, n in report.rows_by_task.items()
-    ]
-    console.print("  tasks      " + ", ".join(counts))
-    for title, values in (("directions", report.rows_by_direction), ("corpora", report.rows_by_corpus)):
-        console.print(
-            f"  {title:<10} " + ", ".join(f"{name} {n:,}" for name, n in values.most_common(8)), markup=False
-        )
-    most = max(*report.histogram, 1)
-    for low, high, count in zip(HISTOGRAM_EDGES, HISTOGRAM_EDGES[1:], report.histogram, strict=False):
-        if count:
-            console.print(
-                f"  {low:>5g} - {high:<5g} s  {'█' * -(-40 * count // most)} {count:,}", markup=False
-            )
-    if report.problems:
-        table = Table(show_lines=True, expand=True)
-        table.add_column("problem", ratio=1)
-        table.add_column("rows", justify="right")
-        table.add_column(f"the first (at most {EXAMPLES})", ratio=3)
-        for kind, problem in report.problems.items():
-            colour = "red" if problem.severity == "error" else "yellow"
-            examples = "\n".join(problem.examples).replace("[", r"\[")
-            table.add_row(f"[{colour}]{kind}[/]\n{problem.meaning}", f"{problem.count:,}", examples)
-        console.print(table)
 
 
 @app.command()
@@ -198,6 +159,22 @@ def subset(
     typer.echo(f"{run(Manifest(manifest), out, count=count, hours=hours, seed=seed):>9,}  {out}")
 
 
+@app.command()
+def cut(
+    manifest: ManifestPath,
+    out: Out,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="The longest row, in seconds.")] = 30.0,
+) -> None:
+    """Cut rows that are too long at their `segments`, captioned sounds to their beginning; skip others."""
+    from aista.data.manifest import Manifest
+    from aista.data.rearrange import cut as run
+
+    report = run(Manifest(manifest), out, max_seconds=max_seconds)
+    typer.echo(f"{len(Manifest(out)):>9,}  {out}")
+    for sentence in report.sentences():
+        typer.echo(f"           {sentence}")
+
+
 def _numbers(parts: list[str]) -> dict[str, float]:
     """Read ``name=number`` arguments."""
     numbers = {}
@@ -230,7 +207,14 @@ def prepare(
     out: Out,
     split: Annotated[list[str], typer.Option(help="Split to prepare; default: all that are there.")] = [],  # noqa: B006
     direction: Annotated[str | None, typer.Option(help="For CoVoST 2: en-zh, en-ja, fr-en, ...")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Leave out longer clips.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="The longest clip.")] = None,
+    too_long: Annotated[
+        TooLongOption, typer.Option(help="Longer clips; segment: captions keep the beginning of the sound.")
+    ] = "skip",
+    blacklist: Annotated[
+        str | None,
+        typer.Option(help="For WavCaps: JSON of clips to leave out; none; default: the one shipped."),
+    ] = None,
     crop_seconds: Annotated[
         float | None, typer.Option(help="Use only the beginning of longer clips.")
     ] = None,
@@ -246,9 +230,11 @@ def prepare(
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
+    from aista.cli.data_tables import print_split
     from aista.data.prepare import prepare as run
 
-    options = {"direction": direction} if direction else {}
+    given = {"direction": direction, "blacklist": blacklist}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
     columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f} rows"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
@@ -260,25 +246,16 @@ def prepare(
 
         reports = run(
             name, source, out, splits=split, workers=workers, max_seconds=max_seconds,
-            crop_seconds=crop_seconds, progress=progress, **options,
+            too_long=too_long, crop_seconds=crop_seconds, progress=progress, **options,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps([asdict(report) for report in reports], ensure_ascii=False, indent=1))
         return
     console = Console(highlight=False)
     for report in reports:
-        published = report.expected
-        console.print(f"[bold]{report.manifest}[/]: {report.rows:,} rows, {report.hours:,.2f} h")
-        if published.rows or published.hours:
-            size = [f"{published.rows:,} rows"] if published.rows else []
-            size += [f"{published.hours:,.0f} h"] if published.hours else []
-            missing = f"; [yellow]{report.missing:,} rows are missing[/]" if report.missing else ""
-            console.print(f"  published: {', '.join(size)}{missing}")
-        for reason, count in report.left_out.items():
-            console.print(
-                f"  left out {count:,}: {reason} ({', '.join(report.examples[reason])})", markup=False
-            )
-    console.print(f"Note: {reports[0].note}", markup=False)
+        print_split(report, console)
+    for note in dict.fromkeys(report.note for report in reports):
+        console.print(f"Note: {note}", markup=False)
 
 
 @app.command(

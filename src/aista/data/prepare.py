@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
 from aista.data.corpora import Absent, Expected, LeftOut, corpus
 from aista.data.manifest import Utterance, write_manifest
+from aista.data.too_long import TooLong, fit, refuse
 from aista.errors import AudioError, ConfigError, ManifestError
 
 _ROWS_AT_ONCE = 1024
@@ -29,6 +31,7 @@ class SplitReport:
         manifest: Path of the manifest.
         options: What the corpus was asked for.
         rows, hours: What the manifest holds.
+        cropped, segmented: How many rows hold only the beginning of their clip; how many were cut to pieces.
         expected: The published size.
         left_out: Reason -> how many rows.
         examples: Reason -> a few of their ids.
@@ -41,6 +44,8 @@ class SplitReport:
     options: dict[str, Any]
     rows: int = 0
     hours: float = 0.0
+    cropped: int = 0
+    segmented: int = 0
     expected: Expected = field(default_factory=Expected)
     left_out: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -50,6 +55,12 @@ class SplitReport:
     def missing(self) -> int:
         """Rows that were published and are not here."""
         return max(0, (self.expected.rows or 0) - self.rows)
+
+    @property
+    def missing_hours(self) -> float:
+        """Published hours that are not here, where more than 1 % of them are not (they are rounded)."""
+        hours = (self.expected.hours or 0.0) - self.hours
+        return hours if hours > 0.01 * (self.expected.hours or 0.0) else 0.0
 
     def leave_out(self, row: LeftOut) -> None:
         self.left_out[row.reason] = self.left_out.get(row.reason, 0) + 1
@@ -66,6 +77,7 @@ def prepare(
     splits: Sequence[str] = (),
     workers: int = 4,
     max_seconds: float | None = None,
+    too_long: TooLong = "skip",
     crop_seconds: float | None = None,
     progress: Callable[[str, int], None] | None = None,
     **options: Any,
@@ -81,24 +93,29 @@ def prepare(
         out: The folder of the manifests.
         splits: Which splits; by default every one that the source holds.
         workers: Threads that read file headers.
-        max_seconds: Leave out longer clips; by default what the corpus says (WavCaps: 180).
+        max_seconds: The longest clip; by default what the corpus says (WavCaps: 180).
+        too_long: What becomes of longer ones (``aista.data.too_long``): left out and counted (``skip``), an
+            ``error``, or used as far as is honest (``segment``): captioned sounds from their beginning.
         crop_seconds: Use no more than so much of each clip's beginning (SALMONN hears 30 s of a longer
             sound); the manifest says so in ``duration``.
         progress: Called with the split and the number of rows done since the last call.
         **options: What the corpus needs: ``direction`` for CoVoST 2.
 
     Raises:
-        ConfigError: Unknown corpus, split, or option.
-        ManifestError: The source holds none of the splits, or broken metadata.
+        ConfigError: Unknown corpus, split, or option; ``too_long`` without ``max_seconds``.
+        ManifestError: The source holds none of the splits, or broken metadata; a clip is too long and that
+            is an error.
     """
     module = corpus(name)
     unknown = sorted(set(splits) - set(module.SPLITS))
     if unknown:
         raise ConfigError(f"{name} has no split {', '.join(unknown)}.", expected=", ".join(module.SPLITS))
+    if too_long != "skip" and max_seconds is None:
+        raise ConfigError(f"Too long for what is an {too_long}?", advice="Name max_seconds too, e.g. 30.")
     limits = {
         "max_seconds": max_seconds or getattr(module, "MAX_SECONDS", None),
         "crop_seconds": crop_seconds,
-    }
+    } | ({} if too_long == "skip" else {"too_long": too_long})
     reports, absent = [], []
     for split in splits or module.SPLITS:
         report, rows = _opened(module, name, split, Path(source), Path(out), options, limits)
@@ -129,8 +146,8 @@ def _opened(
     except TypeError as error:
         raise ConfigError(f"{name} cannot be asked this.", got=f"{options}", expected=str(error)) from None
     manifest = str(out / f"{split}.jsonl")
-    asked = {**options, **limits}
-    return SplitReport(name, split, manifest, asked, expected=expected, note=module.NOTE), rows
+    note = module.note(source, split, **options) if hasattr(module, "note") else module.NOTE
+    return SplitReport(name, split, manifest, {**options, **limits}, expected=expected, note=note), rows
 
 
 def _prepare_split(
@@ -181,21 +198,40 @@ def _kept(
     progress: Callable[[str, int], None] | None,
 ) -> Iterator[Utterance]:
     """Yield the rows that can be used, measured, with paths relative to the manifest; count all."""
+    rows = _guarded(rows, f"{report.corpus} {report.split}")
     with ThreadPoolExecutor(workers) as pool:
         while batch := list(islice(rows, _ROWS_AT_ONCE)):
-            for row in pool.map(lambda row: _measured(row, durations, report.options), batch):
-                if isinstance(row, LeftOut):
-                    report.leave_out(row)
-                    continue
-                report.rows += 1
-                report.hours += (row.duration or 0) / 3600
-                yield row.model_copy(update={"audio": Path(os.path.relpath(row.audio or "", out)).as_posix()})
+            for row in pool.map(lambda row: _measured(row, durations), batch):
+                for kept in _limited(row, report):
+                    report.rows += 1
+                    report.hours += (kept.duration or 0) / 3600
+                    path = Path(os.path.relpath(kept.audio or "", out)).as_posix()
+                    yield kept.model_copy(update={"audio": path})
             durations.flush()
             if progress is not None:
                 progress(report.split, len(batch))
 
 
-def _measured(row: Utterance | LeftOut, durations: _Durations, limits: dict[str, Any]) -> Utterance | LeftOut:
+def _guarded(rows: Iterator[Utterance | LeftOut], where: str) -> Iterator[Utterance | LeftOut]:
+    """Yield rows; metadata that no corpus module foresaw is an error of ours, not a traceback.
+
+    Raises:
+        ManifestError: What the module raised over the metadata.
+    """
+    last = "the first row"
+    try:
+        for row in rows:
+            yield row
+            last = f"the row after {row.id}"
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, csv.Error) as error:
+        raise ManifestError(
+            f"{where}: the metadata is broken at {last}.",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            advice="Download the metadata again; is it the release that this corpus module reads?",
+        ) from None
+
+
+def _measured(row: Utterance | LeftOut, durations: _Durations) -> Utterance | LeftOut:
     """Return the row with the length of its span, or why it cannot be used."""
     if isinstance(row, LeftOut) or row.audio is None:
         return row
@@ -205,11 +241,34 @@ def _measured(row: Utterance | LeftOut, durations: _Durations, limits: dict[str,
     seconds = row.duration or whole - row.offset
     if seconds <= 0 or row.offset + seconds > whole + SPAN_TOLERANCE_SECONDS:
         return LeftOut(row.id, "the segment ends after its recording")
-    if limits["max_seconds"] is not None and seconds > limits["max_seconds"]:
-        return LeftOut(row.id, f"longer than {limits['max_seconds']:g} s")
-    if limits["crop_seconds"] is not None:
-        seconds = min(seconds, limits["crop_seconds"])
     return row.model_copy(update={"duration": round(seconds, 4)})
+
+
+def _limited(row: Utterance | LeftOut, report: SplitReport) -> Sequence[Utterance]:
+    """Return what is used of a measured row under the limits that were asked for; count what is not.
+
+    Raises:
+        ManifestError: The row is too long and that is an error.
+    """
+    if isinstance(row, LeftOut):
+        report.leave_out(row)
+        return ()
+    most, crop = report.options["max_seconds"], report.options["crop_seconds"]
+    too_long, seconds = report.options.get("too_long", "skip"), row.duration or 0.0
+    kept: Sequence[Utterance] = (row,)
+    if most is not None and seconds > most:
+        if too_long == "error":
+            raise refuse(1, row, seconds, most)
+        kept = fit(row, most, too_long)
+        if not kept:
+            unknown = "" if too_long == "skip" else ", and nothing says where its words are"
+            report.leave_out(LeftOut(row.id, f"longer than {most:g} s{unknown}"))
+        report.segmented += bool(kept and row.segments)
+        report.cropped += bool(kept and not row.segments)
+    elif crop is not None and seconds > crop:
+        kept = (row.model_copy(update={"duration": crop}),)
+        report.cropped += 1
+    return kept
 
 
 class _Durations:

@@ -1,4 +1,4 @@
-"""New manifests from old ones: split, subset, mix. Deterministic; audio paths keep leading to the sound."""
+"""New manifests from old ones: split, subset, mix, cut. Deterministic; their audio paths still hold."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Literal
 
 import numpy as np
 
+from aista.audio.files import probe
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.sampling import rounds, shares
+from aista.data.too_long import LengthReport, fit
 from aista.errors import ConfigError
 
 By = Literal["id", "audio", "speaker"]
@@ -132,6 +134,37 @@ def mix(
     ]
     order = np.random.default_rng(seed).permutation(len(chosen))
     return _write(Path(out), ((manifests[chosen[i][0]], chosen[i][1]) for i in order), repeats=True)
+
+
+def cut(manifest: Manifest, out: str | os.PathLike, *, max_seconds: float) -> LengthReport:
+    """Write a manifest of rows no longer than ``max_seconds``, as ``too_long: segment`` trains on them.
+
+    Returns:
+        What became of the rows that were too long.
+
+    Raises:
+        AudioError: A row has no duration and its file cannot be read.
+    """
+    report = LengthReport(max_seconds)
+    folder = Path(out).parent
+
+    def utterances() -> Iterator[Utterance]:
+        for row in manifest:
+            seconds = _seconds(manifest, row)
+            kept = [row]
+            if seconds > max_seconds:
+                kept = fit(row, max_seconds, "segment")
+                report.note(row, seconds, kept)
+            yield from (rebased(manifest, each, folder) for each in kept)
+
+    write_manifest(out, utterances())
+    return report
+
+
+def _seconds(manifest: Manifest, row: Utterance) -> float:
+    if row.audio is None:
+        return 0.0
+    return row.duration or probe(manifest.audio_path(row)).duration_seconds - row.offset
 
 
 def _write(path: Path, rows: Iterable[tuple[Manifest, int]], repeats: bool = False) -> int:

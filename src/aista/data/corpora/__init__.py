@@ -7,7 +7,8 @@ A corpus module offers
 * ``expected(split, **options) -> Expected``: how many rows and hours were published;
 * ``rows(source, split, **options) -> Iterator[Utterance | LeftOut]``: the rows of a split, audio as a path
   from the working directory. It raises :class:`Absent` where the source does not hold the split;
-* optionally ``MAX_SECONDS``: longer clips are left out.
+* optionally ``MAX_SECONDS``: longer clips are left out; ``note(source, split, **options) -> str`` in place of
+  ``NOTE``, where it depends on what was found.
 
 A third party's corpus is named by its dotted module.
 """

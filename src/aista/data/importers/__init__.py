@@ -122,6 +122,7 @@ def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> in
 
     Raises:
         ConfigError: Unknown format, or one that can only be read.
+        ManifestError: A row has segments, which no other format holds.
     """
     module = importer(name)
     if not hasattr(module, "write"):
@@ -130,6 +131,11 @@ def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> in
 
     def rows() -> Iterator[Utterance]:
         for utterance in manifest:
+            if utterance.segments:
+                raise ManifestError(
+                    f"Utterance {utterance.id!r} has segments: {name} cannot hold them.",
+                    advice="Cut the long rows at them first: aista data cut.",
+                )
             audio = utterance.audio and os.path.normpath(os.path.join(folder, utterance.audio))
             yield utterance.model_copy(update={"audio": audio})
 

@@ -11,6 +11,7 @@ from aista.data.importers import Options, Row, stem
 from aista.data.manifest import Utterance
 from aista.errors import ConfigError, ManifestError
 
+_FIELDS = tuple(field for field in Utterance.model_fields if field != "segments")
 _NUMBERS = ("offset", "duration")
 
 
@@ -37,16 +38,14 @@ def _rows(file: TextIO, source: Path, options: Options) -> Iterator[tuple[str, R
 
 
 def _columns(source: Path, header: list[str], options: Options) -> dict[str, str]:
-    wrong = [
-        f"{f}={c}" for f, c in options.columns.items() if f not in Utterance.model_fields or c not in header
-    ]
+    wrong = [f"{f}={c}" for f, c in options.columns.items() if f not in _FIELDS or c not in header]
     if wrong:
         raise ConfigError(
             f"Cannot map {', '.join(wrong)}.",
             got=f"columns {', '.join(header)}",
-            expected="FIELD=COLUMN, fields: " + ", ".join(Utterance.model_fields),
+            expected="FIELD=COLUMN, fields: " + ", ".join(_FIELDS),
         )
-    named = {field: field for field in Utterance.model_fields if field in header}
+    named = {field: field for field in _FIELDS if field in header}
     columns = named | options.columns
     if "audio" not in columns and "text" not in columns:
         raise ConfigError(
@@ -69,9 +68,10 @@ def write(rows: Iterable[Utterance], path: Path) -> None:
     quoted = "delimiter" not in _dialect(path)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, **_dialect(path), lineterminator="\n")
-        writer.writerow(Utterance.model_fields)
+        writer.writerow(_FIELDS)
         for row in rows:
-            cells = ["" if value is None else str(value) for value in row.model_dump().values()]
+            values = [getattr(row, field) for field in _FIELDS]
+            cells = ["" if value is None else str(value) for value in values]
             writer.writerow(cells if quoted else [" ".join(cell.split()) for cell in cells])
 
 
