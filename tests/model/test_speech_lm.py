@@ -59,8 +59,9 @@ def test_captured_states_are_transformers_own(bases, backbone):
         output_hidden_states=True,
     ).hidden_states
     assert sorted(output.hidden_states) == [0, 1, 2, 3]
+    real = batch["attention_mask"].bool()
     for layer, states in output.hidden_states.items():
-        torch.testing.assert_close(states, reference[layer])
+        torch.testing.assert_close(states[real], reference[layer][real])
         assert states.requires_grad
     with pytest.raises(ModelInputError, match="no such layer"):
         model(**batch, capture_layers=[4])

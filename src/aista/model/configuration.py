@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from huggingface_hub.dataclasses import strict
+from torch import Tensor
 from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig, WhisperConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -149,6 +151,13 @@ class AistaConfig(PreTrainedConfig):
         if self.speech_tokens == "padded":
             return self.max_windows
         return min(-(-num_samples // (self.frames_per_window * SAMPLES_PER_FRAME)), self.max_windows)
+
+    def windows_of(self, num_samples: Tensor) -> Tensor:
+        """Return ``windows_for`` of every element, on its device."""
+        if self.speech_tokens == "padded":
+            return torch.full_like(num_samples, self.max_windows)
+        window = self.frames_per_window * SAMPLES_PER_FRAME
+        return (-(-num_samples // window)).clamp(max=self.max_windows)
 
     def frames_for(self, num_samples: int) -> int:
         """Return the number of encoder frames that matter for ``num_samples`` (what a cache has to keep)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from aista.errors import ModelInputError
 from aista.model.backbones import Family
+from aista.model.layout import take
 
 if TYPE_CHECKING:
     from aista.model.speech_lm import AistaForConditionalGeneration
@@ -83,19 +86,71 @@ def capture(
 
 @contextmanager
 def truncated(backbone: nn.Module, family: Family, layers: Iterable[int]) -> Iterator[int]:
-    """Let the backbone end after the blocks that the asked layers need.
+    """Let the backbone end after the blocks that the asked layers need; for layer 0 alone none computes.
 
     Yields:
         The full number of blocks, L.
     """
     blocks = family.blocks_of(backbone)
-    wanted = check_layers(layers, len(blocks))
-    needed = max(1, *wanted) if wanted else 1
-    family.replace_blocks(backbone, blocks[:needed])
+    needed = max(check_layers(layers, len(blocks)), default=0)
+    kept = blocks[: max(1, needed)]
+    family.replace_blocks(backbone, kept)
     try:
-        yield len(blocks)
+        with contextlib.nullcontext() if needed else _passing(kept[0]):
+            yield len(blocks)
     finally:
         family.replace_blocks(backbone, blocks)
+
+
+@contextmanager
+def _passing(block: nn.Module) -> Iterator[None]:
+    """Let a block hand on what enters it. Blocks that may return more than a tensor are left to compute."""
+    if inspect.signature(type(block).forward).return_annotation not in (Tensor, "torch.Tensor", "Tensor"):
+        yield
+        return
+    replaced = block.__dict__.get("forward")  # accelerate puts one there when it spreads a model
+    block.forward = lambda hidden_states, *_, **__: hidden_states
+    try:
+        yield
+    finally:
+        del block.forward
+        if replaced is not None:
+            block.forward = replaced
+
+
+@contextmanager
+def head_at(backbone: Any, where: Tensor, see: int | None = None) -> Iterator[list[Tensor]]:
+    """Let the LM head see only the numbered places of a batch, as one row: logits become (1, n, vocabulary).
+
+    Args:
+        see: Only so many of them; their states are kept all the same.
+
+    Yields:
+        The states (n, d) below the head, once the backbone has run. What the backbone does to its logits
+        afterwards (a soft cap, a scale) it does to these.
+    """
+    kept: list[Tensor] = []
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        kept.append(take(args[0], where))
+        return (kept[-1][None, :see], *args[1:])
+
+    handle = backbone.get_output_embeddings().register_forward_pre_hook(hook)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def head_is_plain(backbone: Any) -> bool:
+    """Whether the head's output is the logits (no soft cap, no scale after it), as seen on one token."""
+    weight = backbone.get_input_embeddings().weight
+    token = torch.linspace(-1, 1, weight.shape[1], dtype=weight.dtype, device=weight.device)[None, None]
+    first = torch.zeros(1, dtype=torch.int64, device=weight.device)
+    with eval_mode(backbone), head_at(backbone, first) as states:
+        logits = backbone(inputs_embeds=token, use_cache=False).logits
+    return bool(states) and torch.equal(logits, backbone.get_output_embeddings()(states[0][None]))
 
 
 @contextmanager
@@ -149,7 +204,7 @@ def speech_states(
         states["audio"] = model.audio_encoder(
             audio["fbank"], audio.get("fbank_mask"), output_hidden_states=True
         )
-    features = model.encode_audio(num_samples=num_samples, **audio)
+    features = model.encode_audio(num_samples=num_samples, **audio)  # type: ignore[arg-type]
     counts = model._num_windows(features, num_samples)
     states["windows"], _ = qformer.windows(qformer.fuse(features), counts)
     query = qformer.query.expand(len(states["windows"]), -1, -1)

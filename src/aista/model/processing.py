@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import ModelInputError
 from aista.model import assembly, bases, spans
 from aista.model.configuration import AistaConfig
+from aista.model.layout import Layout
 from aista.text.prompts import instruction, render
 
 __all__ = ["AistaProcessor"]
@@ -115,7 +117,7 @@ class AistaProcessor(ProcessorMixin):
             ``num_samples`` (B,); ``input_features`` (B, mel, frames), ``fbank`` (B, T, 128) and
             ``fbank_mask``, or ``speech_features`` (B, F, D); with transcripts ``transcript_input_ids``,
             ``transcript_attention_mask`` and ``transcript_mask`` (B, S), and with ``transcript_answers``
-            ``transcript_labels`` (B, S).
+            ``transcript_labels`` (B, S); with targets, ``layout``: the batch in numbers.
 
         Raises:
             ModelInputError: Nothing or too much fills the slot, the numbers of things differ, or audio is
@@ -127,7 +129,7 @@ class AistaProcessor(ProcessorMixin):
         for name, things in (("text", texts), ("targets", targets), ("transcripts", transcripts)):
             if things is not None and len(things) != size:
                 raise ModelInputError(f"There are {len(things)} {name} for a batch of {size}.")
-        batch: dict[str, Tensor] = {}
+        batch: dict[str, Any] = {}
         if audio is not None:
             batch = self.audio_inputs(audio, sampling_rate)
         elif features is not None:
@@ -142,6 +144,9 @@ class AistaProcessor(ProcessorMixin):
         if transcripts is not None:
             answers = targets if transcript_answers else None
             batch |= self._text_branch(texts, transcripts, answers, max_target_tokens)
+            if targets is not None:
+                widest = int(batch["transcript_mask"].sum(1).max())
+                batch["layout"] = replace(batch["layout"], widest_transcript=widest)
         return BatchFeature(batch)
 
     def batch_decode(self, ids: Tensor, **options: Any) -> list[str]:
@@ -165,12 +170,15 @@ class AistaProcessor(ProcessorMixin):
         targets: Sequence[str] | None,
         side: str,
         most: int | None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         if side not in ("left", "right", "between"):
             raise ModelInputError("Unknown padding_side.", got=side, expected="left, right or between")
-        batch = spans.batch_rows(self._rows(texts, slots, targets, most), self.config.pad_token_id, side)
+        rows = self._rows(texts, slots, targets, most)
+        batch: dict[str, Any] = spans.batch_rows(rows, self.config.pad_token_id, side)
         if targets is None:
             del batch["labels"]
+        else:
+            batch["layout"] = Layout.of_rows(rows, side)
         return batch
 
     def _rows(

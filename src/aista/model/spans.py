@@ -127,18 +127,19 @@ def batch_rows(rows: Sequence[Row], pad: int, side: str) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask.long(), "speech_mask": speech, "labels": label_ids}
 
 
-def take_span(states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def take_span(states: Tensor, mask: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
     """Take the marked places out of a batch, moved to the front of each row.
 
     Args:
         states: (B, T, ...) anything by place: hidden states, token ids.
         mask: (B, T) bool, true at the places to take.
+        width: N, if the host knows it; else the device is asked.
 
     Returns:
         (B, N, ...) with N the most places any row has, and its mask (B, N) bool; what is masked is arbitrary.
     """
     counts = mask.sum(1)
-    width = int(counts.max())
+    width = int(counts.max()) if width is None else width
     order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
     index = order.reshape(*order.shape, *[1] * (states.dim() - 2)).expand(-1, -1, *states.shape[2:])
     taken = torch.arange(width, device=mask.device)[None] < counts[:, None]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from aista.model import assembly, hidden
 from aista.model.backbones import family
 from aista.model.beats import BeatsModel
 from aista.model.configuration import AistaConfig
-from aista.model.lora import add_lora, is_lora
-from aista.model.outputs import AistaOutput, cross_entropy
+from aista.model.layout import Layout, places, put, take
+from aista.model.lora import add_lora, is_lora, switched
+from aista.model.outputs import MOST_LOGITS, AistaOutput, Targets
 from aista.model.sharded import set_whole
 from aista.model.weights import require_match
 from aista.model.window_qformer import WindowQFormer
@@ -142,6 +144,8 @@ class AistaForConditionalGeneration(PreTrainedModel):
         fbank: Tensor | None = None,
         fbank_mask: Tensor | None = None,
         num_samples: Tensor | None = None,
+        *,
+        most_windows: int | None = None,
     ) -> Tensor:
         """Run the frozen encoders: what a feature cache keeps.
 
@@ -149,6 +153,7 @@ class AistaForConditionalGeneration(PreTrainedModel):
             input_features: (B, mel bins, 2 * positions) log-mel.
             fbank: (B, T, 128) for BEATs, and ``fbank_mask`` (B, T) bool.
             num_samples: (B,) length of the audio; without it every window counts.
+            most_windows: Windows of the longest row, if the host knows them; else the device is asked.
 
         Returns:
             (B, F, D) float32: both encoders' outputs side by side, before the trainable LayerNorms, cut to
@@ -156,7 +161,8 @@ class AistaForConditionalGeneration(PreTrainedModel):
 
         Autocast does not reach into it: cached and fresh features are the same numbers.
         """
-        frames = int(self._num_windows(input_features, num_samples).max()) * self.config.frames_per_window
+        most = most_windows or int(self._num_windows(input_features, num_samples).max())
+        frames = most * self.config.frames_per_window
         with torch.autocast(input_features.device.type, enabled=False):
             encoder = self.speech_encoder
             speech = (
@@ -189,19 +195,37 @@ class AistaForConditionalGeneration(PreTrainedModel):
         Raises:
             ModelInputError: Neither audio nor features, or features that are too short.
         """
+        features, windows, _ = self._features(
+            None, input_features, fbank, fbank_mask, num_samples, speech_features
+        )
+        return self.window_qformer(features, windows)
+
+    def _features(
+        self,
+        most: int | None,
+        input_features: Tensor | None = None,
+        fbank: Tensor | None = None,
+        fbank_mask: Tensor | None = None,
+        num_samples: Tensor | None = None,
+        speech_features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, int]:
+        """Return the encoders' features (B, F, D), the windows of each row (B,), and the most windows."""
         if speech_features is None:
             if input_features is None:
                 raise ModelInputError("There is neither audio nor cached speech_features.")
-            speech_features = self.encode_audio(input_features, fbank, fbank_mask, num_samples)
+            speech_features = self.encode_audio(
+                input_features, fbank, fbank_mask, num_samples, most_windows=most
+            )
         windows = self._num_windows(speech_features, num_samples)
-        if int(windows.max()) * self.config.frames_per_window > speech_features.shape[1]:
+        most = most or int(windows.max())
+        if most * self.config.frames_per_window > speech_features.shape[1]:
             raise ModelInputError(
                 "There are fewer features than num_samples implies.",
                 got=tuple(speech_features.shape),
-                expected=f"{int(windows.max()) * self.config.frames_per_window} frames",
+                expected=f"{most * self.config.frames_per_window} frames",
                 advice="Were they cached for another setting of speech_tokens?",
             )
-        return self.window_qformer(speech_features, windows)
+        return speech_features, windows, most
 
     def encode_speech_states(self, num_samples: Tensor | None = None, **audio: Tensor) -> dict[str, Any]:
         """Return every intermediate state between audio and speech tokens, to look at and to compare.
@@ -221,42 +245,85 @@ class AistaForConditionalGeneration(PreTrainedModel):
     def _num_windows(self, like: Tensor, num_samples: Tensor | None) -> Tensor:
         if num_samples is None:
             return torch.full((like.shape[0],), self.config.max_windows, device=like.device)
-        counts = [self.config.windows_for(n) for n in num_samples.tolist()]
-        return torch.tensor(counts, device=like.device)
+        return self.config.windows_of(num_samples.to(like.device))
 
     # ---- the backbone
 
     def _embed(
-        self, input_ids: Tensor, attention_mask: Tensor, speech_mask: Tensor | None, **audio: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        speech_mask: Tensor | None,
+        layout: Layout | None = None,
+        **audio: Any,
     ) -> Tensor:
         """Look up the text and put the speech tokens in their places: (B, T, d)."""
+        layout = layout or Layout.read(attention_mask, speech_mask)
         real = attention_mask.bool() if speech_mask is None else attention_mask.bool() & ~speech_mask
         embeds = self.get_input_embeddings()(input_ids.masked_fill(~real, 0))
         embeds = embeds.masked_fill(~real[..., None], 0)
         given = any(value is not None for key, value in audio.items() if key != "num_samples")
-        slots = int(speech_mask.sum()) if speech_mask is not None else 0
-        if not given and not slots:
+        if speech_mask is None or not (given or layout.speech_tokens):
             return embeds
-        if not given or not slots:
+        if not given or not layout.speech_tokens:
             raise ModelInputError(
                 "There is audio but no <Speech> slot for it." if given else "The <Speech> slot has no audio.",
                 advice="Build the batch with the processor of this model.",
             )
-        speech, mask = self.get_audio_features(**audio)
-        if not torch.equal(mask.sum(1), speech_mask.sum(1)):  # type: ignore[union-attr]
+        queries = self.config.queries_per_window
+        if embeds.device.type == "cpu":
+            self._require_slots(speech_mask.sum(1), audio.get("num_samples"))
+        features, windows, most = self._features(layout.widest_speech // queries, **audio)
+        tokens, _ = self.window_qformer.tokens(features, windows, most, layout.speech_tokens // queries)
+        return put(embeds, places(speech_mask, layout.speech_tokens), tokens)
+
+    def _require_slots(self, slots: Tensor, num_samples: Tensor | None) -> None:
+        """Demand that every row has a place for each of its speech tokens."""
+        expected = self._num_windows(slots, num_samples) * self.config.queries_per_window
+        if not torch.equal(slots, expected):
             raise ModelInputError(
                 "The <Speech> slots do not have the length of the speech.",
-                got=f"{speech_mask.sum(1).tolist()} places",  # type: ignore[union-attr]
-                expected=f"{mask.sum(1).tolist()} speech tokens",
+                got=f"{slots.tolist()} places",
+                expected=f"{expected.tolist()} speech tokens",
                 advice="Processor and model must agree in speech_tokens.",
             )
-        embeds[speech_mask] = speech[mask].to(embeds.dtype)
-        return embeds
+
+    def _attention(self, attention_mask: Tensor, layout: Layout) -> dict[str, Tensor | None]:
+        """Return the mask and the positions that the backbone needs.
+
+        None of both where pads stand on the right alone: causal attention never looks at them, columns are
+        positions, and without a mask attention has faster kernels.
+        """
+        if layout.right_padded:
+            return {"attention_mask": None, "position_ids": None}
+        return {"attention_mask": attention_mask, "position_ids": self._positions(attention_mask)}
 
     def _positions(self, attention_mask: Tensor) -> Tensor | None:
         if self.config.position_ids == "slots":
             return None  # transformers then counts every column
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+    def _predict(
+        self, embeds: Tensor, attention: dict[str, Tensor | None], targets: Targets | None, keep: str
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Run the backbone: logits as ``keep`` says, and the score of the targets."""
+        inputs = {"inputs_embeds": embeds, **attention, "use_cache": False}
+        if targets is None or keep == "all":
+            logits = self.backbone(**inputs).logits
+            return logits, None if targets is None else targets.score(take(logits, targets.where))
+        head: Any = self.get_output_embeddings()
+        rows = MOST_LOGITS // head.weight.shape[0]
+        if keep == "targets" or len(targets.ids) <= rows or not self._head_is_plain:
+            with hidden.head_at(self.backbone, targets.where):
+                logits = self.backbone(**inputs).logits[0]
+            return logits, targets.score(logits)
+        with hidden.head_at(self.backbone, targets.where, see=0) as states:
+            self.backbone(**inputs)
+        return None, targets.score_states(head, states[0], max(1, rows // 2))
+
+    @functools.cached_property
+    def _head_is_plain(self) -> bool:
+        return hidden.head_is_plain(self.backbone)
 
     def forward(
         self,
@@ -272,6 +339,8 @@ class AistaForConditionalGeneration(PreTrainedModel):
         num_samples: Tensor | None = None,
         capture_layers: Iterable[int] = (),
         num_items_in_batch: Tensor | int | None = None,
+        layout: Layout | None = None,
+        logits: Literal["all", "targets", "none"] = "all",
     ) -> AistaOutput:
         """Predict the target (Equations 2 and 3).
 
@@ -284,33 +353,44 @@ class AistaForConditionalGeneration(PreTrainedModel):
             capture_layers: Layers whose hidden states are wanted, 0 (embeddings) to L (after the final norm).
             num_items_in_batch: Divides the summed cross-entropy; without it, the number of target tokens
                 does.
+            layout: The batch in numbers, as the processor gives it: with it nothing here waits for an
+                accelerator. On the CPU the masks are read.
+            logits: Which are computed and returned: of every place; of the places that predict a label; or
+                none, and then a large vocabulary's never exist all at once.
 
         Raises:
             ModelInputError: Audio and slots do not fit each other, or there is no such layer.
         """
+        layout = Layout.of(layout, attention_mask, speech_mask, labels)
         embeds = self._embed(
             input_ids,
             attention_mask,
             speech_mask,
+            layout,
             input_features=input_features,
             fbank=fbank,
             fbank_mask=fbank_mask,
             speech_features=speech_features,
             num_samples=num_samples,
         )
+        targets = None if labels is None else Targets(labels, layout.targets)
         with hidden.capture(self.backbone, self.family, capture_layers) as states:
-            logits = self.backbone(
-                inputs_embeds=embeds,
-                attention_mask=attention_mask,
-                position_ids=self._positions(attention_mask),
-                use_cache=False,
-            ).logits
-        loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)
-        return AistaOutput(loss=loss, logits=logits, hidden_states=states or None, speech_mask=speech_mask)
+            kept, score = self._predict(embeds, self._attention(attention_mask, layout), targets, logits)
+        output = AistaOutput(
+            logits=kept, hidden_states=states or None, speech_mask=speech_mask, layout=layout
+        )
+        if score is not None:
+            divisor = max(layout.targets, 1) if num_items_in_batch is None else num_items_in_batch
+            output.loss, output.correct, output.targets = score[0] / divisor, score[1], layout.targets
+        return output
 
     @torch.no_grad()
     def text_states(
-        self, transcript_input_ids: Tensor, transcript_attention_mask: Tensor, layers: Iterable[int]
+        self,
+        transcript_input_ids: Tensor,
+        transcript_attention_mask: Tensor,
+        layers: Iterable[int],
+        layout: Layout | None = None,
     ) -> dict[int, Tensor]:
         """Return hidden states of transcripts that stand where speech would (the text branch of Section 4.3).
 
@@ -318,13 +398,17 @@ class AistaForConditionalGeneration(PreTrainedModel):
             transcript_input_ids: (B, S) prefix and transcript; nothing after it matters (causal attention).
             transcript_attention_mask: (B, S).
             layers: Layers wanted, 0 to L.
+            layout: The batch in numbers, with which nothing here waits for an accelerator.
 
         Returns:
-            {layer: (B, S, d)}.
+            {layer: (B, S, d)}; at pads on the right anything.
 
-        Gradient: none. Cost: only the blocks below the highest layer run; LoRA is active, dropout is off.
+        Gradient: none. Cost: only the blocks below the highest layer run, for layer 0 none; LoRA is active,
+        dropout is off.
         """
-        embeds = self._embed(transcript_input_ids, transcript_attention_mask, None)
+        given = None if layout is None else Layout(right_padded=True)  # as the processor builds this branch
+        layout = Layout.of(given, transcript_attention_mask)
+        embeds = self._embed(transcript_input_ids, transcript_attention_mask, None, layout)
         with (
             hidden.eval_mode(self.backbone),
             hidden.truncated(self.backbone, self.family, layers) as top,
@@ -332,11 +416,26 @@ class AistaForConditionalGeneration(PreTrainedModel):
         ):
             self.family.decoder_of(self.backbone)(
                 inputs_embeds=embeds,
-                attention_mask=transcript_attention_mask,
-                position_ids=self._positions(transcript_attention_mask),
+                **self._attention(transcript_attention_mask, layout),
                 use_cache=False,
             )
         return states
+
+    @torch.no_grad()
+    def text_outputs(
+        self, input_ids: Tensor, attention_mask: Tensor, layers: Iterable[int] = (), *, lora: bool = True
+    ) -> AistaOutput:
+        """Return logits (B, T, V) and hidden states of whole texts: a teacher that reads instead of hearing.
+
+        Args:
+            input_ids, attention_mask: (B, T), without speech.
+            layers: Layers wanted, 0 to L.
+            lora: False: the backbone as it was before LoRA.
+
+        Gradient: none. Dropout is off.
+        """
+        with hidden.eval_mode(self.backbone), switched(self.backbone, lora):
+            return self(input_ids, attention_mask, capture_layers=layers)
 
     @torch.no_grad()
     def generate(
@@ -372,7 +471,9 @@ class AistaForConditionalGeneration(PreTrainedModel):
                 "Prompts must be padded on the left to be answered.",
                 advice='processor(..., padding_side="left")',
             )
-        for name in [name for name in options if name == "labels" or name.startswith("transcript")]:
+        for name in [
+            name for name in options if name in ("labels", "layout") or name.startswith("transcript")
+        ]:
             options.pop(name)
         settings = GenerationConfig(
             **{

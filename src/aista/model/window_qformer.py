@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerModel
 
 from aista.model.configuration import AistaConfig
+from aista.model.layout import places, take
 
 
 class WindowQFormer(nn.Module):
@@ -45,19 +46,36 @@ class WindowQFormer(nn.Module):
         audio = self.audio_norm(audio).masked_fill(~given, 0.0)
         return torch.cat([self.speech_norm(speech), audio.to(speech.dtype)], dim=-1)
 
-    def windows(self, frames: Tensor, num_windows: Tensor) -> tuple[Tensor, Tensor]:
+    def windows(
+        self, frames: Tensor, num_windows: Tensor, most: int | None = None, total: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Cut fused frames into the windows that count.
 
         Args:
             frames: (B, F, D).
             num_windows: (B,) int64.
+            most, total: Their maximum and sum, if the host knows them; else the device is asked.
 
         Returns:
             (W, frames per window, D) the windows of all rows one after another, and their mask (B, N).
         """
-        most = int(num_windows.max())
+        most = int(num_windows.max()) if most is None else most
         mask = torch.arange(most, device=frames.device)[None] < num_windows[:, None]
-        return frames[:, : most * self.frames].unflatten(1, (most, self.frames))[mask], mask
+        cut = frames[:, : most * self.frames].unflatten(1, (most, self.frames))
+        return take(cut, places(mask, total)), mask
+
+    def tokens(
+        self, features: Tensor, num_windows: Tensor, most: int | None = None, total: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Summarise every window that counts; arguments as for ``forward`` and ``windows``.
+
+        Returns:
+            (W * queries, d) the speech tokens of all rows one after another, and their mask (B, N * queries).
+        """
+        windows, mask = self.windows(self.fuse(features), num_windows, most, total)
+        query = self.query.expand(len(windows), -1, -1)
+        summaries = self.qformer(query_embeds=query, encoder_hidden_states=windows).last_hidden_state
+        return self.projection(summaries).flatten(0, 1), mask.repeat_interleave(self.queries, dim=1)
 
     def forward(self, features: Tensor, num_windows: Tensor) -> tuple[Tensor, Tensor]:
         """Summarise every window.
@@ -71,11 +89,7 @@ class WindowQFormer(nn.Module):
 
         Cost: windows of padding are not computed.
         """
-        windows, mask = self.windows(self.fuse(features), num_windows)
-        query = self.query.expand(len(windows), -1, -1)
-        summaries = self.qformer(query_embeds=query, encoder_hidden_states=windows).last_hidden_state
-        tokens = self.projection(summaries).flatten(0, 1)
-        mask = mask.repeat_interleave(self.queries, dim=1)
+        tokens, mask = self.tokens(features, num_windows)
         embeddings = tokens.new_zeros(*mask.shape, tokens.shape[-1])
         embeddings[mask] = tokens
         return embeddings, mask

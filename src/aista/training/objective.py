@@ -19,6 +19,7 @@ from aista.alignment import PairedStates
 from aista.alignment.base import Alignment
 from aista.errors import CheckpointError
 from aista.model.assembly import read_trained
+from aista.model.layout import Layout
 from aista.model.outputs import AistaOutput
 from aista.model.sharded import set_whole, whole
 from aista.model.spans import IGNORED, take_span
@@ -34,8 +35,9 @@ class Joint(NamedTuple):
 
     Attributes:
         loss: Scalar to descend.
-        parts: Detached scalars by name. In training ``ce``, every alignment loss, and what the method
-            reports; in validation ``correct`` and ``tokens`` (counts of targets) and ``ce`` (their sum).
+        parts: Detached scalars by name. In training ``ce``, ``token_accuracy``, every alignment loss, and
+            what the method reports; in validation ``correct`` and ``tokens`` (counts of targets) and ``ce``
+            (their sum).
     """
 
     loss: Tensor
@@ -78,26 +80,30 @@ class SpeechTextObjective(nn.Module):
         if not self.training:
             return self._validate(batch)
         outputs = self.model(
-            **batch, capture_layers=self.alignment.layers, num_items_in_batch=num_items_in_batch
+            **batch,
+            capture_layers=self.alignment.layers,
+            num_items_in_batch=num_items_in_batch,
+            logits="all" if self.alignment.needs_logits else "none",
         )
+        heard = outputs.correct / max(outputs.targets, 1) / accumulation
+        common = {"ce": outputs.loss.detach(), "token_accuracy": heard}
         if not self.alignment.active:
-            return Joint(outputs.loss, {"ce": outputs.loss.detach()})
+            return Joint(outputs.loss, common)
         losses = self.alignment(self.paired_states(outputs, batch["labels"], text))
         total = torch.stack(list(losses.values())).mean() / accumulation
         parts = {
             name: value.detach() / accumulation for name, value in {**losses, **self.alignment.report}.items()
         }
         loss = self.alpha * outputs.loss + (1 - self.alpha) * total
-        return Joint(loss, {"ce": outputs.loss.detach(), **parts})
+        return Joint(loss, common | parts)
 
     def _validate(self, batch: dict[str, Tensor]) -> Joint:
         """Count correct and all target tokens, with teacher forcing."""
-        outputs = self.model(**batch)
-        labels = batch["labels"][:, 1:]
-        target = labels != IGNORED
-        correct = ((outputs.logits[:, :-1].argmax(-1) == labels) & target).sum()
-        tokens = target.sum()
-        return Joint(outputs.loss, {"correct": correct, "tokens": tokens, "ce": outputs.loss * tokens})
+        outputs = self.model(**batch, logits="none")
+        tokens = outputs.correct.new_full((), outputs.targets)
+        return Joint(
+            outputs.loss, {"correct": outputs.correct, "tokens": tokens, "ce": outputs.loss * tokens}
+        )
 
     # ---- the two branches ----
 
@@ -109,16 +115,20 @@ class SpeechTextObjective(nn.Module):
             labels: (B, T) of the speech branch.
             text: The collator's ``transcript_*``.
         """
-        states, text_logits = self._text_branch(text)
+        layout: Any = outputs.layout
+        wide, read_wide = layout.widest_speech, layout.widest_transcript or None
+        states, text_logits = self._text_branch(text, layout)
         heard: Any = outputs.speech_mask
         read = text["transcript_mask"]
-        transcript_ids, text_mask = take_span(text["transcript_input_ids"], read)
+        transcript_ids, text_mask = take_span(text["transcript_input_ids"], read, read_wide)
         logits: Any = outputs.logits
         speech_logits, mask = predictions(logits, labels) if self.alignment.needs_logits else (None, None)
         return PairedStates(
-            speech={k: take_span(state, heard)[0] for k, state in (outputs.hidden_states or {}).items()},
-            speech_mask=take_span(heard, heard)[1],
-            text={k: take_span(state, read)[0] for k, state in states.items()},
+            speech={
+                k: take_span(state, heard, wide)[0] for k, state in (outputs.hidden_states or {}).items()
+            },
+            speech_mask=take_span(heard, heard, wide)[1],
+            text={k: take_span(state, read, read_wide)[0] for k, state in states.items()},
             text_mask=text_mask,
             transcript_ids=transcript_ids,
             speech_logits=speech_logits,
@@ -127,14 +137,16 @@ class SpeechTextObjective(nn.Module):
         )
 
     @torch.no_grad()
-    def _text_branch(self, text: dict[str, Tensor]) -> tuple[dict[int, Tensor], Tensor | None]:
+    def _text_branch(
+        self, text: dict[str, Tensor], layout: Layout
+    ) -> tuple[dict[int, Tensor], Tensor | None]:
         """Return the transcripts' hidden states (B, S, d) by layer and logits (B, T, V): what is wanted."""
         wanted = self.alignment.layers if self.alignment.needs_text else ()
         ids, mask = text["transcript_input_ids"], text["transcript_attention_mask"]
         if self.alignment.needs_logits:
             outputs: Any = self.model.text_outputs(ids, mask, wanted, lora=not self.alignment.frozen_teacher)
             return outputs.hidden_states or {}, predictions(outputs.logits, text["transcript_labels"])[0]
-        return (self.model.text_states(ids, mask, wanted) if wanted else {}), None
+        return (self.model.text_states(ids, mask, wanted, layout) if wanted else {}), None
 
     # ---- the model's face, which trainers and engines look for on what they train ----
 
