@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,8 +178,8 @@ class Table(Exhibit):
                 lines.append(" & ".join(map(_tex, texts)) + r" \\")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
-    def to_text(self, width: int = 120) -> str:
-        """Return the table as a terminal shows it."""
+    def to_text(self, width: int = 120, hide: Collection[str] = ()) -> str:
+        """Return the table as a terminal shows it, without the notes in ``hide``."""
         heading, rows = self.grid()
         shown = RichTable(title=self.title, caption=self.caption, caption_justify="left")
         for i, name in enumerate(heading):
@@ -190,8 +190,8 @@ class Table(Exhibit):
             shown.add_row(*texts, style="italic" if row.is_heading else "")
         console = Console(width=width, file=io.StringIO(), force_terminal=False)
         console.print(shown, markup=False)
-        for line in [*self.notes, *self.signatures]:
-            console.print(line, markup=False, highlight=False)
+        for line in [*(note for note in self.notes if note not in hide), *self.signatures]:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         return str(console.file.getvalue())  # type: ignore[attr-defined]
 
     def _column(self, i: int) -> Iterator[Cell]:

@@ -16,7 +16,7 @@ from aista.reproduce.plan import Context, Run
 DIVERGED = "diverged.json"
 X_RULE = (
     "X: the loss stopped being finite, or the mean cross-entropy over the last tenth of the logged steps is "
-    "not below that over the first tenth."
+    "not below that over the first tenth (of ten logs or more)."
 )
 P_RULE = (
     "p: sacreBLEU's paired bootstrap (1,000 resamples) against the base of the same backbone and seed; the "
@@ -36,8 +36,8 @@ def why_diverged(run: Run) -> str:
     if (mark := run.model / DIVERGED).exists():
         return json.loads(mark.read_text())["reason"]
     losses = cross_entropies(run)
-    tenth = max(1, len(losses) // 10)
-    if len(losses) < 2:
+    tenth = len(losses) // 10
+    if not tenth:  # a few steps say nothing
         return ""
     first, last = statistics.fmean(losses[:tenth]), statistics.fmean(losses[-tenth:])
     return "" if last < first else f"cross-entropy {first:.2f} at the start, {last:.2f} at the end"
@@ -105,18 +105,21 @@ class Measured:
         )
 
     def baselines(self) -> list[str]:
-        """Return the baselines that were run: the folders of ``baselines/`` with results."""
-        found = (self.context.folder / "baselines").glob("*/results.json")
-        return sorted(path.parent.name for path in found)
+        """Return the keys of the baselines that were run: the folders of ``baselines/`` with results."""
+        found = (self.context.folder / "baselines").glob("*/**/results.json")
+        return sorted({path.relative_to(self.context.folder / "baselines").parts[0] for path in found})
 
     def baseline(self, name: str) -> dict[str, Cell]:
         """Return the BLEU of a baseline that was run, by language."""
-        path = self.context.folder / "baselines" / name / "results.json"
-        if not path.exists():
-            return {}
-        scores = json.loads(path.read_text())["scores"]
-        found = {key.removeprefix("bleu_"): value for key, value in scores.items() if key.startswith("bleu_")}
-        return {code: cell_of([value]) for code, value in found.items()}
+        found: dict[str, Cell] = {}
+        for path in sorted((self.context.folder / "baselines" / name).glob("**/results.json")):
+            scores = json.loads(path.read_text())["scores"]
+            found |= {
+                key.removeprefix("bleu_"): cell_of([value])
+                for key, value in scores.items()
+                if key.startswith("bleu_")
+            }
+        return found
 
     def signatures(self, names: Iterable[str]) -> list[str]:
         """Return sacreBLEU's signatures of these scores over all runs, once each."""

@@ -211,13 +211,13 @@ def systems(num_layers: int, methods: Iterable[str] = ()) -> dict[str, System]:
     """
     found = [
         System("base", "base", ("alignment.method=none",)),
-        System("ai_sta", "AI-STA (selected layers)"),
+        System("ai_sta", "AI-STA"),
         *(_method(name) for name in [*alignment.names(), *methods] if name not in _NOT_SWEPT),
         _layer_set("layer_0", "Layer 0", 0, 0, num_layers),
         _layer_set("layers_0_5", "Layer 0-5", 0, 5, num_layers),
         _layer_set("layer_1", "Layer 1", 1, 1, num_layers),
         _layer_set("layers_1_6", "Layer 1-6", 1, 6, num_layers),
-        System("ai_sta_raw", "AI-STA, the literal cost", ("alignment.options={scale: raw}",), once=True),
+        System("ai_sta_raw", "AI-STA, literal cost", ("alignment.options={scale: raw}",), once=True),
     ]
     return {system.name: system for system in found}
 

@@ -11,75 +11,24 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from aista.demo.jobs import AISTA, Job, Outcome, Queue
+from aista.demo.jobs import AISTA, Outcome, Queue
 from aista.demo.stages import Clock, console
-from aista.errors import AistaError, ConfigError
+from aista.errors import ConfigError
 from aista.evaluation.evaluate import versions
 from aista.reproduce.exhibit import save
 from aista.reproduce.machine import machine
-from aista.reproduce.measured import DIVERGED, has_diverged
+from aista.reproduce.measured import has_diverged
 from aista.reproduce.plan import Context, Plan, Run
 from aista.reproduce.scales import Scale
-from aista.reproduce.tables import all_tables
+from aista.reproduce.tables import RULES, all_tables
+from aista.reproduce.work import TRAINING, Work
 
 SUMMARY = "reproduce.json"
-_NOT_FINITE = "loss is not finite"  # aista.training says so and stops
-# Where a verb's function is, and the file that is there when it has finished.
-_VERBS = {
-    "pretrain": ("aista.training.pretrain", "training.json"),
-    "select": ("aista.selection.select", "layers.json"),
-    "joint": ("aista.training.joint", "training.json"),
-    "evaluate": ("aista.evaluation.evaluate", "results.json"),
-}
-
-
-@dataclass(frozen=True)
-class Work:
-    """One verb with its settings.
-
-    Attributes:
-        name: ``joint qwen2/base/seed_1``.
-        verb: A verb of the library.
-        settings: What it is called with.
-        needs: Names of other work.
-    """
-
-    name: str
-    verb: str
-    settings: Any
-    needs: tuple[str, ...] = ()
-
-    @property
-    def output(self) -> Path:
-        """The folder it leaves behind."""
-        return Path(self.settings.output)
-
-    def already(self) -> Outcome | None:
-        """Return how it ended, under these very settings, if it did."""
-        saved = self.output / "settings.yaml"
-        if not saved.exists() or not self._same(saved):
-            return None
-        if (self.output / DIVERGED).exists():
-            return Outcome.RESULT
-        return Outcome.FINISHED if (self.output / _VERBS[self.verb][1]).exists() else None
-
-    def _same(self, saved: Path) -> bool:
-        try:
-            return type(self.settings).load(saved) == self.settings
-        except ConfigError:
-            return False
-
-    def here(self) -> None:
-        """Do it in this process."""
-        module, _ = _VERBS[self.verb]
-        getattr(import_module(module), self.verb)(self.settings)
+_SHOWN_SETTINGS = ("pretrain", "select", "joint base", "joint ai_sta", "evaluate")
 
 
 class Sweep:
@@ -118,11 +67,14 @@ class Sweep:
             found.append(
                 Work(f"evaluate {run.name}", "evaluate", self.scale.evaluate(run), (found[-1].name,))
             )
+        baselines = self.scale.baselines() if "table2" in self.plan.exhibits else {}
+        for name, other in baselines.items():
+            found.append(Work(f"baseline {name}", "evaluate", other))
         return found
 
     def commands(self) -> list[str]:
         """Return what would be run, as a shell understands it."""
-        return [shlex.join(self._command(work)) for work in self.work()]
+        return [shlex.join(work.command(self.folder, self.launch)) for work in self.work()]
 
     def run(self) -> list[str]:
         """Run what is not finished and return the names of what failed.
@@ -149,7 +101,9 @@ class Sweep:
             context = self.context()
             for table in all_tables(context):
                 save(table, self.folder)
-                console.print(table.to_text(console.width), markup=False, highlight=False)
+                text = table.to_text(console.width, hide=RULES)
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print("\n".join(RULES), markup=False, highlight=False, soft_wrap=True)
             for figure in all_figures(context):
                 save(figure, self.folder)
             return write_report(self.folder)
@@ -167,7 +121,8 @@ class Sweep:
             training={name: path for name, path in self.scale.training().items() if path.exists()},
             features=self._features(),
             titles={row.name: row.title for row in self.plan.backbones}
-            | {row.name: row.title for row in self.plan.systems.values()},
+            | {row.name: row.title for row in self.plan.systems.values()}
+            | dict(self.scale.baseline_titles),
         )
 
     # ---- running ----
@@ -175,12 +130,12 @@ class Sweep:
     def _everything(self, lock: int) -> list[str]:
         work = self.work()
         for row in work:
-            if row.verb in ("pretrain", "joint") and row.already() is None:
+            if row.verb in TRAINING and row.already() is None:
                 self._note(row)
         if self.workers == 0:
-            outcomes = _one_by_one(work)
+            outcomes = self._one_by_one(work)
         else:
-            jobs = [self._job(row) for row in work]
+            jobs = [row.job(self.folder, self.launch) for row in work]
             queue = Queue(
                 jobs, self.workers, seconds=self.clock.seconds, guesses=self.scale.guesses,
                 on_time=self.clock.add, keep_open=(lock,), console=console,
@@ -192,22 +147,20 @@ class Sweep:
                 console.print(f"{row.name}: {outcomes[row.name].value}", markup=False, style="red")
         return [row.name for row in work if outcomes[row.name] in bad]
 
-    def _job(self, work: Work) -> Job:
-        return Job(
-            name=work.name,
-            kind=work.verb,
-            command=self._command(work),
-            log=self.folder / "logs" / f"{_flat(work.name)}.log",
-            needs=work.needs,
-            already=work.already,
-            is_result=lambda tail: _mark_diverged(work, tail),
-        )
-
-    def _command(self, work: Work) -> list[str]:
-        config = self.folder / "configs" / f"{_flat(work.name)}.yaml"
-        work.settings.save(config)
-        launch = self.launch if work.verb in ("pretrain", "joint") else AISTA
-        return [*launch, work.verb, "--config", str(config)]
+    def _one_by_one(self, work: Sequence[Work]) -> dict[str, Outcome]:
+        """Do everything in this process."""
+        outcomes: dict[str, Outcome] = {}
+        for row in work:
+            needs = {outcomes[name] for name in row.needs}
+            if needs <= {Outcome.FINISHED}:
+                start = time.perf_counter()
+                outcomes[row.name] = row.here()
+                self.clock.add(row.name, time.perf_counter() - start)
+            else:
+                bad = needs & {Outcome.FAILED, Outcome.BLOCKED}
+                outcomes[row.name] = Outcome.BLOCKED if bad else Outcome.RESULT
+            console.print(f"{row.name}: {outcomes[row.name].value}", markup=False)
+        return outcomes
 
     @contextmanager
     def _alone(self) -> Iterator[int]:
@@ -252,7 +205,7 @@ class Sweep:
         data = {*map(str, self.scale.tests()), *map(str, self.scale.training().values())}
         values = {
             "command": self.command,
-            "scale": type(self.scale).__name__.removesuffix("Scale").lower(),
+            "scale": self.scale.name,
             "seeds": list(self.plan.seeds),
             "exhibits": list(self.plan.exhibits),
             "machine": machine() | {"workers": self.workers},
@@ -273,13 +226,15 @@ class Sweep:
         return {name: round(value, 1) for name, value in totals.items()}
 
     def _settings_texts(self) -> dict[str, str]:
-        """Return the settings of one selection, the base and AI-STA, and one evaluation, as YAML."""
+        """Return the settings of one selection, the base, AI-STA and one evaluation, as YAML."""
         chosen: dict[str, str] = {}
         for work in self.work():
-            system = work.name.split("/")[1] if "/" in work.name else ""
-            key = f"{work.verb} {system}".strip() if work.verb == "joint" else work.verb
-            values = work.settings.model_dump(mode="json")
-            chosen.setdefault(key, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+            key = work.name.split(" ")[0]
+            if key == "joint":
+                key = f"joint {work.name.split('/')[1]}"
+            if key in _SHOWN_SETTINGS and key not in chosen:
+                values = work.settings.model_dump(mode="json")
+                chosen[key] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         return chosen
 
     def _features(self) -> dict[str, str]:
@@ -292,46 +247,5 @@ def default_workers(scale: str) -> int:
     return {"small": os.cpu_count() or 1, "nano": 0}.get(scale, 1)
 
 
-def _one_by_one(work: Sequence[Work]) -> dict[str, Outcome]:
-    """Do everything in this process."""
-    outcomes: dict[str, Outcome] = {}
-    for row in work:
-        needs = {outcomes[name] for name in row.needs}
-        if needs - {Outcome.FINISHED}:
-            bad = needs & {Outcome.FAILED, Outcome.BLOCKED}
-            outcomes[row.name] = Outcome.BLOCKED if bad else Outcome.RESULT
-            continue
-        outcomes[row.name] = _ended(row)
-        console.print(f"{row.name}: {outcomes[row.name].value}", markup=False)
-    return outcomes
-
-
-def _ended(work: Work) -> Outcome:
-    if (before := work.already()) is not None:
-        return before
-    try:
-        work.here()
-    except AistaError as error:
-        if _mark_diverged(work, str(error)):
-            return Outcome.RESULT
-        console.print(str(error), markup=False, style="red")
-        return Outcome.FAILED
-    return Outcome.FINISHED
-
-
-def _mark_diverged(work: Work, tail: str) -> bool:
-    """Note a training whose loss stopped being finite: that is what came out, not a failure of the sweep."""
-    if work.verb != "joint" or _NOT_FINITE not in tail:
-        return False
-    line = next(line for line in reversed(tail.splitlines()) if _NOT_FINITE in line)
-    (work.output / DIVERGED).write_text(json.dumps({"reason": line.strip()}))
-    return True
-
-
 def _finished(run: Run) -> bool:
     return (run.evaluation / "results.json").exists()
-
-
-def _flat(name: str) -> str:
-    """Return a name as a file name."""
-    return name.replace("/", "_").replace(" ", "_")

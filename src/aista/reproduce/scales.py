@@ -17,7 +17,7 @@ from aista.demo.build import Build
 from aista.demo.pipeline import SCALES, Demo
 from aista.demo.stages import Clock, shipped_settings
 from aista.errors import ConfigError
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.settings import BaselineSettings, EvaluateSettings
 from aista.model.bases import locate
 from aista.reproduce.plan import Backbone, Plan, Run, System, chosen_exhibits, systems
 from aista.selection.select import REPORT
@@ -30,15 +30,19 @@ class Scale(ABC):
     """One size.
 
     Attributes:
+        name: One of ``NAMES``.
         folder: Folder of the sweep.
         backbones: In the paper's order of detail: tables 3 and 4 are made on the first.
         directions: ``("",)`` where one run learns all.
         guesses: Verb -> seconds, before one has been timed.
+        baseline_titles: Key of a baseline -> what a reader sees.
     """
 
+    name: str
     backbones: tuple[Backbone, ...]
     directions: tuple[str, ...] = ("",)
     guesses: Mapping[str, float] = {}
+    baseline_titles: Mapping[str, str] = {}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,6 +79,10 @@ class Scale(ABC):
     def training(self) -> dict[str, Path]:
         """Return what is trained on: a name of Table 1 -> its manifest."""
 
+    def baselines(self) -> dict[str, BaselineSettings]:
+        """Return the baselines that are run here: ``key``, or ``key/direction`` where tests lie apart."""
+        return {}
+
     def layers(self, backbone: str) -> Path:
         """Return where layer selection leaves its report."""
         return self.folder / "select" / backbone / REPORT
@@ -92,11 +100,16 @@ class SmallScale(Scale):
         nano: Seconds instead of minutes, from nothing: for tests.
     """
 
-    guesses = {"select": 40.0, "joint": 220.0, "evaluate": 80.0}
+    guesses = {"select": 40.0, "joint": 220.0, "evaluate": 80.0, "baseline": 60.0}
+    baseline_titles = {
+        "cascade_qwen2": "cascade: Whisper, Qwen2 (stand-ins)",
+        "cascade_llama": "cascade: Whisper, Llama (stand-ins)",
+    }
 
     def __init__(self, folder: Path, nano: bool = False) -> None:
         super().__init__(folder)
-        self.nano, self.size = nano, "nano" if nano else "demo"
+        self.nano = nano
+        self.name, self.size = ("nano", "nano") if nano else ("small", "demo")
         shipped = ("aista:stage1", "aista:stage1_llama")
         models = [str(folder / "build" / name[len("aista:") :]) for name in shipped] if nano else shipped
         self.backbones = (
@@ -132,6 +145,23 @@ class SmallScale(Scale):
         changes = (f"model={run.model}", f"output={run.evaluation}", f"layers={self.layers(run.backbone)}")
         return self._settings(EvaluateSettings, "evaluate", *changes)
 
+    def baselines(self) -> dict[str, BaselineSettings]:
+        home = f"{self.folder / 'build'}/" if self.nano else "aista:"
+        ours = self._settings(EvaluateSettings, "evaluate")
+        return {
+            key: BaselineSettings.of(
+                {
+                    "output": str(self.folder / "baselines" / key),
+                    "data": ours.data,
+                    "baseline": "cascade",
+                    "options": {"asr": f"{home}whisper", "llm": f"{home}{model}"},
+                    "generation": ours.generation.model_dump(),
+                    "limit": ours.limit,
+                }
+            )
+            for key, model in (("cascade_qwen2", "language_model"), ("cascade_llama", "llama"))
+        }
+
     def tests(self) -> list[Path]:
         return [self.folder / "corpus" / f"{name}.jsonl" for name in ("test_common", "test_rare")]
 
@@ -152,7 +182,9 @@ class PaperScale(Scale):
         models: Where ``aista download`` put the bases (``models/`` in the shipped files).
     """
 
+    name = "paper"
     directions = ("en-zh", "en-ja")
+    baseline_titles = {"cascade_qwen2-7b": "cascade: Whisper-Large-v2, Qwen2-7B"}
     guesses = {"pretrain": 60 * 3600.0, "select": 1800.0, "joint": 40 * 3600.0, "evaluate": 2 * 3600.0}
 
     def __init__(self, folder: Path, data: Path = Path("data"), models: Path = Path("models")) -> None:
@@ -212,6 +244,26 @@ class PaperScale(Scale):
                 "generation": {"num_beams": 4},  # SALMONN's; the paper names none
             }
         )
+
+    def baselines(self) -> dict[str, BaselineSettings]:
+        systems = {
+            "qwen2_audio": ("qwen2_audio", {}),
+            "cascade_qwen2-7b": (
+                "cascade", {"asr": str(self.models / "whisper"), "llm": str(self.models / "qwen2")},
+            ),
+        }  # fmt: skip
+        return {
+            f"{key}/{way}": BaselineSettings.of(
+                {
+                    "output": str(self.folder / "baselines" / key / way),
+                    "data": [str(self.data / f"covost2-{way}" / "test.jsonl")],
+                    "baseline": name,
+                    "options": options,
+                }
+            )
+            for key, (name, options) in systems.items()
+            for way in self.directions
+        }
 
     def tests(self) -> list[Path]:
         return [self.data / f"covost2-{direction}" / "test.jsonl" for direction in self.directions]

@@ -20,7 +20,7 @@ BOLD_RULE = (
     "Bold: the highest mean of its group, where it stands above every other by more than both deviations "
     "together."
 )
-_RULES = [SEED_RULE, P_RULE, BOLD_RULE]
+RULES = (SEED_RULE, P_RULE, BOLD_RULE)
 _TITLES = {"zh": "En-Zh", "ja": "En-Ja"}
 _BLEU = ("bleu_zh", "bleu_ja")
 _BASELINES = ("salmonn", "blsp_kd", "qwen_audio", "qwen2_audio")
@@ -116,7 +116,7 @@ def table2(context: Context) -> Table:
     for name in measured.baselines():
         if name not in _BASELINES:
             cells = [measured.baseline(name).get(code, Cell()) for code in paper.DIRECTIONS]
-            rows.append(Row(label=f"{name} (measured)", cells=cells, key=name))
+            rows.append(Row(label=context.titles.get(name, name), cells=cells, key=name))
     for backbone in plan.backbones[:2]:
         reported = {s: values for (b, s), values in paper.TABLE2.items() if b == backbone.paper}
         columns = [
@@ -132,7 +132,7 @@ def table2(context: Context) -> Table:
         rows=rows,
         caption=_caption(context, "CoVoST2, its own backbones"),
         notes=[
-            *_RULES,
+            *RULES,
             "In BLSP-KD's row, where there is a number of ours, it is our model trained with the method "
             "`distillation`, which has its idea: no code or weights of it are public.",
             *_missing(context, "table2"),
@@ -172,7 +172,7 @@ def table3(context: Context) -> Table:
         notes=[
             f"Seeds shown: {', '.join(map(str, seeds)) or 'none'}.",
             X_RULE,
-            *_RULES,
+            *RULES,
             "Final CE: mean training cross-entropy over the last tenth of the logged steps.",
             "Layer 1-6 is not in the paper: every layer up to 6 without layer 0.",
             *_missing(context, "table3"),
@@ -214,7 +214,7 @@ def table4(context: Context) -> Table:
             "log W: mean logarithm of the cost of transport from speech to transcript, selected layers.",
             "Token accuracy: teacher-forced, per cent, on the test sentences.",
             X_RULE,
-            *_RULES,
+            *RULES,
             *_missing(context, "table4"),
         ],
         signatures=measured.signatures(_BLEU),
@@ -241,7 +241,7 @@ def table5(context: Context) -> Table:
         caption=_caption(context, "CoVoST2 En-Zh"),
         notes=[
             "MT: the transcript stands where the speech stood, the prompt unchanged; it was not trained.",
-            *_RULES,
+            *RULES,
             *_missing(context, "table5"),
         ],
         signatures=measured.signatures([*_BLEU, "mt_bleu_zh", "mt_bleu_ja"]),

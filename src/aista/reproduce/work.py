@@ -1,0 +1,129 @@
+"""One verb of the library with its settings, as a sweep runs it: in a process of its own, or here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from aista.demo.jobs import AISTA, Job, Outcome
+from aista.demo.stages import console
+from aista.errors import AistaError, ConfigError
+from aista.evaluation.settings import BaselineSettings
+from aista.reproduce.measured import DIVERGED
+
+TRAINING = ("pretrain", "joint")
+_NOT_FINITE = "loss is not finite"  # aista.training says so and stops
+# Where a verb's function is, and the file that is there when it has finished.
+_VERBS = {
+    "pretrain": ("aista.training.pretrain", "training.json"),
+    "select": ("aista.selection.select", "layers.json"),
+    "joint": ("aista.training.joint", "training.json"),
+    "evaluate": ("aista.evaluation.evaluate", "results.json"),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One verb with its settings.
+
+    Attributes:
+        name: ``joint qwen2/base/seed_1``.
+        verb: A verb of the library.
+        settings: What it is called with.
+        needs: Names of other work.
+    """
+
+    name: str
+    verb: str
+    settings: Any
+    needs: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> Path:
+        """The folder it leaves behind."""
+        return Path(self.settings.output)
+
+    @property
+    def file_name(self) -> str:
+        """Its name as the name of a file."""
+        return self.name.replace("/", "_").replace(" ", "_")
+
+    def already(self) -> Outcome | None:
+        """Return how it ended, under these very settings, if it did."""
+        saved = self.output / "settings.yaml"
+        if not saved.exists() or not self._same(saved):
+            return None
+        if (self.output / DIVERGED).exists():
+            return Outcome.RESULT
+        return Outcome.FINISHED if (self.output / _VERBS[self.verb][1]).exists() else None
+
+    def command(self, folder: Path, launch: Sequence[str]) -> list[str]:
+        """Write the settings into a folder and return the command that uses them."""
+        config = folder / "configs" / f"{self.file_name}.yaml"
+        self.settings.save(config)
+        command = [*(launch if self.verb in TRAINING else AISTA), self.verb, "--config", str(config)]
+        if isinstance(self.settings, BaselineSettings):
+            command += ["--baseline", self.settings.baseline]
+        return command
+
+    def job(self, folder: Path, launch: Sequence[str]) -> Job:
+        """Return it as a job of a queue."""
+        return Job(
+            name=self.name,
+            kind=self.name.split(" ")[0],
+            command=self.command(folder, launch),
+            log=folder / "logs" / f"{self.file_name}.log",
+            needs=self.needs,
+            already=self.already,
+            is_result=self.has_diverged,
+        )
+
+    def here(self) -> Outcome:
+        """Do it in this process, unless it is done."""
+        if (before := self.already()) is not None:
+            return before
+        try:
+            self._call()
+        except AistaError as error:
+            if self.has_diverged(str(error)):
+                return Outcome.RESULT
+            console.print(str(error), markup=False, style="red")
+            return Outcome.FAILED
+        return Outcome.FINISHED
+
+    def has_diverged(self, tail: str) -> bool:
+        """Note a training whose loss stopped being finite: that is what came out, no failure of the sweep."""
+        if self.verb != "joint" or _NOT_FINITE not in tail:
+            return False
+        line = next(line for line in reversed(tail.splitlines()) if _NOT_FINITE in line)
+        self.output.mkdir(parents=True, exist_ok=True)
+        (self.output / DIVERGED).write_text(json.dumps({"reason": line.strip()}))
+        return True
+
+    def _same(self, saved: Path) -> bool:
+        try:
+            return type(self.settings).load(saved) == self.settings
+        except ConfigError:
+            return False
+
+    def _call(self) -> None:
+        if isinstance(self.settings, BaselineSettings):
+            _score(self.settings)
+            return
+        module, _ = _VERBS[self.verb]
+        getattr(import_module(module), self.verb)(self.settings)
+
+
+def _score(settings: BaselineSettings) -> None:
+    from aista.baselines import baseline
+    from aista.evaluation.score import score
+
+    system = baseline(settings.baseline, generation=settings.generation, **settings.options)
+    try:
+        score(system, settings, system.card)
+    finally:
+        system.close()
