@@ -134,42 +134,61 @@ def correlation(data: Data, width: int) -> str:
     for row in data["rows"]:
         panels[row["panel"]].append(row)
     across = 1 if width < 500 else 2
-    side, height = (width - 24 * (across - 1)) / across, 296.0
+    side, height = (width - 24 * (across - 1)) / across, 310.0
     parts = []
     for number, (title, rows) in enumerate(panels.items()):
         left, top = number % across * (side + 24), number // across * (height + 18)
-        inner = "".join(_runs(title, rows, side, height))
+        inner = "".join(_runs(title, rows, _pearson(data, title), side, height))
         parts.append(f'<g transform="translate({left:.1f} {top:.1f})">{inner}</g>')
     total = -(-len(panels) // across) * (height + 18)
     return picture(width, total, "Transport cost against translation quality, one dot per run", parts)
 
 
-def _runs(title: str, rows: Sequence[Mapping[str, Any]], width: float, height: float) -> list[str]:
-    xs, ys = [row["log_wasserstein"] for row in rows], [row["bleu"] for row in rows]
-    wide = (min(xs) - 0.08 * (max(xs) - min(xs) or 1), max(xs) + 0.08 * (max(xs) - min(xs) or 1))
-    tall = (min(ys) - 0.12 * (max(ys) - min(ys) or 1), max(ys) + 0.12 * (max(ys) - min(ys) or 1))
-    frame = Frame(width, height, 36, 104, 30, 44, wide, tall)
-    parts = [text_at("row", 0, 14, f"{title}, BLEU"), *y_axis(frame)]
-    parts += x_axis(frame, round_numbers(*wide, 4), "log Wasserstein (smaller: closer)")
-    systems: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+def _runs(title: str, rows: Sequence[Data], told: str, width: float, height: float) -> list[str]:
+    """Return one panel: a dot per run, each system named at the right."""
+    across, up = (_stretched([row[key] for row in rows]) for key in ("log_wasserstein", "bleu"))
+    frame = Frame(width, height, 36, 92, 50, 44, across, up)
+    parts = [text_at("row", 0, 14, f"{title}, BLEU"), text_at("tick", 0, 31, told), *y_axis(frame)]
+    parts += x_axis(frame, round_numbers(*across, 4), "log Wasserstein (smaller: closer)")
+    systems: dict[str, list[Data]] = defaultdict(list)
     for row in rows:
         systems[row["system"]].append(row)
-    names = []
-    for system, runs in systems.items():
-        style = _style_of(system)
-        for run in runs:
-            told = (
-                f"{run['title']}, seed {run['seed']}: {run['bleu']:.1f} BLEU at {run['log_wasserstein']:.2f}"
-            )
-            parts.append(dot(style, frame.x(run["log_wasserstein"]), frame.y(run["bleu"]), 4, told))
-        names.append((frame.y(sum(run["bleu"] for run in runs) / len(runs)), runs[0]["title"], system))
-    furthest = {key: max(frame.x(run["log_wasserstein"]) for run in runs) for key, runs in systems.items()}
+    last = {key: max(runs, key=lambda run: run["log_wasserstein"]) for key, runs in systems.items()}
+    names = sorted((frame.y(run["bleu"]), short_title(run), key) for key, run in last.items())
     edge = width - frame.right + 8
-    for (y, name, system), (_, at) in zip(sorted(names), _in_bounds(sorted(names), frame), strict=True):
-        style = _style_of(system)
-        parts.append(_leader(furthest[system] + 6, y, edge - 3, at))
-        parts.append(text_at(f"name small {style}", edge, at + 4, _short(name, frame.right - 8)))
+    for (y, name, system), (_, at) in zip(names, _in_bounds(names, frame), strict=True):
+        parts.append(_leader(frame.x(last[system]["log_wasserstein"]) + 6, y, edge - 3, at))
+        shown = _short(name, frame.right - 8)
+        parts.append(text_at(f"name small {_style_of(system)}", edge, at + 4, shown))
+    for row in rows:
+        told = f"{row['title']}, seed {row['seed']}: {row['bleu']:.1f} BLEU at {row['log_wasserstein']:.2f}"
+        x, y = frame.x(row["log_wasserstein"]), frame.y(row["bleu"])
+        parts.append(dot(f"{_style_of(row['system'])} marked", x, y, 4, told))
     return parts
+
+
+def _pearson(data: Data, panel: str) -> str:
+    """Return a panel's coefficient with its interval, if it has one."""
+    for row in data["correlations"]:
+        if row["over"] == panel and row["coefficient"] == "Pearson" and row["low"] is not None:
+            low, high = _signed(row["low"], 2), _signed(row["high"], 2)
+            return f"r = {_signed(row['value'], 2)} (95 %: {low} to {high}), {row['n']} runs"
+    return ""
+
+
+def _stretched(values: Sequence[float]) -> tuple[float, float]:
+    """Return the range of values with some air at both ends."""
+    low, high = min(values), max(values)
+    air = 0.1 * ((high - low) or 1.0)
+    return low - air, high + air
+
+
+def short_title(run: Data) -> str:
+    """Return what a system is called where there is little room: its title without brackets."""
+    return _SHORT.get(run["system"], run["title"].split(" (")[0])
+
+
+_SHORT = {"ai_sta_raw": "literal cost"}
 
 
 def _in_bounds(names: list[tuple[float, str, str]], frame: Frame) -> list[tuple[str, float]]:
@@ -227,7 +246,7 @@ def _histogram(panel: Data, width: float, height: float) -> list[str]:
         )
     parts.append(rule("ground", 0, width, frame.y(0)))
     for value, anchor in ((edges[0], "start"), (0, "middle"), (edges[-1], "end")):
-        parts.append(text_at("tick", frame.x(value), height - 6, f"{value:+.0f}" if value else "0", anchor))
+        parts.append(text_at("tick", frame.x(value), height - 6, _signed(value), anchor))
     return parts
 
 
@@ -248,7 +267,7 @@ def gains(rows: Sequence[Data], width: int) -> str:
         x = frame.x(tick)
         style = "zero" if tick == 0 else "grid"
         parts.append(f'<line class="{style}" x1="{x:.1f}" x2="{x:.1f}" y1="28" y2="{height - 28}"/>')
-        parts.append(text_at("tick", x, height - 10, f"{tick:+g}" if tick else "0", "middle"))
+        parts.append(text_at("tick", x, height - 10, _signed(tick), "middle"))
     for number, row in enumerate(rows):
         y = 34 + (step + lift) * number + step / 2 + lift
         place = (left - 18, y + 4, "end") if width >= 500 else (0, y - 16, "start")
@@ -268,6 +287,12 @@ def _gain(frame: Frame, row: Data, y: float) -> list[str]:
     if row["paper"] is not None:
         parts.append(_diamond(frame.x(row["paper"]), y, f"{row['name']}, the paper: {row['paper']:+.1f}"))
     return parts
+
+
+def _signed(value: float, digits: int | None = None) -> str:
+    """Write a number with its sign and a true minus; zero has none."""
+    size = f"{abs(value):g}" if digits is None else f"{abs(value):.{digits}f}"
+    return size if not float(size) else ("+" if value > 0 else "−") + size
 
 
 def _diamond(x: float, y: float, told: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aista.analysis.correlation import Coefficient, Correlation, Point, by_group, by_seed, pooled
@@ -36,13 +36,13 @@ def all_figures(context: Context) -> list[Figure]:
         "figure7": (figure7, transport),
     }
     made = [make(context) for name in context.plan.exhibits for make in makers.get(name, ())]
-    return [_drawn(values) for values in made if values is not None]
+    return [with_pictures(values) for values in made if values is not None]
 
 
-def _drawn(values: dict[str, Any]) -> Figure:
-    """Add the pictures to name, title, caption, notes and data of a figure."""
+def with_pictures(values: dict[str, Any]) -> Figure:
+    """Make a figure of name, title, caption, notes and data by drawing it; what is not drawn has no picture."""
     name, data = values["name"], values["data"]
-    svg = standalone(drawing.draw(name, data))
+    svg = standalone(drawing.draw(name, data)) if drawing.can_draw(name) else ""
     return Figure(**values, svg=svg, png=printing.png(name, data))
 
 
@@ -128,8 +128,8 @@ def figure6(context: Context) -> dict[str, Any] | None:
         "notes": notes,
         "data": {
             "rows": rows,
-            "correlations": [row for name, c in found.items() for row in _coefficients(name, c)],
-            "by_seed": [row for name, c in seeds.items() for row in _coefficients(name, c)],
+            "correlations": coefficient_rows(found),
+            "by_seed": coefficient_rows(seeds),
         },
     }
 
@@ -159,8 +159,14 @@ def _points(context: Context, run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _coefficients(name: str, found: Correlation) -> list[dict[str, Any]]:
-    def row(kind: str, one: Coefficient) -> dict[str, Any]:
+def coefficient_rows(found: Mapping[str, Correlation]) -> list[dict[str, Any]]:
+    """Return correlations as flat rows, two per set of runs."""
+
+    def row(name: str, kind: str, one: Coefficient) -> dict[str, Any]:
         return {"over": name, "coefficient": kind, **vars(one)}
 
-    return [row("Pearson", found.pearson), row("Spearman", found.spearman)]
+    return [
+        row(name, kind, one)
+        for name, both in found.items()
+        for kind, one in (("Pearson", both.pearson), ("Spearman", both.spearman))
+    ]

@@ -1,0 +1,1 @@
+"""The page of all exhibits: tables, figures, cases and how they were made, as HTML."""
