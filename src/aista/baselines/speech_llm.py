@@ -121,7 +121,7 @@ class System(Baseline):
                 text=[self._text(wording)] * len(pieces),
                 audio=list(pieces),  # `audios` is the old name: it would be ignored without a word
                 sampling_rate=SAMPLE_RATE_HZ,
-                padding=True,
+                text_kwargs={"padding": True},  # of the text alone: each extractor knows how sound is padded
                 return_tensors="pt",
             )
         if not set(inputs) - _OF_TEXT:
