@@ -98,10 +98,12 @@ def by_main(work: Callable[[], T]) -> T:
 
 def _group() -> Any:
     """Return the group of messages; every process joins it at the first one."""
+    import torch
     import torch.distributed as dist
     from accelerate import PartialState
 
     if not _groups:
-        PartialState(timeout=_ENGINE_PATIENCE)  # starts torch's own group, on the backend of the devices
+        # Starts torch's own group, on the backend of the devices.
+        PartialState(cpu=not torch.cuda.is_available(), timeout=_ENGINE_PATIENCE)
         _groups.append(dist.new_group(backend="gloo", timeout=_PATIENCE))
     return _groups[0]

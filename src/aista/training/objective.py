@@ -25,9 +25,10 @@ from aista.model.sharded import set_whole, whole
 from aista.model.spans import IGNORED, take_span
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.model.weights import require_match
+from aista.training.balance import Balance
 
 OWN_WEIGHTS = "objective.safetensors"
-_MODEL, _OWN = "model.", "alignment."
+_MODEL = "model."
 
 
 class Joint(NamedTuple):
@@ -35,9 +36,9 @@ class Joint(NamedTuple):
 
     Attributes:
         loss: Scalar to descend.
-        parts: Detached scalars by name. In training ``ce``, ``token_accuracy``, every alignment loss, and
-            what the method reports; in validation ``correct`` and ``tokens`` (counts of targets) and ``ce``
-            (their sum).
+        parts: Detached scalars by name. In training ``ce``, ``token_accuracy``, every alignment loss, what
+            the method reports, and ``alpha`` where it varies; in validation ``correct`` and ``tokens``
+            (counts of targets) and ``ce`` (their sum).
     """
 
     loss: Tensor
@@ -50,7 +51,7 @@ class SpeechTextObjective(nn.Module):
     Args:
         model: The speech LLM.
         alignment: The alignment method; ``none`` leaves the cross-entropy, with weight 1.
-        alpha: Weight of the cross-entropy.
+        alpha: Weight of the cross-entropy, or what decides on it.
 
     Equation: 2 (no alignment), 6.
     Gradient: through the speech branch and into the method's own parameters; the text branch runs without.
@@ -59,19 +60,31 @@ class SpeechTextObjective(nn.Module):
     main_input_name = "input_ids"
 
     def __init__(
-        self, model: AistaForConditionalGeneration, alignment: Alignment, alpha: float = 1.0
+        self, model: AistaForConditionalGeneration, alignment: Alignment, alpha: float | Balance = 1.0
     ) -> None:
         super().__init__()
-        self.model, self.alignment, self.alpha = model, alignment, alpha
+        self.model, self.alignment = model, alignment
+        self.balance = alpha if isinstance(alpha, Balance) else Balance(alpha)
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the cross-entropy that the run starts from."""
+        return self.balance.alpha
 
     def forward(
-        self, *, num_items_in_batch: Tensor | float | None = None, accumulation: int = 1, **batch: Tensor
+        self,
+        *,
+        num_items_in_batch: Tensor | float | None = None,
+        accumulation: int = 1,
+        step: int = 0,
+        **batch: Tensor,
     ) -> Joint:
         """Return the loss of one micro-batch; in eval mode, the counts of a validation.
 
         Args:
             num_items_in_batch: Divides the summed cross-entropy: the target tokens of the optimiser step.
             accumulation: Micro-batches in the step; each carries that share of the alignment losses.
+            step: Optimiser steps done.
             batch: What the collator gives, without ``ids``. In eval mode the text branch is not looked at.
 
         Equation: 2, 6.
@@ -81,7 +94,7 @@ class SpeechTextObjective(nn.Module):
             return self._validate(batch)
         outputs = self.model(
             **batch,
-            capture_layers=self.alignment.layers,
+            capture_layers={*self.alignment.layers, *([0] if self.balance.looks_inside else [])},
             num_items_in_batch=num_items_in_batch,
             logits="all" if self.alignment.needs_logits else "none",
         )
@@ -94,7 +107,11 @@ class SpeechTextObjective(nn.Module):
         parts = {
             name: value.detach() / accumulation for name, value in {**losses, **self.alignment.report}.items()
         }
-        loss = self.alpha * outputs.loss + (1 - self.alpha) * total
+        entering = (outputs.hidden_states or {}).get(0)
+        alpha = self.balance(step, outputs.loss, total, entering, outputs.speech_mask)
+        if self.balance.varies:
+            common["alpha"] = torch.as_tensor(alpha, device=total.device) / accumulation
+        loss = alpha * outputs.loss + (1 - alpha) * total
         return Joint(loss, common | parts)
 
     def _validate(self, batch: dict[str, Tensor]) -> Joint:
@@ -118,15 +135,14 @@ class SpeechTextObjective(nn.Module):
         layout: Any = outputs.layout
         wide, read_wide = layout.widest_speech, layout.widest_transcript or None
         states, text_logits = self._text_branch(text, layout)
+        captured: Any = outputs.hidden_states
         heard: Any = outputs.speech_mask
         read = text["transcript_mask"]
         transcript_ids, text_mask = take_span(text["transcript_input_ids"], read, read_wide)
         logits: Any = outputs.logits
         speech_logits, mask = predictions(logits, labels) if self.alignment.needs_logits else (None, None)
         return PairedStates(
-            speech={
-                k: take_span(state, heard, wide)[0] for k, state in (outputs.hidden_states or {}).items()
-            },
+            speech={k: take_span(captured[k], heard, wide)[0] for k in self.alignment.layers},
             speech_mask=take_span(heard, heard, wide)[1],
             text={k: take_span(state, read, read_wide)[0] for k, state in states.items()},
             text_mask=text_mask,
@@ -156,8 +172,10 @@ class SpeechTextObjective(nn.Module):
         return self.model.config
 
     @property
-    def _no_split_modules(self) -> Any:
-        return self.model._no_split_modules
+    def _no_split_modules(self) -> list[str]:
+        """The blocks that an engine shards one by one: of those that the bases name, the ones that are here."""
+        here = {type(module).__name__ for module in self.model.modules()}
+        return sorted(here & set(self.model._no_split_modules or ()))
 
     @property
     def is_activation_checkpointing(self) -> bool:
@@ -180,21 +198,29 @@ class SpeechTextObjective(nn.Module):
         Of a sharded module one tensor at a time is gathered: every process has to ask.
         """
         trained = {name: tensor for name, tensor in self.named_parameters() if tensor.requires_grad}
-        own = self.alignment.state_dict(prefix=_OWN, keep_vars=True)
-        return {name: whole(tensor) for name, tensor in {**trained, **own}.items()}
+        return {name: whole(tensor) for name, tensor in {**trained, **self._own_state()}.items()}
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """Return what belongs to the alignment and its balance, by the names here."""
+        return {
+            **self.alignment.state_dict(prefix="alignment.", keep_vars=True),
+            **self.balance.state_dict(prefix="balance.", keep_vars=True),
+        }
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Save the model's trained tensors, and in a file of their own the method's.
+        """Save the model's trained tensors, and in a file of their own the alignment's.
 
         Args:
             folder: Made if it does not exist.
             state: What ``kept_state`` returned, where that had to be asked for before.
         """
         state = self.kept_state() if state is None else state
-        self.model.save_pretrained(folder, state_dict=_below(_MODEL, state))
-        if own := _below(_OWN, state):
+        inner = {name.removeprefix(_MODEL): row for name, row in state.items() if name.startswith(_MODEL)}
+        self.model.save_pretrained(folder, state_dict=inner)
+        own = {name: state[name].detach().cpu().contiguous() for name in self._own_state()}
+        if own:
             partial = folder / f".{OWN_WEIGHTS}.partial"
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}, partial)
+            save_file(own, partial)
             os.replace(partial, folder / OWN_WEIGHTS)
 
     def load(self, folder: Path) -> None:
@@ -204,7 +230,7 @@ class SpeechTextObjective(nn.Module):
             CheckpointError: Tensors are missing, superfluous, misshapen or damaged.
         """
         self.model.load_trainable(read_trained(folder))
-        own, path = self.alignment.state_dict(), folder / OWN_WEIGHTS
+        own, path = self._own_state(), folder / OWN_WEIGHTS
         if not own:
             return
         try:
@@ -217,10 +243,6 @@ class SpeechTextObjective(nn.Module):
         with torch.no_grad():
             for name, tensor in own.items():
                 set_whole(tensor, found[name])
-
-
-def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def predictions(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
