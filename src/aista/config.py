@@ -232,13 +232,26 @@ class AlignmentSettings(Settings):
         method: Module name in ``aista.alignment``, or a dotted path to a third party's; ``none`` = base.
         layers: Layer numbers, or the path of a layer report written by ``aista select``.
         alpha: Weight of the cross-entropy; ``1 - alpha`` is shared by the layers.
+        balance: ``fixed`` (the paper's), or ``gradient_ratio``: alpha follows from the gradients of both
+            losses at the speech tokens, measured while training.
+        ratio: What ``gradient_ratio`` aims at: the alignment's gradient over the translation's.
+        alpha_end: Where a fixed alpha has gone, in a straight line, by the last step; None: nowhere.
         options: Keyword arguments of the method.
     """
 
     method: str = "wasserstein"
     layers: list[int] | str = [0]
     alpha: float = Field(default=0.99, ge=0, le=1)
+    balance: Literal["fixed", "gradient_ratio"] = "fixed"
+    ratio: float = Field(default=0.1, gt=0)
+    alpha_end: float | None = Field(default=None, ge=0, le=1)
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_way_to_weigh(self) -> Self:
+        if self.alpha_end is not None and self.balance != "fixed":
+            raise ValueError("alpha_end anneals a fixed alpha: leave balance at 'fixed'")
+        return self
 
 
 class PretrainSettings(Settings):

@@ -10,6 +10,7 @@ from aista.errors import ConfigError
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.selection.report import LayerReport
+from aista.training.balance import balance
 from aista.training.objective import SpeechTextObjective
 from aista.training.run import Run, finished, train
 
@@ -27,7 +28,8 @@ def joint(settings: JointSettings) -> Run:
     vocabulary = model.get_input_embeddings().num_embeddings
     sizes = Sizes(model.config.text_config.hidden_size, vocabulary, settings.seed)
     aligner = alignment(settings.alignment.method, layers, sizes, **settings.alignment.options)
-    return train(settings, SpeechTextObjective(model, aligner, settings.alignment.alpha), processor)
+    weights = balance(settings.alignment, settings.train.max_steps)
+    return train(settings, SpeechTextObjective(model, aligner, weights), processor)
 
 
 def aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, ...]:

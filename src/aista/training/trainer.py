@@ -115,6 +115,8 @@ class AistaTrainer(Trainer):
         num_workers: int = 0, weights: list[float] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(model=model, args=training_arguments(output, settings, seed, num_workers), **kwargs)
+        if model.balance.looks_inside and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ConfigError("alignment.balance=gradient_ratio cannot look inside a sharded model.")
         self.settings = settings
         self.weights, self.padding_waste = weights, 0.0
         self.model_accepts_loss_kwargs = True
@@ -147,6 +149,7 @@ class AistaTrainer(Trainer):
             **inputs,
             num_items_in_batch=num_items_in_batch,
             accumulation=self.current_gradient_accumulation_steps,
+            step=self.state.global_step,
         )
         if not self._parts:
             self._parts_since = self.state.global_step
