@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from aista.audio.archives import archive_of, read_member
 from aista.audio.containers import as_wav
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import AudioError
@@ -208,7 +209,9 @@ def _empty(name: str) -> AudioError:
 def _opened_file(path: Path) -> BinaryIO:
     try:
         return open(path, "rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if (archive := archive_of(path)) is not None:
+            return io.BytesIO(read_member(archive, path))
         raise AudioError(
             f"{path}: no such file.", advice="Check the path; in a manifest it is relative to the manifest."
         ) from None

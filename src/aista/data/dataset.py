@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from aista.audio.files import load_audio, probe
 from aista.data.feature_store import FeatureStore
 from aista.data.manifest import Manifest, Utterance
+from aista.data.sampling import LengthGroupedSampler, padding_waste
 from aista.data.sound_names import SoundNames
 from aista.data.too_long import LengthReport, TooLong, fit, refuse
 from aista.errors import AudioError, ManifestError, TrainingError
@@ -83,7 +84,7 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
 
     def _take(self, rows: np.ndarray, pieces: np.ndarray) -> None:
         """Make these rows (numbers over all manifests), or these pieces of them, the dataset's."""
-        for derived in ("lengths", "_by_length", "_place"):
+        for derived in ("_measured", "_by_length", "_place"):
             self.__dict__.pop(derived, None)
         self._rows, self._pieces = rows, pieces
         # Shared with worker processes: which rows turned out to be corrupt.
@@ -213,12 +214,39 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         raise TrainingError("No clip can be read.", advice="Look at them with `aista data check --decode`.")
 
     @cached_property
+    def _measured(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lengths, and numbers of archives, in one pass over the rows."""
+        lengths = np.empty(len(self))
+        archives = np.empty(len(self), dtype=np.int64)
+        numbers: dict[str, int] = {}
+        for index, utterance in enumerate(self.utterances()):
+            lengths[index] = _seconds(utterance)
+            archive, inside, _ = (utterance.audio or "").rpartition(".tar/")
+            archives[index] = numbers.setdefault(archive, len(numbers)) if inside else -1
+        return lengths, archives
+
+    @property
     def lengths(self) -> np.ndarray:
         """Length of every item in seconds, from the manifest, or from the file's header. float64 (n,).
 
         Reading it parses every row, so a bad row shows before training starts.
         """
-        return np.array([_seconds(utterance) for utterance in self.utterances()], dtype=np.float64)
+        return self._measured[0]
+
+    @property
+    def archives(self) -> np.ndarray:
+        """Number of the tar that every item's sound lies in, -1 for a file by itself: blocks of a sampler."""
+        return self._measured[1]
+
+    def describe(self, sampler: LengthGroupedSampler) -> str:
+        """Say how much is trained on in which batches, and how much of them is padding."""
+        hours = self.lengths.sum() / 3600
+        order = np.random.default_rng(sampler.seed).permutation(len(self))
+        random_waste = padding_waste(self.lengths, order, sampler.batch_size)
+        return (
+            f"{len(self):,} utterances, {hours:,.1f} h, in batches of {sampler.batch_size} of like length: "
+            f"{sampler.padding_waste():.1%} is padding ({random_waste:.1%} in random order)"
+        )
 
     @property
     def sources(self) -> np.ndarray:

@@ -29,6 +29,9 @@ class LengthGroupedSampler(Sampler[int]):
         weights: Share of each group in an epoch; items of a group are repeated or left for a later epoch as
             its share asks for, each as often as the others of its group to within one. Without it every item
             comes once.
+        blocks: Number of the archive (a shard) that holds each item, -1 for an item by itself. (n,) Items of
+            a block come near one another, blocks in a new order each epoch: reading jumps within a few large
+            files, not among all of them.
         pool_batches: Batches per pool: more makes batches more even in length and less random in content.
         on_epoch: Called with the epoch whenever it is set (a collator that draws prompts by epoch).
 
@@ -44,6 +47,7 @@ class LengthGroupedSampler(Sampler[int]):
         *,
         groups: Sequence[Any] | np.ndarray | None = None,
         weights: dict[Any, float] | None = None,
+        blocks: Sequence[int] | np.ndarray | None = None,
         pool_batches: int = 50,
         on_epoch: Callable[[int], None] | None = None,
     ) -> None:
@@ -55,6 +59,7 @@ class LengthGroupedSampler(Sampler[int]):
             )
         self._members = _members(groups, weights, len(self.lengths))
         self._counts = shares(weights, len(self.lengths)) if weights else {}
+        self._blocks = None if blocks is None or np.max(blocks) < 0 else np.asarray(blocks)
         self.on_epoch = on_epoch
         self.epoch = 0
         self._start_batch = 0
@@ -73,6 +78,7 @@ class LengthGroupedSampler(Sampler[int]):
         rng = np.random.default_rng([self.seed, epoch])
         chosen = self._choose(epoch)
         rng.shuffle(chosen)
+        chosen = self._block_by_block(chosen, epoch)
         pool = self.batch_size * self.pool_batches
         whole = len(chosen) // self.batch_size * self.batch_size
         batches: list[np.ndarray] = []
@@ -82,6 +88,16 @@ class LengthGroupedSampler(Sampler[int]):
             batches.extend(part.reshape(-1, self.batch_size))
         rng.shuffle(batches)
         return np.concatenate([*batches, chosen[whole:]])
+
+    def _block_by_block(self, chosen: np.ndarray, epoch: int) -> np.ndarray:
+        """Put items of a block together, blocks and lone items in random order."""
+        if self._blocks is None:
+            return chosen
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        places = rng.random(int(self._blocks.max()) + 1)
+        block = self._blocks[chosen]
+        place = np.where(block < 0, rng.random(len(chosen)), places[block])
+        return chosen[np.argsort(place, kind="stable")]
 
     def _choose(self, epoch: int) -> np.ndarray:
         """Return which items the epoch holds: each once, or as the weights ask for."""

@@ -8,6 +8,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+from aista.audio.archives import archive_of, read_member
 from aista.errors import AudioError
 
 MEMO = "sounds.tsv"
@@ -49,11 +50,15 @@ class SoundNames:
         """
         name = os.fspath(path)
         try:
-            about = os.stat(name)
+            archive = archive_of(Path(name)) if ".tar/" in name else None
+            about = os.stat(archive or name)
             size, changed, digest = self._known.get(name, (-1, -1, ""))
             if (size, changed) != (about.st_size, about.st_mtime_ns):
-                with open(name, "rb") as file:
-                    digest = hashlib.file_digest(file, _BLAKE2B).hexdigest()
+                if archive is not None:
+                    digest = _BLAKE2B(read_member(archive, Path(name))).hexdigest()
+                else:
+                    with open(name, "rb") as file:
+                        digest = hashlib.file_digest(file, _BLAKE2B).hexdigest()
                 self._known[name] = (about.st_size, about.st_mtime_ns, digest)
                 self._new.append(f"{about.st_size}\t{about.st_mtime_ns}\t{digest}\t{name}\n")
         except OSError as error:
