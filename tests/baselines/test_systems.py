@@ -20,7 +20,7 @@ from aista.model.translating import Request
 from tests import tiny
 from tests.baselines import tiny_systems
 
-ZH, EN = Request("st", "en", "zh"), Request("asr", "en", "en")
+ZH, JA, EN = Request("st", "en", "zh"), Request("st", "en", "ja"), Request("asr", "en", "en")
 SHORT = {"max_new_tokens": 5, "batch_size": 3}
 QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -103,7 +103,7 @@ def test_salmonn_is_searched_and_addressed_as_salmonn(home):
     assert found.generation.num_beams == 4 and found.generation.max_new_tokens == 200
     config = found.model.config
     assert (config.speech_tokens, config.template) == ("padded", "vicuna")
-    assert worded(found.card["prompts"], "st", "ja") == "Listen to the speech and translate it into Japanese."
+    assert worded(found.card["prompts"], JA) == "Listen to the speech and translate it into Japanese."
     bases = {"whisper": str(home / "encoder"), "llm": str(home / "llama")}
     with pytest.raises(CheckpointError, match="without BEATs"):
         baseline("salmonn", checkpoint=str(home / "salmonn.pth"), beats="beats.pt", **bases)
@@ -111,7 +111,7 @@ def test_salmonn_is_searched_and_addressed_as_salmonn(home):
 
 def test_qwen2_audio_gets_the_flat_prompt_with_its_sound_inside(home):
     found = system(home, "qwen2_audio")
-    inputs = found._inputs(noise(8_000, 16_000), worded(found.prompts, "st", "zh"))
+    inputs = found._inputs(noise(8_000, 16_000), worded(found.prompts, ZH))
     text = found.tokenizer.decode(inputs["input_ids"][1])
     tokens = text.count(tiny_systems.AUDIO)
     assert tokens == 25 and inputs["input_features"].shape == (2, 16, 200)
@@ -154,7 +154,7 @@ def test_the_cascade_translates_what_it_wrote_down(home):
     assert found.answer_texts(["", "a"], ZH)[0].text == ""
     chat = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
     found.tokenizer.chat_template, found.template = chat, "chat"
-    [ids], _ = found._prompts(["A bell."], Request("st", "en", "ja"))
+    [ids], _ = found._prompts(["A bell."], JA)
     assert found.tokenizer.decode(ids).startswith("[Translate this English text into Japanese.")
     assert system(home, "salmonn").reads_text is False
     with pytest.raises(ModelInputError):
@@ -174,7 +174,7 @@ def test_names_options_and_prompts_that_are_wrong_say_what_is_right(home):
     with pytest.raises(ConfigError, match="beams"):
         system(home, "cascade", beams=3)
     with pytest.raises(ConfigError, match="filled in"):
-        worded({"st": "x"}, "st", "zh", "into {tongue}")
+        worded({"st": "x"}, ZH, "into {tongue}")
     with pytest.raises(ConfigError, match="trained for"):
         system(home, "cascade").check(Request("aac", "en", "en"))
 

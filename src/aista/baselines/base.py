@@ -11,7 +11,7 @@ import torch
 from aista.errors import ConfigError
 from aista.model.answering import GenerationSettings
 from aista.model.bases import describe, locate
-from aista.model.translating import SpeechTranslator
+from aista.model.translating import Request, SpeechTranslator
 from aista.text.languages import language
 
 _HASHED_WHOLE_BYTES = 64_000_000
@@ -63,26 +63,29 @@ def identity(source: str, revision: str | None = None) -> dict[str, Any]:
     }
 
 
-def worded(prompts: dict[str, str], task: str, target: str, override: str | None = None) -> str:
-    """Return a system's prompt for a task: its own for that language, or the general one, filled in.
+def worded(prompts: dict[str, str], request: Request, override: str | None = None) -> str:
+    """Return a system's prompt: its own for the language asked for, or the general one, filled in.
 
     Args:
-        prompts: ``task-language`` or ``task`` -> wording, in which ``{language}`` and ``{code}`` are filled.
-        task: ``st``, ``asr`` or ``aac``.
-        target: ISO code of the language of the answer.
+        prompts: ``task-language`` or ``task`` -> wording. ``{language}`` is the English name of the language
+            of the answer, ``{target}`` its ISO code, ``{source}`` that of the spoken language.
+        request: What is asked for.
         override: A wording to use for ``st`` instead.
 
     Raises:
         ConfigError: There is no prompt for the task, or the override has other fields.
     """
-    wording = prompts.get(f"{task}-{target}", prompts.get(task))
-    if override is not None and task == "st":
+    wording = prompts.get(f"{request.task}-{request.target}", prompts.get(request.task))
+    if override is not None and request.task == "st":
         wording = override
     if wording is None:
-        raise ConfigError(f"There is no prompt for the task {task!r}.", expected=", ".join(prompts))
+        raise ConfigError(f"There is no prompt for the task {request.task!r}.", expected=", ".join(prompts))
+    name = language(request.target).name
     try:
-        return wording.format(language=language(target).name, code=target)
+        return wording.format(language=name, source=request.source, target=request.target)
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(
-            "The prompt cannot be filled in.", got=f"{wording!r}: {error}", expected="{language} and {code}"
+            "The prompt cannot be filled in.",
+            got=f"{wording!r}: {error}",
+            expected="{language}, {source} and {target} and no other field",
         ) from None

@@ -14,9 +14,9 @@ from aista.model.answering import GenerationSettings
 
 FLAT = "<|audio_bos|>{audio}<|audio_eos|>{instruction}"
 PROMPTS = {
-    "st": "Detect the language and translate the speech into {language}: <|en|>",
-    "st-zh": "Detect the language and translate the speech into Mandarin: <|en|>",
-    "asr": "Detect the language and recognize the speech: <|en|>",
+    "st": "Detect the language and translate the speech into {language}: <|{source}|>",
+    "st-zh": "Detect the language and translate the speech into Mandarin: <|{source}|>",
+    "asr": "Detect the language and recognize the speech: <|{source}|>",
     "aac": "Generate the caption in English:",
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.baselines.base import Baseline
+from aista.baselines.base import Baseline, worded
 from aista.baselines.runner import Runner, script
 from aista.errors import ConfigError
 from aista.model.answering import Answer, GenerationSettings
@@ -86,7 +86,7 @@ class System(Baseline):
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound, each through a file that the runner reads."""
-        prompt = PROMPTS[request.task].format(source=request.source, target=request.target)
+        prompt = worded(PROMPTS, request)
         search = self.generation.model_dump(exclude={"batch_size"})
         answers = []
         with TemporaryDirectory(prefix="aista-") as folder:

@@ -73,7 +73,7 @@ class System(Baseline):
             "parity": parity,
             "quantization": quantization,
         }
-        worded(PROMPTS, "st", "zh", prompt)
+        worded(PROMPTS, Request("st", "en", "zh"), prompt)
 
     @property
     def longest_seconds(self) -> float:
@@ -82,6 +82,6 @@ class System(Baseline):
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound in SALMONN's wording."""
-        wording = worded(PROMPTS, request.task, request.target, self.prompt)
+        wording = worded(PROMPTS, request, self.prompt)
         questions = [Question(wording, samples=samples) for samples in pieces]
         return answer(self.model, self.processor, questions, self.generation)

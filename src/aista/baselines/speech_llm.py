@@ -41,7 +41,7 @@ class System(Baseline):
     Args:
         model: Folder or hub id.
         revision: Commit of a hub id.
-        prompt: Wording for ``st`` in place of the standard one; ``{language}`` and ``{code}`` are filled in.
+        prompt: Wording for ``st`` in place of the standard one; see ``worded`` for its fields.
         form: How sound and instruction are put together. ``chat``: parts of a message, through the chat
             template. ``token``: the audio token in the text of a message. ``files``: as ``chat``, the sound
             as files. Or a text with ``{audio}`` and ``{instruction}`` in it, without any template.
@@ -92,7 +92,7 @@ class System(Baseline):
             "prompts": self.prompts if prompt is None else self.prompts | {"st": prompt},
             "longest_seconds": self._longest,
         }
-        worded(self.prompts, "st", "zh", prompt)
+        worded(self.prompts, Request("st", "en", "zh"), prompt)
 
     @property
     def longest_seconds(self) -> float:
@@ -101,7 +101,7 @@ class System(Baseline):
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound, a batch at a time."""
-        wording = worded(self.prompts, request.task, request.target, self.prompt)
+        wording = worded(self.prompts, request, self.prompt)
         answers: list[Answer] = []
         for start in range(0, len(pieces), self.generation.batch_size):
             batch = pieces[start : start + self.generation.batch_size]
