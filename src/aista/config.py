@@ -57,10 +57,12 @@ class Settings(BaseModel):
         """Write the resolved settings as YAML."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(
             yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
             encoding="utf-8",
         )
+        os.replace(partial, target)  # whole or not at all
 
     def sha256(self) -> str:
         """Hash of the resolved settings: equal settings, equal hash."""
@@ -183,6 +185,10 @@ class TrainSettings(Settings):
             steps on any number of devices.
         salmonn_epoch_steps: Restart the warm-up every so many steps, as SALMONN's scheduler does at its
             epochs; for comparison with its runs alone.
+        nonfinite: What a loss that is not finite does: ``stop`` the run, or ``skip`` the batch (and, on an
+            accelerator, wait for it in every step). Either way nonfinite_batch.json names the utterances.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' choice.
+        compile_blocks: Compile the backbone's blocks with ``torch.compile``.
     """
 
     max_steps: int = 80_000
@@ -205,7 +211,10 @@ class TrainSettings(Settings):
     save_steps: int = 1_000
     patience: int | None = None
     logging_steps: int = 20
+    nonfinite: Literal["stop", "skip"] = "stop"
     activation_checkpointing: bool = False
+    attn_implementation: str | None = None
+    compile_blocks: bool = False
     report_to: list[str] = []
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from aista.model.backbones import Family
 from aista.model.layout import take
 
 if TYPE_CHECKING:
-    from aista.model.speech_lm import AistaForConditionalGeneration
+    from aista.model.hearing import Hearing
 
 
 def _first(value: Any) -> Tensor:
@@ -194,7 +194,7 @@ def salmonn_positions(backbone: Any, active: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def speech_states(
-    model: AistaForConditionalGeneration, num_samples: Tensor | None, **audio: Tensor
+    model: Hearing, num_samples: Tensor | None, **audio: Tensor
 ) -> dict[str, Any]:
     """Collect the states between audio and speech tokens; see the model's ``encode_speech_states``."""
     qformer = model.window_qformer

@@ -16,16 +16,18 @@ import torch
 from transformers import set_seed
 
 from aista import processes
-from aista.config import DataSettings, JointSettings, PretrainSettings
+from aista.config import DataSettings, JointSettings, PretrainSettings, TrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, TrainingError
 from aista.model.answering import longest_seconds
 from aista.model.feature_cache import cached_features
 from aista.training.callbacks import StopOnSignal
+from aista.training.journal import PROGRESS
 from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
 from aista.training.preflight import before_training
-from aista.training.trainer import AistaTrainer, last_checkpoint
+from aista.training.saves import last_checkpoint, write_whole, writing
+from aista.training.trainer import AistaTrainer
 
 FINISHED = "training.json"
 
@@ -84,7 +86,8 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
         TrainingError: The loss stopped being finite.
     """
     output = Path(settings.output)
-    processes.by_main(lambda: settings.save(output / "settings.yaml"))
+    processes.by_main(lambda: _begin(output, settings))
+    speed_up(objective.model, settings.train)
     set_seed(settings.seed)
     trainer = AistaTrainer(
         model=objective,
@@ -107,14 +110,39 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
     trainer.train(resume_from_checkpoint=processes.by_main(lambda: last_checkpoint(output)))
     seconds = seconds_before + time.perf_counter() - start
     if processes.is_main():
-        (output / "seconds").write_text(f"{seconds:.3f}")
+        write_whole(output / "seconds", f"{seconds:.3f}")
     if any(isinstance(row, StopOnSignal) and row.stopped for row in trainer.callback_handler.callbacks):
         raise Interrupted(
             f"Stopped at step {trainer.state.global_step} of {settings.train.max_steps}; nothing is lost.",
             advice="Run the same command again to go on.",
         )
     trainer.save_model(str(output))
-    return processes.by_main(lambda: _finish(output, trainer, processor, seconds))
+    with writing(output):
+        return processes.by_main(lambda: _finish(output, trainer, processor, seconds))
+
+
+def _begin(output: Path, settings: PretrainSettings | JointSettings) -> None:
+    """Claim the folder of a run."""
+    with writing(output):
+        settings.save(output / "settings.yaml")
+
+
+def speed_up(model: Any, settings: TrainSettings) -> None:
+    """Apply the switches that change speed and memory, not results: attention kernels, compiled blocks.
+
+    Raises:
+        ConfigError: This backbone or machine does not have the asked attention.
+    """
+    if settings.attn_implementation:
+        try:
+            model.backbone.set_attn_implementation(settings.attn_implementation)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(
+                "This attention cannot be had.", got=error, expected="sdpa, eager or flash_attention_2"
+            ) from error
+    if settings.compile_blocks:
+        for block in model.family.blocks_of(model.backbone):
+            block.compile(dynamic=True)
 
 
 def _data(
@@ -162,7 +190,7 @@ def _finish(output: Path, trainer: AistaTrainer, processor: Any, seconds: float)
     """Write what stands beside the model, and the mark of completeness last."""
     processor.save_pretrained(output)
     (output / OWN_WEIGHTS).unlink(missing_ok=True)  # training alone needs it
-    (output / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    write_whole(output / "history.json", json.dumps(trainer.state.log_history, indent=1))
     best = trainer.state.best_metric
     run = Run(output, trainer.state.global_step, seconds, best)
     row = {
@@ -173,5 +201,6 @@ def _finish(output: Path, trainer: AistaTrainer, processor: Any, seconds: float)
         "trained_parameters": sum(p.numel() for p in trainer.trained_module.parameters() if p.requires_grad),
         "torch": torch.__version__,
     }
-    (output / FINISHED).write_text(json.dumps(row, indent=1))
+    write_whole(output / FINISHED, json.dumps(row, indent=1))
+    (output / PROGRESS).unlink(missing_ok=True)  # history.json has it all
     return run

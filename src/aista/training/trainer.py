@@ -7,7 +7,6 @@ engines, mixed precision, logging) is theirs.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import save_fsdp_optimizer
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
@@ -25,13 +25,16 @@ from transformers.trainer_callback import ProgressCallback
 from aista import processes
 from aista.config import TrainSettings
 from aista.data.sampling import LengthGroupedSampler
-from aista.errors import ConfigError, TrainingError
+from aista.errors import ConfigError
 from aista.training.callbacks import Progress, StopOnSignal
+from aista.training.journal import Journal
+from aista.training.meter import Meter
+from aista.training.nonfinite import FiniteLosses
 from aista.training.objective import SpeechTextObjective
+from aista.training.saves import complete, writing
 from aista.training.schedule import learning_rate
 
 METRIC = "token_accuracy"
-COMPLETE = "COMPLETE"
 
 
 def training_arguments(
@@ -56,7 +59,6 @@ def training_arguments(
         eval_steps=settings.eval_steps,
         save_strategy="steps",
         save_steps=settings.save_steps,
-        save_total_limit=2,
         load_best_model_at_end=validates,
         metric_for_best_model=METRIC if validates else None,
         greater_is_better=True if validates else None,
@@ -102,6 +104,7 @@ class AistaTrainer(Trainer):
     Args:
         model: The objective; its ``model`` is what a finished run keeps.
         settings: Optimisation settings.
+        output: The run's folder.
         weights: Share of each training manifest in an epoch; None: every row once.
     """
 
@@ -123,9 +126,11 @@ class AistaTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._parts: dict[str, Tensor | float] = defaultdict(float)
         self._parts_since = 0
+        self.finite, self.meter = FiniteLosses(output, settings.nonfinite), Meter()
         self.pop_callback(ProgressCallback)
         self.progress = Progress()
         self.add_callback(self.progress)
+        self.add_callback(Journal(output))
         self.add_callback(StopOnSignal())
         if settings.patience:
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.patience))
@@ -145,22 +150,21 @@ class AistaTrainer(Trainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # Engines average the gradients of the processes; the tokens were counted over all of them.
             num_items_in_batch = num_items_in_batch / self.accelerator.num_processes
+        self.meter.note(inputs)
         joint = model(
             **inputs,
             num_items_in_batch=num_items_in_batch,
             accumulation=self.current_gradient_accumulation_steps,
             step=self.state.global_step,
         )
+        if not self.finite.allow(self.state.global_step, joint.loss, ids):
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            nothing = torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0
+            return (nothing, joint) if return_outputs else nothing
         if not self._parts:
             self._parts_since = self.state.global_step
         for name, value in joint.parts.items():
             self._parts[name] += value
-        if joint.loss.device.type == "cpu" and not torch.isfinite(joint.loss):
-            raise TrainingError(
-                f"The loss is not finite at step {self.state.global_step}.",
-                got=f"{joint.loss.item()}; utterances {ids}",
-                advice="Lower the learning rate, raise alignment.alpha, or look at these utterances.",
-            )
         return (joint.loss, joint) if return_outputs else joint.loss
 
     # ---- order, schedule, weight decay ----
@@ -173,9 +177,12 @@ class AistaTrainer(Trainer):
             self.args.seed,
             groups=dataset.sources if self.weights else None,
             weights=dict(enumerate(self.weights)) if self.weights else None,
+            blocks=dataset.archives,
             on_epoch=self.data_collator.set_epoch,
         )
         self.padding_waste = sampler.padding_waste()
+        if processes.is_main():
+            Console(stderr=True).print(f"training data: {dataset.describe(sampler)}")
         return sampler
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -196,12 +203,16 @@ class AistaTrainer(Trainer):
     # ---- seeing it run ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of every part of the loss since the last log, over steps and processes."""
+        """Add the means of the loss's parts since the last log, over steps and processes, and the speed."""
         if "loss" in logs:
+            self.finite.check()
             steps = max(1, self.state.global_step - self._parts_since)
-            totals = torch.tensor([float(total) / steps for total in self._parts.values()])
-            means = self.accelerator.reduce(totals.to(self.args.device), reduction="mean").tolist()
-            logs |= dict(zip(self._parts, means, strict=True))
+            totals = [float(total) / steps for total in self._parts.values()]
+            sent = torch.tensor([*totals, *self.meter.counts()], dtype=torch.float64)
+            sums = self.accelerator.reduce(sent.to(self.args.device), reduction="sum").tolist()
+            parts, counts = sums[: len(totals)], sums[len(totals) :]
+            logs |= {n: v / self.args.world_size for n, v in zip(self._parts, parts, strict=True)}
+            logs |= self.meter.read(counts)
             self.progress.shown |= self._parts.keys()
             self._parts.clear()
         super().log(logs, start_time)
@@ -215,6 +226,7 @@ class AistaTrainer(Trainer):
             ``eval_token_accuracy``: correct / all target tokens of the set, end token included (micro
             average, DESIGN decision 10), and ``eval_loss``: cross-entropy per target token.
         """
+        self.finite.check()
         start, was_training = time.perf_counter(), self.model.training
         self.model.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
@@ -228,6 +240,7 @@ class AistaTrainer(Trainer):
             f"{metric_key_prefix}_loss": loss / max(count, 1),
             f"{metric_key_prefix}_seconds": time.perf_counter() - start,
         }
+        self.meter.pause(time.perf_counter() - start)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -266,13 +279,20 @@ class AistaTrainer(Trainer):
         """Save what is trained; of a sharded model it is gathered first, and nothing else is."""
         state = self.trained_module.kept_state()
         if self.args.should_save:
-            self.trained_module.save(Path(output_dir or str(self.args.output_dir)), state)
+            folder = Path(output_dir or str(self.args.output_dir))
+            with writing(folder):
+                self.trained_module.save(folder, state)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        self.finite.check()
+        start = time.perf_counter()
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with writing(folder, torn=folder):
+            super()._save_checkpoint(model, trial)
         processes.wait()  # for what the others keep: their random states, their shares of the optimiser
         if self.args.should_save:
-            (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+            complete(folder, self.state.best_model_checkpoint)
+        self.meter.pause(time.perf_counter() - start)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_fsdp_enabled:  # theirs would keep the frozen bases too
@@ -303,15 +323,3 @@ class AistaTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-
-def last_checkpoint(output: Path) -> str | None:
-    """Return the newest complete checkpoint of a run and delete those a crash left half-written."""
-    folders = sorted(
-        (output / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
-    )
-    for folder in folders:
-        if not (folder / COMPLETE).exists():
-            shutil.rmtree(folder)
-    complete = [folder for folder in folders if folder.exists()]
-    return str(complete[-1]) if complete else None
