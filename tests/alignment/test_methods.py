@@ -1,0 +1,130 @@
+"""CTC, contrastive and distillation against what their equations say, item by item."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from aista.alignment import PairedStates, Sizes, alignment
+from aista.alignment.ctc import repeats
+
+WIDTH, VOCABULARY = 8, 10
+
+
+def states(**changes: object) -> PairedStates:
+    generator = torch.Generator().manual_seed(3)
+    values = {
+        "speech": {0: torch.randn(4, 6, WIDTH, generator=generator)},
+        "speech_mask": torch.arange(6)[None] < torch.tensor([6, 4, 5, 2])[:, None],
+        "text": {0: torch.randn(4, 4, WIDTH, generator=generator)},
+        "text_mask": torch.arange(4)[None] < torch.tensor([4, 3, 2, 2])[:, None],
+        "transcript_ids": torch.tensor([[1, 2, 3, 1], [4, 4, 5, 0], [6, 7, 0, 0], [8, 8, 0, 0]]),
+    }
+    return PairedStates(**values | changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_ctc_is_torchs_on_the_pairs_that_have_a_path(per_token: bool) -> None:
+    method = alignment("ctc", (3,), Sizes(WIDTH, VOCABULARY), per_token=per_token)
+    given = states()
+    loss = method(given)["ctc_0"]
+    head, wanted = method.head["0"], []  # type: ignore[index]
+    for row, (heard, written) in enumerate([(6, 4), (4, 3), (5, 2), (2, 2)]):
+        logits = head(given.speech[0][row, :heard])
+        one = F.ctc_loss(
+            logits.log_softmax(-1)[:, None],
+            given.transcript_ids[row, None, :written],
+            torch.tensor([heard]),
+            torch.tensor([written]),
+            blank=VOCABULARY,
+            reduction="none",
+        )
+        wanted.append(one / (written if per_token else 1))
+    assert wanted[3].isinf()  # "8 8" needs a blank between: three windows
+    torch.testing.assert_close(loss, torch.cat(wanted[:3]).mean())
+    assert method.report["ctc_too_short"] == 0.25
+
+
+def test_ctc_of_a_batch_without_any_path_is_zero() -> None:
+    method = alignment("ctc", (0,), Sizes(WIDTH, VOCABULARY))
+    given = states(speech_mask=torch.arange(6)[None] < torch.ones(4, 1))
+    loss = method(given)["ctc_0"]
+    loss.backward()
+    assert loss == 0 and method.report["ctc_too_short"] == 1
+    assert all(not parameter.grad.any() for parameter in method.parameters())
+
+
+def test_repeats_are_neighbours_within_the_transcript() -> None:
+    ids = torch.tensor([[1, 1, 1, 1], [1, 2, 1, 2], [3, 3, 0, 0]])
+    mask = torch.tensor([[True, True, True, False], [True] * 4, [True, True, False, False]])
+    assert repeats(ids, mask).tolist() == [2, 0, 1]
+
+
+def mean(side: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return torch.stack([row[real].mean(0) for row, real in zip(side, mask, strict=True)])
+
+
+def test_contrastive_is_the_n_pair_loss() -> None:
+    given = states()
+    speech, text = mean(given.speech[0], given.speech_mask), mean(given.text[0], given.text_mask)
+    wanted = []
+    for i in range(4):
+        gaps = [math.exp(float(speech[i] @ (text[j] - text[i]))) for j in range(4) if j != i]
+        wanted.append(math.log(1 + sum(gaps)))
+    loss = alignment("contrastive", (2,))(given)["contrastive_0"]
+    assert float(loss) == pytest.approx(sum(wanted) / 4, rel=1e-5)
+
+
+def test_contrastive_options_scale_the_similarity() -> None:
+    given = states()
+    speech, text = mean(given.speech[0], given.speech_mask), mean(given.text[0], given.text_mask)
+    cosines = F.cosine_similarity(speech[:, None], text[None], dim=-1)
+    wanted = F.cross_entropy(cosines / 0.1, torch.arange(4))
+    found = alignment("contrastive", (0,), temperature=0.1, normalise=True)(given)["contrastive_0"]
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_same_transcript_is_no_negative() -> None:
+    """Rows 0 and 1 say the same: for both, the other is not there. (What is masked does not count.)"""
+    ids = torch.tensor([[1, 2, 9, 9], [1, 2, 7, 7], [1, 2, 3, 9], [5, 5, 9, 9]])
+    mask = torch.arange(4)[None] < torch.tensor([2, 2, 3, 2])[:, None]
+    given = states(transcript_ids=ids, text_mask=mask)
+    speech, text = mean(given.speech[0], given.speech_mask), mean(given.text[0], mask)
+    wanted = []
+    for i, others in enumerate([(2, 3), (2, 3), (0, 1, 3), (0, 1, 2)]):
+        logits = speech[i] @ text[[i, *others]].T
+        wanted.append(F.cross_entropy(logits, torch.tensor(0)))
+    found = alignment("contrastive", (0,))(given)["contrastive_0"]
+    torch.testing.assert_close(found, torch.stack(wanted).mean())
+
+
+def logits(seed: int) -> torch.Tensor:
+    return torch.randn(2, 3, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def test_distillation_is_the_divergence_of_the_two_distributions() -> None:
+    heard, read = logits(0).requires_grad_(), logits(1)
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    given = states(speech_logits=heard, text_logits=read, logits_mask=mask)
+    loss = alignment("distillation", (5,))(given)["distillation"]
+    p, q = read.softmax(-1), heard.softmax(-1)
+    divergence = (p * (p / q).log()).sum(-1)
+    torch.testing.assert_close(loss, (divergence[0].mean() + divergence[1, 0]) / 2)
+    loss.backward()
+    torch.testing.assert_close(heard.grad[1, 0], ((q - p) / 2)[1, 0].detach())
+    same = states(speech_logits=read, text_logits=read, logits_mask=mask)
+    assert alignment("distillation", (0,))(same)["distillation"] == 0
+
+
+def test_a_soft_teacher() -> None:
+    given = states(
+        speech_logits=logits(0), text_logits=logits(1), logits_mask=torch.ones(2, 3, dtype=torch.bool)
+    )
+    cold = states(
+        speech_logits=logits(0) / 2, text_logits=logits(1) / 2, logits_mask=torch.ones(2, 3, dtype=torch.bool)
+    )
+    soft = alignment("distillation", (0,), temperature=2.0)(given)["distillation"]
+    torch.testing.assert_close(soft, 4 * alignment("distillation", (0,))(cold)["distillation"])

@@ -1,0 +1,105 @@
+"""The objective on a tiny model: what runs for whom; reading equals reading with an answer behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aista.alignment import Sizes, alignment, names
+from aista.data.collate import Collator, SpeechDataset
+from aista.data.manifest import Manifest
+from aista.model.processing import AistaProcessor
+from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.training.objective import SpeechTextObjective, predictions
+from aista.training.pretrain import fresh_model
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    folder = tmp_path_factory.mktemp("objective")
+    settings = tiny.pretrain_settings(folder)
+    model, processor = fresh_model(settings.model, seed=1)
+    return model, processor, SpeechDataset(Manifest(tiny.manifest(folder / "st.jsonl", count=3)))
+
+
+def batch(processor: AistaProcessor, dataset: SpeechDataset, **options: bool) -> dict:
+    found = Collator(processor, **options)([dataset[i] for i in range(len(dataset))])
+    found.pop("ids")
+    return found
+
+
+def objective(model: AistaForConditionalGeneration, name: str, alpha: float = 0.5) -> SpeechTextObjective:
+    method = alignment(name, (0, 2), Sizes(32, 262))
+    return SpeechTextObjective(model, method, alpha).train()
+
+
+def test_an_answer_behind_the_transcript_changes_none_of_its_states(parts: tuple) -> None:
+    model, processor, dataset = parts
+    model.eval()
+    short = batch(processor, dataset, transcripts=True)
+    long = batch(processor, dataset, transcripts=True, transcript_answers=True)
+    states = [
+        model.text_states(given["transcript_input_ids"], given["transcript_attention_mask"], (0, 3))
+        for given in (short, long)
+    ]
+    for layer in (0, 3):
+        one, other = (
+            state[layer][given["transcript_mask"]] for state, given in zip(states, (short, long), strict=True)
+        )
+        torch.testing.assert_close(one, other)
+    ids, read = long["labels"], long["transcript_labels"]
+    assert ids[ids != -100].tolist() == read[read != -100].tolist()
+
+
+def test_both_branches_predict_the_same_tokens(parts: tuple) -> None:
+    """Given the transcript in place of the speech, the reading branch is the model on the text's row."""
+    model, processor, dataset = parts
+    model.eval()
+    given = batch(processor, dataset, transcripts=True, transcript_answers=True)
+    written = [dataset.utterance(i).text for i in range(len(dataset))]
+    instructions = [Collator(processor).instruction(dataset.utterance(i)) for i in range(len(dataset))]
+    targets = [dataset.utterance(i).target for i in range(len(dataset))]
+    row = processor(source_text=written, text=instructions, targets=targets)
+    wanted = predictions(model(row["input_ids"], row["attention_mask"]).logits, row["labels"])
+    outputs = model.text_outputs(given["transcript_input_ids"], given["transcript_attention_mask"])
+    found = predictions(outputs.logits, given["transcript_labels"])
+    assert torch.equal(found[1], wanted[1])
+    torch.testing.assert_close(found[0][found[1]], wanted[0][wanted[1]])
+    frozen = model.text_outputs(given["transcript_input_ids"], given["transcript_attention_mask"], lora=False)
+    torch.testing.assert_close(frozen.logits, outputs.logits)  # fresh LoRA is no LoRA
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_text_branch_runs_for_those_who_look_at_it(
+    name: str, parts: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor, dataset = parts
+    ran = []
+    for branch in ("text_states", "text_outputs"):
+        original = getattr(model, branch)
+        monkeypatch.setattr(
+            model, branch, lambda *a, _b=branch, _o=original, **k: ran.append(_b) or _o(*a, **k)
+        )
+    trained = objective(model, name)
+    method = trained.alignment
+    joint = trained(
+        **batch(processor, dataset, transcripts=method.active, transcript_answers=method.needs_logits)
+    )
+    joint.loss.backward()
+    model.zero_grad()
+    wanted = ["text_outputs"] if method.needs_logits else ["text_states"] * method.needs_text
+    assert ran == wanted
+    assert ("ce" in joint.parts) and all(not part.requires_grad for part in joint.parts.values())
+    assert trained.eval()(**batch(processor, dataset)).parts.keys() == {"correct", "tokens", "ce"}
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "none"])
+def test_the_loss_is_equation_six(name: str, parts: tuple) -> None:
+    model, processor, dataset = parts
+    trained = objective(model, name, alpha=0.75)
+    given = batch(processor, dataset, transcripts=True, transcript_answers=trained.alignment.needs_logits)
+    joint = trained(**given, accumulation=2)
+    report = trained.alignment.report.keys() | {"ce", "token_accuracy"}
+    own = [value for key, value in joint.parts.items() if key not in report]
+    torch.testing.assert_close(joint.loss.detach(), 0.75 * joint.parts["ce"] + 0.25 * torch.stack(own).mean())
