@@ -18,8 +18,8 @@ from aista.errors import AistaError
 
 # In the order of the help page. A group keeps its verbs under its own name (`aista data check`).
 _VERBS = (
-    "demo", "reproduce", "translate", "pretrain", "select", "joint", "monitor", "evaluate", "serve", "download",
-    "doctor", "estimate",
+    "demo", "reproduce", "translate", "pretrain", "select", "joint", "monitor", "evaluate", "serve",
+    "download", "doctor", "estimate",
 )  # fmt: skip
 _GROUPS = ("data", "import", "export")
 

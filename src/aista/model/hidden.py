@@ -193,9 +193,7 @@ def salmonn_positions(backbone: Any, active: bool) -> Iterator[None]:
 
 
 @torch.no_grad()
-def speech_states(
-    model: Hearing, num_samples: Tensor | None, **audio: Tensor
-) -> dict[str, Any]:
+def speech_states(model: Hearing, num_samples: Tensor | None, **audio: Tensor) -> dict[str, Any]:
     """Collect the states between audio and speech tokens; see the model's ``encode_speech_states``."""
     qformer = model.window_qformer
     speech = model.speech_encoder(audio["input_features"].to(model.speech_encoder.conv1.weight.dtype))
