@@ -74,7 +74,8 @@ class Sweep:
 
     def commands(self) -> list[str]:
         """Return what would be run, as a shell understands it."""
-        return [shlex.join(work.command(self.folder, self.launch)) for work in self.work()]
+        lines = (shlex.join(work.command(self.folder, self.launch)) for work in self.work())
+        return [line.replace(shlex.join(AISTA), "aista") for line in lines]
 
     def run(self) -> list[str]:
         """Run what is not finished and return the names of what failed.

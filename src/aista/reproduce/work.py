@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,7 +17,8 @@ from aista.evaluation.settings import BaselineSettings
 from aista.reproduce.measured import DIVERGED
 
 TRAINING = ("pretrain", "joint")
-_NOT_FINITE = "loss is not finite"  # aista.training says so and stops
+LAUNCHED = (*TRAINING, "select")
+_NOT_FINITE = re.compile(r"loss is not finite|no finite loss")  # what aista.training says when it stops
 # Where a verb's function is, and the file that is there when it has finished.
 _VERBS = {
     "pretrain": ("aista.training.pretrain", "training.json"),
@@ -65,7 +67,7 @@ class Work:
         """Write the settings into a folder and return the command that uses them."""
         config = folder / "configs" / f"{self.file_name}.yaml"
         self.settings.save(config)
-        command = [*(launch if self.verb in TRAINING else AISTA), self.verb, "--config", str(config)]
+        command = [*(launch if self.verb in LAUNCHED else AISTA), self.verb, "--config", str(config)]
         if isinstance(self.settings, BaselineSettings):
             command += ["--baseline", self.settings.baseline]
         return command
@@ -97,9 +99,9 @@ class Work:
 
     def has_diverged(self, tail: str) -> bool:
         """Note a training whose loss stopped being finite: that is what came out, no failure of the sweep."""
-        if self.verb != "joint" or _NOT_FINITE not in tail:
+        if self.verb != "joint" or not _NOT_FINITE.search(tail):
             return False
-        line = next(line for line in reversed(tail.splitlines()) if _NOT_FINITE in line)
+        line = next(line for line in reversed(tail.splitlines()) if _NOT_FINITE.search(line))
         self.output.mkdir(parents=True, exist_ok=True)
         (self.output / DIVERGED).write_text(json.dumps({"reason": line.strip()}))
         return True
