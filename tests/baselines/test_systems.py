@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import shutil
 from pathlib import Path
 
@@ -103,6 +106,11 @@ def test_salmonn_is_searched_and_addressed_as_salmonn(home):
     assert found.generation.num_beams == 4 and found.generation.max_new_tokens == 200
     config = found.model.config
     assert (config.speech_tokens, config.template) == ("padded", "vicuna")
+    found.model.save_pretrained(home / "imported")
+    found.processor.save_pretrained(home / "imported")
+    again = baseline("salmonn", checkpoint=str(home / "imported"), device="cpu", generation=SHORT)
+    pieces = noise(9_000)
+    assert again.answer(pieces, ZH) == system(home, "salmonn").answer(pieces, ZH)
     assert worded(found.card["prompts"], JA) == "Listen to the speech and translate it into Japanese."
     bases = {"whisper": str(home / "encoder"), "llm": str(home / "llama")}
     with pytest.raises(CheckpointError, match="without BEATs"):
@@ -177,6 +185,19 @@ def test_names_options_and_prompts_that_are_wrong_say_what_is_right(home):
         worded({"st": "x"}, ZH, "into {tongue}")
     with pytest.raises(ConfigError, match="trained for"):
         system(home, "cascade").check(Request("aac", "en", "en"))
+
+
+def test_the_guide_names_options_that_exist():
+    guide = Path(__file__).parents[2] / "docs/guides/baselines.md"
+    text = guide.read_text(encoding="utf-8") if guide.is_file() else pytest.skip("needs a checkout")
+    commands = re.findall(r"^aista evaluate --baseline (\w+)(.*?)--output", text, re.S | re.M)
+    assert {name for name, _ in commands} >= {"cascade", "salmonn", "qwen_audio"}
+    for name, rest in commands:
+        options = re.findall(r"--baseline-option (\w+)=", rest)
+        module = importlib.import_module(f"aista.baselines.{name}")
+        assert set(options) <= set(inspect.signature(module.System).parameters), name
+    for row in reported.REPORTED[:4]:
+        assert f"{row.bleu['en-zh']} / {row.bleu['en-ja']}" in text
 
 
 def test_a_third_party_system_is_found_by_its_dotted_name():

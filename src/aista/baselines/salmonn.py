@@ -11,6 +11,7 @@ import numpy as np
 from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
 from aista.model.answering import Answer, GenerationSettings, Question, answer, longest_seconds
+from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.model.translating import Request
 
 # SALMONN's test prompts (its En-Ja is zero-shot: no training prompt asks for Japanese).
@@ -25,7 +26,8 @@ class System(Baseline):
     """SALMONN: 88 speech tokens whatever the length, beam search with 4 beams, at most 200 new tokens.
 
     Args:
-        checkpoint: ``salmonn_v1.pth`` (13B) or ``salmonn_7b_v0.pth``.
+        checkpoint: ``salmonn_v1.pth`` (13B) or ``salmonn_7b_v0.pth``; or the folder that ``aista import
+            salmonn`` made of it, which knows its frozen models.
         whisper: Whisper-large-v2: folder or hub id.
         beats: The BEATs ``.pt`` file; None for a SALMONN that was trained without.
         llm: Vicuna: v1.1 for the 13B model, v1.5 for the 7B model.
@@ -59,13 +61,18 @@ class System(Baseline):
         **import_options: Any,
     ) -> None:
         super().__init__(generation=generation, device=device)
-        loading = {"parity": parity, "quantization": quantization, "dtype": dtype, **import_options}
-        model: Any = salmonn.load(checkpoint, whisper=whisper, beats=beats, llm=llm, **loading)
+        loading = {"quantization": quantization, "dtype": dtype, **import_options}
+        parts: dict[str, str | None] = {"checkpoint": checkpoint}
+        model: Any
+        if Path(checkpoint).is_dir():
+            model = AistaForConditionalGeneration.from_pretrained(checkpoint, **loading)
+        else:
+            parts |= {"whisper": whisper, "beats": beats, "llm": llm}
+            model = salmonn.load(checkpoint, whisper=whisper, beats=beats, llm=llm, parity=parity, **loading)
         self.model = (model if quantization else model.to(self.device)).eval()
         self.processor = salmonn.load_processor(self.model)
         self.prompt = prompt
         self.name = f"SALMONN {Path(checkpoint).stem}"
-        parts = {"checkpoint": checkpoint, "whisper": whisper, "beats": beats, "llm": llm}
         self.card = {
             "system": "salmonn",
             **{name: identity(source) for name, source in parts.items() if source is not None},
