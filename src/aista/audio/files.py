@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -167,9 +167,27 @@ def _open(source: AudioSource) -> Iterator[tuple[soundfile.SoundFile, str]]:
             stream.close()
 
 
+class _Seekable:
+    """A stream for libsndfile, which a damaged header may send anywhere: nowhere is where it stands.
+
+    An exception in a callback of libsndfile would be printed, not raised.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.tell, self.read = stream.tell, stream.read
+        if hasattr(stream, "readinto"):
+            self.readinto = stream.readinto
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with suppress(OSError, ValueError, OverflowError):
+            self._stream.seek(offset, whence)
+        return self._stream.tell()
+
+
 def _sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
     try:
-        return soundfile.SoundFile(stream)
+        return soundfile.SoundFile(_Seekable(stream))
     except soundfile.LibsndfileError as error:
         if error.code == _UNRECOGNISED:
             return soundfile.SoundFile(as_wav(stream, name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
 from aista.data.corpora import Absent, Expected, LeftOut, corpus
+from aista.data.foreign_rows import guarded
 from aista.data.manifest import Utterance, write_manifest
 from aista.data.too_long import TooLong, fit, refuse
 from aista.errors import AudioError, ConfigError, ManifestError
@@ -198,7 +198,12 @@ def _kept(
     progress: Callable[[str, int], None] | None,
 ) -> Iterator[Utterance]:
     """Yield the rows that can be used, measured, with paths relative to the manifest; count all."""
-    rows = _guarded(rows, f"{report.corpus} {report.split}")
+    rows = guarded(
+        rows,
+        f"The metadata of {report.corpus} {report.split}",
+        lambda row: row.id,
+        "Download it again; is it the release that this corpus module reads?",
+    )
     with ThreadPoolExecutor(workers) as pool:
         while batch := list(islice(rows, _ROWS_AT_ONCE)):
             for row in pool.map(lambda row: _measured(row, durations), batch):
@@ -210,25 +215,6 @@ def _kept(
             durations.flush()
             if progress is not None:
                 progress(report.split, len(batch))
-
-
-def _guarded(rows: Iterator[Utterance | LeftOut], where: str) -> Iterator[Utterance | LeftOut]:
-    """Yield rows; metadata that no corpus module foresaw is an error of ours, not a traceback.
-
-    Raises:
-        ManifestError: What the module raised over the metadata.
-    """
-    last = "the first row"
-    try:
-        for row in rows:
-            yield row
-            last = f"the row after {row.id}"
-    except (LookupError, TypeError, ValueError, AttributeError, OSError, csv.Error) as error:
-        raise ManifestError(
-            f"{where}: the metadata is broken at {last}.",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            advice="Download the metadata again; is it the release that this corpus module reads?",
-        ) from None
 
 
 def _measured(row: Utterance | LeftOut, durations: _Durations) -> Utterance | LeftOut:

@@ -23,6 +23,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from aista.data.foreign_rows import guarded
 from aista.data.manifest import Manifest, Utterance, complaints, write_manifest
 from aista.errors import ConfigError, ManifestError
 
@@ -100,12 +101,18 @@ def import_manifest(
     seen: Counter[str] = Counter()
 
     def utterances() -> Iterator[Utterance]:
-        for where, row in module.read(source, options):
+        rows = guarded(
+            module.read(source, options),
+            str(source),
+            lambda pair: pair[0],
+            "Is it of this format, and whole?",
+        )
+        for where, row in rows:
             if isinstance(row, Skipped):
                 skipped[row] += 1
                 continue
             given = {key: value for key, value in row.items() if value is not None}
-            if "audio" in given:
+            if isinstance(given.get("audio"), str):
                 path = os.path.relpath(root / given["audio"], out.parent)
                 given["audio"] = Path(path).as_posix()
             utterance = _utterance(options.defaults | given, where)
