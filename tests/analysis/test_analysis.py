@@ -85,6 +85,8 @@ def test_coefficients_equal_scipys():
     found = correlate(x, y)
     assert found.pearson.value == pytest.approx(stats.pearsonr(x, y).statistic)
     assert found.pearson.p_value == pytest.approx(stats.pearsonr(x, y).pvalue)
+    fisher = stats.pearsonr(x, y).confidence_interval()
+    assert (found.pearson.low, found.pearson.high) == pytest.approx((fisher.low, fisher.high))
     assert found.spearman.value == pytest.approx(stats.spearmanr(x, y).statistic)
     assert found.spearman.p_value == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.03)
     for one in (found.pearson, found.spearman):
@@ -100,6 +102,26 @@ def test_too_few_runs_have_no_interval():
 
 def test_spearmans_permutation_test_is_exact_for_few_runs():
     assert correlate([1, 2, 3, 4], [8, 6, 5, 1]).spearman.p_value == pytest.approx(2 / 24)
+
+
+def test_pooling_costs_degrees_of_freedom():
+    x, y, groups = RNG.standard_normal(20), RNG.standard_normal(20), ["a", "b"] * 10
+    found = correlate(x, y, groups).pearson
+    dummy = np.array([g == "a" for g in groups], dtype=float)
+    design = np.stack([np.ones(20), dummy], axis=1)
+    rest = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (x, y)]
+    partial = float(np.corrcoef(*rest)[0, 1])
+    assert found.value == pytest.approx(partial)
+    t = partial * (17 / (1 - partial**2)) ** 0.5  # 20 runs less two means and a slope
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(t), 17))
+    two_each = [Point(g, 1, str(i), i, -i) for g in "ab" for i in range(2)]
+    assert pooled(two_each).pearson.low is None
+
+
+def test_permuting_within_groups_keeps_groups():
+    apart = [Point("low", 1, "", float(i), RNG.random()) for i in range(8)]
+    apart += [Point("high", 1, "", float(i) + 100, RNG.random() + 100) for i in range(8)]
+    assert pooled(apart).spearman.p_value > 0.05
 
 
 def test_pooling_takes_levels_away():

@@ -17,24 +17,37 @@ import numpy as np
 from aista.analysis.correlation import Point, by_group, by_seed, pooled
 from aista.analysis.embedding_map import density
 from aista.audio.files import write_audio
-from aista.reproduce import paper
 from aista.reproduce.exhibit import Cell, Figure, Row, Table, save
 from aista.reproduce.figures import coefficient_rows, with_pictures
 from aista.reproduce.report import write_report
 from tests.evaluation import invented as sounds
 
 NOTICE = "Invented data, to look at the page: no number here was measured."
-TITLES = {"base": "base", "ai_sta": "AI-STA (selected layers)", "ctc": "CTC", "contrastive": "contrastive (N-pair)"}
+TITLES = {
+    "base": "base",
+    "ai_sta": "AI-STA (selected layers)",
+    "ctc": "CTC",
+    "contrastive": "contrastive (N-pair)",
+}
 SIGNATURES = ["bleu_zh: nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp|version:2.6.0"]
 SHARED = "Mean ± sample standard deviation over the seeds; one seed has none."
 RNG = np.random.default_rng(0)
 
 
-def cell(mean: float, reported: float | str | None = None, p: float | None = None, seeds: int = 3, digits: int = 1) -> Cell:
+def cell(
+    mean: float, reported: float | str | None = None, p: float | None = None, seeds: int = 3, digits: int = 1
+) -> Cell:
     values = [round(mean + 0.8 * float(RNG.standard_normal()), 3) for _ in range(seeds)]
     spread = statistics.stdev(values) if seeds > 1 else None
-    return Cell(value=statistics.fmean(values), deviation=spread, values=values, paper=reported, p_value=p, digits=digits,
-                note="test_common 87.9, test_rare 61.7; p by seed: 0.020, 0.310, 0.004")  # fmt: skip
+    return Cell(
+        value=statistics.fmean(values),
+        deviation=spread,
+        values=values,
+        paper=reported,
+        p_value=p,
+        digits=digits,
+        note="test_common 87.9, test_rare 61.7; p by seed: 0.020, 0.310, 0.004",
+    )
 
 
 def rows(group: str, heading: str, entries: Sequence[tuple[str, str, list[Cell]]]) -> list[Row]:
@@ -46,49 +59,145 @@ def tables() -> list[Table]:
     one, two = "Our LSM with the Qwen2 stand-in", "Our LSM with the Llama stand-in"
     return [
         Table(
-            name="table1", title="Table 1: training data", columns=["hours", "samples"], notes=["A note."],
+            name="table1",
+            title="Table 1: training data",
+            columns=["hours", "samples"],
+            notes=["A note."],
             caption="Hours and samples as counted from the manifests; the paper's beside them.",
-            rows=[Row(label="ST", is_heading=True), Row(label="CoVoST2 En2Zh", cells=[Cell(paper=364.0), Cell(paper=289000, digits=0)]),
-                  Row(label="stand-in: spoken sentences En-Zh", cells=[Cell(value=1.62, digits=2), Cell(value=2000, digits=0)])],
+            rows=[
+                Row(label="ST", is_heading=True),
+                Row(label="CoVoST2 En2Zh", cells=[Cell(paper=364.0), Cell(paper=289000, digits=0)]),
+                Row(
+                    label="stand-in: spoken sentences En-Zh",
+                    cells=[Cell(value=1.62, digits=2), Cell(value=2000, digits=0)],
+                ),
+            ],
         ),
         Table(
-            name="table2", title="Table 2: speech translation, BLEU", columns=["En-Zh", "En-Ja"], signatures=SIGNATURES,
-            caption="Ours: sacreBLEU on test_common + test_rare, all sentences together. Paper: CoVoST2.", notes=[SHARED],
+            name="table2",
+            title="Table 2: speech translation, BLEU",
+            columns=["En-Zh", "En-Ja"],
+            signatures=SIGNATURES,
+            caption="Ours: sacreBLEU on test_common + test_rare, all sentences together. Paper: CoVoST2.",
+            notes=[SHARED],
             rows=[
                 Row(label="Baseline models", is_heading=True),
-                *(Row(label=name, cells=[Cell(paper=row["zh"]), Cell(paper=row["ja"])]) for name, row in (("SALMONN", {"zh": 33.1, "ja": 22.7}), ("Qwen2-Audio", {"zh": 45.2, "ja": 28.6}))),
-                *rows("qwen2", one, [("base", "base", [cell(74.3, 45.3), cell(76.0, 31.0)]), ("ai_sta", TITLES["ai_sta"], [cell(72.1, 46.0, 0.004), cell(76.9, 31.4, 0.2)])]),
-                *rows("llama", two, [("base", "base", [cell(70.1, 36.5), cell(71.2, 29.8)]), ("ai_sta", TITLES["ai_sta"], [cell(74.0, 37.6, 0.001), cell(71.5, 30.2, 0.6)])]),
+                *(
+                    Row(label=name, cells=[Cell(paper=row["zh"]), Cell(paper=row["ja"])])
+                    for name, row in (
+                        ("SALMONN", {"zh": 33.1, "ja": 22.7}),
+                        ("Qwen2-Audio", {"zh": 45.2, "ja": 28.6}),
+                    )
+                ),
+                *rows(
+                    "qwen2",
+                    one,
+                    [
+                        ("base", "base", [cell(74.3, 45.3), cell(76.0, 31.0)]),
+                        ("ai_sta", TITLES["ai_sta"], [cell(72.1, 46.0, 0.004), cell(76.9, 31.4, 0.2)]),
+                    ],
+                ),
+                *rows(
+                    "llama",
+                    two,
+                    [
+                        ("base", "base", [cell(70.1, 36.5), cell(71.2, 29.8)]),
+                        ("ai_sta", TITLES["ai_sta"], [cell(74.0, 37.6, 0.001), cell(71.5, 30.2, 0.6)]),
+                    ],
+                ),
             ],
         ),
         Table(
-            name="table3", title="Table 3: which layers are aligned", columns=["En-Zh", "En-Ja", "final CE"], signatures=SIGNATURES,
-            caption="Ours: sacreBLEU on test_common + test_rare. Paper: CoVoST2 En-Zh, Qwen2-7B.", notes=[SHARED, "Seeds shown: 1."],
-            rows=rows("qwen2", "", [
-                ("base", "base", [cell(74, 45.3, seeds=1), cell(76, seeds=1), cell(0.03, seeds=1, digits=3)]),
-                ("layer_0", "Layer 0", [cell(73, 45.7, 0.2, 1), cell(76, seeds=1), cell(0.03, seeds=1, digits=3)]),
-                ("layers_0_5", "Layer 0-5", [cell(73, 45.5, 0.1, 1), cell(76, seeds=1), cell(0.03, seeds=1, digits=3)]),
-                ("layer_1", "Layer 1", [Cell(mark="X", paper="X", note="seed 1 diverged"), Cell(mark="X"), Cell()]),
-                ("ai_sta", "Layer 0-6 (selected)", [cell(72, 46.0, 0.01, 1), cell(76, seeds=1), cell(0.04, seeds=1, digits=3)]),
-            ]),
+            name="table3",
+            title="Table 3: which layers are aligned",
+            columns=["En-Zh", "En-Ja", "final CE"],
+            signatures=SIGNATURES,
+            caption="Ours: sacreBLEU on test_common + test_rare. Paper: CoVoST2 En-Zh, Qwen2-7B.",
+            notes=[SHARED, "Seeds shown: 1."],
+            rows=rows(
+                "qwen2",
+                "",
+                [
+                    (
+                        "base",
+                        "base",
+                        [cell(74, 45.3, seeds=1), cell(76, seeds=1), cell(0.03, seeds=1, digits=3)],
+                    ),
+                    (
+                        "layer_0",
+                        "Layer 0",
+                        [cell(73, 45.7, 0.2, 1), cell(76, seeds=1), cell(0.03, seeds=1, digits=3)],
+                    ),
+                    (
+                        "layers_0_5",
+                        "Layer 0-5",
+                        [cell(73, 45.5, 0.1, 1), cell(76, seeds=1), cell(0.03, seeds=1, digits=3)],
+                    ),
+                    (
+                        "layer_1",
+                        "Layer 1",
+                        [Cell(mark="X", paper="X", note="seed 1 diverged"), Cell(mark="X"), Cell()],
+                    ),
+                    (
+                        "ai_sta",
+                        "Layer 0-6 (selected)",
+                        [cell(72, 46.0, 0.01, 1), cell(76, seeds=1), cell(0.04, seeds=1, digits=3)],
+                    ),
+                ],
+            ),
         ),
         Table(
-            name="table4", title="Table 4: alignment methods", columns=["En-Zh", "En-Ja", "log W", "token accuracy"], signatures=SIGNATURES,
-            caption="Ours: sacreBLEU on test_common + test_rare. Paper: CoVoST2 En-Zh, Qwen2-7B.", notes=[SHARED],
-            rows=rows("qwen2", "", [
-                (key, TITLES[key], [cell(mean, reported), cell(mean), cell(7, digits=2), cell(93)])
-                for key, mean, reported in (("base", 74, 45.3), ("ctc", 71, 44.6), ("contrastive", 74, 45.1), ("ai_sta", 73, 46.0))
-            ]),
+            name="table4",
+            title="Table 4: alignment methods",
+            columns=["En-Zh", "En-Ja", "log W", "token accuracy"],
+            signatures=SIGNATURES,
+            caption="Ours: sacreBLEU on test_common + test_rare. Paper: CoVoST2 En-Zh, Qwen2-7B.",
+            notes=[SHARED],
+            rows=rows(
+                "qwen2",
+                "",
+                [
+                    (key, TITLES[key], [cell(mean, reported), cell(mean), cell(7, digits=2), cell(93)])
+                    for key, mean, reported in (
+                        ("base", 74, 45.3),
+                        ("ctc", 71, 44.6),
+                        ("contrastive", 74, 45.1),
+                        ("ai_sta", 73, 46.0),
+                    )
+                ],
+            ),
         ),
         Table(
-            name="table5", title="Table 5: speech translation and zero-shot text translation, BLEU", signatures=SIGNATURES,
-            columns=["ST En-Zh", "MT En-Zh", "ST En-Ja", "MT En-Ja"], caption="Paper: CoVoST2 En-Zh.", notes=[SHARED],
+            name="table5",
+            title="Table 5: speech translation and zero-shot text translation, BLEU",
+            signatures=SIGNATURES,
+            columns=["ST En-Zh", "MT En-Zh", "ST En-Ja", "MT En-Ja"],
+            caption="Paper: CoVoST2 En-Zh.",
+            notes=[SHARED],
             rows=[
-                *rows("qwen2", "Trained on ST: Qwen2 stand-in", [("base", "base", [cell(74, 45.3), cell(98, 51.2), cell(76), cell(96)]), ("ai_sta", TITLES["ai_sta"], [cell(73, 46.0, 0.3), cell(98.3, 51.5, 0.1), cell(76), cell(97)])]),
-                *rows("llama", "Trained on ST: Llama stand-in", [("base", "base", [cell(70, 36.5), cell(95, 34.0), cell(71), cell(90)]), ("ai_sta", TITLES["ai_sta"], [cell(74, 37.6), cell(97, 39.4), cell(71), cell(93)])]),
+                *rows(
+                    "qwen2",
+                    "Trained on ST: Qwen2 stand-in",
+                    [
+                        ("base", "base", [cell(74, 45.3), cell(98, 51.2), cell(76), cell(96)]),
+                        (
+                            "ai_sta",
+                            TITLES["ai_sta"],
+                            [cell(73, 46.0, 0.3), cell(98.3, 51.5, 0.1), cell(76), cell(97)],
+                        ),
+                    ],
+                ),
+                *rows(
+                    "llama",
+                    "Trained on ST: Llama stand-in",
+                    [
+                        ("base", "base", [cell(70, 36.5), cell(95, 34.0), cell(71), cell(90)]),
+                        ("ai_sta", TITLES["ai_sta"], [cell(74, 37.6), cell(97, 39.4), cell(71), cell(93)]),
+                    ],
+                ),
             ],
         ),
-    ]  # fmt: skip
+    ]
 
 
 def figure4() -> dict:
@@ -98,10 +207,27 @@ def figure4() -> dict:
         ("llama", "Llama stand-in", [0.71, 0.68, 0.55, 0.31, 0.2, 0.05, 0.04], [0, 1, 2, 3, 4]),
     ):
         low, high = [v - 0.02 for v in mrr], [v + 0.02 for v in mrr]
-        lines.append({"backbone": name, "title": title, "mrr": mrr, "low": low, "high": high, "selected": chosen,
-                      "threshold": 0.197, "chance": 0.0294, "num_pairs": 200})  # fmt: skip
+        lines.append(
+            {
+                "backbone": name,
+                "title": title,
+                "mrr": mrr,
+                "low": low,
+                "high": high,
+                "selected": chosen,
+                "threshold": 0.197,
+                "chance": 0.0294,
+                "num_pairs": 200,
+            }
+        )
     data = {"lines": lines, "rows": [{"layer": i, "mrr": v} for i, v in enumerate(lines[0]["mrr"])]}
-    return {"name": "figure4", "title": "Figure 4: where speech finds its text", "caption": "A caption.", "notes": ["A note."], "data": data}  # fmt: skip
+    return {
+        "name": "figure4",
+        "title": "Figure 4: where speech finds its text",
+        "caption": "A caption.",
+        "notes": ["A note."],
+        "data": data,
+    }
 
 
 def figure5() -> dict:
@@ -110,28 +236,85 @@ def figure5() -> dict:
     for system, shift in (("base", -24), ("ai_sta", 4)):
         speech = RNG.standard_normal((150, 2)) * (7, 9) + (shift, 0)
         clouds = {"speech": speech, "text": text}
-        outlines = {kind: [[p.round(2).tolist() for p in level] for level in density(points, (-50, 50, -50, 50)).contours()] for kind, points in clouds.items()}  # fmt: skip
-        panels.append({"backbone": "qwen2", "system": system, "title": TITLES[system], "seed": 1, "contours": outlines,
-                       **{kind: points.round(2).tolist() for kind, points in clouds.items()}})  # fmt: skip
+        outlines = {
+            kind: [
+                [p.round(2).tolist() for p in level]
+                for level in density(points, (-50, 50, -50, 50)).contours()
+            ]
+            for kind, points in clouds.items()
+        }
+        panels.append(
+            {
+                "backbone": "qwen2",
+                "system": system,
+                "title": TITLES[system],
+                "seed": 1,
+                "contours": outlines,
+                **{kind: points.round(2).tolist() for kind, points in clouds.items()},
+            }
+        )
         far = 26.0 if system == "base" else 8.0
-        found += [{"backbone": "qwen2", "system": system, "title": TITLES[system], "seed": seed, "separability": 1.0,
-                   "relative_centroid_distance": far * 0.7, "relative_paired_distance": far, "pairing": 0.97} for seed in (1, 2, 3)]  # fmt: skip
+        found += [
+            {
+                "backbone": "qwen2",
+                "system": system,
+                "title": TITLES[system],
+                "seed": seed,
+                "separability": 1.0,
+                "relative_centroid_distance": far * 0.7,
+                "relative_paired_distance": far,
+                "pairing": 0.97,
+            }
+            for seed in (1, 2, 3)
+        ]
     data = {"panels": panels, "bounds": {"qwen2": [-50, 50, -50, 50]}, "rows": found}
-    return {"name": "figure5", "title": "Figure 5: speech and text in one plane", "caption": "A caption.", "notes": ["A note."], "data": data}  # fmt: skip
+    return {
+        "name": "figure5",
+        "title": "Figure 5: speech and text in one plane",
+        "caption": "A caption.",
+        "notes": ["A note."],
+        "data": data,
+    }
 
 
 def figure6() -> dict:
     made = []
-    systems = {**TITLES, "distillation": "distillation (BLSP-KD's idea)", "layer_0": "Layer 0", "layers_0_5": "Layer 0-5", "layers_1_6": "Layer 1-6"}
+    systems = {
+        **TITLES,
+        "distillation": "distillation (BLSP-KD's idea)",
+        "layer_0": "Layer 0",
+        "layers_0_5": "Layer 0-5",
+        "layers_1_6": "Layer 1-6",
+    }
     for backbone, code, tongue in (("Qwen2 stand-in", "zh", "Chinese"), ("Qwen2 stand-in", "ja", "Japanese")):
         for i, (system, title) in enumerate(systems.items()):
             for seed in (1, 2, 3) if i < 4 else (1,):
                 w = 7.4 - 0.1 * i + 0.04 * float(RNG.standard_normal())
-                made.append({"panel": f"{backbone}, {tongue}", "backbone": "qwen2", "language": code, "system": system, "title": title,
-                             "seed": seed, "log_wasserstein": w, "bleu": 74 + 2 * math.sin(i) + 0.4 * float(RNG.standard_normal())})  # fmt: skip
+                made.append(
+                    {
+                        "panel": f"{backbone}, {tongue}",
+                        "backbone": "qwen2",
+                        "language": code,
+                        "system": system,
+                        "title": title,
+                        "seed": seed,
+                        "log_wasserstein": w,
+                        "bleu": 74 + 2 * math.sin(i) + 0.4 * float(RNG.standard_normal()),
+                    }
+                )
     points = [Point(r["panel"], r["seed"], r["system"], r["log_wasserstein"], r["bleu"]) for r in made]
-    data = {"rows": made, "correlations": coefficient_rows(by_group(points) | {"all panels": pooled(points)}), "by_seed": coefficient_rows(by_seed(points))}
-    return {"name": "figure6", "title": "Figure 6: closeness and translation", "caption": "A caption.", "notes": ["A note."], "data": data}  # fmt: skip
+    data = {
+        "rows": made,
+        "correlations": coefficient_rows(by_group(points) | {"all panels": pooled(points)}),
+        "by_seed": coefficient_rows(by_seed(points)),
+    }
+    return {
+        "name": "figure6",
+        "title": "Figure 6: closeness and translation",
+        "caption": "A caption.",
+        "notes": ["A note."],
+        "data": data,
+    }
 
 
 def figure7(folder: Path) -> dict:
@@ -142,15 +325,44 @@ def figure7(folder: Path) -> dict:
             name = f"{backbone}-{number}"
             write_audio(folder / f"exhibits/files/{name}.flac", sounds.speech(2.9, number))
             answers = {"base": texts[1], "ai_sta": texts[2], "ctc": texts[1][::-1], "contrastive": ""}
-            cases.append({"id": name, "way": "worse" if number else "better", "panel": f"{backbone} stand-in, {code}", "backbone": backbone,
-                          "clip": f"exhibits/files/{name}.flac", "audio": "a.flac", "offset": 0.0, "source": source, "row": name,
-                          "language": code, "reference": texts[0], "texts": answers, "scores": dict.fromkeys(answers, 50.0),
-                          "difference": 30.0 if not number else -22.5, "other_seeds": [3.1, -2.0]})  # fmt: skip
+            cases.append(
+                {
+                    "id": name,
+                    "way": "worse" if number else "better",
+                    "panel": f"{backbone} stand-in, {code}",
+                    "backbone": backbone,
+                    "clip": f"exhibits/files/{name}.flac",
+                    "audio": "a.flac",
+                    "offset": 0.0,
+                    "source": source,
+                    "row": name,
+                    "language": code,
+                    "reference": texts[0],
+                    "texts": answers,
+                    "scores": dict.fromkeys(answers, 50.0),
+                    "difference": 30.0 if not number else -22.5,
+                    "other_seeds": [3.1, -2.0],
+                }
+            )
         for tongue in ("Chinese", "Japanese"):
-            counts.append({"panel": f"{backbone} stand-in, {tongue}", "num_better": 75, "num_worse": 93, "num_equal": 232,
-                           "edges": list(np.linspace(-70, 70, 15)), "histogram": [2, 3, 9, 10, 14, 24, 31, 25, 13, 18, 13, 4, 1, 1]})  # fmt: skip
+            counts.append(
+                {
+                    "panel": f"{backbone} stand-in, {tongue}",
+                    "num_better": 75,
+                    "num_worse": 93,
+                    "num_equal": 232,
+                    "edges": list(np.linspace(-70, 70, 15)),
+                    "histogram": [2, 3, 9, 10, 14, 24, 31, 25, 13, 18, 13, 4, 1, 1],
+                }
+            )
     data = {"cases": cases, "counts": counts, "titles": TITLES, "rows": [{"id": c["id"]} for c in cases]}
-    return {"name": "figure7", "title": "Figure 7: cases", "caption": "A caption.", "notes": ["Rule: nobody picked."], "data": data}  # fmt: skip
+    return {
+        "name": "figure7",
+        "title": "Figure 7: cases",
+        "caption": "A caption.",
+        "notes": ["Rule: nobody picked."],
+        "data": data,
+    }
 
 
 def transport(folder: Path) -> dict:
@@ -159,18 +371,44 @@ def transport(folder: Path) -> dict:
         write_audio(folder / f"exhibits/files/transport-{number}.flac", sounds.speech(2.9, number))
         tokens = [f" {word}" for word in source.split()]
         maps = {"base": vars(sounds.plan(9, tokens, 0.2)), "ai_sta": vars(sounds.plan(9, tokens, 0.05))}
-        clips.append({"id": f"transport-{number}", "clip": f"exhibits/files/transport-{number}.flac", "source": source, "why": "first of common", "maps": maps})  # fmt: skip
+        clips.append(
+            {
+                "id": f"transport-{number}",
+                "clip": f"exhibits/files/transport-{number}.flac",
+                "source": source,
+                "why": "first of common",
+                "maps": maps,
+            }
+        )
     data = {"layer": 0, "clips": clips, "titles": TITLES, "rows": [{"W": 1.0}]}
-    return {"name": "transport", "title": "From sound to token", "caption": "A caption.", "notes": ["A note."], "data": data}  # fmt: skip
+    return {
+        "name": "transport",
+        "title": "From sound to token",
+        "caption": "A caption.",
+        "notes": ["A note."],
+        "data": data,
+    }
 
 
 RECORD = {
-    "command": "aista reproduce all --scale small --seeds 3", "scale": "small", "seeds": [1, 2, 3],
+    "command": "aista reproduce all --scale small --seeds 3",
+    "scale": "small",
+    "seeds": [1, 2, 3],
     "machine": {"cpu": "A processor", "cores": 2, "ram_gb": 23.4, "system": "Linux x86_64", "workers": 2},
-    "seconds": {"synthesis": 62.0, "features": 71.3, "select": 48.0, "joint": 4171.0, "evaluate": 1128.0, "total": 5480.0},
-    "versions": {"aista": "0.1.0", "torch": "2.13.0"}, "data_sha256": {"st.jsonl": "0" * 64},
-    "settings": {"joint ai_sta": "alignment:\n  method: wasserstein\n"}, "started": "2026-01-01 10:00:00", "finished": "2026-01-01 11:00:00",
-}  # fmt: skip
+    "seconds": {
+        "synthesis": 62.0,
+        "features": 71.3,
+        "select": 48.0,
+        "joint": 4171.0,
+        "evaluate": 1128.0,
+        "total": 5480.0,
+    },
+    "versions": {"aista": "0.1.0", "torch": "2.13.0"},
+    "data_sha256": {"st.jsonl": "0" * 64},
+    "settings": {"joint ai_sta": "alignment:\n  method: wasserstein\n"},
+    "started": "2026-01-01 10:00:00",
+    "finished": "2026-01-01 11:00:00",
+}
 
 
 def exhibits(folder: Path) -> list[Table | Figure]:

@@ -48,7 +48,9 @@ def retrieval_by_layer(data: Data, width: int) -> str:
     top = 12 + 20 * len(lines) if width < 500 else 12
     last = max(len(line["mrr"]) - 1 for line in lines)
     highest = max(*(value for line in lines for value in line["high"]), 0.1)
-    frame = Frame(width, 300 + top - 12, 40, right, top, 44, (0, last), (0.0, min(1.0, highest * 1.12)))
+    bottom = 62 if width < 500 else 44
+    height = 288 + top + bottom - 44
+    frame = Frame(width, height, 40, right, top, bottom, (0, last), (0.0, min(1.0, highest * 1.12)))
     step = max(1, round(last / (12 if width >= 500 else 7)))
     parts = [*y_axis(frame), *x_axis(frame, range(0, last + 1, step), "layer (0: what enters the LLM)")]
     names: list[tuple[float, str, str]] = []
@@ -65,8 +67,8 @@ def retrieval_by_layer(data: Data, width: int) -> str:
         parts += _legend(
             [(line["title"], f"hue{i}") for i, line in enumerate(lines)], frame.left, 14, down=True
         )
-        names = [row for row in names if not row[2].startswith("hue")]
-        parts += [text_at(f"name {s}", width - 16, y - 5, name, "end") for y, name, s in apart(names, 16)]
+        told = " · ".join(name for _, name, kind in names if not kind.startswith("hue"))
+        parts.append(text_at("tick", frame.left, frame.height - 2, told))
     else:
         parts += [text_at(f"name {s}", width - right + 9, y + 4, name) for y, name, s in apart(names)]
     return picture(width, frame.height, "Mean reciprocal rank of the right transcript at every layer", parts)
@@ -117,7 +119,7 @@ def _map(panel: Data, bounds: Sequence[float], left: float, top: float, side: fl
         spots = "".join(f"M{frame.x(x):.1f} {frame.y(y):.1f}h0" for x, y in panel[kind])
         inner.append(f'<path class="spots {hue}" d="{spots}"><title>{kind}</title></path>')
     inner += _legend([("speech", style), ("text", "plain")], 14, side - 14)
-    head = text_at(f"name {style}", left, top + 16, panel["title"])
+    head = text_at(f"name {style}", left, top + 16, short_title("", panel["title"]))
     return [head, f'<g transform="translate({left:.1f} {top + 26:.1f})">{"".join(inner)}</g>']
 
 
@@ -154,7 +156,7 @@ def _runs(title: str, rows: Sequence[Data], told: str, width: float, height: flo
     for row in rows:
         systems[row["system"]].append(row)
     last = {key: max(runs, key=lambda run: run["log_wasserstein"]) for key, runs in systems.items()}
-    names = sorted((frame.y(run["bleu"]), short_title(run), key) for key, run in last.items())
+    names = sorted((frame.y(run["bleu"]), short_title(key, run["title"]), key) for key, run in last.items())
     edge = width - frame.right + 8
     for (y, name, system), (_, at) in zip(names, _in_bounds(names, frame), strict=True):
         parts.append(_leader(frame.x(last[system]["log_wasserstein"]) + 6, y, edge - 3, at))
@@ -183,9 +185,9 @@ def _stretched(values: Sequence[float]) -> tuple[float, float]:
     return low - air, high + air
 
 
-def short_title(run: Data) -> str:
+def short_title(system: str, title: str) -> str:
     """Return what a system is called where there is little room: its title without brackets."""
-    return _SHORT.get(run["system"], run["title"].split(" (")[0])
+    return _SHORT.get(system, title.split(" (")[0])
 
 
 _SHORT = {"ai_sta_raw": "literal cost"}
@@ -280,12 +282,16 @@ def gains(rows: Sequence[Data], width: int) -> str:
 def _gain(frame: Frame, row: Data, y: float) -> list[str]:
     parts = [rule("thread", frame.left, frame.width - frame.right, y)]
     for value in row["values"]:
-        parts.append(dot("system faint", frame.x(value), y, 4, f"{row['name']}, one seed: {value:+.1f}"))
+        parts.append(
+            dot("system faint", frame.x(value), y, 4, f"{row['name']}, one seed: {_signed(value, 1)}")
+        )
     if row["values"]:
         mean = sum(row["values"]) / len(row["values"])
-        parts.append(dot("system marked", frame.x(mean), y, 6, f"{row['name']}, mean: {mean:+.1f}"))
+        parts.append(dot("system marked", frame.x(mean), y, 6, f"{row['name']}, mean: {_signed(mean, 1)}"))
     if row["paper"] is not None:
-        parts.append(_diamond(frame.x(row["paper"]), y, f"{row['name']}, the paper: {row['paper']:+.1f}"))
+        parts.append(
+            _diamond(frame.x(row["paper"]), y, f"{row['name']}, the paper: {_signed(row['paper'], 1)}")
+        )
     return parts
 
 

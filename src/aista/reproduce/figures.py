@@ -40,7 +40,7 @@ def all_figures(context: Context) -> list[Figure]:
 
 
 def with_pictures(values: dict[str, Any]) -> Figure:
-    """Make a figure of name, title, caption, notes and data by drawing it; what is not drawn has no picture."""
+    """Make a figure of name, title, caption, notes and data by drawing the data."""
     name, data = values["name"], values["data"]
     svg = standalone(drawing.draw(name, data)) if drawing.can_draw(name) else ""
     return Figure(**values, svg=svg, png=printing.png(name, data))
@@ -104,9 +104,9 @@ def figure6(context: Context) -> dict[str, Any] | None:
     points = [
         Point(row["panel"], row["seed"], row["system"], row["log_wasserstein"], row["bleu"]) for row in rows
     ]
-    found = by_group(points) | (
-        {"all, each less its panel's mean": pooled(points)} if len(points) > 3 else {}
-    )
+    found = by_group(points)
+    if len(found) > 1:
+        found["all panels"] = pooled(points)
     seeds = by_seed(points) if len({point.seed for point in points}) > 1 else {}
     diverged = ", ".join(
         dict.fromkeys(context.titles.get(run.system, run.system) for run in context.diverged)
@@ -114,8 +114,9 @@ def figure6(context: Context) -> dict[str, Any] | None:
     notes = [
         PAPER_FIGURE6,
         "Log W is the mean over test clips and selected layers, in the model's own units. 95 % intervals: "
-        "Fisher's for Pearson, bootstrap over runs for Spearman; p by t and by permutation. Runs of one seed "
-        "share data and start: they are not independent, and the intervals are narrower than they should be.",
+        "Fisher's for Pearson, bootstrap over runs for Spearman; p by t and by permutation. All panels: each "
+        "run less its panel's mean; a run that speaks two languages counts twice. Runs of one seed share "
+        "data and start: they are not independent, and the intervals are narrower than they should be.",
     ]
     if diverged:
         notes.append(f"Diverged and left out: {diverged}.")

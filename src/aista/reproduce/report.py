@@ -91,8 +91,8 @@ def _lede(record: Mapping[str, Any]) -> str:
     return (
         "<em>Adaptive Inner Speech-Text Alignment</em> joins a speech encoder to a language model and, while "
         "it learns to translate, draws the inner states of speech to those of its transcript by optimal "
-        f"transport. These are the paper’s tables and figures made again{size}{seeds}. The paper’s numbers stand "
-        "beside; where they do not come out, the page says so."
+        f"transport. These are the paper’s tables and figures made again{size}{seeds}. The paper’s numbers "
+        "stand beside; where they do not come out, the page says so."
     )
 
 
@@ -114,13 +114,13 @@ def _agreement(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> s
     )
     rows = "".join(_claim(claim) for claim in found)
     rule = (
-        "With several seeds a difference counts when the 95 % interval over the seeds leaves zero out, with one "
-        "seed when the paired bootstrap over sentences gives p &lt; 0.05; anything less is not decided."
+        "With several seeds a difference counts when the 95 % interval over the seeds leaves zero out, with "
+        "one seed when the paired bootstrap over sentences gives p &lt; 0.05; anything less is not decided."
     )
     if record.get("scale") != "paper":
         rule += (
-            " Synthetic speech and tiny models are another world than the paper’s: what comes out otherwise here "
-            "does not refute it, and what agrees does not confirm it."
+            " Synthetic speech and tiny models are another world than the paper’s: what comes out otherwise "
+            "here does not refute it, and what agrees does not confirm it."
         )
     return f'{told}<p class="tally">{tally}</p><ol class="claims">{rows}</ol><p class="aside">{rule}</p>'
 
@@ -160,8 +160,8 @@ def _gains(table: Table) -> str:
         return ""
     drawn = both(drawing.gains(rows, drawing.WIDE), drawing.gains(rows, drawing.NARROW))
     return (
-        f'<figure class="pictured">{drawn}<figcaption>Gain of AI-STA over base in BLEU. Every seed is compared '
-        "with the base of the same seed.</figcaption></figure>"
+        f'<figure class="pictured">{drawn}<figcaption>Gain of AI-STA over base in BLEU. Every seed is '
+        "compared with the base of the same seed.</figcaption></figure>"
     )
 
 

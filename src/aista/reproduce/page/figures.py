@@ -22,7 +22,7 @@ from aista.evaluation.page import (
     table,
     transport_figure,
 )
-from aista.reproduce.drawing import NARROW, WIDE, can_draw, draw
+from aista.reproduce.drawing import NARROW, WIDE, can_draw, draw, short_title
 from aista.reproduce.exhibit import Figure
 from aista.reproduce.page.tables import downloads, note_list
 from aista.text.languages import language
@@ -70,8 +70,8 @@ def distances(figure: Figure) -> str:
     heads = ["in the original space", "between centres", "within pairs", "own / other text", "told apart, %"]
     note = (
         "Distances in units of the texts’ own spread. Own / other text: distance to the own transcript over "
-        "that to others; 1 where a clip is no nearer to its own. Told apart: how often a linear classifier knows "
-        "speech from text on pairs it has not seen; 50 where they are mixed."
+        "that to others; 1 where a clip is no nearer to its own. Told apart: how often a linear classifier "
+        "knows speech from text on pairs it has not seen; 50 where they are mixed."
     )
     return f'<div class="exhibit">{table(heads, rows)}</div><p class="fine">{note}</p>'
 
@@ -127,7 +127,7 @@ def _case(number: int, case: Mapping[str, Any], titles: Mapping[str, str], folde
     head = (
         f'<header><span class="number">{number}</span>'
         f'<p class="source" lang="en">{escape(case["source"])}</p><p class="note"><b class="{case["way"]}">'
-        f"{change}</b> chrF2 with AI-STA{later}<br>{escape(case['panel'])}"
+        f"{change}</b> chrF2 with AI-STA{later}<span>{escape(case['panel'])}</span>"
         "</p></header>"
     )
     others = [name for name in case["texts"] if name not in _MAIN]
@@ -156,8 +156,9 @@ def _texts(
         tick = (
             '<span class="exact" title="equals the reference">✓</span>' if text == case["reference"] else ""
         )
+        shown = escape(short_title(name, titles.get(name, name)))
         lines.append(
-            f'<dt class="{name}">{escape(titles.get(name, name))}</dt><dd lang="{lang}">{body}{tick}</dd>'
+            f'<dt class="{name}">{shown}</dt><dd lang="{lang}">{body}{tick}</dd>'
             f'<dd class="score">{case["scores"][name]:.0f}</dd>'
         )
     return f'<dl class="texts">{"".join(lines)}</dl>'
@@ -176,9 +177,10 @@ def clip_of(case: Mapping[str, Any], folder: Path) -> Clip | None:
 def plans(figure: Figure, folder: Path) -> str:
     """Return the transport plans under their sounds."""
     parts = [f'<p class="aside">{escape(figure.caption)}</p>']
+    names = {key: short_title(key, title) for key, title in figure.data["titles"].items()}
     for case in figure.data["clips"]:
         if clip := clip_of(case, folder):
             why = f'<p class="fine">{escape(case["why"])}</p>'
-            drawn = transport_figure(clip, figure.data["titles"])
+            drawn = transport_figure(clip, names)
             parts.append(drawn.replace('<div class="player"', why + '<div class="player"', 1))
     return "".join(parts) + note_list(figure.notes) + downloads(figure)

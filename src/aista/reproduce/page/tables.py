@@ -47,7 +47,9 @@ def _row(row: Row, beside: Sequence[bool]) -> HtmlRow:
         return HtmlRow([escape(row.label)])
     texts = [escape(row.label)]
     for cell, paper in zip(row.cells, beside, strict=False):
-        texts += [_value(cell)] + [f'<span class="theirs">{escape(cell.paper_text())}</span>'] * paper
+        theirs = escape(cell.paper_text())
+        below = f'<small class="below">paper {theirs}</small>' if theirs else ""
+        texts += [_value(cell) + below] + [f'<span class="theirs">{theirs}</span>'] * paper
     return HtmlRow(texts, style=_style(row.key))
 
 

@@ -1,0 +1,180 @@
+"""The page holds everything and needs nothing; its verdicts follow from its numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from aista.errors import ConfigError
+from aista.reproduce.claims import Verdict, claims, compared, headline
+from aista.reproduce.drawing import NARROW, WIDE, draw, gains
+from aista.reproduce.exhibit import Cell, Figure, Row, Table, load_all, save
+from aista.reproduce.page.made import duration
+from aista.reproduce.page.tables import shared_notes, table_section
+from aista.reproduce.report import EXPECTED, render, write_report
+from tests.evaluation.test_report import Checker
+from tests.reproduce import invented
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    invented.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_reaches_for_nothing_outside(page):
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert {*EXPECTED[:-1], "agreement", "made"} <= set(checker.ids)
+    assert [a for a in checker.addresses if not a.startswith(("data:", "#"))] == []
+    assert all(a[1:] in checker.ids for a in checker.addresses if a.startswith("#"))
+    bare = re.sub(r"base64,[^\"]*", "", page)
+    assert "http" not in bare and "@import" not in bare and "url(" not in bare and "$" not in bare
+
+
+def test_what_the_issue_asks_for_stands_on_the_page(page):
+    bare = re.sub(r"<script>.*?</script>|base64,[^\"]*", "", page, flags=re.S)
+    for words in (
+        invented.NOTICE,
+        "46.0",  # the paper's value
+        "±",
+        "p &lt; 0.01",
+        "tok:zh",
+        "Pearson",
+        "nobody picked",
+        "aista reproduce all --scale small --seeds 3",
+        "A processor",
+        "torch 2.13.0",
+        "0" * 64,
+    ):
+        assert words in bare
+    assert bare.count("<audio controls") == 8  # six cases and two plans
+    assert bare.count('class="for-wide"') == bare.count('class="for-narrow"') == 5
+    assert bare.count("download=") == 5 * 2 + 5
+
+
+def test_a_part_of_the_exhibits_gives_a_part_of_the_page(folder):
+    some = {name: exhibit for name, exhibit in load_all(folder).items() if name in ("table2", "figure5")}
+    page = render(some, {}, folder)
+    assert "Not made yet" in page and "Table 3" in page and "Figure 7" in page
+    assert 'id="cases"' not in page and 'id="made"' not in page and 'id="table2"' in page
+
+
+def test_a_sound_that_is_gone_costs_the_player_alone(folder, tmp_path):
+    cases = {"figure7": load_all(folder)["figure7"]}
+    assert "<audio" not in render(cases, {}, tmp_path) and "医生昨天" in render(cases, {}, tmp_path)
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="nothing to report"):
+        write_report(tmp_path)
+
+
+def test_a_strangers_figure_is_shown_as_the_picture_it_has(tmp_path):
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"/>'
+    save(Figure(name="mine", title="Mine <b>", data={"a": 1}, svg=svg), tmp_path)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "data:image/svg+xml;base64" in page and "Mine &lt;b&gt;" in page
+
+
+def table(first: list[float], second: list[float], p: float | None = None, paper=(45.3, 46.0)) -> Table:
+    def row(key: str, values: list[float], reported: float, p_value: float | None = None) -> Row:
+        mean = sum(values) / len(values) if values else None
+        cell = Cell(value=mean, values=values, paper=reported, p_value=p_value)
+        return Row(label=key, key=key, group="qwen2", cells=[cell])
+
+    rows = [row("base", first, paper[0]), row("ai_sta", second, paper[1], p)]
+    return Table(name="table2", title="T", columns=["En-Zh"], rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p", "verdict", "words"),
+    [
+        ([1.0], [2.0], 0.01, Verdict.AGREES, "Here too"),
+        ([2.0], [1.0], 0.01, Verdict.DIFFERS, "worse"),
+        ([2.0], [1.0], 0.06, Verdict.OPEN, "neither helps nor harms"),
+        ([2.0], [1.0], None, Verdict.OPEN, "neither"),
+        ([1.0, 2.0, 3.0], [2.0, 3.1, 3.9], 0.9, Verdict.AGREES, "Here too"),  # seeds outweigh sentences
+        ([1.0, 2.0, 3.0], [2.0, 1.9, 3.1], 0.001, Verdict.OPEN, "neither"),
+    ],
+)
+def test_verdicts_follow_from_the_numbers(first, second, p, verdict, words):
+    exhibits = {"table2": table(first, second, p)}
+    (claim,) = claims(exhibits)
+    assert claim.verdict is verdict and words in headline(exhibits)
+    assert "45.3 to 46.0, +0.7" in claim.paper
+
+
+def test_what_was_not_measured_has_no_verdict():
+    assert claims({"table2": table([], [])}) == [] and claims({}) == []
+    assert "as far as they have been made" in headline({})
+    assert compared(table([1.0, 2.0], [1.0]), [0]) == []  # a sweep that is half done
+
+
+def test_layer_1_alone_diverges_or_does_not(folder):
+    exhibits = load_all(folder)
+    found = {claim.subject: claim for claim in claims(exhibits)}
+    assert found["Without layer 0"].verdict is Verdict.AGREES
+    rows = [
+        row.model_copy(update={"cells": [Cell(value=70.0, values=[70.0])]}) if row.key == "layer_1" else row
+        for row in exhibits["table3"].rows
+    ]
+    trained = exhibits["table3"].model_copy(update={"rows": rows})
+    (claim, *_) = claims({"table3": trained})
+    assert claim.verdict is Verdict.DIFFERS and "70.0" in claim.here
+
+
+def test_claims_on_figures(folder):
+    found = {claim.subject: claim for claim in claims(load_all(folder))}
+    assert found["Retrieval by layer, Qwen2 stand-in"].verdict is Verdict.AGREES
+    assert found["Retrieval by layer, Llama stand-in"].verdict is Verdict.DIFFERS
+    assert found["The gap between speech and text"].verdict is Verdict.AGREES
+    assert "100 % right" in found["The gap between speech and text"].here
+
+
+def test_notes_of_several_tables_stand_once(page):
+    assert page.count(invented.SHARED) == 1
+    assert shared_notes(invented.tables()[:2]) == []
+
+
+def test_texts_cannot_break_a_table():
+    evil = Table(name="t", title="<i>", columns=['"><u>'], notes=["<script>"], signatures=["<s>"],
+                 rows=[Row(label="<b>", cells=[Cell(value=1.0, note='" onclick="')])])  # fmt: skip
+    drawn = re.sub(r"base64,[^\"]*", "", table_section(evil))
+    assert "<script>" not in drawn and "<u>" not in drawn and ' onclick="' not in drawn
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("name", ["figure4", "figure5", "figure6", "figure7"])
+def test_pictures_stay_within_their_frame(folder, name, width):
+    drawn = draw(name, load_all(folder)[name].data, width)
+    assert "nan" not in drawn and drawn.startswith(f'<svg viewBox="0 0 {width} ')
+    places = [float(x) for x in re.findall(r' (?:cx|x1|x2)="(-?[\d.]+)"', drawn)]
+    assert min(places, default=0) >= -1 and max(places, default=0) <= width + 1
+
+
+def test_gains_show_every_seed_the_mean_and_the_paper():
+    drawn = gains(
+        [{"name": "a", "values": [1.0, -2.0], "paper": 0.7}, {"name": "b", "values": [], "paper": None}], WIDE
+    )
+    assert drawn.count("one seed: ") == 2 and "mean: −0.5" in drawn and "the paper: +0.7" in drawn
+    assert "nan" not in gains([{"name": "a", "values": [0.0], "paper": None}], NARROW)
+
+
+def test_durations():
+    assert [duration(s) for s in (5, 150, 9000)] == ["5 s", "2.5 min", "2.5 h"]
+
+
+def test_verdict_of_one_seed_without_bootstrap_stays_open():
+    (row,) = compared(table([1.0], [9.0]), [0])
+    assert row.sign == 0 and replace(row, p_value=0.01).sign == 1
