@@ -5,8 +5,16 @@ FSDP2 holds parameters as DTensors; DeepSpeed's ZeRO-3 leaves an empty tensor th
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def settle(module: nn.Module) -> None:
+    """Let the parameters be the spread ones again: a validation leaves FSDP2's root with gathered copies."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

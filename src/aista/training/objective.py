@@ -21,7 +21,7 @@ from aista.errors import CheckpointError
 from aista.model.assembly import read_trained
 from aista.model.layout import Layout
 from aista.model.outputs import AistaOutput
-from aista.model.sharded import set_whole, whole
+from aista.model.sharded import set_whole, settle, whole
 from aista.model.spans import IGNORED, take_span
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.model.weights import require_match
@@ -173,7 +173,7 @@ class SpeechTextObjective(nn.Module):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """The blocks that an engine shards one by one: of those that the bases name, the ones that are here."""
+        """The blocks that an engine shards one by one: those of the bases' lists that are here."""
         here = {type(module).__name__ for module in self.model.modules()}
         return sorted(here & set(self.model._no_split_modules or ()))
 
@@ -197,6 +197,7 @@ class SpeechTextObjective(nn.Module):
 
         Of a sharded module one tensor at a time is gathered: every process has to ask.
         """
+        settle(self)
         trained = {name: tensor for name, tensor in self.named_parameters() if tensor.requires_grad}
         return {name: whole(tensor) for name, tensor in {**trained, **self._own_state()}.items()}
 
@@ -229,6 +230,7 @@ class SpeechTextObjective(nn.Module):
         Raises:
             CheckpointError: Tensors are missing, superfluous, misshapen or damaged.
         """
+        settle(self)
         self.model.load_trainable(read_trained(folder))
         own, path = self._own_state(), folder / OWN_WEIGHTS
         if not own:
