@@ -91,7 +91,7 @@ def test_a_run_says_what_it_was_made_from(swept: tuple[Path, str]) -> None:
     summary = json.loads((folder / "reproduce.json").read_text())
     assert {"joint", "evaluate", "select", "wall"} <= set(summary["seconds"]) and summary["machine"]["cores"]
     assert summary["scale"] == "nano" and set(summary["data_sha256"]) == {
-        "st.jsonl", "test_common.jsonl", "test_rare.jsonl",
+        "corpus/st.jsonl", "corpus/test_common.jsonl", "corpus/test_rare.jsonl",
     }  # fmt: skip
 
 

@@ -85,13 +85,14 @@ class Sweep:
             ConfigError: Another sweep is at work in this folder, or data is missing.
         """
         with self._alone() as lock:
-            started, begin = time.strftime("%Y-%m-%d %H:%M:%S"), time.perf_counter()
+            begin = time.perf_counter()
+            self._summarise(command=self.command)
             try:
                 self.scale.prepare(self.clock)
                 return self._everything(lock)
             finally:
                 self.clock.add("wall", time.perf_counter() - begin)
-                self._summarise(started)
+                self._summarise(command=self.command)
 
     def exhibit(self) -> Path:
         """Make tables, figures and the page from what is there, and return the page."""
@@ -107,7 +108,8 @@ class Sweep:
             console.print("\n".join(RULES), markup=False, highlight=False, soft_wrap=True)
             for figure in all_figures(context):
                 save(figure, self.folder)
-            return write_report(self.folder)
+        self._summarise()
+        return write_report(self.folder)
 
     def context(self) -> Context:
         """Return what is there, for tables and figures."""
@@ -199,23 +201,23 @@ class Sweep:
             self._hashes[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return self._hashes[path]
 
-    def _summarise(self, started: str) -> None:
+    def _summarise(self, command: str | None = None) -> None:
         """Write ``reproduce.json``: what was asked, of which machine, in what time."""
-        path = self.folder / SUMMARY
+        path, now = self.folder / SUMMARY, time.strftime("%Y-%m-%d %H:%M:%S")
         before = json.loads(path.read_text()) if path.exists() else {}
-        data = {*map(str, self.scale.tests()), *map(str, self.scale.training().values())}
+        data = sorted({*map(str, self.scale.tests()), *map(str, self.scale.training().values())})
         values = {
-            "command": self.command,
+            "command": command or before.get("command", self.command),
             "scale": self.scale.name,
             "seeds": list(self.plan.seeds),
             "exhibits": list(self.plan.exhibits),
             "machine": machine() | {"workers": self.workers},
             "seconds": self._seconds(),
             "versions": versions(),
-            "data_sha256": {Path(row).name: self._sha256(row) for row in sorted(data) if Path(row).exists()},
+            "data_sha256": {_short(row): self._sha256(row) for row in data if Path(row).exists()},
             "settings": self._settings_texts(),
-            "started": before.get("started", started),
-            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "started": before.get("started", now),
+            "finished": now,
         }
         path.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
 
@@ -250,3 +252,8 @@ def default_workers(scale: str) -> int:
 
 def _finished(run: Run) -> bool:
     return (run.evaluation / "results.json").exists()
+
+
+def _short(path: str) -> str:
+    """Return a manifest's folder and name."""
+    return "/".join(Path(path).parts[-2:])
