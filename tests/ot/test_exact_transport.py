@@ -117,7 +117,7 @@ def test_gaussians_approach_their_formula():
 def test_torch_costs_and_one_constant_cost():
     assert solve(torch.eye(2, requires_grad=True)).value == 0.0
     assert solve(np.full((7, 5), -2.5)).value == -2.5
-    assert solve_batch([]) == []
+    assert list(solve_batch([])) == []
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

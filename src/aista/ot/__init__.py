@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "Solution": "exact",
+    "Solutions": "exact",
     "Status": "exact",
     "Outcome": "exact",
     "solve": "exact",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from aista.ot.cost import squared_euclidean as squared_euclidean
     from aista.ot.exact import Outcome as Outcome
     from aista.ot.exact import Solution as Solution
+    from aista.ot.exact import Solutions as Solutions
     from aista.ot.exact import Status as Status
     from aista.ot.exact import solve as solve
     from aista.ot.exact import solve_batch as solve_batch

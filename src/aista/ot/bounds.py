@@ -1,21 +1,19 @@
 """Who is nearer? Certified bounds on many transport values, cheapest first, stopping as soon as one decides.
 
-For the pair (speech item s, text item t) only the sign of W(s, t) - threshold is asked for. With X centred on
-its own mean and Y on any common point, both uniform,
-
-    W(s, t) = P_s + Q_t + |mean s - mean t|^2 + 2 min_Z <Z, -X Y'>,   P_s = mean |x - mean s|^2, Q_t likewise,
-
-so only the products G = X Y' are needed, and the question becomes whether min_Z <Z, cap - G> passes a number
-k. The stages, for the integer costs K = round((cap - G) * scale):
+For the pair (speech item s, text item t) only the sign of W(s, t) - threshold is asked for. Up to terms that
+are known, W is -2 max_Z <Z, G> with the inner products G = Y X' of the tokens (see ``retrieval.cascade``),
+and the question becomes whether min_Z <Z, cap - G> passes a number k. The stages, for the integer costs
+K = round((cap - G) * scale), text tokens as rows:
 
     relaxed    max(mean_i min_j K, mean_j min_i K) is a lower bound: every token goes to its nearest
-    dual       u_i = min_j K, v_j = min_i (K - u_i): sum of means is a lower bound (and the other way round)
+    dual       u_i = min_j K, v_j = min_i (K - u_i): sum of means is a lower bound
+    smooth     the same sum for potentials from a few rounds of Sinkhorn's algorithm, made feasible
     greedy     any plan is an upper bound: fill arcs in the order of their reduced cost
     stopped    the exact solver's dual objective rises from bound to bound: stop when it passes k
     solved     the exact value
 
-``slack`` covers everything by which K may be wrong (float32 products, rounding); what lies within it stays
-undecided and is recomputed in float64 by the caller.
+``slacks`` bounds everything by which <Z, G> may be wrong; what lies within it stays undecided and is
+recomputed in float64 by the caller.
 """
 
 from __future__ import annotations
@@ -23,193 +21,150 @@ from __future__ import annotations
 import numpy as np
 
 from aista.ot.kernels import (
-    CLOSED,
     COL_DUAL,
+    KEYS,
     LEFT,
     NOTHING,
+    NUM_GIVERS,
+    OPEN_DUAL,
+    OPTIMAL,
     ROOM,
     ROW_DUAL,
     STOPPED,
-    fill_equal_arcs,
     gone,
     index_bits,
     inner,
     outer,
     padded,
-    reduce_columns_first,
     serve_all,
 )
+from aista.ot.start import complete_columns, fill_nearest, smooth
 
 #: Verdicts on a pair: farther than the threshold, nearer, or within the slack of it.
-FARTHER, NEARER, UNDECIDED, SKIPPED = -1, 1, 0, 2
-#: Stages, in the order of ``counts``.
-STAGES = ("relaxed", "dual", "greedy", "stopped", "solved", "undecided", "same_text")
+FARTHER, NEARER, UNDECIDED = -1, 1, 0
+#: Stages, in the order of ``counts``; the last one counts what none decided.
+RELAXED, DUAL, SMOOTH, GREEDY, STOPPED_EARLY, SOLVED, LEFT_OPEN = range(7)
+NUM_STAGES = 7
 
 
 @inner
-def _load_products(products, row, col, n, m, cap, scale, bits, cost):
-    """cost = (cap - G) * scale, in whole levels."""
+def _load_products(products, offset, stride, n, m, cap, scale, bits, cost):
+    """cost = (cap - G) * scale, in whole levels, with the column in the low bits."""
     for i in range(n):
         for j in range(m):
-            cost[i, j] = np.int64((cap - products[row + i, col + j]) * scale) << bits
+            cost[i, j] = np.int64((cap - products[offset + i * stride + j]) * scale) << 2 * bits | j
         for j in range(m, padded(m)):
-            cost[i, j] = 1 << (58 - 2 * bits)
+            cost[i, j] = 1 << (58 - bits)
 
 
 @inner
-def _relaxed(cost, work, n, m):
-    """Row minima into ROW_DUAL, column minima into COL_DUAL; returns their sums."""
+def _relaxed(cost, work, n, m, bits):
+    """Row minima into ROW_DUAL; returns their sum and that of the column minima."""
     width = padded(m)
-    u, v = work[ROW_DUAL], work[COL_DUAL]
+    lowest = work[COL_DUAL]
     for j in range(width):
-        v[j] = NOTHING
+        lowest[j] = NOTHING
     rows, cols = 0, 0
     for i in range(n):
         low = NOTHING
         for j in range(width):
             low = min(low, cost[i, j])
-            v[j] = min(v[j], cost[i, j])
-        u[i] = low
-        rows += low
+            lowest[j] = min(lowest[j], cost[i, j])
+        work[ROW_DUAL, i] = low >> 2 * bits << 2 * bits
+        rows += work[ROW_DUAL, i]
     for j in range(m):
-        cols += v[j]
+        cols += lowest[j] - j
     return rows, cols
 
 
 @inner
-def _rows_first(cost, work, n, m, bits):
-    """Complete row minima to a dual pair, v = min_i (K - u); returns the sum of v."""
-    width = padded(m)
-    u, v = work[ROW_DUAL], work[COL_DUAL]
-    for j in range(width):
-        v[j] = NOTHING
-    for i in range(n):
-        low = u[i]
-        for j in range(width):
-            v[j] = min(v[j], cost[i, j] - low)
-    total = 0
-    for j in range(m):
-        total += v[j]
-    for j in range(m, width):
-        v[j] = gone(bits)
-    return total
-
-
-@inner
-def _greedy(cost, flow, work, n, m):
-    """Complete the started flow anyhow (cheapest reduced cost first, row by row); returns its cost.
+def _greedy(cost, flow, givers, work, n, m, bits):
+    """Cost of the started flow completed anyhow: each row to its cheapest reduced costs with room.
 
     The flow and the masses are left as they were.
     """
-    value = 0.0
-    for i in range(n):
-        for j in range(m):
-            if flow[i, j] > 0:
-                value += float(flow[i, j]) * cost[i, j]
-    free = work[CLOSED]  # idle until the solver runs
+    value, width, mask = 0.0, padded(m), (1 << bits) - 1
+    free, open_dual = work[KEYS], work[OPEN_DUAL]  # both idle until the solver runs
     for j in range(m):
         free[j] = work[ROOM, j]
+        open_dual[j] = work[COL_DUAL, j] if free[j] > 0 else gone(bits)
+        for k in range(work[NUM_GIVERS, j]):
+            i = givers[j, k]
+            value += float(flow[i, j]) * cost[i, j]
+    for j in range(m, width):
+        open_dual[j] = gone(bits)
     for i in range(n):
         rest = work[LEFT, i]
         while rest > 0:
-            best, place = NOTHING, 0
-            for j in range(m):
-                reduced = cost[i, j] - work[COL_DUAL, j]
-                if free[j] > 0 and reduced < best:
-                    best, place = reduced, j
+            key = NOTHING
+            for j in range(width):
+                key = min(key, cost[i, j] - open_dual[j])
+            place = key & mask
             amount = min(rest, free[place])
             free[place] -= amount
             rest -= amount
             value += float(amount) * cost[i, place]
+            if free[place] == 0:
+                open_dual[place] = gone(bits)
     return value
 
 
 @inner
-def _judge(cost, flow, givers, work, n, m, bits, row_mass, col_mass, low, high):
+def _judge(cost, flow, givers, work, weights, n, m, bits, row_mass, col_mass, low, high):
     """(verdict, stage) on min <Z, K> against the band [low, high], in units of cost times mass."""
-    rows, cols = _relaxed(cost, work, n, m)
+    rows, cols = _relaxed(cost, work, n, m, bits)
     if max(float(rows) * row_mass, float(cols) * col_mass) > high:
-        return FARTHER, 0
-    rest = _rows_first(cost, work, n, m, bits)
-    dual = float(rows) * row_mass + float(rest) * col_mass
-    if dual > high:
-        return FARTHER, 1
-    reduce_columns_first(cost, work, n, m, bits)
-    rows = 0
-    for i in range(n):
-        rows += work[ROW_DUAL, i]
-    other = float(rows) * row_mass + float(cols) * col_mass
-    if other > high:
-        return FARTHER, 1
-    if dual > other:
-        for i in range(n):
-            least = NOTHING
-            for j in range(m):
-                least = min(least, cost[i, j])
-            work[ROW_DUAL, i] = least
-        _rows_first(cost, work, n, m, bits)
-        other = dual
+        return FARTHER, RELAXED
+    cols = complete_columns(cost, work, n, m, bits)
+    if float(rows) * row_mass + float(cols) * col_mass > high:
+        return FARTHER, DUAL
     for i in range(n):
         work[LEFT, i] = row_mass
     for j in range(m):
         work[ROOM, j] = col_mass
-    fill_equal_arcs(cost, flow, givers, work, n, m)
-    if _greedy(cost, flow, work, n, m) < low:
-        return NEARER, 2
-    outcome, dual = serve_all(cost, flow, givers, work, n, m, bits, other, high)
+    rows, cols = smooth(cost, weights, work, n, m, bits)
+    dual = float(rows) * row_mass + float(cols) * col_mass
+    if dual > high:
+        return FARTHER, SMOOTH
+    fill_nearest(flow, givers, work, n, m)
+    if _greedy(cost, flow, givers, work, n, m, bits) < low:
+        return NEARER, GREEDY
+    outcome, dual = serve_all(cost, flow, givers, work, n, m, bits, dual, high)
     if outcome == STOPPED or dual > high:
-        return FARTHER, 3
-    if outcome == 0 and dual < low:
-        return NEARER, 4
-    return UNDECIDED, 5
+        return FARTHER, STOPPED_EARLY
+    if outcome == OPTIMAL and dual < low:
+        return NEARER, SOLVED
+    return UNDECIDED, LEFT_OPEN
 
 
 @outer
-def judge_tile(
-    cost, flow, givers, work, products, rows, cols, row_at, col_at, row_text, col_text,
-    caps_row, caps_col, targets, slacks_row, slacks_col, first, last, verdicts, counts,
+def judge_pairs(
+    cost, flow, givers, work, weights, products, offsets, strides, rows, cols, caps, targets, slacks,
+    first, last, verdicts, counts,
 ):  # fmt: skip
-    """Judge the pairs of a tile of products, rows ``first`` to ``last``.
+    """Judge pairs ``first`` to ``last`` of a list.
 
     Args:
-        cost, flow, givers, work: From ``kernels.scratch``.
-        products: (speech tokens, text tokens) float32 inner products.
-        rows, cols: Number of tokens of each speech and text item of the tile; row_at, col_at: where they
-            begin.
-        row_text, col_text: Text identities; equal ones are not compared.
-        caps_row, caps_col: |G| <= cap_row * cap_col. targets: (items, texts) float64: nearer means
-            max <Z, G> > target. slacks_row, slacks_col: error of <Z, G> <= slack_row * slack_col.
-        verdicts: (items, texts) int8, filled. counts: (stages,) int64, added to.
+        cost, flow, givers, work, weights: From ``kernels.scratch``.
+        products: (total,) float32 inner products; those of pair k are (rows[k], cols[k]), begin at
+            ``offsets[k]``, their rows ``strides[k]`` apart.
+        caps: |G| <= cap. targets: nearer means max <Z, G> > target. slacks: by how much <Z, G> - target may
+            be wrong. All (pairs,) float64.
+        verdicts: (pairs,) int8, filled. counts: (stages,) int64, added to.
     """
-    for p in range(first, last):
-        for q in range(len(cols)):
-            if row_text[p] == col_text[q]:
-                verdicts[p, q] = SKIPPED
-                counts[6] += 1
-                continue
-            n, m = rows[p], cols[q]
-            a, b = n, m
-            while b > 0:
-                a, b = b, a % b
-            bits = index_bits(n, m)
-            cap = caps_row[p] * caps_col[q]
-            scale = 2.0 ** (57 - 3 * bits) / max(cap, 1e-300)
-            _load_products(products, row_at[p], col_at[q], n, m, cap, scale, bits, cost)
-            mass = float(n) * float(m // a) * scale * 2.0**bits
-            slack = slacks_row[p] * slacks_col[q] + 4.0 / scale
-            middle = cap - targets[p, q]
-            verdict, stage = _judge(
-                cost,
-                flow,
-                givers,
-                work,
-                n,
-                m,
-                bits,
-                m // a,
-                n // a,
-                (middle - slack) * mass,
-                (middle + slack) * mass,
-            )
-            verdicts[p, q] = verdict
-            counts[stage] += 1
+    for k in range(first, last):
+        n, m, cap = rows[k], cols[k], caps[k]
+        a, b = n, m
+        while b > 0:
+            a, b = b, a % b
+        bits = index_bits(n, m)
+        scale = 2.0 ** (56 - 3 * bits) / max(cap, 1e-300)
+        _load_products(products, offsets[k], strides[k], n, m, cap, scale, bits, cost)
+        mass = float(n) * float(m // a) * scale * 4.0**bits
+        slack = slacks[k] + 4.0 / scale
+        low, high = (cap - targets[k] - slack) * mass, (cap - targets[k] + slack) * mass
+        verdict, stage = _judge(
+            cost, flow, givers, work, weights, n, m, bits, m // a, n // a, low, high
+        )  # fmt: skip
+        verdicts[k] = verdict
+        counts[stage] += 1

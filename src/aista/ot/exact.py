@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -77,13 +77,54 @@ def solve(cost: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = Non
     return solve_batch([cost], None if a is None else [a], None if b is None else [b])[0]
 
 
+class Solutions(Sequence[Solution]):
+    """The solutions of a batch, in order; each is cut out of the flat results when it is asked for.
+
+    Attributes:
+        values: (problems,) float64 transport costs.
+        gaps: (problems,) duality gaps.
+    """
+
+    def __init__(
+        self,
+        raw: RawSolutions,
+        sizes: NDArray[np.int64],
+        totals: NDArray[np.float64],
+        replaced: dict[int, Solution],
+    ) -> None:
+        self._raw, self._sizes, self._totals, self._replaced = raw, sizes, totals, replaced
+        self.values, self.gaps = raw.values * totals, raw.gaps * totals
+        for k, solution in replaced.items():
+            self.values[k], self.gaps[k] = solution.value, solution.status.gap
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    @overload
+    def __getitem__(self, k: int) -> Solution: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[Solution]: ...
+    def __getitem__(self, k: int | slice) -> Solution | list[Solution]:
+        if isinstance(k, slice):
+            return [self[i] for i in range(*k.indices(len(self)))]
+        k = range(len(self))[k]
+        if k in self._replaced:
+            return self._replaced[k]
+        raw, total = self._raw, float(self._totals[k])
+        (n, m), start, i, j = self._sizes[k].tolist(), raw.offsets[k], raw.row_starts[k], raw.col_starts[k]
+        plan = raw.plans[start : start + n * m].reshape(n, m)
+        potentials = (raw.row_potentials[i : i + n], raw.col_potentials[j : j + m])
+        status = Status(Outcome.OPTIMAL, float(self.gaps[k]))
+        return Solution(float(self.values[k]), plan if total == 1.0 else plan * total, potentials, status)
+
+
 def solve_batch(
     costs: Sequence[ArrayLike],
     a: Sequence[ArrayLike] | None = None,
     b: Sequence[ArrayLike] | None = None,
     *,
     threads: int = 1,
-) -> list[Solution]:
+) -> Solutions:
     """Solve many problems of different sizes; the same answers as :func:`solve` on each.
 
     Args:
@@ -93,7 +134,7 @@ def solve_batch(
         threads: How many threads share the batch (the solver releases the interpreter lock).
 
     Returns:
-        One solution a problem, in order.
+        One solution a problem, in order; ``.values`` are all values at once.
 
     Raises:
         TransportError: As :func:`solve`; the message names the problem.
@@ -104,14 +145,12 @@ def solve_batch(
             raise TransportError(
                 f"{name} must hold one entry a problem", got=len(masses), expected=len(matrices)
             )
-    if not matrices:
-        return []
-    sizes = np.array([c.shape for c in matrices], dtype=np.int64)
+    sizes = np.array([c.shape for c in matrices], dtype=np.int64).reshape(-1, 2)
     totals, rows, cols = _masses(sizes, a, b)
     offsets = starts(sizes.prod(1))
-    flat = np.concatenate([c.ravel() for c in matrices], dtype=np.float64)
+    flat = np.concatenate([c.ravel() for c in matrices] or [np.empty(0)], dtype=np.float64)
     raw = solve_flat(flat, offsets, sizes[:, 1], sizes, rows, cols, threads=threads)
-    return _solutions(matrices, raw, rows, cols, totals)
+    return Solutions(raw, sizes, totals, _replacements(matrices, raw, rows, cols, totals))
 
 
 @dataclass(frozen=True)
@@ -149,7 +188,7 @@ def solve_flat(
         row_mass: (sum of rows,) integer masses. col_mass: (sum of columns,), equal totals a problem.
         threads: Threads that share the problems. plans: Whether to write the plans out.
     """
-    from aista.ot import kernels
+    from aista.ot import batch, kernels
 
     costs = np.ascontiguousarray(costs, dtype=np.float64)
     count = len(sizes)
@@ -167,9 +206,9 @@ def solve_flat(
     )
 
     def run(part: slice) -> None:
-        kernels.solve_range(
-            *kernels.scratch(int(ns[part].max()), int(ms[part].max())),
-            np.empty((3, int(ms[part].max()))),
+        less, more = int(sizes[part].min(1).max()), int(sizes[part].max())
+        batch.solve_range(
+            *kernels.scratch(less, more), np.empty((less, more)), np.empty(less), np.empty((3, more)),
             costs, offsets[part], strides[part], ns[part], ms[part],
             row_mass, raw.row_starts[part], col_mass, raw.col_starts[part],
             raw.values[part], raw.gaps[part], raw.outcomes[part], raw.plans,
@@ -183,6 +222,8 @@ def solve_flat(
 def for_ranges(run: Callable[[slice], T], count: int, threads: int, *, pieces: int = 4) -> list[T]:
     """Call ``run`` on ranges that cover ``count``, on up to ``threads`` threads; results in order."""
     threads = max(1, min(threads, count))
+    if count == 0:
+        return []
     if threads == 1:
         return [run(slice(0, count))]
     edges = np.linspace(0, count, min(count, threads * pieces) + 1).astype(int).tolist()
@@ -261,14 +302,14 @@ def _to_units(mass: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.diff(edges, prepend=0)
 
 
-def _solutions(
+def _replacements(
     costs: list[NDArray[Any]],
     raw: RawSolutions,
     rows: NDArray[np.int64],
     cols: NDArray[np.int64],
     totals: NDArray[np.float64],
-) -> list[Solution]:
-    """Cut the flat results into solutions; POT answers what the kernel could not certify."""
+) -> dict[int, Solution]:
+    """POT's answers to what the kernel could not certify."""
     from aista.ot import kernels
 
     spoiled = np.flatnonzero(raw.outcomes == kernels.NOT_FINITE)
@@ -278,20 +319,12 @@ def _solutions(
             advice="look for NaN in the hidden states; compute costs in float32, never in float16",
         )
     gaps = np.where(raw.outcomes == kernels.OPTIMAL, raw.gaps, np.inf)
-    doubtful = gaps > GAP_TOLERANCE * np.abs(raw.values)
-    solutions = []
-    places = (raw.offsets, raw.row_starts, raw.col_starts, raw.values, gaps, totals, doubtful)
-    for cost, (start, i, j, value, gap, total, check) in zip(
-        costs, zip(*(x.tolist() for x in places), strict=True), strict=True
-    ):
-        n, m = cost.shape
-        plan = raw.plans[start : start + n * m].reshape(n, m)
-        potentials = (raw.row_potentials[i : i + n], raw.col_potentials[j : j + m])
-        solution = Solution(value, plan, potentials, Status(Outcome.OPTIMAL, gap))
-        if check and gap > GAP_TOLERANCE * float(np.abs(cost).max()):
-            solution = _network_simplex(cost, rows[i : i + n], cols[j : j + m])
-        solutions.append(solution if total == 1.0 else _times(solution, total))
-    return solutions
+    found = {}
+    for k in np.flatnonzero(gaps > GAP_TOLERANCE * np.abs(raw.values)).tolist():
+        (n, m), i, j = costs[k].shape, raw.row_starts[k], raw.col_starts[k]
+        if gaps[k] > GAP_TOLERANCE * float(np.abs(costs[k]).max()):
+            found[k] = _times(_network_simplex(costs[k], rows[i : i + n], cols[j : j + m]), float(totals[k]))
+    return found
 
 
 def _times(solution: Solution, total: float) -> Solution:

@@ -12,6 +12,7 @@ _HOMES = {
     "control_ranks": "ranking",
     "decide_mrr": "decision",
     "exact_ranks": "ranking",
+    "merge": "ranking",
     "mrr": "scores",
     "pair_distances": "ranking",
 }
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from aista.retrieval.ranking import Ranking as Ranking
     from aista.retrieval.ranking import control_ranks as control_ranks
     from aista.retrieval.ranking import exact_ranks as exact_ranks
+    from aista.retrieval.ranking import merge as merge
     from aista.retrieval.ranking import pair_distances as pair_distances
     from aista.retrieval.scores import chance_mrr as chance_mrr
     from aista.retrieval.scores import mrr as mrr

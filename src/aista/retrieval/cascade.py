@@ -3,12 +3,23 @@
 Products of a tile of tokens are computed in float32, ``ot.bounds`` decides what they can decide, and the few
 pairs within rounding error of the threshold are recomputed in float64. Nothing larger than a tile of products
 and one block of each side is held beside the input.
+
+Rounding is bounded, not estimated. Let x = fl(fl(s - c) - mu) and y = fl(t - c) be the tokens that enter the
+product, c the mean of all text tokens and mu that of the item, all float32. In exact arithmetic
+
+    W(x + mu, y) = E|x + mu|^2 + E|y|^2 - 2 mu . E y - 2 max_Z <Z, x y'>
+
+* A float32 product of length d, summed in any order, errs by at most g |x| |y| with g = d u / (1 - d u),
+  u = 2^-24. Averaged over any plan that is at most g sqrt(E|x|^2 E|y|^2), by Cauchy-Schwarz.
+* Rounding the tokens moved them by at most delta = u (rms|s - c| + rms|x| + rms|y|), and sqrt(W) is a metric:
+  | sqrt(W(s, t)) - sqrt(W(x + mu, y)) | <= delta.
+* The other terms, and the threshold, are float64: 8 (d + 16) 2^-53 of their scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from hashlib import blake2b
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,43 +28,14 @@ from torch import Tensor
 
 from aista.errors import TransportError
 from aista.ot.exact import for_ranges, solve_flat, starts, uniform_masses
+from aista.retrieval.tokens import ROUND32, ROUND64, Side, blocks, check_clouds, distinct_rows
 
-#: Float32 products of length d are trusted to this many standard deviations of a random-sign rounding error.
-DEVIATIONS = 4.0
 #: Float64 distances that agree to this fraction of their scale are equal: a tie.
 TIE = 1e-12
-#: Text rows are multiplied once each when at most this fraction of them is distinct (as at the embedding
-#: layer).
-DISTINCT = 0.6
-
-
-def check_clouds(speech: Sequence[Tensor], text: Sequence[Tensor]) -> None:
-    """Refuse what cannot be compared: unequal counts, empty clouds, other dimensions, NaN.
-
-    Raises:
-        TransportError: Naming the item.
-    """
-    if len(speech) != len(text) or not len(speech):
-        raise TransportError(
-            "speech and text must come in pairs, at least one", got=f"{len(speech)} and {len(text)} items"
-        )
-    dims = set()
-    for name, clouds in (("speech", speech), ("text", text)):
-        for i, cloud in enumerate(clouds):
-            if cloud.dim() != 2 or 0 in cloud.shape:
-                raise TransportError(
-                    f"{name} item {i} must be (tokens, dimension) with at least one token",
-                    got=f"shape {tuple(cloud.shape)}",
-                    advice="leave items without speech tokens or transcript out",
-                )
-            if not bool(torch.isfinite(cloud.sum(dtype=torch.float64))):
-                raise TransportError(
-                    f"{name} item {i} holds NaN or infinity",
-                    advice="extract hidden states in float32 or bfloat16, not float16",
-                )
-            dims.add(cloud.shape[1])
-    if len(dims) > 1:
-        raise TransportError("all items must have one dimension", got=sorted(dims))
+#: What decides a pair: the stages of ``ot.bounds``; the same on products that were summed in float64; the
+#: distance in float64; or nothing, as the texts are the same.
+STAGES = ("relaxed", "dual", "smooth", "greedy", "stopped", "solved", "sharpened", "undecided", "same_text")
+SHARPENED, UNDECIDED, SAME_TEXT = 6, 7, 8
 
 
 def distances64(speech: Sequence[Tensor], text: Sequence[Tensor], *, threads: int = 1) -> NDArray[np.float64]:
@@ -92,42 +74,24 @@ def _cost64(speech: Tensor, text: Tensor) -> NDArray[np.float64]:
     return cost.clamp_(min=0.0).cpu().numpy()
 
 
-class _Side:
-    """What is known of every item of one side; tokens themselves stay where they are."""
+@dataclass
+class _Tile:
+    """Some speech items (P) against some texts (T), all tables (P, T).
 
-    def __init__(self, clouds: Sequence[Tensor], centre: Tensor, own_centre: bool) -> None:
-        self.clouds, self.centre, self.own_centre = clouds, centre, own_centre
-        count, dim = len(clouds), clouds[0].shape[1]
-        self.lengths = np.array([len(cloud) for cloud in clouds], dtype=np.int64)
-        self.means = torch.empty(count, dim, dtype=torch.float64, device=centre.device)
-        self.spread, self.size, self.largest = np.empty(count), np.empty(count), np.empty(count)
-        for i, cloud in enumerate(clouds):
-            x = cloud.detach().float() - centre
-            self.means[i] = x.mean(0, dtype=torch.float64)
-            norms = self._centred(i).square().sum(1, dtype=torch.float64)
-            self.size[i], self.largest[i] = float(norms.mean()), float(norms.max())
-            self.spread[i] = self.size[i] - (0.0 if own_centre else float(self.means[i].square().sum()))
-        self.size, self.largest = np.sqrt(self.size), np.sqrt(self.largest)
+    Attributes:
+        items, texts: Which. targets: Nearer means max <Z, G> > target.
+        slacks: By how much that may be wrong with products rounded once. rough: With float32 products.
+        verdicts: 0 = none yet. ours, theirs: Tokens of both sides.
+    """
 
-    def _centred(self, i: int) -> Tensor:
-        x = self.clouds[i].detach().float() - self.centre
-        return x - self.means[i].float() if self.own_centre else x
-
-    def tokens(self, items: NDArray[np.int64]) -> Tensor:
-        """(sum of lengths, d) float32 tokens of some items, centred."""
-        return torch.cat([self._centred(i) for i in items])
-
-
-def _blocks(
-    items: NDArray[np.int64], lengths: NDArray[np.int64], block_size: int
-) -> Iterator[NDArray[np.int64]]:
-    """Cut a list of items into runs of about ``block_size`` tokens."""
-    edges = np.searchsorted(
-        np.cumsum(lengths[items]), np.arange(block_size, lengths[items].sum(), block_size)
-    )
-    for part in np.split(items, np.unique(edges)):
-        if len(part):
-            yield part
+    items: NDArray[np.int64]
+    texts: NDArray[np.int64]
+    targets: NDArray[np.float64]
+    slacks: NDArray[np.float64]
+    rough: NDArray[np.float64]
+    verdicts: NDArray[np.int8]
+    ours: Tensor
+    theirs: Tensor | None = None
 
 
 class Cascade:
@@ -135,8 +99,11 @@ class Cascade:
 
     Args:
         speech: Q tensors (n_i, d). text: Q tensors (m_i, d), on the same device.
+        queries: Which speech items will be asked for (others are never looked at). None: all.
         texts: Identity of each text; pairs of equal identity are not rivals. None: all differ.
         block_size: Tokens along each side of a tile of products. threads: CPU threads.
+        device_bounds: Whether the first bounds run in torch, where the tensors lie. None: unless that is the
+        CPU.
     """
 
     def __init__(
@@ -144,127 +111,215 @@ class Cascade:
         speech: Sequence[Tensor],
         text: Sequence[Tensor],
         *,
+        queries: Sequence[int] | None = None,
         texts: Sequence[Hashable] | None = None,
         block_size: int = 1536,
         threads: int = 0,
+        device_bounds: bool | None = None,
     ) -> None:
-        check_clouds(speech, text)
-        if texts is not None and len(texts) != len(text):
-            raise TransportError("texts must name every text", got=len(texts), expected=len(text))
+        chosen = range(len(speech)) if queries is None else queries
+        self.queries = np.array(chosen, dtype=np.int64).reshape(-1)
+        _check(speech, text, self.queries, texts)
         self.block_size, self.threads = block_size, threads or torch.get_num_threads()
+        device = text[0].device
+        self.device_bounds = device.type != "cpu" if device_bounds is None else device_bounds
         count = sum(len(cloud) for cloud in text)
         centre = torch.stack([cloud.detach().sum(0, dtype=torch.float64) for cloud in text]).sum(0) / count
-        self.speech = _Side(speech, centre.float(), own_centre=True)
-        self.text = _Side(text, centre.float(), own_centre=False)
+        self.speech = Side([speech[i] for i in self.queries.tolist()], centre.float(), True, block_size)
+        self.text = Side(text, centre.float(), False, block_size)
         names: dict[Hashable, int] = {}
-        self.identity = np.array(
-            [
-                names.setdefault(name, len(names))
-                for name in (texts if texts is not None else range(len(text)))
-            ]
-        )
-        self.gold = np.full(len(text), np.nan)
-        self.counts = np.zeros(7, np.int64)
-        self.num_pairs = 0
-        self._index, self._distinct = _distinct_rows(self.text)
+        named = range(len(text)) if texts is None else texts
+        self.identity = np.array([names.setdefault(name, len(names)) for name in named])
+        self.gold = np.full(len(self.queries), np.nan)
+        self.counts = np.zeros(len(STAGES), np.int64)
+        self._index, self._distinct = distinct_rows(self.text)
 
     def stages(self) -> dict[str, int]:
         """How many pairs each stage decided so far."""
-        from aista.ot.bounds import STAGES
-
         return dict(zip(STAGES, self.counts.tolist(), strict=True))
 
     def need_gold(self, items: NDArray[np.int64]) -> None:
         """Compute the float64 distance of these speech items to their own texts, once."""
         new = items[np.isnan(self.gold[items])]
-        self.gold[new] = distances64(
-            [self.speech.clouds[i] for i in new], [self.text.clouds[i] for i in new], threads=self.threads
-        )
+        theirs = [self.text.clouds[i] for i in self.queries[new]]
+        self.gold[new] = distances64([self.speech.clouds[i] for i in new], theirs, threads=self.threads)
 
     def judge(self, items: NDArray[np.int64], texts: NDArray[np.int64]) -> Iterator[tuple[NDArray, NDArray]]:
         """Judge every pair of ``items`` x ``texts``, a block of items at a time.
+
+        Args:
+            items: Places in ``queries``. texts: Numbers of texts.
 
         Yields:
             (items of the block (P,), verdicts (P, len(texts)) int8): 1 = nearer than its own text, -1 =
             farther, 0 = exactly as far, 2 = same text.
         """
         self.need_gold(items)
-        for block in _blocks(items, self.speech.lengths, self.block_size):
+        for block in blocks(items, self.speech.lengths, self.block_size):
             tokens = self.speech.tokens(block)
-            shared = None if self._distinct is None else tokens @ self._distinct.T
+            shared = None if self._distinct is None else self._distinct @ tokens.T
             parts = []
-            for tile in _blocks(texts, self.text.lengths, self.block_size):
-                parts.append(self._judge_tile(block, tile, self._products(tokens, shared, tile)))
-            self.num_pairs += len(block) * len(texts)
+            for some in blocks(texts, self.text.lengths, self.block_size):
+                tile = self._tile(block, some, tokens)
+                if shared is None:
+                    tile.theirs = self.text.tokens(some)
+                    products = tile.theirs @ tokens.T
+                else:
+                    products = shared[torch.cat([self._index[j] for j in some])]
+                parts.append(self._judge_tile(tile, products))
             yield block, np.concatenate(parts, 1)
 
-    def _products(
-        self, tokens: Tensor, shared: Tensor | None, tile: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        if shared is None:
-            products = tokens @ self.text.tokens(tile).T
-        else:
-            products = shared[:, torch.cat([self._index[j] for j in tile]).to(shared.device)]
-        return products.cpu().numpy()
+    def _tile(self, items: NDArray[np.int64], texts: NDArray[np.int64], tokens: Tensor) -> _Tile:
+        s, t, d = self.speech, self.text, self.speech.means.shape[1]
+        power, gold = s.power[items][:, None] + t.power[texts], self.gold[items][:, None]
+        across = (s.shifts[items].double() @ t.means[texts].T).cpu().numpy()
+        moved, size = s.moved[items][:, None] + t.moved[texts], s.size[items][:, None] * t.size[texts]
+        scale = power + t.power[self.queries[items]][:, None]
+        slacks = np.sqrt(gold) * moved + 0.5 * moved**2 + 8.0 * (d + 16) * ROUND64 * scale
+        same = self.identity[self.queries[items]][:, None] == self.identity[texts]
+        self.counts[SAME_TEXT] += same.sum()
+        return _Tile(
+            items,
+            texts,
+            targets=0.5 * (power - gold) - across,
+            slacks=slacks + 2.0 * ROUND32 * size,
+            rough=slacks + d * ROUND32 / (1.0 - d * ROUND32) * size,
+            verdicts=np.where(same, 2, 0).astype(np.int8),
+            ours=tokens,
+        )
 
-    def _judge_tile(
-        self, items: NDArray[np.int64], texts: NDArray[np.int64], products: NDArray[np.float32]
-    ) -> NDArray[np.int8]:
+    def _judge_tile(self, tile: _Tile, products: Tensor) -> NDArray[np.int8]:
+        if self.device_bounds:
+            self._bound_on_device(tile, products)
+        self._bound_on_host(tile, products)
+        if (tile.verdicts == 0).any():
+            self._sharpen(tile)
+            self._recheck(tile)
+        return tile.verdicts
+
+    def _bound_on_device(self, tile: _Tile, products: Tensor) -> None:
+        """Settle what the first two bounds settle, without moving the products."""
+        from aista.ot.device_bounds import product_bounds
+
+        rows, cols = (
+            torch.from_numpy(x).to(products.device)
+            for x in (self.text.lengths[tile.texts], self.speech.lengths[tile.items])
+        )
+        for stage, bound in enumerate(product_bounds(products, rows, cols)):
+            farther = (bound.cpu().numpy() < tile.targets - tile.rough) & (tile.verdicts == 0)
+            tile.verdicts[farther] = -1
+            self.counts[stage] += farther.sum()
+
+    def _bound_on_host(self, tile: _Tile, products: Tensor) -> None:
+        """All stages, for the pairs without a verdict."""
+        p, q = np.nonzero(tile.verdicts == 0)
+        rows, cols = self.text.lengths[tile.texts], self.speech.lengths[tile.items]
+        row, col = starts(rows)[q], starts(cols)[p]
+        if self.device_bounds:
+            host, offsets = _gather(products, row, rows[q], col, cols[p])
+            strides = cols[p]
+        else:
+            host, strides = products.numpy().reshape(-1), np.full(len(p), products.shape[1])
+            offsets = row * products.shape[1] + col
+        counts = self._stages(tile, (p, q), host, offsets, strides, tile.rough)
+        self.counts[:SHARPENED] += counts[:-1]
+        self.counts[UNDECIDED] += counts[-1]
+
+    def _sharpen(self, tile: _Tile) -> None:
+        """Judge open pairs again with products that were summed in float64 and rounded once."""
+        p, q = np.nonzero(tile.verdicts == 0)
+        theirs = self.text.tokens(tile.texts) if tile.theirs is None else tile.theirs
+        xs = tile.ours.split(self.speech.lengths[tile.items].tolist())
+        ys = theirs.split(self.text.lengths[tile.texts].tolist())
+        # Room that is used again: fresh memory costs more than the product.
+        x_room, y_room = (
+            part[0].new_empty(max(map(len, part)), part[0].shape[1], dtype=torch.float64) for part in (xs, ys)
+        )
+        products = [
+            y_room[: len(ys[j])].copy_(ys[j]) @ x_room[: len(xs[i])].copy_(xs[i]).T
+            for i, j in zip(p, q, strict=True)
+        ]
+        flat = torch.cat([x.reshape(-1) for x in products]).float().cpu().numpy()
+        offsets = starts(np.array([x.numel() for x in products]))
+        strides = self.speech.lengths[tile.items[p]]
+        counts = self._stages(tile, (p, q), flat, offsets, strides, tile.slacks)
+        self.counts[SHARPENED] += counts[:-1].sum()
+        self.counts[UNDECIDED] -= counts[:-1].sum()
+
+    def _stages(
+        self,
+        tile: _Tile,
+        pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
+        products: NDArray[np.float32],
+        offsets: NDArray[np.int64],
+        strides: NDArray[np.int64],
+        slacks: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Put verdicts on some pairs; returns how many each stage decided."""
         from aista.ot import bounds, kernels
 
-        s, t = self.speech, self.text
-        ours, theirs = s.means[items], t.means[texts]
-        apart = torch.cdist(ours, theirs, compute_mode="use_mm_for_euclid_dist").square().cpu().numpy()
-        targets = 0.5 * ((s.spread[items] - self.gold[items])[:, None] + t.spread[texts] + apart)
-        rounding = DEVIATIONS * np.sqrt(s.means.shape[1]) * 2.0**-24
-        verdicts = np.empty(targets.shape, np.int8)
-        rows, cols = s.lengths[items], t.lengths[texts]
-        tables = (
-            products, rows, cols, starts(rows), starts(cols), self.identity[items], self.identity[texts],
-            s.largest[items] * 1.001, t.largest[texts] * 1.001, targets, s.size[items] * rounding,
-            t.size[texts],
-        )  # fmt: skip
+        items, texts = tile.items[pairs[0]], tile.texts[pairs[1]]
+        rows, cols = self.text.lengths[texts], self.speech.lengths[items]
+        caps = self.speech.largest[items] * self.text.largest[texts]
+        targets, slacks, found = tile.targets[pairs], slacks[pairs], np.empty(len(items), np.int8)
 
         def run(part: slice) -> NDArray[np.int64]:
-            counts = np.zeros_like(self.counts)
-            work = kernels.scratch(int(rows.max()), int(cols.max()))
-            bounds.judge_tile(*work, *tables, part.start, part.stop, verdicts, counts)
+            counts = np.zeros(bounds.NUM_STAGES, np.int64)
+            bounds.judge_pairs(
+                *kernels.scratch(int(rows.max()), int(cols.max())), products, offsets, strides, rows, cols,
+                caps, targets, slacks, part.start, part.stop, found, counts,
+            )  # fmt: skip
             return counts
 
-        self.counts += sum(for_ranges(run, len(items), self.threads))
-        self._recheck(items, texts, verdicts, targets)
-        return verdicts
+        counts = sum(for_ranges(run, len(items), self.threads), np.zeros(bounds.NUM_STAGES, np.int64))
+        tile.verdicts[pairs] = found
+        return counts
 
-    def _recheck(
-        self, items: NDArray[np.int64], texts: NDArray[np.int64], verdicts: NDArray[np.int8], targets: NDArray
-    ) -> None:
+    def _recheck(self, tile: _Tile) -> None:
         """Decide in float64 what float32 could not."""
-        p, q = np.nonzero(verdicts == 0)
+        p, q = np.nonzero(tile.verdicts == 0)
         if not len(p):
             return
-        i, j = items[p], texts[q]
+        i, j = tile.items[p], tile.texts[q]
         found = distances64(
             [self.speech.clouds[k] for k in i], [self.text.clouds[k] for k in j], threads=self.threads
         )
-        scale = self.gold[i] + self.speech.spread[i] + self.text.spread[j]
+        scale = self.gold[i] + self.speech.power[i] + self.text.power[j]
         difference = found - self.gold[i]
-        verdicts[p, q] = np.where(np.abs(difference) <= TIE * scale, 0, -np.sign(difference)).astype(np.int8)
+        tied = np.abs(difference) <= TIE * scale
+        tile.verdicts[p, q] = np.where(tied, 0, -np.sign(difference)).astype(np.int8)
 
 
-def _distinct_rows(side: _Side) -> tuple[list[Tensor], Tensor | None]:
-    """Token index of each text into its distinct centred rows, or ([], None) when few rows repeat."""
-    total, limit = int(side.lengths.sum()), int(DISTINCT * side.lengths.sum())
-    seen: dict[bytes, int] = {}
-    index, rows, passed = [], [], 0
-    for cloud in side.clouds:
-        host = cloud.detach().float().cpu().numpy()
-        names = [blake2b(row.tobytes(), digest_size=16).digest() for row in host]
-        for k, name in enumerate(names):
-            if name not in seen:
-                seen[name] = len(seen)
-                rows.append(cloud.detach()[k])
-        index.append(torch.tensor([seen[name] for name in names]))
-        passed += len(names)
-        if len(seen) > limit or (passed > 0.05 * total + 200 and len(seen) > 0.98 * passed):
-            return [], None
-    return index, torch.stack(rows).float() - side.centre
+def _check(
+    speech: Sequence[Tensor], text: Sequence[Tensor], queries: NDArray[np.int64], texts: Sequence | None
+) -> None:
+    if len(speech) != len(text) or not len(speech):
+        raise TransportError(
+            "speech and text must come in pairs, at least one", got=f"{len(speech)} and {len(text)} items"
+        )
+    if not len(queries) or queries.min() < 0 or queries.max() >= len(text):
+        raise TransportError(
+            "queries must name items", got=queries.tolist()[:9], expected=f"0 to {len(text) - 1}"
+        )
+    dims = check_clouds("speech", speech, queries.tolist()) | check_clouds("text", text, range(len(text)))
+    if len(dims) > 1:
+        raise TransportError("all items must have one dimension", got=sorted(dims))
+    if texts is not None and len(texts) != len(text):
+        raise TransportError("texts must name every text", got=len(texts), expected=len(text))
+
+
+def _gather(
+    products: Tensor,
+    row: NDArray[np.int64],
+    n: NDArray[np.int64],
+    col: NDArray[np.int64],
+    m: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The blocks of some pairs, one after another, on the CPU; and where each begins."""
+    at = starts(n * m)
+    device = products.device
+    pair = torch.repeat_interleave(torch.from_numpy(n * m).to(device))
+    inside = torch.arange(len(pair), device=device) - torch.from_numpy(at).to(device)[pair]
+    begin, width = (torch.from_numpy(x).to(device)[pair] for x in (row * products.shape[1] + col, m))
+    place = begin + inside // width * products.shape[1] + inside % width
+    return products.reshape(-1)[place].cpu().numpy(), at

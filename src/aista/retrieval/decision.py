@@ -129,7 +129,8 @@ class _Search:
     def _remoteness(self) -> NDArray[np.float64]:
         """Expected distance of each text without its gain, scaled to [0, 1): orders equal counts."""
         speech, text = self.cascade.speech, self.cascade.text
-        far = text.spread + (text.means - speech.means.mean(0)).square().sum(1).cpu().numpy()
+        gap = (text.means - speech.means.mean(0)).square().sum(1) - text.means.square().sum(1)
+        far = text.power + gap.cpu().numpy()
         return (np.argsort(np.argsort(far)) / len(far)).astype(np.float64)
 
     def _judge(self, items: NDArray[np.int64], texts: NDArray[np.int64]) -> None:
