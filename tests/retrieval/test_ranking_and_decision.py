@@ -10,7 +10,18 @@ import pytest
 import torch
 
 from aista.errors import TransportError
-from aista.retrieval import chance_mrr, control_ranks, decide_mrr, exact_ranks, mrr, pair_distances
+from aista.ot import solve
+from aista.ot.device_bounds import product_bounds
+from aista.retrieval import (
+    chance_mrr,
+    control_ranks,
+    decide_mrr,
+    exact_ranks,
+    merge,
+    mrr,
+    pair_distances,
+)
+from aista.retrieval.cascade import Cascade
 
 
 def layer(count, dim, alignment, seed=0, massive=False, outlier=False):
@@ -190,3 +201,81 @@ def test_what_cannot_be_compared_says_so():
         exact_ranks(speech, text, texts=["a"])
     with pytest.raises(TransportError, match="threshold"):
         decide_mrr(speech, text, 2.0)
+
+
+def test_parts_of_processes_make_the_whole():
+    speech, text = layer(23, 20, 0.2, seed=8)
+    text[5] = text[4].clone()
+    whole = exact_ranks(speech, text)
+    parts = []
+    for rank in range(3):
+        mine = range(rank, 23, 3)
+        held = [cloud if i in mine else cloud[:0] for i, cloud in enumerate(speech)]  # others are never read
+        parts.append(exact_ranks(held, text, queries=mine))
+    joined = merge(parts[::-1])
+    for name in ("ranks", "ties", "gold", "queries"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+    for name in ("mrr", "mrr_pessimistic", "chance", "num_ties", "stages", "num_texts"):
+        assert getattr(joined, name) == getattr(whole, name)
+    with pytest.raises(TransportError, match="share items"):
+        merge([parts[0], parts[0]])
+    with pytest.raises(TransportError, match="same texts"):
+        merge([parts[0], exact_ranks(speech[:4], text[:4])])
+    with pytest.raises(TransportError, match="queries"):
+        exact_ranks(speech, text, queries=[23])
+
+
+@pytest.mark.parametrize("alignment", [0.0, 0.3])
+def test_bounds_on_the_device_change_nothing(alignment):
+    speech, text = layer(40, 24, alignment, seed=9)
+    host = exact_ranks(speech, text, block_size=90)
+    device = exact_ranks(speech, text, block_size=90, device_bounds=True)
+    np.testing.assert_array_equal(host.ranks, device.ranks)
+    assert sum(device.stages.values()) == 40 * 40
+    # Both know the relaxed bound; the dual one may see a pair that the other had settled.
+    assert device.stages["relaxed"] == pytest.approx(host.stages["relaxed"], abs=8)
+
+
+def test_device_bounds_are_bounds():
+    rng = torch.Generator().manual_seed(3)
+    rows, cols = torch.tensor([3, 1, 5]), torch.tensor([2, 6])
+    products = torch.randn(9, 8, generator=rng)
+    for bound in product_bounds(products, rows, cols):
+        for q, block in enumerate(products.split(rows.tolist())):
+            for p, part in enumerate(block.split(cols.tolist(), 1)):
+                assert -solve(-part).value <= bound[p, q] + 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_slack_covers_what_rounding_does(dtype):
+    """The identity behind the cascade, evaluated exactly, against POT on the states as given."""
+    speech, text = (
+        [(5 * cloud).to(dtype) + 30 for cloud in clouds] for clouds in layer(12, 400, 0.2, seed=10)
+    )
+    cascade = Cascade(speech, text)
+    items = np.arange(12)
+    cascade.need_gold(items)
+    ours = cascade.speech.tokens(items)
+    tile = cascade._tile(items, items, ours)
+    xs = ours.split(cascade.speech.lengths.tolist())
+    ys = cascade.text.tokens(items).split(cascade.text.lengths.tolist())
+    distances = all_distances(speech, text)
+    for i, j in np.ndindex(12, 12):
+        exact = -solve(-(ys[j].double() @ xs[i].double().T)).value
+        difference = 0.5 * (cascade.gold[i] - distances[i, j])  # = max <Z, G> - target
+        assert abs(exact - tile.targets[i, j] - difference) <= tile.slacks[i, j]
+        rough = -solve(-(ys[j] @ xs[i].T).double()).value
+        assert abs(rough - tile.targets[i, j] - difference) <= tile.rough[i, j]
+
+
+def test_pairs_within_float32_rounding_are_decided_by_better_products():
+    """Gold and rival differ by less than a float32 product can tell."""
+    rng = torch.Generator().manual_seed(4)
+    text = [torch.randn(6, 2000, generator=rng) for _ in range(2)]
+    text[1] = text[0].clone()
+    text[1][3, 7] += 1e-3
+    speech = [torch.randn(8, 2000, generator=rng), torch.randn(8, 2000, generator=rng)]
+    ranking = exact_ranks(speech, text)
+    distances = all_distances(speech, text)
+    np.testing.assert_array_equal(ranking.ranks, 1 + (distances < distances.diagonal()[:, None]).sum(1))
+    assert ranking.stages["sharpened"] + ranking.stages["undecided"] == 2
