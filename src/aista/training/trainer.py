@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import save_fsdp_optimizer
 from rich.console import Console
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
@@ -309,6 +310,8 @@ class AistaTrainer(Trainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
     ) -> Any:
+        if self.is_fsdp_enabled:  # autocast decides the types of the arithmetic, as without an engine
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
         if not (self.is_deepspeed_enabled and resume_from_checkpoint):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
