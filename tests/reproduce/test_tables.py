@@ -6,6 +6,7 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from aista.evaluation.evaluate import compare
 from aista.reproduce.exhibit import Cell, Row, Table
 from aista.reproduce.measured import with_best
 from aista.reproduce.plan import Run
-from aista.reproduce.tables import all_tables, table2, table3, table4, table5
+from aista.reproduce.tables import all_tables, table1, table2, table3, table4, table5
+from tests import tiny
 from tests.reproduce.invented_runs import FALLING, SENTENCES, context, evaluate, plan, train
 
 
@@ -121,6 +123,22 @@ def test_a_measured_baseline_stands_beside_the_reported(tmp_path: Path) -> None:
     table = table2(context(plan(tmp_path, "table2")))
     assert [cell.value for cell in row(table, "cascade", "").cells] == [80.0, 81.0]
     assert [cell.paper for cell in row(table, "qwen2_audio", "").cells] == [45.2, 28.6]
+
+
+def test_what_was_trained_on_is_counted(tmp_path: Path) -> None:
+    tiny.manifest(tmp_path / "covost2.jsonl", count=4)
+    rows = [json.loads(line) for line in (tmp_path / "covost2.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["duration"] = 1800.0
+    (tmp_path / "covost2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    there = context(plan(tmp_path, "table1"))
+    at_paper_scale = replace(there, training={"covost2-en-zh": tmp_path / "covost2.jsonl"})
+    cells = next(row for row in table1(at_paper_scale).rows if row.label == "CoVoST2 En2Zh").cells
+    assert [cell.value for cell in cells] == [2.0, 4] and [cell.paper for cell in cells] == [364, 289_000]
+    small = table1(replace(there, training={"ST": tmp_path / "covost2.jsonl"}))
+    found = {row.label: [cell.value for cell in row.cells] for row in small.rows}
+    assert found["stand-in: spoken sentences En-Zh"] == [2.0, 4]
+    assert found["stand-in: spoken sentences"][1] == 9000  # the shipped stage-1 model's card
 
 
 def test_tables_of_nothing_say_so(tmp_path: Path) -> None:

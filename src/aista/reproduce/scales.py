@@ -168,7 +168,12 @@ class SmallScale(Scale):
         return [self.folder / "corpus" / f"{name}.jsonl" for name in ("test_common", "test_rare")]
 
     def training(self) -> dict[str, Path]:
-        return {"ST": self.folder / "corpus" / "st.jsonl"}
+        found = {"ST": self.folder / "corpus" / "st.jsonl"}
+        if self.nano:
+            found |= {
+                task: self.folder / "build" / "corpus" / f"{task.lower()}.jsonl" for task in ("ASR", "AAC")
+            }
+        return found
 
     def _settings(self, kind: type[S], stage: str, *overrides: str) -> S:
         changes = (*SCALES[self.size].overrides.get(stage, ()), *overrides)

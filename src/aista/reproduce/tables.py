@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from aista.baselines.reported import REPORTED
 from aista.data.manifest import Manifest
-from aista.demo import corpus
+from aista.model.bases import locate
 from aista.reproduce import paper
 from aista.reproduce.exhibit import Cell, Row, Table
 from aista.reproduce.measured import P_RULE, SEED_RULE, X_RULE, Measured, cell_of, cross_entropies, with_best
@@ -76,7 +77,7 @@ def _counted(manifests: Sequence[Path]) -> list[Cell]:
     for path in manifests:
         for row in Manifest(path):
             seconds, samples = seconds + (row.duration or 0.0), samples + 1
-    return [Cell(value=seconds / 3600), Cell(value=samples)]
+    return [Cell(value=seconds / 3600, digits=2), Cell(value=samples, digits=0)]
 
 
 def _stand_ins(context: Context, task: str) -> list[Row]:
@@ -84,9 +85,8 @@ def _stand_ins(context: Context, task: str) -> list[Row]:
     if "ST" not in context.training:
         return []
     if task != "ST":
-        note = "`aista demo build` makes them; the stage-1 models that heard them come with the package"
-        count = getattr(corpus.SCALES["full"], task.lower())
-        cells = [Cell(), Cell(value=count, digits=0, note=note)]
+        manifest = context.training.get(task)
+        cells = _counted([manifest]) if manifest else _shipped_counts(task.lower())
         return [
             Row(label={"ASR": "stand-in: spoken sentences", "AAC": "stand-in: sounds"}[task], cells=cells)
         ]
@@ -100,6 +100,17 @@ def _stand_ins(context: Context, task: str) -> list[Row]:
         )
         for code, found in seconds.items()
     ]
+
+
+def _shipped_counts(corpus: str) -> list[Cell]:
+    """Return what the shipped stage-1 models were trained on, as their build counted it (the model card)."""
+    card = (locate("aista:model") / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {corpus} \| ([\d,]+) \| ([\d.]+) \|$", card, re.MULTILINE)
+    if row is None:
+        return [Cell(), Cell()]
+    note = "counted by `aista demo build`; the stage-1 model comes with the package"
+    samples, hours = float(row[1].replace(",", "")), float(row[2])
+    return [Cell(value=hours, digits=2, note=note), Cell(value=samples, digits=0, note=note)]
 
 
 def table2(context: Context) -> Table:
