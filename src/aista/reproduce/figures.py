@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from aista.analysis.correlation import Coefficient, Correlation, Point, by_group, by_seed, pooled
+from aista.errors import AistaError
 from aista.evaluation.drawing import standalone
 from aista.reproduce import drawing, printing
 from aista.reproduce.exhibit import Figure
@@ -15,6 +17,8 @@ from aista.reproduce.sentences import figure7
 from aista.reproduce.states import figure5, transport
 from aista.selection.report import LayerReport
 from aista.text.languages import language
+
+logger = logging.getLogger(__name__)
 
 PAPER_FIGURE4 = (
     "The paper (4.2): with Vicuna-13B the MRR stays above 0.5 from layer 0 to 5 and falls below 0.01 from "
@@ -28,15 +32,26 @@ PAPER_FIGURE6 = (
 
 
 def all_figures(context: Context) -> list[Figure]:
-    """Return the figures that were asked for and whose runs are there, numbers and pictures."""
+    """Return the figures that were asked for and whose runs are there, numbers and pictures.
+
+    One that cannot be made is logged, and the others are made.
+    """
     makers: dict[str, tuple[Callable[[Context], dict[str, Any] | None], ...]] = {
         "figure4": (figure4,),
         "figure5": (figure5,),
         "figure6": (figure6,),
         "figure7": (figure7, transport),
     }
-    made = [make(context) for name in context.plan.exhibits for make in makers.get(name, ())]
-    return [with_pictures(values) for values in made if values is not None]
+    figures = []
+    for make in (make for name in context.plan.exhibits for make in makers.get(name, ())):
+        try:
+            values = make(context)
+        except AistaError as error:
+            logger.warning("%s could not be made: %s", make.__name__, error)
+            continue
+        if values is not None:
+            figures.append(with_pictures(values))
+    return figures
 
 
 def with_pictures(values: dict[str, Any]) -> Figure:
