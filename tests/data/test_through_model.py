@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from aista.config import PretrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.corpora import names
-from aista.data.manifest import Manifest
+from aista.data.manifest import Manifest, TimedText, write_manifest
 from aista.data.prepare import prepare
+from aista.data.shards import write_shards
 from aista.model import AistaForConditionalGeneration, AistaProcessor
+from aista.training.pretrain import pretrain
+from aista.training.run import Interrupted
+from tests import tiny
 from tests.data import miniatures
 from tests.tiny import language_model, whisper
+from tests.training.test_stages import interrupted_after
 
 OPTIONS = {"covost2": {"direction": "en-ja"}}
 
@@ -41,3 +48,32 @@ def test_a_batch_of_every_corpus_trains(tmp_path, model, name):
     gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
     assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
     model.zero_grad()
+
+
+def test_training_on_shards_and_long_rows_resumes_exactly(tmp_path, monkeypatch, capsys):
+    """From tars, with a row cut in two: interrupted in the middle of an epoch = uninterrupted."""
+    manifest = Manifest(tiny.manifest(tmp_path / "asr.jsonl", task="asr"))
+    rows = list(manifest)
+    parts = [{"offset": at, "duration": 0.8, "text": "A bell."} for at in (0.0, 0.9)]
+    rows[-1] = rows[-1].model_copy(update={"segments": tuple(TimedText(**part) for part in parts)})
+    write_manifest(tmp_path / "asr.jsonl", rows)
+    write_shards(Manifest(tmp_path / "asr.jsonl"), tmp_path / "shards", rows_per_shard=5)
+    base = tiny.pretrain_settings(tmp_path, max_steps=6, save_steps=1).model_dump()
+    base["data"] |= {
+        "train": [str(tmp_path / "shards" / "asr.jsonl")],
+        "max_seconds": 1.7,
+        "too_long": "segment",
+    }
+
+    def settings(name: str) -> PretrainSettings:
+        return PretrainSettings.of({**base, "output": str(tmp_path / name)})
+
+    whole = pretrain(settings("whole"))
+    assert "is padding" in " ".join(capsys.readouterr().err.split())
+    with monkeypatch.context() as patch:
+        interrupted_after(3, patch)
+        with pytest.raises(Interrupted):
+            pretrain(settings("parts"))
+    resumed = pretrain(settings("parts"))
+    one, other = (load_file(run.folder / "model.safetensors") for run in (whole, resumed))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -318,9 +318,10 @@ def shard(
     rows: Annotated[int, typer.Option(min=1, help="Utterances per shard.")] = 1000,
     seed: Seed = 0,
 ) -> None:
-    """Write a manifest and its sounds as tar shards (FLAC, 16 kHz) for streaming on clusters."""
+    """Write a manifest's sounds as tar shards (FLAC, 16 kHz), and a manifest that leads into them."""
     from aista.data.manifest import Manifest
     from aista.data.shards import write_shards
 
     paths = write_shards(Manifest(manifest), out, rows_per_shard=rows, seed=seed)
     typer.echo(f"{len(paths):>9,}  shards in {out}")
+    typer.echo(f"           {out / manifest.name}")

@@ -100,6 +100,8 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         ]
         if longer and too_long == "error":
             raise refuse(len(longer), self.utterance(longer[0]), self.lengths[longer[0]], max_seconds)
+        if not longer:
+            return
         rows, pieces = self._rows, self._pieces
         counts = np.ones(len(self), dtype=np.int64)
         for index in longer:

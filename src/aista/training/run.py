@@ -16,11 +16,11 @@ import torch
 from transformers import set_seed
 
 from aista import processes
+from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.config import DataSettings, JointSettings, PretrainSettings, TrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, TrainingError
-from aista.model.answering import longest_seconds
 from aista.model.feature_cache import cached_features
 from aista.training.callbacks import StopOnSignal
 from aista.training.journal import PROGRESS
@@ -152,7 +152,7 @@ def _data(
     data: DataSettings = settings.data
     limits: dict[str, Any] = {
         "max_corrupt_share": data.max_corrupt_share,
-        "max_seconds": data.max_seconds or longest_seconds(objective.model),
+        "max_seconds": data.max_seconds or objective.config.max_samples / SAMPLE_RATE_HZ,
         "too_long": data.too_long,
     }
     store = None
