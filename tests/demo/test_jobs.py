@@ -9,7 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from aista.demo.jobs import Job, Outcome, Queue, duration
+from aista.demo.stages import side_by_side
+from aista.errors import TrainingError
 
 FINISHED, RESULT, FAILED, BLOCKED = Outcome.FINISHED, Outcome.RESULT, Outcome.FAILED, Outcome.BLOCKED
 
@@ -61,6 +65,15 @@ def test_remaining_time_follows_from_what_finished(tmp_path: Path) -> None:
     queue.outcomes["a"] = FINISHED
     assert queue.remaining_seconds() == 3 * 100 / 2
     assert [duration(s) for s in (5, 200, 7200)] == ["5 s", "3 min", "2.0 h"]
+
+
+def test_side_by_side_shows_why_a_verb_failed(tmp_path: Path) -> None:
+    configs = {name: tmp_path / f"{name}.yaml" for name in ("one", "other")}
+    for path in configs.values():
+        path.write_text("outpt: a misspelt key\n")
+    with pytest.raises(TrainingError, match="outpt") as caught:
+        side_by_side("joint", configs, tmp_path / "logs")
+    assert caught.value.what == "`aista joint one` failed."
 
 
 STOPPED = """
