@@ -17,9 +17,10 @@ from tests import tiny
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def stage1(folder: Path) -> Path:
-    """Train a stage-1 model for a step."""
+def stage1(folder: Path, beats: bool = False) -> Path:
+    """Train a stage-1 model for a step, with one or with two encoders."""
     values = tiny.pretrain_settings(folder, max_steps=1).model_dump()
+    values["model"]["audio_encoder"] = "aista:beats" if beats else None
     values["model"]["qformer"] |= NO_DROPOUT
     values["model"]["lora"]["dropout"] = 0.0
     return pretrain(PretrainSettings.of(values)).folder
@@ -31,6 +32,7 @@ def joint_yaml(folder: Path, init: Path, name: str, **train: Any) -> tuple[Path,
         "max_steps": 4, "global_batch_size": 6, "per_device_train_batch_size": 3, "eval_steps": 2,
         "save_steps": 2, "logging_steps": 1, "per_device_eval_batch_size": 1, "learning_rate": 5e-3,
     }  # fmt: skip
+    folder.mkdir(exist_ok=True)
     settings = tiny.joint_settings(folder, str(init), output=str(folder / name), train={**steps, **train})
     tiny.manifest(folder / "dev.jsonl", count=5)
     path = folder / f"{name}.yaml"

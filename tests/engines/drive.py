@@ -1,0 +1,70 @@
+"""One process of several, which does stages one after the other: a test starts torchrun once for all of them.
+
+Run by torchrun with jobs ``[ENGINE:]VERB=CONFIG``. accelerate offers FSDP on accelerators alone, though torch
+has it on gloo too: its look at the hardware is replaced here; how it prepares the model is what GPUs get.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+
+from aista import processes
+from aista.config import JointSettings, SelectSettings
+from aista.selection.select import select
+from aista.training.joint import joint
+
+_look = AcceleratorState.__init__
+
+
+def _look_and_shard(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **options: Any) -> None:
+    _look(self, *args, fsdp_plugin=fsdp_plugin, **options)
+    if fsdp_plugin is not None:
+        if self._mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self._mixed_precision)
+        self.distributed_type = DistributedType.FSDP
+        self.fsdp_plugin = fsdp_plugin
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+
+AcceleratorState.__init__ = _look_and_shard  # type: ignore[method-assign]
+
+
+def cut(settings: JointSettings) -> None:
+    """Leave a finished run as it was after its first checkpoint; keep its weights to compare with."""
+    output = Path(settings.output)
+    (output / "training.json").unlink()
+    shutil.copytree(
+        output, output.with_name(f"{output.name}_whole"), ignore=shutil.ignore_patterns("checkpoint*")
+    )
+    *_, last = sorted((output / "checkpoints").iterdir())
+    shutil.rmtree(last)
+
+
+def do(verb: str, path: str) -> None:
+    if verb == "select":
+        select(SelectSettings.load(path))
+    elif verb == "cut":
+        processes.by_main(lambda: cut(JointSettings.load(path)))
+    else:
+        run = joint(JointSettings.load(path))
+        if processes.is_main():
+            print(f"{Path(path).stem}: {run.steps} steps, {run.seconds:.3f} s")
+
+
+if __name__ == "__main__":
+    plain = dict(os.environ)
+    for job in sys.argv[1:]:
+        kind, _, path = job.partition("=")
+        engine, _, verb = kind.rpartition(":")
+        os.environ |= json.loads(os.environ["ENGINES"])[engine] if engine else {}
+        do(verb, path)
+        os.environ.clear()
+        os.environ |= plain
