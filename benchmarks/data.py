@@ -35,6 +35,8 @@ from aista.data.collate import Collator, SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.sampling import LengthGroupedSampler, padding_waste
+from aista.data.shards import write_shards
+from aista.data.streaming import ShardStream
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from tests.tiny import tokenizer
 
@@ -143,6 +145,32 @@ def padding_figures() -> dict[str, float]:
     }
 
 
+def shard_figures(folder: Path, manifest: Manifest) -> dict[str, float]:
+    """Clips per second: FLAC by itself, FLAC in shards in the order of training, and streamed by webdataset."""
+    paths = write_shards(manifest, folder / "shards", rows_per_shard=50)
+    loose = []
+    for index, row in enumerate(Manifest(folder / "shards" / manifest.path.name)):
+        samples = load_audio(folder / "shards" / str(row.audio))
+        write_audio(folder / "loose" / f"{index}.flac", samples)
+        loose.append(row.model_copy(update={"audio": f"loose/{index}.flac"}))
+    write_manifest(folder / "loose.jsonl", loose)
+    files = SpeechDataset(Manifest(folder / "loose.jsonl"))
+    shards = SpeechDataset(Manifest(folder / "shards" / manifest.path.name))
+    sampler = LengthGroupedSampler(shards.lengths, 16, blocks=shards.archives)
+    order = sampler.order(0).tolist()
+    file_seconds, shard_seconds = (
+        seconds(lambda data=data: [data[i] for i in order], 2) for data in (files, shards)
+    )
+    stream_seconds = seconds(lambda: list(ShardStream(folder / "shards", 16)), 2)
+    return {
+        "shards": len(paths),
+        "files_clips_per_second": len(order) / file_seconds,
+        "shards_clips_per_second": len(order) / shard_seconds,
+        "stream_clips_per_second": len(order) / stream_seconds,
+        "shards_over_files": file_seconds / shard_seconds,
+    }
+
+
 def model(folder: Path) -> AistaForConditionalGeneration:
     """A speech model on random bases: whisper-tiny's encoder, a small Qwen2."""
     torch.manual_seed(0)
@@ -211,6 +239,7 @@ def main() -> None:
         manifest = clips(folder, arguments.clips)
         figures["decoding"] = decoding_figures(manifest)
         figures["padding"] = padding_figures()
+        figures["shards"] = shard_figures(folder, manifest)
         figures["cache"] = cache_figures(folder, manifest)
     for part, values in figures.items():
         print(part)

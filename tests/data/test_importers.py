@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from aista.audio import write_audio
 from aista.cli.data import app
 from aista.data.checks import check
+from aista.data.dataset import SpeechDataset
 from aista.data.importers import Options, export_manifest, import_manifest, importer, names
 from aista.data.manifest import Manifest, TimedText, Utterance, write_manifest
 from aista.errors import ConfigError, ManifestError
@@ -183,6 +184,61 @@ def test_a_folder_of_sounds_and_texts(folder):
         "第一行。",
     )
     assert check(Manifest(folder / "st.jsonl"), decode=True).ok
+
+
+SRT = """1
+00:00:00,000 --> 00:00:00,200
+<i>First</i>
+line.
+
+2
+00:00:00,250 --> 00:00:00,450 align:start
+{\\an8}Second line.
+"""
+VTT = """WEBVTT
+
+NOTE times without hours
+
+00:00.010 --> 00:00.210
+第一行。
+
+00:00.240 --> 00:00.440
+<v Ann>第二行。</v>
+"""
+
+
+def test_subtitles_say_what_is_said_when(folder):
+    (folder / "clips" / "a.srt").write_text(SRT)
+    import_manifest("folder", folder / "clips", folder / "asr.jsonl", Options())
+    (row,) = Manifest(folder / "asr.jsonl")
+    assert row.text == "First line. Second line."
+    assert [(part.offset, part.duration, part.text) for part in row.segments] == [
+        (0.0, 0.2, "First line."), (0.25, 0.2, "Second line."),
+    ]  # fmt: skip
+    (folder / "clips" / "a.zh.vtt").write_text(VTT, encoding="utf-8")
+    import_manifest("folder", folder / "clips", folder / "st.jsonl", Options({"tgt_lang": "zh"}))
+    (row,) = Manifest(folder / "st.jsonl")
+    assert row.translation == "第一行。第二行。" and [p.translation for p in row.segments] == [
+        "第一行。",
+        "第二行。",
+    ]
+    assert check(Manifest(folder / "st.jsonl"), decode=True).ok
+    pieces = SpeechDataset(Manifest(folder / "st.jsonl"), max_seconds=0.3, too_long="segment")
+    assert [(u.text, u.translation) for u in pieces.utterances()] == [
+        ("First line.", "第一行。"), ("Second line.", "第二行。"),
+    ]  # fmt: skip
+
+
+def test_subtitles_that_do_not_fit(folder):
+    (folder / "clips" / "a.srt").write_text(SRT)
+    (folder / "clips" / "a.zh.srt").write_text(
+        SRT.replace("00:00:00,250", "00:00:00,950").replace(",450", ",999")
+    )
+    imported = import_manifest("folder", folder / "clips", folder / "x.jsonl", Options({"tgt_lang": "zh"}))
+    assert imported.skipped["subtitles whose times are others in zh"] == 1
+    (folder / "clips" / "a.srt").write_text(SRT.replace("00:00:00,200", "00:00:00,000"))
+    with pytest.raises(ManifestError, match=r"a\.srt:2: the cue ends before it starts"):
+        import_manifest("folder", folder / "clips", folder / "x.jsonl", Options())
 
 
 BAD = {
