@@ -8,6 +8,7 @@ because no code or weights are public, has its published numbers in ``reported``
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
@@ -55,4 +56,8 @@ def baseline(name: str, *, generation: dict[str, Any] | None = None, **options: 
     try:
         return system(generation=generation, **options)
     except TypeError as error:
-        raise ConfigError(f"The system {name!r} does not take these options.", got=str(error)) from None
+        raise ConfigError(
+            f"The system {name!r} does not take these options.",
+            got=str(error),
+            expected=", ".join(inspect.signature(system).parameters),
+        ) from None

@@ -188,8 +188,12 @@ def _form_of(model_type: str, processor: Any) -> str:
     tokenizer = getattr(processor, "tokenizer", None)
     if getattr(tokenizer, "chat_template", None) and hasattr(processor, "audio_token"):
         return TOKEN
+    can_be_told = hasattr(processor, "audio_token")
+    advice = "Set form to a text with {audio} and {instruction} in it."
     raise ConfigError(
         "Nothing says how this model is asked: its processor has no chat template.",
         got=type(processor).__name__,
-        advice="Set form to a text with {audio} and {instruction} in it.",
+        advice=advice
+        if can_be_told
+        else "A Whisper belongs into cascade, a model of ours into --set model=.",
     )

@@ -74,12 +74,15 @@ def _baseline(name: str, options: list[str], config: str | None, changes: list[s
     from transformers.utils.logging import disable_progress_bar
 
     from aista.baselines import baseline
+    from aista.data.manifest import Manifest
     from aista.evaluation.score import score
     from aista.evaluation.settings import BaselineSettings
 
     disable_progress_bar()
     given = [f"baseline={name}", *(f"options.{option}" for option in options)]
     settings = BaselineSettings.load(config, [*changes, *given])
+    for path in settings.data:  # what is not there is told before gigabytes are loaded
+        Manifest(path)
     system = baseline(settings.baseline, generation=settings.generation, **settings.options)
     try:
         return score(system, settings, system.card)
