@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -20,22 +21,8 @@ from aista.training.pretrain import pretrain
 from aista.training.run import Interrupted
 from tests import tiny
 
-ONE_FILE = '''
-from aista.alignment.base import Alignment
-
-class Method(Alignment):
-    """Mean squared length of the speech."""
-
-    def __init__(self, layers, factor=1.0):
-        super().__init__(layers)
-        self.factor = factor
-
-    def forward(self, states):
-        real = {layer: x[states.speech_mask] for layer, x in states.speech.items()}
-        return {f"length_{layer}": self.factor * x.square().mean() for layer, x in real.items()}
-'''
-
-
+GUIDE = Path(__file__).parents[2] / "docs/guides/alignment-methods.md"
+ONE_FILE = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0]
 TWO_STEPS = {"max_steps": 2, "eval_steps": None, "save_steps": 2}
 
 
@@ -140,8 +127,8 @@ def test_a_new_method_is_one_file(
         monkeypatch.setattr(aista.alignment, "__path__", [*aista.alignment.__path__, str(folder)])
         name = "lengths"
         assert name in names()
-    _, history = run(stage1, tmp_path, place, TWO_STEPS, method=name, alpha=0.5, options={"factor": 2.0})
-    assert all(history[0][f"length_{layer}"] > 0 for layer in (0, 1))
+    _, history = run(stage1, tmp_path, place, TWO_STEPS, method=name, alpha=0.5, options={"wanted": 2.0})
+    assert all(history[0][f"lengths_{layer}"] > 0 for layer in (0, 1))
     for module in [module for module in sys.modules if module.endswith("lengths")]:
         monkeypatch.delitem(sys.modules, module)
 
