@@ -15,7 +15,7 @@ from aista.reproduce.page.made import duration
 from aista.reproduce.page.tables import shared_notes, table_section
 from aista.reproduce.report import EXPECTED, render, write_report
 from tests.evaluation.test_report import Checker
-from tests.reproduce import invented
+from tests.reproduce import invented, invented_tables
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +143,8 @@ def test_claims_on_figures(folder):
 
 
 def test_notes_of_several_tables_stand_once(page):
-    assert page.count(invented.SHARED) == 1
-    assert shared_notes(invented.tables()[:2]) == []
+    assert page.count(invented_tables.SHARED) == 1
+    assert shared_notes(invented_tables.tables()[:2]) == []
 
 
 def test_texts_cannot_break_a_table():

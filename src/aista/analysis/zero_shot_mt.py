@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,23 +75,16 @@ class Transfer:
 
 
 def transfer(
-    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]], target: str
+    first: tuple[Sequence[float], Sequence[float]], second: tuple[Sequence[float], Sequence[float]]
 ) -> Transfer:
     """Compare two systems in speech translation and in zero-shot translation of text.
 
     Args:
-        first, second: Scores of ``aista evaluate``, one dictionary per seed, in the same order.
-        target: ISO code of the target language.
+        first, second: Of each system its scores from speech and from text, one per seed, in the same order.
 
     Raises:
-        EvaluationError: A score is missing, or seeds do not pair up.
+        EvaluationError: There is no seed, or one is missing somewhere.
     """
-    names = (f"bleu_{target}", f"mt_bleu_{target}")
-    for scores in (*first, *second):
-        if missing := [name for name in names if name not in scores]:
-            raise EvaluationError("A score is missing.", got=", ".join(missing))
-    speech, text = (gain([s[name] for s in first], [s[name] for s in second]) for name in names)
-    gap_first, gap_second = (
-        float(np.mean([s[names[1]] - s[names[0]] for s in scores])) for scores in (first, second)
-    )
+    speech, text = (gain(one, other) for one, other in zip(first, second, strict=True))
+    gap_first, gap_second = (gain(*scores).mean for scores in (first, second))
     return Transfer(speech, text, gap_first, gap_second)

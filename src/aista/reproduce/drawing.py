@@ -45,7 +45,7 @@ def retrieval_by_layer(data: Data, width: int) -> str:
     """Figure 4: MRR at every layer, one line per backbone; chosen layers are filled."""
     lines = data["lines"]
     right = 14 if width < 500 else 112
-    top = 12 + 20 * len(lines) if width < 500 else 12
+    top = 28 + 20 * len(lines) if width < 500 else 28
     last = max(len(line["mrr"]) - 1 for line in lines)
     highest = max(*(value for line in lines for value in line["high"]), 0.1)
     bottom = 62 if width < 500 else 44
@@ -53,6 +53,7 @@ def retrieval_by_layer(data: Data, width: int) -> str:
     frame = Frame(width, height, 40, right, top, bottom, (0, last), (0.0, min(1.0, highest * 1.12)))
     step = max(1, round(last / (12 if width >= 500 else 7)))
     parts = [*y_axis(frame), *x_axis(frame, range(0, last + 1, step), "layer (0: what enters the LLM)")]
+    parts.append(text_at("axis", 0, frame.top - 12, "MRR"))
     names: list[tuple[float, str, str]] = []
     for number, line in enumerate(lines):
         style = f"hue{number}"

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from aista.analysis.zero_shot_mt import transfer
 from aista.errors import ConfigError
 from aista.evaluation.page import document
 from aista.reproduce import drawing
@@ -110,7 +111,7 @@ def _agreement(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> s
         return told
     counts = [(verdict, sum(claim.verdict is verdict for claim in found)) for verdict in Verdict]
     tally = " · ".join(
-        f'<span class="{verdict.name.lower()}">{n} {verdict.value}</span>' for verdict, n in counts
+        f'<span class="{verdict.name.lower()}">{n} {verdict.value}</span>' for verdict, n in counts if n
     )
     rows = "".join(_claim(claim) for claim in found)
     rule = (
@@ -147,12 +148,14 @@ def _tables(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> str:
         parts.append(table_section(table, shared))
         if table.name == "table2":
             parts.append(_gains(table))
+        if table.name == "table5":
+            parts.append(_gaps(table))
     return reading + "".join(parts)
 
 
 def _gains(table: Table) -> str:
     """Return the gains of Table 2 as a picture: seeds, mean, and the paper's."""
-    columns = [i for i, name in enumerate(table.columns) if name.startswith("En-")]
+    columns = _columns(table, "En-")
     rows = [
         {"name": r.name, "values": list(r.gain.values), "paper": r.paper} for r in compared(table, columns)
     ]
@@ -163,6 +166,26 @@ def _gains(table: Table) -> str:
         f'<figure class="pictured">{drawn}<figcaption>Gain of AI-STA over base in BLEU. Every seed is '
         "compared with the base of the same seed.</figcaption></figure>"
     )
+
+
+def _gaps(table: Table) -> str:
+    """Say what each system loses between reading and hearing."""
+    spoken, written = (
+        {row.name.replace(kind, "").replace("  ", " "): row for row in compared(table, _columns(table, kind))}
+        for kind in ("ST", "MT")
+    )
+    told = []
+    for name in (name for name in spoken if name in written):
+        speech, text = spoken[name], written[name]
+        found = transfer((speech.base.values, text.base.values), (speech.system.values, text.system.values))
+        told.append(f"{html.escape(name)}: base {found.gap_first:.1f}, AI-STA {found.gap_second:.1f}")
+    if not told:
+        return ""
+    return f'<p class="fine">BLEU from text less BLEU from speech, what hearing costs. {"; ".join(told)}.</p>'
+
+
+def _columns(table: Table, beginning: str) -> list[int]:
+    return [i for i, name in enumerate(table.columns) if name.startswith(beginning)]
 
 
 def _figures(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> str:

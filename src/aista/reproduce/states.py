@@ -57,7 +57,7 @@ def figure5(context: Context) -> dict[str, Any] | None:
         "with the regions that hold 25, 50 and 75 % of a kernel density estimate. The text lies in the same "
         "place in both panels where the models share their embedding.",
         "notes": [
-            "t-SNE shows neighbours, not distances; the table below measures those in the original space.",
+            "t-SNE shows neighbours, not distances; the table has those, measured in the original space.",
             "The paper (6.4) shows 1,000 pairs of CoVoST2 En-Zh with Qwen2-7B and reports no distance.",
         ],
         "data": {"panels": panels, "bounds": bounds, "rows": rows},
