@@ -155,3 +155,19 @@ def test_fallback_gives_the_same_answer(monkeypatch):
 def test_importing_the_package_loads_no_compiler():
     code = "import aista.ot, aista.retrieval, sys; sys.exit('numba' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_batch_of_solutions_is_a_sequence():
+    rng = np.random.default_rng(5)
+    costs = [rng.random((3, 2)), rng.random((4, 6)), rng.random((1, 5))]
+    a = [np.full(len(c), 2 / len(c)) for c in costs]
+    b = [np.full(c.shape[1], 2 / c.shape[1]) for c in costs]
+    for solutions in (solve_batch(costs), solve_batch(costs, a, b)):
+        assert len(solutions) == 3 and [s.value for s in solutions] == solutions.values.tolist()
+        assert solutions[-1].plan.shape == (1, 5) and [s.value for s in solutions[:2]] == [
+            *solutions.values[:2]
+        ]
+        assert [s.status.gap for s in solutions] == solutions.gaps.tolist()
+        with pytest.raises(IndexError):
+            solutions[3]
+    np.testing.assert_allclose(solve_batch(costs, a, b).values, 2 * solve_batch(costs).values)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -110,12 +111,19 @@ class Solutions(Sequence[Solution]):
         k = range(len(self))[k]
         if k in self._replaced:
             return self._replaced[k]
-        raw, total = self._raw, float(self._totals[k])
-        (n, m), start, i, j = self._sizes[k].tolist(), raw.offsets[k], raw.row_starts[k], raw.col_starts[k]
+        raw, (n, m, start, i, j, total, value, gap) = self._raw, self._places[k]
         plan = raw.plans[start : start + n * m].reshape(n, m)
         potentials = (raw.row_potentials[i : i + n], raw.col_potentials[j : j + m])
-        status = Status(Outcome.OPTIMAL, float(self.gaps[k]))
-        return Solution(float(self.values[k]), plan if total == 1.0 else plan * total, potentials, status)
+        return Solution(
+            value, plan if total == 1.0 else plan * total, potentials, Status(Outcome.OPTIMAL, gap)
+        )
+
+    @cached_property
+    def _places(self) -> list[tuple[Any, ...]]:
+        """Numbers of every solution, as Python's own: taking them one by one from arrays is slow."""
+        raw = self._raw
+        columns = (*self._sizes.T, raw.offsets, raw.row_starts, raw.col_starts)
+        return list(zip(*(x.tolist() for x in (*columns, self._totals, self.values, self.gaps)), strict=True))
 
 
 def solve_batch(
