@@ -67,6 +67,15 @@ def test_remaining_time_follows_from_what_finished(tmp_path: Path) -> None:
     assert [duration(s) for s in (5, 200, 7200)] == ["5 s", "3 min", "2.0 h"]
 
 
+def test_a_progress_bar_tells_how_long_it_will_take(tmp_path: Path) -> None:
+    bar = "import sys, time; sys.stderr.write('  5%|    | 20/400 [00:01<00:19, 20it/s]'); time.sleep(1.5)"
+    slow = job(tmp_path, "a", bar, is_steady=True)
+    queue, seen = Queue([slow, job(tmp_path, "b", "", "a")], 1, guesses={"python": 3.0}), []
+    queue._show = lambda *_: seen.append(queue.remaining_seconds())
+    queue.run()
+    assert seen[0] <= 2 * 3.0 < 20.0 < max(seen)  # a twentieth is done after a second: not three in all
+
+
 def test_side_by_side_shows_why_a_verb_failed(tmp_path: Path) -> None:
     configs = {name: tmp_path / f"{name}.yaml" for name in ("one", "other")}
     for path in configs.values():

@@ -20,6 +20,8 @@ from aista.reproduce.plan import EXHIBITS
 from aista.reproduce.runs import Sweep
 from aista.reproduce.scales import planned, scale_named
 
+pytestmark = pytest.mark.timeout(900)  # of a busy machine; alone it takes about a minute
+
 MEAN_GAP = '''
 """Squared distance of the mean states."""
 from aista.alignment.base import Alignment

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 AISTA = (sys.executable, "-m", "aista")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_BAR = re.compile(r"(\d+)/(\d+) \(")  # of tqdm; see last_line
 _PATIENCE_SECONDS = 120.0
 _TAIL_CHARACTERS = 3000
 
@@ -51,6 +53,7 @@ class Job:
         needs: Names of jobs that must have finished.
         already: How it ended in an earlier attempt; None: it has to run.
         is_result: Given the end of the log of a failed job: whether failing is what came out.
+        is_steady: Its log is one progress bar, which tells how far it is.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Job:
     needs: tuple[str, ...] = ()
     already: Callable[[], Outcome | None] = lambda: None
     is_result: Callable[[str], bool] = lambda tail: False
+    is_steady: bool = False
 
     def tail(self) -> str:
         """Return the end of its log."""
@@ -76,6 +80,13 @@ class _Running:
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.start
+
+    def projected(self) -> float | None:
+        """Return the seconds it will have taken, as far as its progress bar tells."""
+        if not self.job.is_steady or not (found := _BAR.search(last_line(self.job.log))):
+            return None
+        done, total = int(found[1]), int(found[2])
+        return self.seconds * total / done if done >= total / 50 else None
 
 
 class Queue:
@@ -128,9 +139,13 @@ class Queue:
 
     def remaining_seconds(self) -> float:
         """Estimate the time left from jobs that have finished."""
-        waiting = [job for name, job in self.jobs.items() if name not in self.outcomes]
-        spent = {row.job.name: row.seconds for row in self._running}
-        left = sum(max(0.0, self._expected(job) - spent.get(job.name, 0.0)) for job in waiting)
+        running = {row.job.name: row for row in self._running}
+        waiting = [
+            job for name, job in self.jobs.items() if name not in self.outcomes and name not in running
+        ]
+        left = sum(self._expected(job) for job in waiting)
+        for row in running.values():
+            left += max(0.0, (row.projected() or self._expected(row.job)) - row.seconds)
         return left / self.workers
 
     # ---- steps of the loop ----
@@ -198,6 +213,7 @@ class Queue:
             seconds for name, seconds in self.seconds.items()
             if name in self.jobs and self.jobs[name].kind == job.kind and name in self.outcomes
         ]  # fmt: skip
+        known = known or [s for row in self._running if row.job.kind == job.kind and (s := row.projected())]
         return sum(known) / len(known) if known else self.guesses.get(job.kind, 60.0)
 
     def _stop(self) -> None:

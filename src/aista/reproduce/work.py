@@ -82,6 +82,7 @@ class Work:
             needs=self.needs,
             already=self.already,
             is_result=self.has_diverged,
+            is_steady=self.verb in TRAINING,
         )
 
     def here(self) -> Outcome:
