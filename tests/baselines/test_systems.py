@@ -129,7 +129,7 @@ def test_qwen2_audio_gets_the_flat_prompt_with_its_sound_inside(home):
 
 
 def test_what_is_not_qwen2_audio_and_what_is_not_whole_is_refused(home, tmp_path):
-    with pytest.raises(ConfigError, match="not Qwen2-Audio"):
+    with pytest.raises(ConfigError, match="no qwen2_audio"):
         baseline("qwen2_audio", model=str(home / "glm_asr"))
     with pytest.raises(ConfigError, match="no speech LLM"):
         baseline("speech_llm", model=str(home / "lm"))
@@ -177,6 +177,10 @@ def test_names_options_and_prompts_that_are_wrong_say_what_is_right(home):
         baseline("nobody")
     with pytest.raises(ConfigError, match="does not take these options"):
         baseline("cascade", whisper="x")
+    with pytest.raises(ConfigError, match="Which speech LLM"):
+        baseline("speech_llm")
+    with pytest.raises(ConfigError, match="belongs into cascade"):
+        baseline("speech_llm", model=str(home / "asr"))
     with pytest.raises(ConfigError, match="defines System"):
         baseline("tests.tiny")
     with pytest.raises(ConfigError, match="beams"):

@@ -54,10 +54,11 @@ def baseline(name: str, *, generation: dict[str, Any] | None = None, **options: 
     except (ModuleNotFoundError, AttributeError) as error:
         raise ConfigError(f"{name!r} is no module that defines System.", got=str(error)) from None
     try:
-        return system(generation=generation, **options)
+        inspect.signature(system).bind(generation=generation, **options)
     except TypeError as error:
         raise ConfigError(
             f"The system {name!r} does not take these options.",
             got=str(error),
             expected=", ".join(inspect.signature(system).parameters),
         ) from None
+    return system(generation=generation, **options)

@@ -6,10 +6,7 @@ file is a download that is not in the repository; the wording here is the one th
 
 from __future__ import annotations
 
-from typing import Any
-
 from aista.baselines import speech_llm
-from aista.errors import ConfigError
 from aista.model.answering import GenerationSettings
 
 FLAT = "<|audio_bos|>{audio}<|audio_eos|>{instruction}"
@@ -27,7 +24,7 @@ class System(speech_llm.System):
     Args:
         model: Folder or hub id.
         form: ``chat`` for the instruct model.
-        options: As for ``speech_llm``.
+        others: As for ``speech_llm``.
 
     Raises:
         CheckpointError: The weights cannot be loaded.
@@ -36,13 +33,6 @@ class System(speech_llm.System):
 
     own_generation = GenerationSettings(max_new_tokens=256, batch_size=8)
     prompts = PROMPTS
-    kind = "qwen2_audio"
-
-    def __init__(self, model: str = "Qwen/Qwen2-Audio-7B", *, form: str = FLAT, **options: Any) -> None:
-        super().__init__(model, form=form, **options)
-        if self.model.config.model_type != "qwen2_audio":
-            raise ConfigError(
-                "This is not Qwen2-Audio.",
-                got=self.model.config.model_type,
-                advice="Use the baseline speech_llm for it.",
-            )
+    kind = only_type = "qwen2_audio"
+    own_form = FLAT
+    own_model = "Qwen/Qwen2-Audio-7B"

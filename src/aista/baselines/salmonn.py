@@ -35,7 +35,7 @@ class System(Baseline):
         parity: SALMONN's numbers to the last habit (see ``aista.checkpoints.salmonn.load``).
         quantization: ``4bit`` or ``8bit``.
         dtype: Of the language model.
-        import_options: Further options of the import, e.g. ``qformer_heads``, ``any_llm``.
+        qformer_heads, any_llm: As for ``aista.checkpoints.salmonn.load``.
         generation, device: As for ``Baseline``.
 
     Raises:
@@ -58,17 +58,20 @@ class System(Baseline):
         dtype: str | None = None,
         generation: dict[str, Any] | None = None,
         device: str | None = None,
-        **import_options: Any,
+        qformer_heads: int | None = None,
+        any_llm: bool = False,
     ) -> None:
         super().__init__(generation=generation, device=device)
-        loading = {"quantization": quantization, "dtype": dtype, **import_options}
+        loading: dict[str, Any] = {"quantization": quantization, "dtype": dtype}
         parts: dict[str, str | None] = {"checkpoint": checkpoint}
         model: Any
         if Path(checkpoint).is_dir():
             model = AistaForConditionalGeneration.from_pretrained(checkpoint, **loading)
         else:
-            parts |= {"whisper": whisper, "beats": beats, "llm": llm}
-            model = salmonn.load(checkpoint, whisper=whisper, beats=beats, llm=llm, parity=parity, **loading)
+            frozen: dict[str, Any] = {"whisper": whisper, "llm": llm, "beats": beats}
+            loading |= {"parity": parity, "qformer_heads": qformer_heads, "any_llm": any_llm}
+            model = salmonn.load(checkpoint, **frozen, **loading)
+            parts |= frozen
         self.model = (model if quantization else model.to(self.device)).eval()
         self.processor = salmonn.load_processor(self.model)
         self.prompt = prompt

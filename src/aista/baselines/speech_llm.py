@@ -59,10 +59,13 @@ class System(Baseline):
     own_generation = GenerationSettings(max_new_tokens=256, batch_size=1)
     prompts = PROMPTS
     kind = "speech_llm"
+    only_type: str | None = None
+    own_form: str | None = None
+    own_model: str | None = None
 
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         *,
         revision: str | None = None,
         prompt: str | None = None,
@@ -73,9 +76,16 @@ class System(Baseline):
         device: str | None = None,
     ) -> None:
         super().__init__(generation=generation, device=device)
+        model = model or self.own_model
+        if model is None:
+            raise ConfigError("Which speech LLM?", expected="the option model: a folder or a hub id")
         model_type, auto = _class_of(model, revision)
+        if self.only_type not in (None, model_type):
+            raise ConfigError(
+                f"This is no {self.only_type}.", got=model_type, advice="Use the baseline speech_llm for it."
+            )
         self.processor = load_processor(AutoProcessor, model, revision)
-        self.form = form or _form_of(model_type, self.processor)
+        self.form = form or self.own_form or _form_of(model_type, self.processor)
         self.model = load_model(auto, model, revision, dtype, self.device)
         self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
         self.tokenizer.padding_side = "left"
@@ -188,12 +198,10 @@ def _form_of(model_type: str, processor: Any) -> str:
     tokenizer = getattr(processor, "tokenizer", None)
     if getattr(tokenizer, "chat_template", None) and hasattr(processor, "audio_token"):
         return TOKEN
-    can_be_told = hasattr(processor, "audio_token")
-    advice = "Set form to a text with {audio} and {instruction} in it."
     raise ConfigError(
         "Nothing says how this model is asked: its processor has no chat template.",
         got=type(processor).__name__,
-        advice=advice
-        if can_be_told
+        advice="Set form to a text with {audio} and {instruction} in it."
+        if hasattr(processor, "audio_token")
         else "A Whisper belongs into cascade, a model of ours into --set model=.",
     )
