@@ -38,6 +38,12 @@ _OF_TEXT = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"
 class System(Baseline):
     """A speech LLM of transformers.
 
+    Attributes:
+        prompts: Wordings by task, see ``worded``.
+        kind: What it is called in the card.
+        only_type: The one ``model_type`` that a subclass takes.
+        own_form, own_model: What a subclass takes unless told otherwise.
+
     Args:
         model: Folder or hub id.
         revision: Commit of a hub id.
