@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
@@ -19,7 +21,9 @@ from accelerate.utils import DistributedType
 from aista import processes
 from aista.config import JointSettings, SelectSettings
 from aista.selection.select import select
+from aista.training.callbacks import StopOnSignal
 from aista.training.joint import joint
+from aista.training.run import Interrupted
 
 _look = AcceleratorState.__init__
 
@@ -48,11 +52,31 @@ def cut(settings: JointSettings) -> None:
     shutil.rmtree(last)
 
 
+def stopped(settings: JointSettings) -> None:
+    """Train until the second process, and no other, gets a SIGTERM after its first step."""
+    calm = StopOnSignal.on_step_end
+
+    def on_step_end(self: StopOnSignal, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if processes.rank() == 1 and state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        calm(self, args, state, control, **rest)
+
+    with mock.patch.object(StopOnSignal, "on_step_end", on_step_end):
+        try:
+            joint(settings)
+        except Interrupted as error:
+            steps = processes.gather(error.what)
+            if processes.is_main():
+                print("stopped:", steps)
+
+
 def do(verb: str, path: str) -> None:
     if verb == "select":
         select(SelectSettings.load(path))
     elif verb == "cut":
         processes.by_main(lambda: cut(JointSettings.load(path)))
+    elif verb == "stopped":
+        stopped(JointSettings.load(path))
     else:
         run = joint(JointSettings.load(path))
         if processes.is_main():
