@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -75,5 +77,7 @@ def test_training_on_shards_and_long_rows_resumes_exactly(tmp_path, monkeypatch,
         with pytest.raises(Interrupted):
             pretrain(settings("parts"))
     resumed = pretrain(settings("parts"))
+    told = json.loads((whole.folder / "training.json").read_text())["training_data"]
+    assert told["rows"] == 13 and told["too_long"]["segmented"] == 1 and told["corrupt"] == 0
     one, other = (load_file(run.folder / "model.safetensors") for run in (whole, resumed))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -120,6 +122,8 @@ def test_a_dataset_of_pieces(manifest, caplog):
     assert report.seconds_lost == pytest.approx(4.0 + 1.0 + 0.2)
     for sentence in report.sentences():
         assert sentence in caplog.text
+    assert dataset.account()["too_long"]["pieces"] == 2 and dataset.account()["corrupt"] == 0
+    json.dumps(dataset.account())
     part = dataset.subset([2, 0])
     assert [row.id for row in part.utterances()] == ["talk/2", "short"] and part[0][1].shape == (14_400,)
     assert dataset.clips().lengths.tolist() == [1.0, 1.9, 0.9, 2.0]

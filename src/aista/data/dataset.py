@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -239,6 +240,11 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
     def archives(self) -> np.ndarray:
         """Number of the tar that every item's sound lies in, -1 for a file by itself: blocks of a sampler."""
         return self._measured[1]
+
+    def account(self) -> dict[str, Any]:
+        """Return what was not used as it was: rows that were too long, clips that proved corrupt."""
+        long = {} if self.too_long is None else {"too_long": vars(self.too_long)}
+        return {"rows": len(self), **long, "corrupt": self.num_corrupt}
 
     def describe(self, sampler: LengthGroupedSampler) -> str:
         """Say how much is trained on in which batches, and how much of them is padding."""

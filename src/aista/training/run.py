@@ -142,7 +142,8 @@ def speed_up(model: Any, settings: TrainSettings) -> None:
             ) from error
     if settings.compile_blocks:
         for block in model.family.blocks_of(model.backbone):
-            block.compile(dynamic=True)
+            # The forward alone: hooks that take hidden states must stay outside what is compiled.
+            block.forward = torch.compile(block.forward, dynamic=True)
 
 
 def _data(
@@ -198,6 +199,7 @@ def _finish(output: Path, trainer: AistaTrainer, processor: Any, seconds: float)
         "seconds": round(seconds, 1),
         "best_token_accuracy": best,
         "padding_waste": round(trainer.padding_waste, 4),
+        "training_data": trainer.train_dataset.account(),
         "trained_parameters": sum(p.numel() for p in trainer.trained_module.parameters() if p.requires_grad),
         "torch": torch.__version__,
     }
