@@ -236,6 +236,20 @@ def test_bounds_on_the_device_change_nothing(alignment):
     assert device.stages["relaxed"] == pytest.approx(host.stages["relaxed"], abs=8)
 
 
+def test_autocast_and_fast_products_are_kept_out():
+    speech, text = layer(30, 200, 0.1, seed=12)
+    wanted = exact_ranks(speech, text)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = exact_ranks(speech, text)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    np.testing.assert_array_equal(wanted.ranks, found.ranks)
+    assert wanted.stages == found.stages
+
+
 def test_device_bounds_are_bounds():
     rng = torch.Generator().manual_seed(3)
     rows, cols = torch.tensor([3, 1, 5]), torch.tensor([2, 6])

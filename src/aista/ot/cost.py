@@ -7,6 +7,9 @@ centred on one common point, and dimensions that stand out are differenced direc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -14,6 +17,21 @@ from torch import Tensor
 MASSIVE = 50.0
 #: More massive dimensions than this are left to the product (direct differences cost n m each).
 MAX_PEELED = 16
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Products in true float32, whatever autocast and ``torch.set_float32_matmul_precision`` say."""
+    precision = torch.get_float32_matmul_precision()
+    with torch.autocast(device.type, enabled=False):
+        if precision == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
 
 
 def squared_euclidean(
@@ -35,7 +53,7 @@ def squared_euclidean(
     if speech.dim() == 2:
         masks = [None if mask is None else mask[None] for mask in (speech_mask, text_mask)]
         return squared_euclidean(speech[None], text[None], *masks)[0]
-    with torch.autocast(speech.device.type, enabled=False):
+    with full_float32(speech.device):
         dtype = torch.float64 if torch.float64 in (speech.dtype, text.dtype) else torch.float32
         x, y = speech.to(dtype), text.to(dtype)
         if speech_mask is not None:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aista.errors import TransportError
+from aista.ot.cost import full_float32
 from aista.ot.exact import for_ranges, solve_flat, starts, uniform_masses
 from aista.retrieval.tokens import ROUND32, ROUND64, Side, blocks, check_clouds, distinct_rows
 
@@ -157,13 +158,13 @@ class Cascade:
         self.need_gold(items)
         for block in blocks(items, self.speech.lengths, self.block_size):
             tokens = self.speech.tokens(block)
-            shared = None if self._distinct is None else self._distinct @ tokens.T
+            shared = None if self._distinct is None else _product(self._distinct, tokens)
             parts = []
             for some in blocks(texts, self.text.lengths, self.block_size):
                 tile = self._tile(block, some, tokens)
                 if shared is None:
                     tile.theirs = self.text.tokens(some)
-                    products = tile.theirs @ tokens.T
+                    products = _product(tile.theirs, tokens)
                 else:
                     products = shared[torch.cat([self._index[j] for j in some])]
                 parts.append(self._judge_tile(tile, products))
@@ -288,6 +289,12 @@ class Cascade:
         difference = found - self.gold[i]
         tied = np.abs(difference) <= TIE * scale
         tile.verdicts[p, q] = np.where(tied, 0, -np.sign(difference)).astype(np.int8)
+
+
+def _product(text: Tensor, speech: Tensor) -> Tensor:
+    """(text tokens, speech tokens) float32."""
+    with full_float32(text.device):
+        return text @ speech.T
 
 
 def _check(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aista.errors import TransportError
+from aista.ot.cost import full_float32
 
 #: Unit roundoff of float32 and float64.
 ROUND32, ROUND64 = 2.0**-24, 2.0**-53
@@ -112,7 +113,8 @@ class Side:
             moved = rms(torch.cat([self.clouds[i].detach() for i in items]))
         if self.own_centre:
             moved = moved + rms(x)
-            self.shifts[place] = average.float() @ x
+            with full_float32(x.device):
+                self.shifts[place] = average.float() @ x
             x.sub_(self.shifts[place][owner])
         exact = x.double()
         norms = torch.linalg.vector_norm(exact, dim=1)
