@@ -63,7 +63,8 @@ def shared(init: Path, with_beats: Path, tmp_path_factory: pytest.TempPathFactor
     )
     half = stages.joint_yaml(folder, with_beats, "half", **HALF)[0]
     jobs = [
-        f"stopped={moved}", f"stopped={plain}", f"joint={plain}", f"joint={plain}", f"select={selection(folder, init, 'select')}",
+        f"stopped={moved}", f"stopped={plain}", f"joint={plain}", f"joint={plain}",
+        f"select={selection(folder, init, 'select')}",
         f"fsdp2:joint={sharded}", f"fsdp2:cut={sharded}", f"fsdp2:joint={sharded}", f"fsdp2:joint={half}",
     ]  # fmt: skip
     fsdp2 = launcher_environment("fsdp2").items()

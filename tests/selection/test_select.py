@@ -80,6 +80,10 @@ def test_pairs_are_distinct_clips_and_the_draw_is_fixed() -> None:
     assert len({rows[i].audio for i in drawn}) == 15
     with pytest.raises(ManifestError, match="20 different clips"):
         draw_pairs(rows, 21, seed=4)
+    short = [i % 4 < 2 for i in range(len(rows))]
+    assert all(short[i] for i in draw_pairs(rows, 10, seed=4, usable=short))
+    with pytest.raises(ManifestError, match="10 different clips"):
+        draw_pairs(rows, 11, seed=4, usable=short)
 
 
 def test_select_probes_every_layer_of_a_model(tmp_path: Path) -> None:
@@ -89,11 +93,13 @@ def test_select_probes_every_layer_of_a_model(tmp_path: Path) -> None:
         model=str(model),
         data=[str(tmp_path / "asr.jsonl")],
         num_pairs=6,
+        max_seconds=1.3,
         batch_size=4,
     )
     report = select(chosen)
     assert [row.layer for row in report.rows] == [0, 1, 2, 3]
     assert all(0 < row.mrr <= 1 and row.mean_distance > 0 for row in report.rows)
+    assert all(row.mrr_pessimistic <= row.mrr and sum(row.stages.values()) > 0 for row in report.rows)
     assert (tmp_path / "select/layers.png").exists() and not (tmp_path / "select/states").exists()
     assert select(chosen) == report
     with pytest.raises(ConfigError, match="other settings"):
