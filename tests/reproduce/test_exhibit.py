@@ -64,6 +64,11 @@ def test_latex_escapes_and_has_a_cell_per_column() -> None:
     assert r"AI-STA & 46.0 $\pm$ 0.2* & 46.0 &  \\" in lines
 
 
+def test_latex_carries_the_rules_and_signatures() -> None:
+    table = TABLE.model_copy(update={"notes": ["p < 0.05 {a}"]})
+    assert r"{\footnotesize p $<$ 0.05 \{a\} nrefs:1$|$tok:zh\par}" in table.to_latex()
+
+
 def test_text_shows_the_signature_whole() -> None:
     text = TABLE.to_text(width=60)
     assert "nrefs:1|tok:zh" in text and "46.0 ± 0.2*" in text

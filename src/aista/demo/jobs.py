@@ -204,7 +204,9 @@ class Queue:
         outcome = self.outcomes[job.name]
         done, left = len(self.outcomes), duration(self.remaining_seconds())
         text = f"{time.strftime('%H:%M')} {job.name}: {outcome.value}, {duration(spent)}"
-        self.console.print(f"{text} ({done} of {len(self.jobs)}, about {left} left)", markup=False)
+        self.console.print(
+            f"{text} ({done} of {len(self.jobs)}, about {left} left)", markup=False, soft_wrap=True
+        )
         if outcome is Outcome.FAILED:
             self.console.print(job.tail()[-800:], markup=False, style="red")
 

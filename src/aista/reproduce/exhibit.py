@@ -10,7 +10,6 @@ import base64
 import csv
 import io
 import json
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -176,7 +175,10 @@ class Table(Exhibit):
                 lines.append(rf"\multicolumn{{{len(heading)}}}{{l}}{{\textit{{{_tex(row.label)}}}}} \\")
             else:
                 lines.append(" & ".join(map(_tex, texts)) + r" \\")
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        below = " ".join([*self.notes, *self.signatures])
+        lines += [rf"\par\smallskip{{\footnotesize {_tex(below)}\par}}"] if below else []
+        return "\n".join([*lines, r"\end{table}", ""])
 
     def to_text(self, width: int = 120, hide: Collection[str] = ()) -> str:
         """Return the table as a terminal shows it, without the notes in ``hide``."""
@@ -306,8 +308,15 @@ _TEX = {
     "×": r"$\times$",
     "$": r"\$",
     "|": r"$|$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "{": r"\{",
+    "}": r"\}",
+    "\\": r"\textbackslash{}",
+    "^": r"\^{}",
+    "~": r"\~{}",
 }
 
 
 def _tex(text: str) -> str:
-    return re.sub(r"[%&_#±×$|]", lambda found: _TEX[found[0]], text)
+    return "".join(_TEX.get(letter, letter) for letter in text)
