@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from aista.cli import monitor as monitor_verb
-from aista.errors import TrainingError
+from aista.errors import ConfigError, TrainingError
 from aista.training.curve import curve
 from aista.training.joint import joint
 from aista.training.journal import PROGRESS, Journal
@@ -108,6 +108,17 @@ def test_a_whole_run_is_seen_while_it_goes_on_and_after(
     assert not (run.folder / PROGRESS).exists()
     told = CliRunner().invoke(monitor_verb.app, [str(run.folder), "--follow"])
     assert told.exit_code == 0 and "finished" in told.output and "wasserstein_0" in told.output
+
+
+def test_rows_go_to_tensorboard_and_unknown_places_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not installed: papyrus"):
+        pretrain(tiny.pretrain_settings(tmp_path, report_to=["papyrus"]))
+    assert not (tmp_path / "stage1").exists()  # the folder is still free for the corrected command
+    pytest.importorskip("tensorboard")
+    run = pretrain(tiny.pretrain_settings(tmp_path / "seen", report_to=["tensorboard"], max_steps=2))
+    (events,) = run.folder.rglob("events.out.tfevents*")
+    content = events.read_bytes()
+    assert all(name in content for name in (b"train/ce", b"train/token_accuracy", b"train/padding_waste"))
 
 
 def test_the_meter_counts_real_tokens() -> None:

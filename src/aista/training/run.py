@@ -27,7 +27,7 @@ from aista.training.journal import PROGRESS
 from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
 from aista.training.preflight import before_training
 from aista.training.saves import last_checkpoint, write_whole, writing
-from aista.training.trainer import AistaTrainer
+from aista.training.trainer import AistaTrainer, require_reporters
 
 FINISHED = "training.json"
 
@@ -86,8 +86,9 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
         TrainingError: The loss stopped being finite.
     """
     output = Path(settings.output)
-    processes.by_main(lambda: _begin(output, settings))
+    require_reporters(settings.train)
     speed_up(objective.model, settings.train)
+    processes.by_main(lambda: _begin(output, settings))
     set_seed(settings.seed)
     trainer = AistaTrainer(
         model=objective,

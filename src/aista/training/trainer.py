@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_callback import ProgressCallback
 
@@ -41,7 +42,11 @@ METRIC = "token_accuracy"
 def training_arguments(
     output: Path, settings: TrainSettings, seed: int, num_workers: int = 0
 ) -> TrainingArguments:
-    """Translate our settings into transformers' own."""
+    """Translate our settings into transformers' own.
+
+    Raises:
+        ConfigError: The global batch does not divide among the processes.
+    """
     validates = settings.eval_steps is not None
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
@@ -77,6 +82,21 @@ def training_arguments(
         ddp_find_unused_parameters=not settings.activation_checkpointing,
         use_cpu=not torch.cuda.is_available(),
     )
+
+
+def require_reporters(settings: TrainSettings) -> None:
+    """Demand that everything the rows of the log shall go to is installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    installed = get_available_reporting_integrations()
+    if absent := set(settings.report_to) - set(installed):
+        raise ConfigError(
+            f"train.report_to names what is not installed: {', '.join(sorted(absent))}.",
+            expected=f"installed here: {', '.join(installed) or 'none'}",
+            advice="pip install tensorboard (or wandb), or leave it out: `aista monitor` needs neither.",
+        )
 
 
 def accumulation(settings: TrainSettings) -> int:
@@ -118,7 +138,10 @@ class AistaTrainer(Trainer):
         self, *, model: SpeechTextObjective, settings: TrainSettings, output: Path, seed: int,
         num_workers: int = 0, weights: list[float] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
-        super().__init__(model=model, args=training_arguments(output, settings, seed, num_workers), **kwargs)
+        args = training_arguments(output, settings, seed, num_workers)
+        # Several GPUs want a launcher: DataParallel would tear a batch from its numbers (Layout).
+        args._n_gpu = min(args.n_gpu, 1)
+        super().__init__(model=model, args=args, **kwargs)
         if model.balance.looks_inside and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ConfigError("alignment.balance=gradient_ratio cannot look inside a sharded model.")
         self.settings = settings

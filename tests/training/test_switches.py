@@ -1,0 +1,70 @@
+"""Switches of speed and memory change neither what is computed nor what is looked at."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+
+from aista.config import TrainSettings
+from aista.errors import ConfigError
+from aista.model import AistaForConditionalGeneration, AistaProcessor
+from aista.training.pretrain import fresh_model
+from aista.training.run import speed_up
+from tests import tiny
+from tests.model.conftest import noise
+
+
+@pytest.fixture(scope="module")
+def parts(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[AistaForConditionalGeneration, AistaProcessor]:
+    settings = tiny.pretrain_settings(tmp_path_factory.mktemp("bases"))
+    return fresh_model(settings.model, 0)
+
+
+def states(parts: tuple[AistaForConditionalGeneration, AistaProcessor]) -> list[torch.Tensor]:
+    """What a step looks at: the loss, hidden states of speech, of a text at layer 1 and at layer 0."""
+    model, processor = parts
+    batch = processor(noise(0.5, 1.0), "Translate.", ["Ja.", "Nein."], transcripts=["Yes.", "No, no."])
+    text = batch.pop("transcript_input_ids"), batch.pop("transcript_attention_mask")
+    del batch["transcript_mask"]
+    found = []
+    for _ in range(2):
+        output = model(**batch, capture_layers=[0, 2])
+        output.loss.backward()
+        written = model.text_states(*text, [1])[1]
+        embedded = model.text_states(*text, [0])[0]
+        found = [output.loss, output.hidden_states[0], output.hidden_states[2], written, embedded]
+    return [each.detach() for each in found]
+
+
+@pytest.mark.parametrize(
+    "switch", [{"attn_implementation": "eager"}, {"attn_implementation": "sdpa"}, {"compile_blocks": True}]
+)
+def test_a_switch_changes_nothing(
+    parts: tuple[AistaForConditionalGeneration, AistaProcessor],
+    monkeypatch: pytest.MonkeyPatch,
+    switch: dict,
+) -> None:
+    wanted = states(parts)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    speed_up(parts[0], TrainSettings(**switch))
+    for found, want in zip(states(parts), wanted, strict=True):
+        torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
+
+
+def test_an_attention_that_is_not_there_is_refused(
+    parts: tuple[AistaForConditionalGeneration, AistaProcessor],
+) -> None:
+    with pytest.raises(ConfigError, match="attention"):
+        speed_up(parts[0], TrainSettings(attn_implementation="flash_attention_2"))
+
+
+def test_switches_are_settings(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    settings = TrainSettings(compile_blocks=True, attn_implementation="sdpa", nonfinite="skip")
+    settings.save(path)
+    assert TrainSettings.load(path) == settings
