@@ -84,6 +84,7 @@ def figure5() -> dict:
                 "backbone": "qwen2",
                 "system": system,
                 "title": TITLES[system],
+                "group": "Qwen2 stand-in",
                 "seed": seed,
                 "separability": 1.0,
                 "relative_centroid_distance": far * 0.7,

@@ -50,7 +50,7 @@ def test_what_the_issue_asks_for_stands_on_the_page(page):
         "±",
         "p &lt; 0.01",
         "tok:zh",
-        "Pearson",
+        "Pearson’s r",
         "nobody picked",
         "aista reproduce all --scale small --seeds 3",
         "A processor",

@@ -133,6 +133,13 @@ def write_audio(
     return path
 
 
+def as_flac(samples: np.ndarray) -> bytes:
+    """Return mono samples (n,) at 16 kHz as the bytes of a FLAC file of 16 bits: every browser plays it."""
+    out = io.BytesIO()
+    soundfile.write(out, np.clip(samples, -1.0, 1.0), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    return out.getvalue()
+
+
 def is_silent(samples: np.ndarray) -> bool:
     """Whether no 20 ms of 16 kHz audio reaches -60 dBFS (root mean square)."""
     return bool(loudest_dbfs(samples) < SILENCE_DBFS)

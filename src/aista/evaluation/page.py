@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import difflib
-import io
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -14,6 +12,7 @@ from string import Template
 
 import numpy as np
 
+from aista.audio.files import as_flac
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
 from aista.evaluation.charts import heat_map, waveform
 from aista.evaluation.drawing import picture_style
@@ -101,14 +100,8 @@ def document(
 
 
 def sound_uri(samples: np.ndarray) -> str:
-    """Return a ``data:`` address that holds the samples as 16-bit WAV: every browser plays it."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE_HZ)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-    return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
+    """Return a ``data:`` address that holds the samples as FLAC, half the size of WAV."""
+    return "data:audio/flac;base64," + base64.b64encode(as_flac(samples)).decode()
 
 
 def marked_difference(text: str, reference: str, spaces: bool) -> str:

@@ -15,6 +15,7 @@ from aista.evaluation.page import signed
 from aista.reproduce.exhibit import Cell, Figure, Row, Table
 
 LEVEL = 0.05
+ALL_PANELS = "all panels"
 Exhibits = Mapping[str, Table | Figure]
 
 
@@ -130,13 +131,12 @@ def headline(exhibits: Exhibits) -> str:
     signs = [row.sign for row in compared(table, _bleu(table))] if isinstance(table, Table) else []
     if not signs:
         return "The paper’s tables and figures, as far as they have been made."
-    if all(sign > 0 for sign in signs):
-        return "Here too, alignment makes the translation of speech better."
-    if all(sign < 0 for sign in signs):
-        return "Here, alignment makes the translation of speech worse."
-    if not any(signs):
-        return "Here, alignment neither helps nor harms the translation of speech beyond chance."
-    return "Here, what alignment does to the translation of speech depends on where one looks."
+    return {
+        (True, False): "Here too, alignment makes the translation of speech better{}.",
+        (False, True): "Here, alignment makes the translation of speech worse{}.",
+        (False, False): "Here, alignment neither helps nor harms the translation of speech beyond chance.",
+        (True, True): "Here, what alignment does to the translation of speech depends on where one looks.",
+    }[max(signs) > 0, min(signs) < 0].format("" if all(signs) else ", or leaves it as it was")
 
 
 def _bleu(table: Table) -> list[int]:
@@ -259,7 +259,7 @@ def _correlated(exhibits: Exhibits) -> Iterator[Claim]:
     rows = [
         row
         for row in figure.data["correlations"]
-        if row["coefficient"] == "Pearson" and row["low"] is not None
+        if row["coefficient"] == "Pearson" and row["low"] is not None and row["over"] != ALL_PANELS
     ]
     if not rows:
         return
@@ -267,7 +267,7 @@ def _correlated(exhibits: Exhibits) -> Iterator[Claim]:
         f"{row['over']}: {_r(row['value'])} ({_r(row['low'])} to {_r(row['high'])})" for row in rows
     )
     verdict = Verdict.AGREES if all(row["high"] < 0 for row in rows) else Verdict.OPEN
-    if any(row["low"] > 0 for row in rows):
+    if any(row["low"] > 0 for row in rows) and not any(row["high"] < 0 for row in rows):
         verdict = Verdict.DIFFERS
     paper = "The smaller log W, the higher BLEU: a strong correlation over four runs."
     yield Claim("Closeness goes with translation", paper, f"Pearson’s r: {every}.", verdict, "figure6")

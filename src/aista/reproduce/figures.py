@@ -11,6 +11,7 @@ from aista.analysis.correlation import Coefficient, Correlation, Point, by_group
 from aista.errors import AistaError
 from aista.evaluation.drawing import standalone
 from aista.reproduce import drawing, printing
+from aista.reproduce.claims import ALL_PANELS
 from aista.reproduce.exhibit import Figure
 from aista.reproduce.plan import Context, Run
 from aista.reproduce.sentences import figure7
@@ -121,7 +122,7 @@ def figure6(context: Context) -> dict[str, Any] | None:
     ]
     found = by_group(points)
     if len(found) > 1:
-        found["all panels"] = pooled(points)
+        found[ALL_PANELS] = pooled(points)
     seeds = by_seed(points) if len({point.seed for point in points}) > 1 else {}
     diverged = ", ".join(
         dict.fromkeys(context.titles.get(run.system, run.system) for run in context.diverged)

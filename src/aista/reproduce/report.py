@@ -145,11 +145,8 @@ def _tables(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> str:
     )
     parts = []
     for table in tables:
-        parts.append(table_section(table, shared))
-        if table.name == "table2":
-            parts.append(_gains(table))
-        if table.name == "table5":
-            parts.append(_gaps(table))
+        below = {"table2": _gains, "table5": _gaps}.get(table.name)
+        parts.append(table_section(table, shared, below(table) if below else ""))
     return reading + "".join(parts)
 
 

@@ -102,6 +102,7 @@ def _distances(context: Context, run: Run, found: Closeness) -> dict[str, Any]:
     return {
         "backbone": run.backbone,
         "system": run.system,
+        "group": context.titles.get(run.backbone, run.backbone),
         "title": context.titles.get(run.system, run.system),
         "seed": run.seed,
         **vars(found),

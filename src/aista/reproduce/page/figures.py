@@ -58,7 +58,10 @@ def distances(figure: Figure) -> str:
     systems: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in figure.data["rows"]:
         systems.setdefault((row["backbone"], row["system"]), []).append(row)
+    groups = {runs[0]["group"] for runs in systems.values()}
     for (_, system), runs in systems.items():
+        if len(groups) > 1 and system == _MAIN[0]:
+            rows.append(Row([escape(runs[0]["group"])]))
         cells = [
             _over_seeds(runs, "relative_centroid_distance", 2),
             _over_seeds(runs, "relative_paired_distance", 2),
@@ -84,22 +87,44 @@ def _over_seeds(runs: Sequence[Mapping[str, Any]], name: str, digits: int, facto
 
 def coefficients(figure: Figure) -> str:
     """Return the table of correlations under Figure 6."""
-    rows = [_coefficient(row) for row in figure.data["correlations"]]
-    heads = ["", "", "95 % interval", "p", "runs"]
-    shown = f'<div class="exhibit">{table(heads, rows)}</div>'
+    heads = [
+        "correlation of log W and BLEU",
+        "Pearson’s r",
+        "95 % interval",
+        "Spearman’s ρ",
+        "95 % interval",
+        "runs",
+    ]
+    shown = _coefficients(figure.data["correlations"], heads)
     if seeds := figure.data.get("by_seed"):
-        rows = [_coefficient(row) for row in seeds]
-        shown += f"<details><summary>Seed by seed</summary>{table(heads, rows)}</details>"
+        shown += f"<details><summary>Seed by seed</summary>{_coefficients(seeds, heads)}</details>"
     return shown
 
 
-def _coefficient(row: Mapping[str, Any]) -> Row:
-    name = f"{escape(row['over'])}, {'Pearson’s r' if row['coefficient'] == 'Pearson' else 'Spearman’s ρ'}"
-    if row["value"] is None:
-        return Row([name, '<span class="nothing">too few</span>', "", "", str(row["n"])])
+def _coefficients(found: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> str:
+    """Return one row per set of runs; sets that are too small for a coefficient are named below."""
+    sets: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in found:
+        sets.setdefault(row["over"], {})[row["coefficient"]] = row
+    rows, few = [], []
+    for name, kinds in sets.items():
+        if kinds["Pearson"]["value"] is None:
+            few.append(f"{name} ({kinds['Pearson']['n']})")
+            continue
+        cells = [cell for kind in ("Pearson", "Spearman") for cell in _coefficient(kinds[kind])]
+        rows.append(Row([escape(name), *cells, str(kinds["Pearson"]["n"])]))
+    shown = f'<div class="exhibit">{table(heads, rows)}</div>' if rows else ""
+    return shown + (
+        f'<p class="fine">Too few runs for a coefficient: {escape(", ".join(few))}.</p>' if few else ""
+    )
+
+
+def _coefficient(row: Mapping[str, Any]) -> list[str]:
+    """Return a coefficient with its p below it, and its interval."""
+    p = row["p_value"]
+    chance = "" if p is None else f'<small class="p">{"p &lt; 0.01" if p < 0.01 else f"p = {p:.2f}"}</small>'
     interval = "" if row["low"] is None else f"{signed(row['low'], 2)} to {signed(row['high'], 2)}"
-    p = "" if row["p_value"] is None else "&lt; 0.01" if row["p_value"] < 0.01 else f"{row['p_value']:.2f}"
-    return Row([name, signed(row["value"], 2), interval, p, str(row["n"])])
+    return [signed(row["value"], 2) + chance, interval]
 
 
 def cases(figure: Figure, folder: Path) -> str:

@@ -12,12 +12,13 @@ from aista.evaluation.page import table as html_table
 from aista.reproduce.exhibit import Cell, Figure, Row, Table
 
 
-def table_section(table: Table, shared: Sequence[str] = ()) -> str:
+def table_section(table: Table, shared: Sequence[str] = (), below: str = "") -> str:
     """Return a table with caption, notes, signatures, every seed and the files to take away.
 
     Args:
         table: What is shown.
         shared: Notes that the page gives once for all tables.
+        below: HTML right under the table.
     """
     beside = [any(cell.paper is not None for cell in _column(table, i)) for i in range(len(table.columns))]
     heads = [""]
@@ -27,7 +28,7 @@ def table_section(table: Table, shared: Sequence[str] = ()) -> str:
     notes = [note for note in table.notes if note not in shared]
     return (
         f'<h3 id="{table.name}">{escape(table.title)}</h3><p class="aside">{escape(table.caption)}</p>'
-        f'<div class="exhibit">{html_table(heads, rows)}</div>{note_list(notes)}'
+        f'<div class="exhibit">{html_table(heads, rows)}</div>{below}{note_list(notes)}'
         f"{_signatures(table.signatures)}{_seeds(table)}{downloads(table)}"
     )
 
