@@ -53,7 +53,7 @@ def cut(settings: JointSettings) -> None:
 
 
 def stopped(settings: JointSettings) -> None:
-    """Train until the second process, and no other, gets a SIGTERM after its first step."""
+    """Train until the second process alone gets a SIGTERM after its first step; copy what is left."""
     calm = StopOnSignal.on_step_end
 
     def on_step_end(self: StopOnSignal, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -68,6 +68,19 @@ def stopped(settings: JointSettings) -> None:
             steps = processes.gather(error.what)
             if processes.is_main():
                 print("stopped:", steps)
+                copy = f"{settings.output}_stopped"
+                shutil.copytree(settings.output, copy)
+                settings.model_copy(update={"output": copy}).save(Path(copy) / "settings.yaml")
+
+
+def failed() -> None:
+    """Let the main process fail at what the others wait for."""
+    try:
+        processes.by_main(lambda: Path("no such file").read_text())
+    except (FileNotFoundError, SystemExit) as error:
+        ended = processes.gather(type(error).__name__)
+        if processes.is_main():
+            print("failed:", *ended)
 
 
 def do(verb: str, path: str) -> None:
@@ -75,6 +88,8 @@ def do(verb: str, path: str) -> None:
         select(SelectSettings.load(path))
     elif verb == "cut":
         processes.by_main(lambda: cut(JointSettings.load(path)))
+    elif verb == "failed":
+        failed()
     elif verb == "stopped":
         stopped(JointSettings.load(path))
     else:

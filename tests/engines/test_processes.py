@@ -58,12 +58,10 @@ def with_beats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared(init: Path, with_beats: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Two processes' runs, and what they said."""
     folder = tmp_path_factory.mktemp("shared")
-    plain, sharded, moved = (
-        stages.joint_yaml(folder, init, name)[0] for name in ("joint", "sharded", "moved")
-    )
+    plain, sharded = (stages.joint_yaml(folder, init, name)[0] for name in ("joint", "sharded"))
     half = stages.joint_yaml(folder, with_beats, "half", **HALF)[0]
     jobs = [
-        f"stopped={moved}", f"stopped={plain}", f"joint={plain}", f"joint={plain}",
+        "failed=", f"stopped={plain}", f"joint={plain}", f"joint={plain}",
         f"select={selection(folder, init, 'select')}",
         f"fsdp2:joint={sharded}", f"fsdp2:cut={sharded}", f"fsdp2:joint={sharded}", f"fsdp2:joint={half}",
     ]  # fmt: skip
@@ -146,14 +144,17 @@ def test_a_global_batch_that_cannot_be_shared(
         accumulation(settings)
 
 
+def test_when_the_one_that_works_fails_nobody_waits_for_ever(shared: tuple[Path, str]) -> None:
+    assert "failed: FileNotFoundError SystemExit" in shared[1]
+
+
 def test_a_signal_to_one_stops_all_and_the_run_goes_on(alone: Path, shared: tuple[Path, str]) -> None:
     """The second process alone gets a SIGTERM after step 1; then the same command is given again."""
-    lines = [line for line in shared[1].splitlines() if line.startswith("stopped:")]
-    assert [line.count("Stopped at step 1 of 4") for line in lines] == [2, 2], lines
+    (line,) = [line for line in shared[1].splitlines() if line.startswith("stopped:")]
+    assert line.count("Stopped at step 1 of 4") == 2, line
     assert_same_run(alone / "joint", shared[0] / "joint")
 
 
 def test_a_run_of_two_processes_goes_on_with_one(alone: Path, shared: tuple[Path, str]) -> None:
-    settings = JointSettings.load(shared[0] / "moved.yaml")
-    assert not (Path(settings.output) / "training.json").exists()
+    settings = JointSettings.load(shared[0] / "joint_stopped/settings.yaml")
     assert_same_run(alone / "joint", joint(settings).folder)
