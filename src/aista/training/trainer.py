@@ -319,16 +319,18 @@ class AistaTrainer(Trainer):
         self.meter.pause(time.perf_counter() - start)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.is_fsdp_enabled:  # theirs would keep the frozen bases too
-            plugin, schedule = self.accelerator.state.fsdp_plugin, self.lr_scheduler
+        """Keep the state of what is trained; under FSDP and DeepSpeed, theirs would keep the bases too."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
             save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
-            if self.args.should_save and schedule is not None:
-                torch.save(schedule.state_dict(), Path(output_dir) / "scheduler.pt")
-        elif self.is_deepspeed_enabled:
+        else:
             engine: Any = self.model_wrapped
             engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
-        else:
-            super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and self.lr_scheduler is not None:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
@@ -339,10 +341,11 @@ class AistaTrainer(Trainer):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         self._load_from_checkpoint(resume_from_checkpoint)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_deepspeed_enabled:  # optimiser and schedule come with it
+        if self.is_deepspeed_enabled:  # the optimiser's state comes with it
             deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
         else:
             self.accelerator.unwrap_model(model or self.model).load(Path(resume_from_checkpoint))
