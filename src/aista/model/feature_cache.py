@@ -44,7 +44,7 @@ def cached_features(
 
     Args:
         max_corrupt_share: Share of the clips that may turn out to be unreadable; each is logged and left out.
-        max_seconds, too_long: As the dataset that is trained on has them, so that its very pieces are encoded.
+        max_seconds, too_long: As those of the training dataset, so that its very pieces are encoded.
 
     Raises:
         CheckpointError: The store was written by other encoders.

@@ -1,4 +1,4 @@
-"""``python -m aista.demo.standins evaluate FOLDER CORPUS [NAME ...]``: score stand-ins, in their cards too."""
+"""``python -m aista.demo.standins evaluate FOLDER CORPUS [NAME ...]``: score stand-ins into their cards."""
 
 from __future__ import annotations
 
