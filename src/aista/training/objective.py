@@ -108,7 +108,8 @@ class SpeechTextObjective(nn.Module):
             name: value.detach() / accumulation for name, value in {**losses, **self.alignment.report}.items()
         }
         entering = (outputs.hidden_states or {}).get(0)
-        alpha = self.balance(step, outputs.loss, total, entering, outputs.speech_mask)
+        # ZeRO-3's hooks want tensors from every module that is called as one; this may return a number.
+        alpha = self.balance.forward(step, outputs.loss, total, entering, outputs.speech_mask)
         if self.balance.varies:
             common["alpha"] = torch.as_tensor(alpha, device=total.device) / accumulation
         loss = alpha * outputs.loss + (1 - alpha) * total
