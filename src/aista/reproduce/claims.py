@@ -197,7 +197,8 @@ def _layer_sets(exhibits: Exhibits) -> Iterator[Claim]:
     if not isinstance(table, Table):
         return
     rows = {row.key: row.cells[0] for row in table.rows if row.key}
-    if (alone := rows.get("layer_1")) and (alone.mark or alone.value is not None):
+    literal_first = (rows[key] for key in ("layer_1_raw", "layer_1") if key in rows)
+    if alone := next((cell for cell in literal_first if cell.mark or cell.value is not None), None):
         diverged = bool(alone.mark)
         here = "It diverges here too." if diverged else f"It trains: {_number(alone)} BLEU"
         base = rows.get("base")

@@ -191,7 +191,7 @@ def short_title(system: str, title: str) -> str:
     return _SHORT.get(system, title.split(" (")[0])
 
 
-_SHORT = {"ai_sta_raw": "literal cost"}
+_SHORT = {"ai_sta_raw": "literal cost", "layer_1_raw": "layer 1, literal"}
 
 
 def _in_bounds(names: list[tuple[float, str, str]], frame: Frame) -> list[tuple[str, float]]:

@@ -191,7 +191,7 @@ class PaperScale(Scale):
 
     name = "paper"
     directions = ("en-zh", "en-ja")
-    without = frozenset({"ai_sta_raw"})  # the shipped files have the literal cost
+    without = frozenset({"ai_sta_raw", "layer_1_raw"})  # the shipped files have the literal cost
     baseline_titles = {"cascade_qwen2-7b": "cascade: Whisper-Large-v2, Qwen2-7B"}
     guesses = {"pretrain": 60 * 3600.0, "select": 1800.0, "joint": 40 * 3600.0, "evaluate": 2 * 3600.0}
 
