@@ -4,14 +4,14 @@ Products of a tile of tokens are computed in float32, ``ot.bounds`` decides what
 pairs within rounding error of the threshold are recomputed in float64. Nothing larger than a tile of products
 and one block of each side is held beside the input.
 
-Rounding is bounded, not estimated. Let x = fl(fl(s - c) - mu) and y = fl(t - c) be the tokens that enter the
-product, c the mean of all text tokens and mu that of the item, all float32. In exact arithmetic
+Rounding is bounded, not estimated. Let x = fl(s - m) and y = fl(t - c) be the tokens that enter the product, c
+about the mean of all text tokens, m about that of the item, both float32, and mu = m - c. In exact arithmetic
 
     W(x + mu, y) = E|x + mu|^2 + E|y|^2 - 2 mu . E y - 2 max_Z <Z, x y'>
 
 * A float32 product of length d, summed in any order, errs by at most g |x| |y| with g = d u / (1 - d u),
   u = 2^-24. Averaged over any plan that is at most g sqrt(E|x|^2 E|y|^2), by Cauchy-Schwarz.
-* Rounding the tokens moved them by at most delta = u (rms|s - c| + rms|x| + rms|y|), and sqrt(W) is a metric:
+* Rounding the tokens moved them by at most delta = u (rms|x| + rms|y|), and sqrt(W) is a metric:
   | sqrt(W(s, t)) - sqrt(W(x + mu, y)) | <= delta.
 * The other terms, and the threshold, are float64: 8 (d + 16) 2^-53 of their scale.
 """
@@ -173,7 +173,7 @@ class Cascade:
     def _tile(self, items: NDArray[np.int64], texts: NDArray[np.int64], tokens: Tensor) -> _Tile:
         s, t, d = self.speech, self.text, self.speech.means.shape[1]
         power, gold = s.power[items][:, None] + t.power[texts], self.gold[items][:, None]
-        across = (s.shifts[items].double() @ t.means[texts].T).cpu().numpy()
+        across = (s.shifts[items] @ t.means[texts].T).cpu().numpy()
         moved, size = s.moved[items][:, None] + t.moved[texts], s.size[items][:, None] * t.size[texts]
         scale = power + t.power[self.queries[items]][:, None]
         slacks = np.sqrt(gold) * moved + 0.5 * moved**2 + 8.0 * (d + 16) * ROUND64 * scale

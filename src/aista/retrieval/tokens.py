@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aista.errors import TransportError
-from aista.ot.cost import full_float32
 
 #: Unit roundoff of float32 and float64.
 ROUND32, ROUND64 = 2.0**-24, 2.0**-53
@@ -78,12 +77,13 @@ def blocks(
 class Side:
     """What is known of every item of one side; the states themselves stay where they are.
 
-    The tokens x that enter products are float32: x = fl(fl(s - centre) - shift), with a shift for each item
-    (its mean, so that x is small) or, where ``own_centre`` is False, none.
+    The tokens x that enter products are float32: x = fl(s - offset), with an offset for each item (about the
+    mean of its tokens, so that x is small) or, where ``own_centre`` is False, the centre.
 
     Attributes:
         lengths: (K,) tokens of each item.
-        shifts: (K, d) float32. means: (K, d) float64 mean of x + shift.
+        offsets: (K or 1, d) float32. shifts: (K or 1, d) float64 offset less the centre.
+        means: (K, d) float64 mean of x + shift.
         power: (K,) E|x + shift|^2. size: rms|x|. largest: max|x|. All float64; the last two never too small.
         moved: (K,) bound on the rms distance by which rounding moved the tokens.
     """
@@ -92,7 +92,10 @@ class Side:
         self.clouds, self.centre, self.own_centre = clouds, centre, own_centre
         count, dim = len(clouds), clouds[0].shape[1]
         self.lengths = np.array([len(cloud) for cloud in clouds], dtype=np.int64)
-        self.shifts = torch.zeros(count, dim if own_centre else 0, device=centre.device)
+        self.offsets = centre[None]
+        if own_centre:
+            self.offsets = torch.stack([cloud.detach().float().mean(0) for cloud in clouds])
+        self.shifts = self.offsets.double() - centre.double()
         self.means = torch.empty(count, dim, dtype=torch.float64, device=centre.device)
         self.power, self.size, self.largest, self.moved = np.empty((4, count))
         for items in blocks(np.arange(count), self.lengths, max(1, block_size // MEASURED)):
@@ -104,42 +107,33 @@ class Side:
         average = torch.zeros(len(items), len(owner), dtype=torch.float64, device=owner.device)
         average[owner, torch.arange(len(owner), device=owner.device)] = 1.0
         average /= average.sum(1, keepdim=True)
-
-        def rms(x: Tensor) -> Tensor:
-            return (average @ torch.linalg.vector_norm(x, dim=1).double().square()).sqrt()
-
-        x, moved = self._less_centre(items), torch.zeros(len(items), device=owner.device)
-        if any(self.clouds[i].dtype == torch.float64 for i in items):
-            moved = rms(torch.cat([self.clouds[i].detach() for i in items]))
-        if self.own_centre:
-            moved = moved + rms(x)
-            with full_float32(x.device):
-                self.shifts[place] = average.float() @ x
-            x.sub_(self.shifts[place][owner])
-        exact = x.double()
-        norms = torch.linalg.vector_norm(exact, dim=1)
-        means, power = average @ exact, average @ norms.square()
-        size = power.sqrt()
-        if self.own_centre:
-            shift = self.shifts[place].double()
-            power = power + 2.0 * (means * shift).sum(1) + shift.square().sum(1)
-            means = means + shift
-        self.means[place] = means
+        x = self.tokens(items).double()
+        norms = torch.linalg.vector_norm(x, dim=1)
+        means, power = average @ x, average @ norms.square()
+        size = moved = power.sqrt()
+        if any(self.clouds[i].dtype == torch.float64 for i in items):  # rounded once more, to float32
+            states = torch.cat([self.clouds[i].detach().double() for i in items])
+            moved = moved + (average @ torch.linalg.vector_norm(states, dim=1).square()).sqrt()
+        shift = self.shifts[place if self.own_centre else slice(0, 1)]
+        self.means[place] = means + shift
+        power = power + 2.0 * (means * shift).sum(1) + shift.square().sum(1)
         largest = torch.zeros_like(size).scatter_reduce_(0, owner, norms, "amax")
-        known = torch.stack([power, size * RAISED, largest * RAISED, (moved + size) * (RAISED * ROUND32)])
+        known = torch.stack([power, size * RAISED, largest * RAISED, moved * (RAISED * ROUND32)])
         self.power[place], self.size[place], self.largest[place], self.moved[place] = known.cpu().numpy()
 
     def _owners(self, items: NDArray[np.int64]) -> Tensor:
         """The item of every token."""
         return torch.from_numpy(np.repeat(items, self.lengths[items])).to(self.centre.device)
 
-    def _less_centre(self, items: NDArray[np.int64]) -> Tensor:
-        return torch.cat([self.clouds[i].detach().float() for i in items]).sub_(self.centre)
-
     def tokens(self, items: NDArray[np.int64]) -> Tensor:
         """(sum of lengths, d) float32 tokens of some items, as they enter products."""
-        x = self._less_centre(items)
-        return x.sub_(self.shifts[self._owners(items)]) if self.own_centre else x
+        if self.centre.device.type != "cpu":
+            x = torch.cat([self.clouds[i].detach().float() for i in items])
+            return x.sub_(self.offsets[self._owners(items)] if self.own_centre else self.offsets)
+        x = torch.empty(int(self.lengths[items].sum()), self.offsets.shape[1])
+        for part, i in zip(x.split(self.lengths[items].tolist()), items.tolist(), strict=True):
+            torch.sub(self.clouds[i].detach().float(), self.offsets[i if self.own_centre else 0], out=part)
+        return x
 
 
 def distinct_rows(side: Side) -> tuple[list[Tensor], Tensor | None]:
