@@ -28,7 +28,7 @@ def test_fsdp2_shards_the_blocks() -> None:
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_takes_its_numbers_from_the_run(stage: int) -> None:
-    """DeepSpeed is no dependency: what accelerate hands to it is checked, not what it does with that."""
+    """DeepSpeed is no dependency: what accelerate hands to it is checked here, not what it does with that."""
     found = launcher_environment(f"deepspeed_zero{stage}")
     assert found["ACCELERATE_USE_DEEPSPEED"] == "true"
     assert found["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == str(stage)
