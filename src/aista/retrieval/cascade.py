@@ -4,8 +4,9 @@ Products of a tile of tokens are computed in float32, ``ot.bounds`` decides what
 pairs within rounding error of the threshold are recomputed in float64. Nothing larger than a tile of products
 and one block of each side is held beside the input.
 
-Rounding is bounded, not estimated. Let x = fl(s - m) and y = fl(t - c) be the tokens that enter the product, c
-about the mean of all text tokens, m about that of the item, both float32, and mu = m - c. In exact arithmetic
+Rounding is bounded, not estimated. Let x = fl(s - m) and y = fl(t - c) be the tokens that enter the product,
+c about the mean of all text tokens, m about that of the item, both float32, and mu = m - c. In exact
+arithmetic
 
     W(x + mu, y) = E|x + mu|^2 + E|y|^2 - 2 mu . E y - 2 max_Z <Z, x y'>
 
