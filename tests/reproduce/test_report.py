@@ -9,11 +9,12 @@ import pytest
 
 from aista.errors import ConfigError
 from aista.reproduce.claims import Verdict, claims, compared, headline
-from aista.reproduce.drawing import NARROW, WIDE, draw, gains
+from aista.reproduce.drawing import NARROW, WIDE, draw
 from aista.reproduce.exhibit import Cell, Figure, Row, Table, load_all, save
 from aista.reproduce.page.made import duration
 from aista.reproduce.page.tables import shared_notes, table_section
 from aista.reproduce.report import EXPECTED, render, write_report
+from aista.reproduce.scatter import gains
 from tests.evaluation.test_report import Checker
 from tests.reproduce import invented, invented_tables
 
@@ -161,6 +162,16 @@ def test_pictures_stay_within_their_frame(folder, name, width):
     assert "nan" not in drawn and drawn.startswith(f'<svg viewBox="0 0 {width} ')
     places = [float(x) for x in re.findall(r' (?:cx|x1|x2)="(-?[\d.]+)"', drawn)]
     assert min(places, default=0) >= -1 and max(places, default=0) <= width + 1
+
+
+def test_a_run_that_fell_far_does_not_flatten_the_rest(folder):
+    data = load_all(folder)["figure6"].data
+    far = [{**data["rows"][0], "system": "ai_sta_raw", "title": "AI-STA, literal cost", "bleu": 5.0}]
+    for width in (WIDE, NARROW):
+        drawn = draw("figure6", {**data, "rows": [*data["rows"], *far]}, width)
+        assert ">literal 5.0<" in drawn and "5.0 BLEU at" in drawn
+        heights = [float(y) for y in re.findall(r' cy="(-?[\d.]+)"', drawn)]
+        assert max(heights) - min(heights) > 150  # the others still use the whole height
 
 
 def test_gains_show_every_seed_the_mean_and_the_paper():

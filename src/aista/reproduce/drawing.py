@@ -5,7 +5,6 @@ A page draws each twice, wide and for a phone.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -15,12 +14,13 @@ from aista.evaluation.drawing import (
     apart,
     dot,
     picture,
-    round_numbers,
     rule,
     text_at,
     x_axis,
     y_axis,
 )
+from aista.reproduce.scatter import correlation
+from aista.reproduce.styles import short_title, signed_text, style_of
 
 WIDE, NARROW = 720, 372
 _WIDTH_OF_LETTER = 6.6
@@ -109,7 +109,7 @@ def maps(data: Data, width: int) -> str:
 
 def _map(panel: Data, bounds: Sequence[float], left: float, top: float, side: float) -> list[str]:
     frame = Frame(side, side, 0, 0, 0, 0, (bounds[0], bounds[1]), (bounds[2], bounds[3]))
-    style = _style_of(panel["system"])
+    style = style_of(panel["system"])
     place = f'x="0" y="0" width="{side:.1f}" height="{side:.1f}" rx="8"'
     inner = [f'<rect class="field" {place}/>']
     for kind, hue in (("text", "plain"), ("speech", style)):
@@ -126,91 +126,6 @@ def _map(panel: Data, bounds: Sequence[float], left: float, top: float, side: fl
 
 def _path(frame: Frame, points: Sequence[Sequence[float]]) -> str:
     return "M" + "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in points) + "Z"
-
-
-# ---- Figure 6 ----
-
-
-def correlation(data: Data, width: int) -> str:
-    """Figure 6: log Wasserstein against BLEU, one panel per backbone and direction, one dot per run."""
-    panels: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in data["rows"]:
-        panels[row["panel"]].append(row)
-    across = 1 if width < 500 else 2
-    side, height = (width - 24 * (across - 1)) / across, 310.0
-    parts = []
-    for number, (title, rows) in enumerate(panels.items()):
-        left, top = number % across * (side + 24), number // across * (height + 18)
-        inner = "".join(_runs(title, rows, _pearson(data, title), side, height))
-        parts.append(f'<g transform="translate({left:.1f} {top:.1f})">{inner}</g>')
-    total = -(-len(panels) // across) * (height + 18)
-    return picture(width, total, "Transport cost against translation quality, one dot per run", parts)
-
-
-def _runs(title: str, rows: Sequence[Data], told: str, width: float, height: float) -> list[str]:
-    """Return one panel: a dot per run, each system named at the right."""
-    across, up = (_stretched([row[key] for row in rows]) for key in ("log_wasserstein", "bleu"))
-    frame = Frame(width, height, 36, 92, 50, 44, across, up)
-    parts = [text_at("row", 0, 14, f"{title}, BLEU"), text_at("tick", 0, 31, told), *y_axis(frame)]
-    parts += x_axis(frame, round_numbers(*across, 4), "log Wasserstein (smaller: closer)")
-    systems: dict[str, list[Data]] = defaultdict(list)
-    for row in rows:
-        systems[row["system"]].append(row)
-    last = {key: max(runs, key=lambda run: run["log_wasserstein"]) for key, runs in systems.items()}
-    names = sorted((frame.y(run["bleu"]), short_title(key, run["title"]), key) for key, run in last.items())
-    edge = width - frame.right + 8
-    for (y, name, system), (_, at) in zip(names, _in_bounds(names, frame), strict=True):
-        parts.append(_leader(frame.x(last[system]["log_wasserstein"]) + 6, y, edge - 3, at))
-        shown = _short(name, frame.right - 8)
-        parts.append(text_at(f"name small {_style_of(system)}", edge, at + 4, shown))
-    for row in rows:
-        told = f"{row['title']}, seed {row['seed']}: {row['bleu']:.1f} BLEU at {row['log_wasserstein']:.2f}"
-        x, y = frame.x(row["log_wasserstein"]), frame.y(row["bleu"])
-        parts.append(dot(f"{_style_of(row['system'])} marked", x, y, 4, told))
-    return parts
-
-
-def _pearson(data: Data, panel: str) -> str:
-    """Return a panel's coefficient with its interval, if it has one."""
-    for row in data["correlations"]:
-        if row["over"] == panel and row["coefficient"] == "Pearson" and row["low"] is not None:
-            low, high = _signed(row["low"], 2), _signed(row["high"], 2)
-            return f"r = {_signed(row['value'], 2)} (95 %: {low} to {high}), {row['n']} runs"
-    return ""
-
-
-def _stretched(values: Sequence[float]) -> tuple[float, float]:
-    """Return the range of values with some air at both ends."""
-    low, high = min(values), max(values)
-    air = 0.1 * ((high - low) or 1.0)
-    return low - air, high + air
-
-
-def short_title(system: str, title: str) -> str:
-    """Return what a system is called where there is little room: its title without brackets."""
-    return _SHORT.get(system, title.split(" (")[0])
-
-
-_SHORT = {"ai_sta_raw": "literal cost", "layer_1_raw": "layer 1, literal"}
-
-
-def _in_bounds(names: list[tuple[float, str, str]], frame: Frame) -> list[tuple[str, float]]:
-    """Place labels so that none covers another and none falls below the drawing."""
-    placed = [y for y, _, _ in apart(names, 13)]
-    lowest = frame.height - frame.bottom + 6
-    for i in range(len(placed) - 1, -1, -1):
-        placed[i] = min(placed[i], lowest - 13 * (len(placed) - 1 - i))
-    return [(name, y) for (_, name, _), y in zip(names, placed, strict=True)]
-
-
-def _leader(x1: float, y1: float, x2: float, y2: float) -> str:
-    bend = max(x1, x2 - 14)
-    return f'<path class="leader" d="M{x1:.1f} {y1:.1f}H{bend:.1f}L{x2:.1f} {y2:.1f}"/>'
-
-
-def _short(name: str, room: float) -> str:
-    most = int(room / _WIDTH_OF_LETTER)
-    return name if len(name) <= most else name[: most - 1].rstrip(" ,(") + "…"
 
 
 # ---- Figure 7 ----
@@ -249,72 +164,11 @@ def _histogram(panel: Data, width: float, height: float) -> list[str]:
         )
     parts.append(rule("ground", 0, width, frame.y(0)))
     for value, anchor in ((edges[0], "start"), (0, "middle"), (edges[-1], "end")):
-        parts.append(text_at("tick", frame.x(value), height - 6, _signed(value), anchor))
+        parts.append(text_at("tick", frame.x(value), height - 6, signed_text(value), anchor))
     return parts
 
 
 # ---- what several share ----
-
-
-def gains(rows: Sequence[Data], width: int) -> str:
-    """Draw gains over the base: one line per comparison, a dot per seed, the mean, and the paper's gain."""
-    values = [v for row in rows for v in [*row["values"], row["paper"]] if v is not None]
-    low, high = min(*values, 0.0), max(*values, 0.0)
-    margin = 0.08 * (high - low or 1)
-    step, left = 40, 168 if width >= 500 else 16
-    lift = 0 if width >= 500 else 16
-    height = 34 + (step + lift) * len(rows) + 30
-    frame = Frame(width, height, left, 22, 34, 30, (low - margin, high + margin), (0, 1))
-    parts = []
-    for tick in round_numbers(*frame.x_range, 8 if width >= 500 else 5):
-        x = frame.x(tick)
-        style = "zero" if tick == 0 else "grid"
-        parts.append(f'<line class="{style}" x1="{x:.1f}" x2="{x:.1f}" y1="28" y2="{height - 28}"/>')
-        parts.append(text_at("tick", x, height - 10, _signed(tick), "middle"))
-    for number, row in enumerate(rows):
-        y = 34 + (step + lift) * number + step / 2 + lift
-        place = (left - 18, y + 4, "end") if width >= 500 else (0, y - 16, "start")
-        parts.append(text_at("row", place[0], place[1], row["name"], place[2]))
-        parts += _gain(frame, row, y)
-    parts += _gain_legend(frame.left if width >= 500 else 6)
-    return picture(width, height, "Gain of AI-STA over base in BLEU, paper and here", parts)
-
-
-def _gain(frame: Frame, row: Data, y: float) -> list[str]:
-    parts = [rule("thread", frame.left, frame.width - frame.right, y)]
-    for value in row["values"]:
-        parts.append(
-            dot("system faint", frame.x(value), y, 4, f"{row['name']}, one seed: {_signed(value, 1)}")
-        )
-    if row["values"]:
-        mean = sum(row["values"]) / len(row["values"])
-        parts.append(dot("system marked", frame.x(mean), y, 6, f"{row['name']}, mean: {_signed(mean, 1)}"))
-    if row["paper"] is not None:
-        parts.append(
-            _diamond(frame.x(row["paper"]), y, f"{row['name']}, the paper: {_signed(row['paper'], 1)}")
-        )
-    return parts
-
-
-def _signed(value: float, digits: int | None = None) -> str:
-    """Write a number with its sign and a true minus; zero has none."""
-    size = f"{abs(value):g}" if digits is None else f"{abs(value):.{digits}f}"
-    return size if not float(size) else ("+" if value > 0 else "−") + size
-
-
-def _diamond(x: float, y: float, told: str) -> str:
-    path = f"M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z"
-    return f'<path class="paper" d="{path}"><title>{escape(told)}</title></path>'
-
-
-def _gain_legend(left: float) -> list[str]:
-    parts = [_diamond(left + 7, 12, "paper"), text_at("tick", left + 19, 16, "the paper")]
-    parts += [dot("system marked", left + 98, 12, 6, "mean"), text_at("tick", left + 109, 16, "here, mean")]
-    return [
-        *parts,
-        dot("system faint", left + 190, 12, 4, "seed"),
-        text_at("tick", left + 199, 16, "one seed"),
-    ]
 
 
 def _legend(names: Sequence[tuple[str, str]], left: float, y: float, down: bool = False) -> list[str]:
@@ -327,18 +181,6 @@ def _legend(names: Sequence[tuple[str, str]], left: float, y: float, down: bool 
         else:
             left += 32 + _WIDTH_OF_LETTER * len(name)
     return parts
-
-
-_HUES = {"ctc": "hue0", "contrastive": "hue1", "distillation": "hue2"}
-
-
-def _style_of(system: str) -> str:
-    """Return the class of a system: base and AI-STA as everywhere, others by hue, layer sets pale."""
-    if system == "base":
-        return "base"
-    if system == "ai_sta":
-        return "system"
-    return _HUES.get(system, "pale" if system.startswith(("layer", "ai_sta")) else "hue3")
 
 
 _DRAWINGS: Mapping[str, Callable[[Data, int], str]] = {

@@ -15,7 +15,7 @@ from typing import Any
 from aista.analysis.zero_shot_mt import transfer
 from aista.errors import ConfigError
 from aista.evaluation.page import document
-from aista.reproduce import drawing
+from aista.reproduce import drawing, scatter
 from aista.reproduce.claims import Claim, Verdict, claims, compared, headline
 from aista.reproduce.exhibit import Figure, Table, load_all
 from aista.reproduce.page.figures import both, cases, coefficients, distances, figure_section, plans
@@ -158,7 +158,7 @@ def _gains(table: Table) -> str:
     ]
     if not rows:
         return ""
-    drawn = both(drawing.gains(rows, drawing.WIDE), drawing.gains(rows, drawing.NARROW))
+    drawn = both(scatter.gains(rows, drawing.WIDE), scatter.gains(rows, drawing.NARROW))
     return (
         f'<figure class="pictured">{drawn}<figcaption>Gain of AI-STA over base in BLEU. Every seed is '
         "compared with the base of the same seed.</figcaption></figure>"

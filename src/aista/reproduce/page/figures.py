@@ -22,9 +22,10 @@ from aista.evaluation.page import (
     table,
     transport_figure,
 )
-from aista.reproduce.drawing import NARROW, WIDE, can_draw, draw, short_title
+from aista.reproduce.drawing import NARROW, WIDE, can_draw, draw
 from aista.reproduce.exhibit import Figure
 from aista.reproduce.page.tables import downloads, note_list
+from aista.reproduce.styles import short_title
 from aista.text.languages import language
 
 _MAIN = ("base", "ai_sta")
@@ -58,10 +59,10 @@ def distances(figure: Figure) -> str:
     systems: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in figure.data["rows"]:
         systems.setdefault((row["backbone"], row["system"]), []).append(row)
-    groups = {runs[0]["group"] for runs in systems.values()}
-    for (_, system), runs in systems.items():
+    groups = {runs[0].get("group", key[0]) for key, runs in systems.items()}
+    for (backbone, system), runs in systems.items():
         if len(groups) > 1 and system == _MAIN[0]:
-            rows.append(Row([escape(runs[0]["group"])]))
+            rows.append(Row([escape(runs[0].get("group", backbone))]))
         cells = [
             _over_seeds(runs, "relative_centroid_distance", 2),
             _over_seeds(runs, "relative_paired_distance", 2),

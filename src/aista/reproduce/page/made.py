@@ -20,7 +20,7 @@ def made(record: Mapping[str, Any]) -> str:
         "versions": versions,
     }
     details = "".join(
-        f"<details><summary>{escape(name.replace('_', ' '))}</summary><pre>{escape(text)}</pre></details>"
+        f"<details><summary>{_words(name)}</summary><pre>{escape(text)}</pre></details>"
         for name, text in listings.items()
         if text
     )
