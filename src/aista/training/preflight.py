@@ -100,8 +100,11 @@ class Preflight:
 def before_training(
     model: Any, processor: Any, dataset: SpeechDataset, objective: Alignment, alpha: float, output: Path
 ) -> None:
-    """Measure, print and keep the figures, once per run folder; nothing happens without transcripts."""
-    if (output / REPORT).exists():
+    """Measure, print and keep the figures, once per run folder.
+
+    Nothing happens without transcripts, or while an engine that shards has yet to move the model to its GPUs.
+    """
+    if (output / REPORT).exists() or (torch.cuda.is_available() and model.device.type == "cpu"):
         return
     found = preflight(model, processor, dataset, objective, alpha)
     if found is not None:
