@@ -48,6 +48,7 @@ def settings_in(folder: Path, stage: str, stage1: Path) -> dict[str, Any]:
     return tiny.joint_settings(folder, str(stage1), train=train).model_dump()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["joint", "pretrain"])
 def test_killed_at_any_moment_it_ends_with_the_same_weights(stage: str, stage1: Path, tmp_path: Path) -> None:
     values = settings_in(tmp_path, stage, stage1)
@@ -64,6 +65,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(stage: str, stage1: 
     assert curve(whole["output"]) == curve(killed["output"])
 
 
+@pytest.mark.slow
 def test_killed_selections_and_evaluations_end_with_the_same_results(stage1: Path, tmp_path: Path) -> None:
     data = [str(tiny.manifest(tmp_path / "st.jsonl", count=4))]
     common = {"model": str(stage1), "data": data}
