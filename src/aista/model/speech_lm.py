@@ -189,7 +189,7 @@ class AistaForConditionalGeneration(Hearing, PreTrainedModel):
             logits = self.backbone(**inputs).logits
             return logits, None if targets is None else targets.score(take(logits, targets.where))
         head: Any = self.get_output_embeddings()
-        rows = MOST_LOGITS // head.weight.shape[0]
+        rows = MOST_LOGITS // (self.config.text_config.vocab_size + self.config.extra_rows)
         if keep == "targets" or len(targets.ids) <= rows or not self._head_is_plain:
             with hidden.head_at(self.backbone, targets.where):
                 logits = self.backbone(**inputs).logits[0]
