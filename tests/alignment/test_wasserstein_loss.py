@@ -7,8 +7,11 @@ import ot
 import pytest
 import torch
 
+from aista.alignment import wasserstein
 from aista.alignment.wasserstein import SCALES, WassersteinLoss
 from aista.errors import TransportError
+from aista.ot.exact import solve_flat
+from aista.ot.kernels import CAPPED
 
 
 def batch(seed=0, size=5, n=14, m=9, d=32):
@@ -243,3 +246,18 @@ def test_silence_that_fits_nothing_is_left_alone():
 def test_impossible_shares_are_refused(options):
     with pytest.raises(TransportError, match="unmatched"):
         WassersteinLoss(**options)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_what_the_fast_solver_gave_up_is_answered_all_the_same(monkeypatch, share):
+    def gives_up(*args, **options):
+        raw = solve_flat(*args, **options)
+        raw.outcomes[:2], raw.values[:2] = CAPPED, -1.0
+        return raw
+
+    places = batch(7)
+    expected = WassersteinLoss(unmatched=share).plan(*places)
+    monkeypatch.setattr(wasserstein, "solve_flat", gives_up)
+    found = WassersteinLoss(unmatched=share).plan(*places)
+    assert torch.allclose(found[0], expected[0], rtol=1e-6)
+    assert torch.allclose(found[1], expected[1], atol=1e-6)

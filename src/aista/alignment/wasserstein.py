@@ -14,7 +14,7 @@ from aista.alignment import PairedStates
 from aista.alignment.base import Alignment
 from aista.errors import TransportError
 from aista.ot.cost import position_cost, squared_euclidean, text_spread
-from aista.ot.exact import solve_flat, uniform_masses
+from aista.ot.exact import RawSolutions, solve, solve_flat, uniform_masses
 
 MASS_HUNDREDTHS = 100
 SOLVERS = ("exact", "sinkhorn", "geomloss_compat")
@@ -246,11 +246,26 @@ def solve_masked(
             f"pair {int(np.isnan(raw.values).argmax())} has NaN or infinite hidden states",
             advice="lower the learning rate or look at the last gradient norm; avoid float16 hidden states",
         )
+    _finish_capped(raw, packed, sizes, masses)
     plan = np.empty_like(host)
     moved = 1.0 - unmatched / MASS_HUNDREDTHS
     plan[places] = raw.plans.reshape(packed.shape)[:, :, bool(unmatched) :] / moved
     values = torch.from_numpy(raw.values / moved).to(cost.device, cost.dtype)
     return values, torch.from_numpy(plan).to(cost.device)
+
+
+def _finish_capped(
+    raw: RawSolutions, packed: np.ndarray, sizes: np.ndarray, masses: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Answer, by the solver that has a fallback, what the fast one left after its cap of searches."""
+    from aista.ot.kernels import CAPPED
+
+    plans = raw.plans.reshape(packed.shape)
+    for k in np.flatnonzero(raw.outcomes == CAPPED):
+        (n, m), i, j = sizes[k], raw.row_starts[k], raw.col_starts[k]
+        a, b = masses[0][i : i + n], masses[1][j : j + m]
+        solution = solve(packed[k, :n, :m], a, b)
+        raw.values[k], plans[k, :n, :m] = solution.value / a.sum(), solution.plan / a.sum()
 
 
 def _partial_masses(sizes: np.ndarray, unmatched: int) -> tuple[np.ndarray, np.ndarray]:
