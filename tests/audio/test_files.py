@@ -274,3 +274,10 @@ def test_without_pyav_the_advice_names_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(AudioError, match="pip install av"):
         load_audio(b"no container " * 99)
+
+
+@pytest.mark.parametrize("name", ["\0a.wav", "half\ud800.wav", "folder/\0/a.wav"])
+def test_a_name_no_file_can_have_is_an_error_of_ours(name):
+    with pytest.raises(AudioError, match="no file can have this name") as caught:
+        load_audio(name)
+    str(caught.value).encode("utf-8")  # it can be printed

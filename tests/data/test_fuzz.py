@@ -179,5 +179,13 @@ def test_tables_are_imported_or_refused(folder, suffix, data):
         check(Manifest(folder / "i.jsonl"), workers=1)
 
 
+@pytest.mark.parametrize("name", ["\0a.wav", "a\0.wav", "a.tar/\0", "x" * 5_000])
+def test_an_impossible_file_name_in_a_table_is_noted(folder, name):
+    (folder / "n.csv").write_text(f"audio,text,offset\n{name},Hi,0.5\n")
+    import_manifest("table", folder / "n.csv", folder / "i.jsonl", Options())
+    report = check(Manifest(folder / "i.jsonl"), workers=1)
+    assert report.rows == 1 and not report.ok
+
+
 def test_every_text_format_is_fuzzed():
     assert set(names()) == {*KEYS, "table", "folder", "huggingface"}

@@ -53,3 +53,9 @@ def test_a_name_with_a_tab_is_not_written(files):
     assert names[odd] == names[files / "a"]
     names.save()
     assert len((files / MEMO).read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["\0a.wav", "half\ud800.wav"])
+def test_a_name_no_file_can_have_is_an_error_of_ours(name):
+    with pytest.raises(AudioError, match="no file can have this name"):
+        SoundNames()[name]

@@ -63,6 +63,8 @@ class SoundNames:
                 self._new.append(f"{about.st_size}\t{about.st_mtime_ns}\t{digest}\t{name}\n")
         except OSError as error:
             raise AudioError(f"{name}: cannot be read.", got=error.strerror) from None
+        except ValueError as error:
+            raise AudioError(f"{ascii(name)}: no file can have this name.", got=str(error)) from None
         return digest
 
     def save(self) -> None:
