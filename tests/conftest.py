@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# The same examples in every run, so that a commit passes or fails for its own sake; AISTA_EXPLORE=1 draws new ones.
+# The same examples in every run: a commit passes or fails for its own sake. AISTA_EXPLORE=1 draws new ones.
 settings.register_profile("same", derandomize=True)
 settings.register_profile("explore", derandomize=False)
 settings.load_profile("explore" if os.environ.get("AISTA_EXPLORE") else "same")

@@ -243,7 +243,7 @@ def _opened_file(path: Path) -> BinaryIO:
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened.", got=error.strerror) from None
     except ValueError as error:
-        raise AudioError(f"{ascii(str(path))}: no file can have this name.", got=str(error)) from None
+        raise AudioError(f"{str(path)!a}: no file can have this name.", got=str(error)) from None
 
 
 def _unreadable(name: str, reason: str) -> AudioError:

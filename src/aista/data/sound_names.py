@@ -64,7 +64,7 @@ class SoundNames:
         except OSError as error:
             raise AudioError(f"{name}: cannot be read.", got=error.strerror) from None
         except ValueError as error:
-            raise AudioError(f"{ascii(name)}: no file can have this name.", got=str(error)) from None
+            raise AudioError(f"{name!a}: no file can have this name.", got=str(error)) from None
         return digest
 
     def save(self) -> None:
