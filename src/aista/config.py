@@ -234,6 +234,20 @@ class TrainSettings(Settings):
         return self
 
 
+class ReselectSettings(Settings):
+    """Layers chosen again while training (the paper chooses once, before).
+
+    Attributes:
+        every_steps: Optimiser steps between two choices.
+        num_pairs: Training utterances that are ranked.
+        threshold_times_chance: As in ``SelectSettings``; the paper's is 6.7.
+    """
+
+    every_steps: int = Field(ge=1)
+    num_pairs: int = Field(default=100, ge=2)
+    threshold_times_chance: float = 6.7
+
+
 class AlignmentSettings(Settings):
     """How speech is drawn towards text (Eq. 6).
 
@@ -245,6 +259,7 @@ class AlignmentSettings(Settings):
             losses at the speech tokens, measured while training.
         ratio: What ``gradient_ratio`` aims at: the alignment's gradient over the translation's.
         alpha_end: Where a fixed alpha has gone, in a straight line, by the last step; None: nowhere.
+        reselect: Choose the layers again while training; None: never.
         options: Keyword arguments of the method.
     """
 
@@ -254,6 +269,7 @@ class AlignmentSettings(Settings):
     balance: Literal["fixed", "gradient_ratio"] = "fixed"
     ratio: float = Field(default=0.1, gt=0)
     alpha_end: float | None = Field(default=None, ge=0, le=1)
+    reselect: ReselectSettings | None = None
     options: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -264,12 +280,13 @@ class AlignmentSettings(Settings):
 
 
 class PretrainSettings(Settings):
-    """Stage 1 (paper 4.1): speech recognition and audio captioning."""
+    """Stage 1 (paper 4.1): speech recognition and audio captioning; the paper aligns nothing here."""
 
     output: str
     model: ModelSettings
     data: DataSettings
     train: TrainSettings = TrainSettings()
+    alignment: AlignmentSettings = AlignmentSettings(method="none")
     prompt_pool: bool = True
     seed: int = 42
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aista.alignment.none import Method as NoAlignment
 from aista.config import ModelSettings, PretrainSettings
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
-from aista.training.objective import SpeechTextObjective
+from aista.training.aligning import aligned
 from aista.training.run import Run, finished, train
 
 
@@ -36,9 +35,12 @@ def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditional
 def pretrain(settings: PretrainSettings) -> Run:
     """Train LayerNorms, Q-Former, projection and LoRA with the causal LM loss on the target (Eq. 2).
 
+    The paper aligns nothing here; ``alignment`` is for finding out what it would do.
+
     Running it again goes on where it stopped, or returns at once when it is finished.
     """
     if done := finished(Path(settings.output), settings):
         return done
     model, processor = fresh_model(settings.model, settings.seed)
-    return train(settings, SpeechTextObjective(model, NoAlignment()), processor)
+    objective = aligned(model, settings.alignment, steps=settings.train.max_steps, seed=settings.seed)
+    return train(settings, objective, processor)
