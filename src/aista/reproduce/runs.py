@@ -9,15 +9,13 @@ import shlex
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from aista.demo.jobs import AISTA, Outcome, Queue
+from aista.demo.jobs import AISTA
 from aista.demo.stages import Clock, console
-from aista.errors import ConfigError
 from aista.evaluation.evaluate import versions
 from aista.reproduce.exhibit import save
 from aista.reproduce.machine import machine
@@ -25,7 +23,7 @@ from aista.reproduce.measured import has_diverged
 from aista.reproduce.plan import Context, Plan, Run
 from aista.reproduce.scales import Scale
 from aista.reproduce.tables import RULES, all_tables
-from aista.reproduce.work import TRAINING, Work
+from aista.reproduce.work import TRAINING, Work, alone, do
 
 SUMMARY = "reproduce.json"
 _SHOWN_SETTINGS = ("pretrain", "select", "joint base", "joint ai_sta", "evaluate")
@@ -84,7 +82,7 @@ class Sweep:
             KeyboardInterrupt: A signal came; what was running has been saved.
             ConfigError: Another sweep is at work in this folder, or data is missing.
         """
-        with self._alone() as lock:
+        with alone(self.folder) as lock:
             begin = time.perf_counter()
             self._summarise(command=self.command)
             try:
@@ -135,52 +133,10 @@ class Sweep:
         for row in work:
             if row.verb in TRAINING and row.already() is None:
                 self._note(row)
-        if self.workers == 0:
-            outcomes = self._one_by_one(work)
-        else:
-            jobs = [row.job(self.folder, self.launch) for row in work]
-            queue = Queue(
-                jobs, self.workers, seconds=self.clock.seconds, guesses=self.scale.guesses,
-                on_time=self.clock.add, keep_open=(lock,), console=console,
-            )  # fmt: skip
-            outcomes = queue.run()
-        bad = (Outcome.FAILED, Outcome.BLOCKED)
-        for row in work:
-            if outcomes[row.name] in bad:
-                console.print(f"{row.name}: {outcomes[row.name].value}", markup=False, style="red")
-        return [row.name for row in work if outcomes[row.name] in bad]
-
-    def _one_by_one(self, work: Sequence[Work]) -> dict[str, Outcome]:
-        """Do everything in this process."""
-        outcomes: dict[str, Outcome] = {}
-        for row in work:
-            needs = {outcomes[name] for name in row.needs}
-            if needs <= {Outcome.FINISHED}:
-                start = time.perf_counter()
-                outcomes[row.name] = row.here()
-                self.clock.add(row.name, time.perf_counter() - start)
-            else:
-                bad = needs & {Outcome.FAILED, Outcome.BLOCKED}
-                outcomes[row.name] = Outcome.BLOCKED if bad else Outcome.RESULT
-            console.print(f"{row.name}: {outcomes[row.name].value}", markup=False)
-        return outcomes
-
-    @contextmanager
-    def _alone(self) -> Iterator[int]:
-        """Hold the folder; the runs hold it too, so that a killed sweep's survivors are not disturbed."""
-        with open(self.folder / "lock", "w") as file:
-            try:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # not on this system
-                pass
-            except OSError:
-                raise ConfigError(
-                    f"Another sweep, or a run it left behind, is at work in {self.folder}.",
-                    advice="Wait for it, stop it, or choose another --output.",
-                ) from None
-            yield file.fileno()
+        return do(
+            work, self.folder, self.clock, workers=self.workers, launch=self.launch,
+            guesses=self.scale.guesses, lock=lock,
+        )  # fmt: skip
 
     # ---- what is written down ----
 

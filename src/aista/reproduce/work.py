@@ -1,17 +1,19 @@
-"""One verb of the library with its settings, as a sweep runs it: in a process of its own, or here."""
+"""Verbs of the library with their settings, as a sweep runs them: each in a process of its own, or here."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from aista.demo.jobs import AISTA, Job, Outcome
-from aista.demo.stages import console
+from aista.demo.jobs import AISTA, Job, Outcome, Queue
+from aista.demo.stages import Clock, console
 from aista.errors import AistaError, ConfigError
 from aista.evaluation.settings import BaselineSettings
 from aista.reproduce.measured import DIVERGED
@@ -130,3 +132,72 @@ def _score(settings: BaselineSettings) -> None:
         score(system, settings, system.card)
     finally:
         system.close()
+
+
+def do(
+    work: Sequence[Work], folder: Path, clock: Clock, *, workers: int, launch: Sequence[str] = AISTA,
+    guesses: Mapping[str, float] | None = None, lock: int | None = None,
+) -> list[str]:  # fmt: skip
+    """Do what is not finished and return the names of what failed.
+
+    Args:
+        work: In the order in which it should start.
+        folder: Gets ``configs/`` and ``logs/``.
+        clock: Is told what everything took.
+        workers: Processes at once; 0: one after the other in this process.
+        launch: Command that starts a training verb.
+        guesses: Verb -> seconds, before one has been timed.
+        lock: A descriptor the processes inherit, from ``alone``.
+
+    Raises:
+        KeyboardInterrupt: A signal came; what was running has been saved.
+    """
+    if workers == 0:
+        outcomes = _one_by_one(work, clock)
+    else:
+        outcomes = Queue(
+            [row.job(folder, launch) for row in work], workers, seconds=clock.seconds, guesses=guesses,
+            on_time=clock.add, keep_open=() if lock is None else (lock,), console=console,
+        ).run()  # fmt: skip
+    failed = [row.name for row in work if outcomes[row.name] in (Outcome.FAILED, Outcome.BLOCKED)]
+    for name in failed:
+        console.print(f"{name}: {outcomes[name].value}", markup=False, style="red")
+    return failed
+
+
+def _one_by_one(work: Sequence[Work], clock: Clock) -> dict[str, Outcome]:
+    """Do everything in this process."""
+    outcomes: dict[str, Outcome] = {}
+    for row in work:
+        needs = {outcomes[name] for name in row.needs}
+        if needs <= {Outcome.FINISHED}:
+            start = time.perf_counter()
+            outcomes[row.name] = row.here()
+            clock.add(row.name, time.perf_counter() - start)
+        else:
+            bad = needs & {Outcome.FAILED, Outcome.BLOCKED}
+            outcomes[row.name] = Outcome.BLOCKED if bad else Outcome.RESULT
+        console.print(f"{row.name}: {outcomes[row.name].value}", markup=False)
+    return outcomes
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Hold a folder; the runs hold it too, so that a killed sweep's survivors are not disturbed.
+
+    Raises:
+        ConfigError: Another holds it.
+    """
+    with open(folder / "lock", "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # not on this system
+            pass
+        except OSError:
+            raise ConfigError(
+                f"Another sweep, or a run it left behind, is at work in {folder}.",
+                advice="Wait for it, stop it, or choose another --output.",
+            ) from None
+        yield file.fileno()

@@ -1,0 +1,63 @@
+"""``aista study``: what changes the sign? One change of the joint run at a time, judged on the dev set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+_EPILOG = """Examples:
+
+    aista study --seeds 3
+
+    aista study cosine unmatched --seeds 5
+
+    aista study --no-run
+"""
+
+
+@app.command(epilog=_EPILOG)
+def study(
+    ideas: Annotated[list[str] | None, typer.Argument(help="Ideas; all of them where none is named.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every idea.")] = 3,
+    scale: Annotated[
+        str, typer.Option(help="small (about two hours), or nano (seconds, for tests).")
+    ] = "small",
+    output: Annotated[Path, typer.Option(help="Folder of the study; the same command goes on there.")] = Path(
+        "runs/study"
+    ),
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Runs at once (one per core; 0: in this process).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every command and stop.")] = False,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Make the table from what is there.")] = False,
+) -> None:
+    """Try what might make alignment help, beyond the paper: costs, weights, layers, data, stage 1.
+
+    Every idea is compared with a run that lacks it, seed by seed, on the dev set. Stop it with Ctrl-C: runs
+    save what they have and the same command goes on. Exit code 1: a run failed.
+    """
+    import os
+
+    from aista.demo.stages import console
+    from aista.study.study import Study
+
+    asked = Study(
+        output,
+        ideas or [],
+        seeds=seeds,
+        scale=scale,
+        workers=(os.cpu_count() or 1) if workers is None else workers,
+    )
+    if dry_run:
+        typer.echo("\n".join(asked.commands()))
+        return
+    failed = [] if no_run else asked.run()
+    table, _ = asked.exhibit()
+    console.print(table.to_text(max(console.width, 132)), markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        typer.echo(f"{len(failed)} did not finish: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,178 @@
+"""What is tried: each idea is one change of the joint run, compared with a run that lacks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aista.errors import ConfigError
+
+SHIPPED = "shipped"
+
+
+@dataclass(frozen=True)
+class Idea:
+    """One change.
+
+    Attributes:
+        name: Key and folder name.
+        title: What a reader sees.
+        overrides: Settings of the joint run in which it differs from the shipped config of the demo.
+        against: Name of the idea it is compared with; its own name: it is what others are compared with.
+        regime: A key of ``REGIMES``: data and length of the joint run.
+        stage1: ``shipped``, or a key of ``STAGES``: the model that the joint run starts from.
+    """
+
+    name: str
+    title: str
+    overrides: tuple[str, ...] = ()
+    against: str = "base"
+    regime: str = "little"
+    stage1: str = SHIPPED
+
+    @property
+    def is_base(self) -> bool:
+        """Whether others are compared with it."""
+        return self.against == self.name
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Data and length of a joint run.
+
+    Attributes:
+        title: What a reader sees.
+        told: The same in a sentence.
+        overrides: Its settings; ``{corpus}`` is the folder of the corpora.
+    """
+
+    title: str
+    told: str
+    overrides: tuple[str, ...]
+
+
+_LITTLE = ("data.train=[{corpus}/st.jsonl]",)
+REGIMES: Mapping[str, Regime] = {
+    "little": Regime(
+        "little data",
+        "250 utterances into two languages, 160 steps of 32.",
+        (*_LITTLE, "train.max_steps=160", "train.eval_steps=40", "train.save_steps=40"),
+    ),
+    "mixed": Regime(
+        "little data, mixed with recognition",
+        "two thirds of the rows are those 250 utterances, a third is recognition of other speech; 240 steps.",
+        (
+            "data.train=[{corpus}/st.jsonl,{corpus}/asr.jsonl]", "data.weights=[0.67,0.33]",
+            "train.max_steps=240", "train.eval_steps=60", "train.save_steps=60",
+        ),
+    ),
+    "to_stop": Regime(
+        "little data, the paper's stopping rule",
+        "until four validations, 40 steps apart, bring nothing better; 800 steps at most.",
+        (*_LITTLE, "train.max_steps=800", "train.eval_steps=40", "train.save_steps=40"),
+    ),
+}  # fmt: skip
+
+# Stage 1 of 700 steps on 3,000 sentences instead of 4,500 on 9,000, without and with alignment.
+_SHORT = (
+    "data.train=[{corpus}/asr.jsonl]",
+    "train.max_steps=700",
+    "train.eval_steps=350",
+    "train.save_steps=350",
+)
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "short": _SHORT,
+    "short_aligned": (
+        *_SHORT, "alignment.method=wasserstein", "alignment.layers={all}", "alignment.alpha=0.9",
+        "alignment.options={scale: cosine}",
+    ),
+}  # fmt: skip
+
+_NONE = ("alignment.method=none",)
+_ABOVE = "alignment.layers={above}"
+_ALL = "alignment.layers={all}"
+_COSINE = "alignment.options={scale: cosine}"
+_SPREAD = "alignment.options={scale: text_spread}"
+_RAW = "alignment.options={scale: raw}"
+
+
+def _alpha(value: float) -> str:
+    return f"alignment.alpha={value}"
+
+
+# In the order of running: a group that is finished has all its seeds before the next one begins.
+_COSINE_9 = (_ALL, _COSINE, _alpha(0.9))
+_SPREAD_99 = (_ALL, _SPREAD, _alpha(0.99))
+_SPREAD_ABOVE_9 = (_ABOVE, _SPREAD, _alpha(0.9))
+_LITERAL = (_ALL, _RAW, _alpha(0.99))
+
+
+def _ideas(against: str, *rows: tuple[str, str, tuple[str, ...]], **same: str) -> tuple[Idea, ...]:
+    return tuple(Idea(name, title, overrides, against, **same) for name, title, overrides in rows)
+
+
+GROUPS: tuple[tuple[Idea, ...], ...] = (
+    _ideas(
+        "base",
+        ("base", "base: no alignment", _NONE),
+        ("cosine", "cosine cost, all layers, α .9", _COSINE_9),
+        ("spread_above", "cost / text spread, layers 1 and up, α .9", _SPREAD_ABOVE_9),
+        ("spread", "cost / text spread, all layers, α .99 (the demo's)", _SPREAD_99),
+        ("literal", "the paper's letter: raw cost, all layers, α .99", _LITERAL),
+        (
+            "ratio", "the demo's, α such that alignment pulls .3 times as hard",
+            (*_SPREAD_99, "alignment.balance=gradient_ratio", "alignment.ratio=0.3"),
+        ),
+        ("annealed", "cosine cost, α from .5 to 1", (_ALL, _COSINE, _alpha(0.5), "alignment.alpha_end=1.0")),
+        (
+            "unmatched", "layers 1 and up, α .9, a fifth of the windows left alone",
+            (*_SPREAD_ABOVE_9, "alignment.options={scale: text_spread, unmatched: 0.2}"),
+        ),
+        (
+            "reselected", "the demo's, layers chosen again every 40 steps",
+            (*_SPREAD_99, "alignment.reselect={every_steps: 40, num_pairs: {pairs}}"),
+        ),
+        ("cosine_0", "cosine cost, layer 0, α .9", ("alignment.layers=[0]", _COSINE, _alpha(0.9))),
+    ),
+    _ideas(
+        "mixed_base",
+        ("mixed_base", "base: no alignment", _NONE),
+        ("mixed_cosine", "cosine cost, all layers, α .9", _COSINE_9),
+        regime="mixed",
+    ),
+    (
+        *_ideas(
+            "short_base",
+            ("short_base", "base: no alignment", _NONE),
+            ("short_cosine", "cosine cost, all layers, α .9", _COSINE_9),
+            stage1="short",
+        ),
+        *_ideas(
+            "short_base",
+            ("aligned_stage1", "aligned in stage 1 only (cosine, α .9)", _NONE),
+            ("aligned_both", "aligned in stage 1 and in joint training (cosine, α .9)", _COSINE_9),
+            stage1="short_aligned",
+        ),
+    ),
+    _ideas(
+        "stop_base",
+        ("stop_base", "base: no alignment", _NONE),
+        ("stop_spread", "cost / text spread, all layers, α .99 (the demo's)", _SPREAD_99),
+        ("stop_literal", "the paper's letter: raw cost, all layers, α .99", _LITERAL),
+        regime="to_stop",
+    ),
+)  # fmt: skip
+
+
+def chosen(names: list[str]) -> list[list[Idea]]:
+    """Return the ideas of these names with what they are compared with, by group; all where none is named.
+
+    Raises:
+        ConfigError: There is no such idea.
+    """
+    known = {idea.name: idea for group in GROUPS for idea in group}
+    if unknown := set(names) - known.keys():
+        raise ConfigError(f"There is no idea {', '.join(sorted(unknown))}.", expected=", ".join(known))
+    wanted = {*names, *(known[name].against for name in names)} if names else set(known)
+    groups = [[idea for idea in group if idea.name in wanted] for group in GROUPS]
+    return [group for group in groups if group]

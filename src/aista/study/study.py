@@ -1,0 +1,198 @@
+"""A study: every idea trained with every seed and judged on the dev set, resumable run by run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from aista.config import JointSettings, PretrainSettings, Settings
+from aista.demo import corpus
+from aista.demo.jobs import AISTA
+from aista.demo.stages import NANO_TRAIN, Clock, bar, shipped_settings
+from aista.evaluation.evaluate import versions
+from aista.evaluation.settings import EvaluateSettings
+from aista.model.bases import locate
+from aista.reproduce.exhibit import Figure, Table, save
+from aista.reproduce.machine import machine
+from aista.reproduce.work import Work, alone, do
+from aista.study.findings import Finding, figure, finding, table
+from aista.study.ideas import REGIMES, SHIPPED, STAGES, Idea, chosen
+
+S = TypeVar("S", bound=Settings)
+SCALES = {
+    "small": corpus.Scale(asr=3_000, st=250, dev=150),
+    "nano": corpus.Scale(asr=32, st=16, dev=8),
+}
+CORPORA = ("asr", "st", "dev")
+SUMMARY = "study.json"
+_MODEL = "aista:stage1"
+_GUESSES = {"pretrain": 400.0, "joint": 120.0, "evaluate": 30.0}
+_NANO_EVALUATE = ("limit=4", "generation.max_new_tokens=8")
+
+
+class Study:
+    """Ideas times seeds in one folder.
+
+    Args:
+        folder: Where everything goes; the same call goes on there.
+        names: Ideas; all where empty.
+        seeds: Seeds 1 to this many.
+        scale: ``small``, or ``nano`` for tests.
+        workers: Runs at once; 0: one after the other in this process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str] = (),
+        *,
+        seeds: int = 3,
+        scale: str = "small",
+        workers: int = 1,
+    ) -> None:
+        self.folder, self.seeds, self.scale, self.workers = folder, range(1, seeds + 1), scale, workers
+        self.groups = chosen(list(names))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.clock = Clock(folder / "seconds.json")
+        config = json.loads((locate(_MODEL) / "config.json").read_text())
+        self._num_layers = config["text_config"]["num_hidden_layers"]
+
+    def run(self) -> list[str]:
+        """Do what is not finished and return the names of what failed.
+
+        Raises:
+            KeyboardInterrupt: A signal came; what was running has been saved.
+            ConfigError: Another study is at work in this folder.
+        """
+        with alone(self.folder) as lock:
+            self._prepare()
+            return do(self.work(), self.folder, self.clock, workers=self.workers, guesses=_GUESSES, lock=lock)
+
+    def work(self) -> list[Work]:
+        """Return everything there is to do: group by group, in a group seed by seed."""
+        found: dict[str, Work] = {}
+        for group in self.groups:
+            for seed in self.seeds:
+                for idea in group:
+                    found |= {work.name: work for work in self._work_of(idea, seed)}
+        return list(found.values())
+
+    def commands(self) -> list[str]:
+        """Return what would be run, as a shell understands it."""
+        lines = (shlex.join(work.command(self.folder, AISTA)) for work in self.work())
+        return [line.replace(shlex.join(AISTA), "aista") for line in lines]
+
+    def findings(self) -> list[Finding]:
+        """Return what came out for every idea of which there is a run beside what it is compared with."""
+        scores = {idea.name: self._scores(idea) for group in self.groups for idea in group}
+        rows = (finding(idea, scores[idea.name], scores[idea.against]) for g in self.groups for idea in g)
+        return [row for row in rows if row is not None]
+
+    def exhibit(self) -> tuple[Table, Figure | None]:
+        """Write table, figure and ``study.json`` from what is there."""
+        found = self.findings()
+        shown = table(found), figure(found)
+        for exhibit in shown:
+            if exhibit is not None:
+                save(exhibit, self.folder)
+        values = {
+            "command": shlex.join(["aista", *sys.argv[1:]]), "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "seeds": list(self.seeds), "machine": machine() | {"workers": self.workers},
+            "versions": versions(), "seconds": self.clock.seconds,
+            "ideas": [row.as_dict() for row in found],
+        }  # fmt: skip
+        (self.folder / SUMMARY).write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+        return shown
+
+    # ---- what runs ----
+
+    def _prepare(self) -> None:
+        """Make the corpora and let the encoders listen once."""
+        from aista.model.feature_cache import cached_features
+        from aista.model.processing import AistaProcessor
+        from aista.model.speech_lm import AistaForConditionalGeneration
+
+        place = self.folder / "corpus"
+        with (
+            self.clock.stage("synthesis", "Speech: espeak-ng says English sentences"),
+            bar("utterances") as update,
+        ):
+            corpus.build(place, SCALES[self.scale], corpora=CORPORA, progress=update)
+        with self.clock.stage("features", "Encoders: listen once, remember"):
+            model = AistaForConditionalGeneration.from_pretrained(str(locate(_MODEL))).eval()
+            processor = AistaProcessor.from_pretrained(str(locate(_MODEL)))
+            manifests = [str(place / f"{name}.jsonl") for name in CORPORA]
+            cached_features(model, processor, manifests, str(self.folder / "features"))
+
+    def _work_of(self, idea: Idea, seed: int) -> Iterator[Work]:
+        """Yield stage 1 where the idea has its own, the joint run, and its evaluation."""
+        start, needs = _MODEL, ()
+        if idea.stage1 != SHIPPED:
+            stage1 = self._pretrain(idea.stage1, seed)
+            yield Work(f"pretrain {idea.stage1}/seed_{seed}", "pretrain", stage1)
+            start, needs = stage1.output, (f"pretrain {idea.stage1}/seed_{seed}",)
+        run = self._run(idea, seed)
+        changes = (*REGIMES[idea.regime].overrides, *idea.overrides)
+        joint = self._settings(JointSettings, "joint", run, seed, *changes, f"init={start}")
+        yield Work(f"joint {idea.name}/seed_{seed}", "joint", joint, needs)
+        yield Work(
+            f"evaluate {idea.name}/seed_{seed}",
+            "evaluate",
+            self._evaluate(run),
+            (f"joint {idea.name}/seed_{seed}",),
+        )
+
+    def _run(self, idea: Idea, seed: int) -> Path:
+        return self.folder / "runs" / idea.name / f"seed_{seed}"
+
+    def _pretrain(self, name: str, seed: int) -> PretrainSettings:
+        """Return settings of a stage 1 on the bases of the shipped one."""
+        output = self.folder / "stage1" / name / f"seed_{seed}"
+        return self._settings(
+            PretrainSettings, "pretrain", output, seed, "data.validation=[{corpus}/dev_asr.jsonl]",
+            "train.warmup_steps=100", *STAGES[name],
+        )  # fmt: skip
+
+    def _settings(self, kind: type[S], stage: str, output: Path, seed: int, *changes: str) -> S:
+        nano = NANO_TRAIN if self.scale == "nano" else ()
+        names = {
+            "{corpus}": str(self.folder / "corpus"),
+            "{all}": str(list(range(self._num_layers + 1))),
+            "{pairs}": "8" if nano else "100",
+            "{above}": str(list(range(1, self._num_layers + 1))),
+        }
+        overrides = [*changes, *nano, f"output={output}", f"seed={seed}"]
+        for name, value in names.items():
+            overrides = [text.replace(name, value) for text in overrides]
+        return shipped_settings(kind, stage, self.folder, *overrides)
+
+    def _evaluate(self, run: Path) -> EvaluateSettings:
+        nano = _NANO_EVALUATE if self.scale == "nano" else ()
+        return shipped_settings(
+            EvaluateSettings, "evaluate", self.folder, f"model={run}", f"output={run / 'evaluate'}",
+            f"data=[{self.folder / 'corpus' / 'dev.jsonl'}]", "measures=[speech, text_translation]",
+            "silence_check=false", "layers=[0]", "generation.num_beams=1", *nano,
+        )  # fmt: skip
+
+    # ---- what came out ----
+
+    def _scores(self, idea: Idea) -> dict[int, dict[str, float]]:
+        """Return by seed the scores of the runs that are finished."""
+        found = {}
+        for seed in self.seeds:
+            run = self._run(idea, seed)
+            if (run / "evaluate" / "results.json").exists():
+                scores = json.loads((run / "evaluate" / "results.json").read_text())["scores"]
+                told = json.loads((run / "training.json").read_text())
+                found[seed] = {
+                    "bleu": (scores["bleu_zh"] + scores["bleu_ja"]) / 2,
+                    "mt_bleu": (scores["mt_bleu_zh"] + scores["mt_bleu_ja"]) / 2,
+                    "token_accuracy": 100 * told["best_token_accuracy"],
+                    "steps": float(told["steps"]),
+                }
+        return found
