@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aista.errors import ConfigError
+from aista.files import write_whole
 
 
 class Settings(BaseModel):
@@ -57,12 +58,7 @@ class Settings(BaseModel):
         """Write the resolved settings as YAML."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_text(
-            yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-            encoding="utf-8",
-        )
-        os.replace(partial, target)  # whole or not at all
+        write_whole(target, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
     def sha256(self) -> str:
         """Hash of the resolved settings: equal settings, equal hash."""

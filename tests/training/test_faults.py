@@ -206,6 +206,22 @@ def test_a_batch_without_a_finite_loss_can_be_skipped(
     assert [row["step"] for row in rows] == [1, 2]
 
 
+def test_a_skipped_step_leaves_no_trace(
+    stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither momentum nor weight decay moves what is trained."""
+    train = {"nonfinite": "skip", "max_steps": 3, "save_steps": 1, "eval_steps": None, "weight_decay": 0.5}
+    with monkeypatch.context() as patch:
+        poisoned(patch, {3})
+        run = joint(tiny.joint_settings(tmp_path, str(stage1), train=train))
+    before, after = (run.folder / "checkpoints" / f"checkpoint-{step}" for step in (2, 3))
+    assert all(torch.equal(weights(after)[name], tensor) for name, tensor in weights(before).items())
+    states = [torch.load(path / "optimizer.pt", weights_only=True)["state"] for path in (before, after)]
+    assert states[0]
+    for key, row in states[0].items():
+        assert all(torch.equal(states[1][key][name], value) for name, value in row.items())
+
+
 def test_a_run_whose_every_loss_is_bad_ends_all_the_same(
     stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from aista.audio.rates import num_frames
 from aista.errors import CheckpointError
+from aista.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -265,9 +266,7 @@ def _read_about(directory: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    draft = path.with_suffix(".json.new")
-    draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, json.dumps(value, indent=1))
 
 
 class _Index(NamedTuple):

@@ -18,6 +18,7 @@ from aista.data.foreign_rows import guarded
 from aista.data.manifest import Utterance, write_manifest
 from aista.data.too_long import TooLong, fit, refuse
 from aista.errors import AudioError, ConfigError, ManifestError
+from aista.files import write_whole
 
 _ROWS_AT_ONCE = 1024
 _EXAMPLES = 5
@@ -184,7 +185,7 @@ def _prepare_split(
             got="; ".join(f"{count} x {reason}" for reason, count in report.left_out.items()) or "no rows",
             advice="Is --source the folder that holds the audio?",
         )
-    finished.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1), encoding="utf-8")
+    write_whole(finished, json.dumps(asdict(report), ensure_ascii=False, indent=1))
     durations.path.unlink()
     return report
 

@@ -24,6 +24,7 @@ from aista.audio.files import load_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.manifest import Manifest, Utterance, to_line, write_manifest
 from aista.errors import ManifestError
+from aista.files import write_whole
 
 INDEX = "shards.json"
 
@@ -72,7 +73,7 @@ def write_shards(
             yield from (row.model_copy(update={"audio": f"{name}/{row.audio}"}) for row in held)
 
     write_manifest(folder / manifest.path.name, utterances())
-    (folder / INDEX).write_text(json.dumps({"format": 2, "shards": shards}), encoding="utf-8")
+    write_whole(folder / INDEX, json.dumps({"format": 2, "shards": shards}))
     return [folder / shard["name"] for shard in shards]
 
 

@@ -22,6 +22,7 @@ import soundfile
 from aista.demo import grammar, sounds, speech, word_lists
 from aista.demo.grammar import Sentence
 from aista.errors import ConfigError
+from aista.files import write_whole
 
 SHARD_SIZE = 250
 TARGETS = ("zh", "ja")
@@ -184,15 +185,8 @@ def _make_shard(job: _Job) -> Path:
         "fingerprint": job.fingerprint, "sha256": speech.fingerprint(pcm),
         "num_samples": made, "dropped": dropped,
     }  # fmt: skip
-    _write(job.record, json.dumps(record))
+    write_whole(job.record, json.dumps(record))
     return job.record
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + f".{os.getpid()}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def rows(corpus: str, item: Item, num_samples: int, task: str) -> Iterator[dict[str, object]]:
@@ -232,7 +226,7 @@ def _write_manifests(folder: Path, corpus: str, drawn: list[Item], lengths: dict
             for item in made
             for row in rows(corpus, item, lengths[item.key], task)
         )
-        _write(folder / f"{name}.jsonl", "\n".join(lines) + "\n")
+        write_whole(folder / f"{name}.jsonl", "\n".join(lines) + "\n")
 
 
 def build(
@@ -283,7 +277,7 @@ def build(
         }
     known = folder / "corpus.json"
     before = json.loads(known.read_text())["corpora"] if known.exists() else {}
-    _write(known, json.dumps({"scale": asdict(scale), "corpora": before | facts}, indent=2))
+    write_whole(known, json.dumps({"scale": asdict(scale), "corpora": before | facts}, indent=2))
     return facts
 
 

@@ -17,6 +17,7 @@ from aista.demo.report import write_report
 from aista.demo.stages import NANO_TRAIN, Clock, bar, console, shipped_settings, side_by_side
 from aista.evaluation.evaluate import compare, evaluate, versions
 from aista.evaluation.settings import EvaluateSettings
+from aista.files import write_whole
 from aista.selection.report import LayerReport
 from aista.selection.select import select
 
@@ -86,9 +87,7 @@ class Demo:
                 self.output / "logs",
             )
         results = self.results(report)
-        (self.output / "results.json").write_text(
-            json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
+        write_whole(self.output / "results.json", json.dumps(results, ensure_ascii=False, indent=1))
         with self.clock.stage("report", "Report"):
             write_report(self.output)
         return results

@@ -23,6 +23,7 @@ from rich.progress import (
 from aista.config import Settings
 from aista.demo.jobs import AISTA, Job, Outcome, Queue
 from aista.errors import TrainingError
+from aista.files import write_whole
 
 console = Console()
 S = TypeVar("S", bound=Settings)
@@ -77,7 +78,7 @@ class Clock:
     def add(self, name: str, seconds: float) -> None:
         """Add time to a stage."""
         self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 2)
-        self._path.write_text(json.dumps(self.seconds))
+        write_whole(self._path, json.dumps(self.seconds))
 
 
 def side_by_side(verb: str, configs: Mapping[str, Path], logs: Path) -> None:

@@ -14,6 +14,7 @@ from aista.audio.rates import SAMPLES_PER_FRAME
 from aista.audio.segments import segment
 from aista.data.manifest import Utterance
 from aista.errors import EvaluationError
+from aista.files import write_whole
 from aista.model.answering import GenerationSettings, Question, answer, longest_seconds
 from aista.model.translating import joined
 from aista.text.prompts import instruction
@@ -191,7 +192,7 @@ def _claim(path: Path, maker: dict[str, Any]) -> None:
             advice="Choose another output, or delete that file.",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(maker))
+    write_whole(note, json.dumps(maker))
 
 
 def read_hypotheses(path: Path) -> list[Hypothesis]:

@@ -18,6 +18,7 @@ from aista.data.manifest import Manifest, Utterance
 from aista.errors import EvaluationError
 from aista.evaluation import metrics
 from aista.evaluation.decode import Hypothesis
+from aista.files import write_whole
 
 RESULTS = "results.json"
 
@@ -80,7 +81,7 @@ def remembered(path: Path, terms: Any, compute: Callable[[], Any]) -> Any:
     if path.exists() and (kept := json.loads(path.read_text()))["key"] == key:
         return kept["value"]
     value = compute()
-    path.write_text(json.dumps({"key": key, "value": value}))
+    write_whole(path, json.dumps({"key": key, "value": value}))
     return value
 
 
@@ -111,7 +112,7 @@ def write_results(
         **extra,
     }
     settings.save(output / "settings.yaml")
-    (output / RESULTS).write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
+    write_whole(output / RESULTS, json.dumps(results, ensure_ascii=False, indent=1))
     return results
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aista.evaluation.evaluate import compare
+from aista.files import write_whole
 from aista.reproduce.exhibit import Cell
 from aista.reproduce.plan import Context, Run
 
@@ -182,7 +183,7 @@ class Measured:
         key = digest.hexdigest()
         if key not in self._comparisons:
             self._comparisons[key] = {name: row.p_value for name, row in compare(base, system).items()}
-            self._kept.write_text(json.dumps(self._comparisons, indent=1))
+            write_whole(self._kept, json.dumps(self._comparisons, indent=1))
         return self._comparisons[key]
 
 

@@ -17,6 +17,7 @@ import yaml
 from aista.demo.jobs import AISTA
 from aista.demo.stages import Clock, console
 from aista.evaluation.evaluate import versions
+from aista.files import write_whole
 from aista.reproduce.exhibit import save
 from aista.reproduce.machine import machine
 from aista.reproduce.measured import has_diverged
@@ -175,7 +176,7 @@ class Sweep:
             "started": before.get("started", now),
             "finished": now,
         }
-        path.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+        write_whole(path, json.dumps(values, ensure_ascii=False, indent=1))
 
     def _seconds(self) -> dict[str, float]:
         """Return the time of every stage: process time summed over runs, and the wall clock's."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aista.errors import ConfigError
+from aista.files import write_whole
 
 
 class LayerRow(BaseModel):
@@ -77,10 +78,8 @@ class LayerReport(BaseModel):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, the chosen set spelled out."""
         values = {"selected": self.selected, **self.model_dump()}
-        part = Path(f"{path}.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(values, indent=1))
-        part.replace(path)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), json.dumps(values, indent=1))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LayerReport:

@@ -16,6 +16,7 @@ from aista.demo.jobs import AISTA
 from aista.demo.stages import NANO_TRAIN, Clock, bar, shipped_settings
 from aista.evaluation.evaluate import versions
 from aista.evaluation.settings import EvaluateSettings
+from aista.files import write_whole
 from aista.model.bases import locate
 from aista.reproduce.exhibit import Figure, Table, save
 from aista.reproduce.machine import machine
@@ -106,7 +107,7 @@ class Study:
             "versions": versions(), "seconds": self.clock.seconds,
             "ideas": [row.as_dict() for row in found],
         }  # fmt: skip
-        (self.folder / SUMMARY).write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+        write_whole(self.folder / SUMMARY, json.dumps(values, ensure_ascii=False, indent=1))
         return shown
 
     # ---- what runs ----

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
-from aista.training.saves import write_whole
+from aista.files import write_whole
 
 PROGRESS = "progress.jsonl"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aista import processes
 from aista.errors import TrainingError
-from aista.training.saves import write_whole
+from aista.files import write_whole
 
 FILE = "nonfinite_batch.json"
 _IN_A_ROW = 10

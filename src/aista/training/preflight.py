@@ -20,6 +20,7 @@ from torch import Tensor
 from aista.alignment import PairedStates
 from aista.alignment.base import Alignment
 from aista.data.collate import Collator, SpeechDataset
+from aista.files import write_whole
 from aista.retrieval import exact_ranks
 from aista.selection.hidden_states import paired_states
 
@@ -75,7 +76,7 @@ class Preflight:
 
     def save(self, folder: Path) -> None:
         """Write ``preflight.json``."""
-        (folder / REPORT).write_text(json.dumps({**asdict(self), "swamped": self.swamped}, indent=1))
+        write_whole(folder / REPORT, json.dumps({**asdict(self), "swamped": self.swamped}, indent=1))
 
     def show(self, console: Console) -> None:
         """Print a table, and a warning where the alignment starts larger than the cross-entropy."""

@@ -13,10 +13,10 @@ from aista import processes, retrieval
 from aista.config import ReselectSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.errors import ConfigError
+from aista.files import write_whole
 from aista.selection.hidden_states import paired_states
 from aista.selection.select import draw_pairs
 from aista.training.objective import SpeechTextObjective
-from aista.training.saves import write_whole
 
 CHOICES = "reselection.jsonl"
 _BATCH = 32

@@ -151,6 +151,7 @@ class AistaTrainer(Trainer):
         self._parts: dict[str, Tensor | float] = defaultdict(float)
         self._parts_since = 0
         self.finite, self.meter = FiniteLosses(output, settings.nonfinite), Meter()
+        self._descended = -1  # the last step one of whose micro-batches gave a gradient
         self.pop_callback(ProgressCallback)
         self.progress = Progress()
         self.add_callback(self.progress)
@@ -165,6 +166,18 @@ class AistaTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     # ---- the loss ----
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Go one micro-batch down; a step whose every micro-batch was skipped leaves no trace.
+
+        Without gradients the optimiser has nothing to do; zeros would still feed momentum and weight decay
+        (as they do under DeepSpeed, which keeps the gradients to itself).
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._descended < self.state.global_step:
+            for parameter in model.parameters():
+                parameter.grad = None
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -185,6 +198,7 @@ class AistaTrainer(Trainer):
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             nothing = torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0
             return (nothing, joint) if return_outputs else nothing
+        self._descended = self.state.global_step
         if not self._parts:
             self._parts_since = self.state.global_step
         for name, value in joint.parts.items():
