@@ -16,10 +16,10 @@ from aista.model import AistaConfig, BeatsConfig, BeatsModel
 from aista.model.assembly import qformer_config
 from aista.model.estimate import on_meta, qwen2_7b, vicuna, whisper_large_v2
 from aista.selection.select import select
+from aista.training.arguments import training_arguments
 from aista.training.joint import joint
 from aista.training.pretrain import pretrain
 from aista.training.schedule import learning_rate
-from aista.training.trainer import training_arguments
 from tests import tiny
 
 FOLDER = Path(str(files("aista.reproduce") / "configs/paper"))

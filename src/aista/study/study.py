@@ -132,7 +132,8 @@ class Study:
 
     def _work_of(self, idea: Idea, seed: int) -> Iterator[Work]:
         """Yield stage 1 where the idea has its own, the joint run, and its evaluation."""
-        start, needs = _MODEL, ()
+        start = _MODEL
+        needs: tuple[str, ...] = ()
         if idea.stage1 != SHIPPED:
             stage1 = self._pretrain(idea.stage1, seed)
             yield Work(f"pretrain {idea.stage1}/seed_{seed}", "pretrain", stage1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aista.alignment import Sizes, alignment, method
 from aista.config import AlignmentSettings
 from aista.errors import ConfigError
@@ -24,7 +26,7 @@ def aligned(
         ConfigError: There is no such method or layer, or the method does not take these options.
     """
     layers = aligned_layers(settings, model.config.text_config.num_hidden_layers)
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary: Any = model.get_input_embeddings().num_embeddings
     sizes = Sizes(model.config.text_config.hidden_size, vocabulary, seed)
     aligner = alignment(settings.method, layers, sizes, **settings.options)
     return SpeechTextObjective(model, aligner, balance(settings, steps))

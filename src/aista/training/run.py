@@ -23,13 +23,14 @@ from aista.data.manifest import Manifest
 from aista.errors import ConfigError, TrainingError
 from aista.files import write_whole
 from aista.model.feature_cache import cached_features
+from aista.training.arguments import require_reporters
 from aista.training.callbacks import StopOnSignal
 from aista.training.journal import PROGRESS
 from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
 from aista.training.preflight import before_training
 from aista.training.reselection import Reselection, draw
 from aista.training.saves import last_checkpoint, writing
-from aista.training.trainer import AistaTrainer, require_reporters
+from aista.training.trainer import AistaTrainer
 
 FINISHED = "training.json"
 

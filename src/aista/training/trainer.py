@@ -14,112 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import save_fsdp_optimizer
 from rich.console import Console
 from torch import Tensor
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import ProgressCallback
 
 from aista import processes
 from aista.config import TrainSettings
 from aista.data.sampling import LengthGroupedSampler
 from aista.errors import ConfigError
+from aista.training.arguments import METRIC, training_arguments
 from aista.training.callbacks import Progress, StopOnSignal
+from aista.training.checkpointing import CheckpointingTrainer
 from aista.training.journal import Journal
 from aista.training.meter import Meter
 from aista.training.nonfinite import FiniteLosses
 from aista.training.objective import SpeechTextObjective
-from aista.training.saves import complete, writing
 from aista.training.schedule import learning_rate
 
-METRIC = "token_accuracy"
 
-
-def training_arguments(
-    output: Path, settings: TrainSettings, seed: int, num_workers: int = 0
-) -> TrainingArguments:
-    """Translate our settings into transformers' own.
-
-    Raises:
-        ConfigError: The global batch does not divide among the processes.
-    """
-    validates = settings.eval_steps is not None
-    return TrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        per_device_eval_batch_size=settings.per_device_eval_batch_size,
-        gradient_accumulation_steps=accumulation(settings),
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.adam_beta1,
-        adam_beta2=settings.adam_beta2,
-        adam_epsilon=settings.adam_epsilon,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=settings.precision == "bf16",
-        eval_strategy="steps" if validates else "no",
-        eval_steps=settings.eval_steps,
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        load_best_model_at_end=validates,
-        metric_for_best_model=METRIC if validates else None,
-        greater_is_better=True if validates else None,
-        restore_callback_states_from_checkpoint=True,
-        activation_checkpointing=settings.activation_checkpointing,
-        logging_steps=settings.logging_steps,
-        logging_nan_inf_filter=False,
-        report_to=settings.report_to,
-        dataloader_num_workers=num_workers,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        seed=seed,
-        data_seed=seed,
-        # What they choose for a PreTrainedModel, which the objective holds and is not.
-        ddp_find_unused_parameters=not settings.activation_checkpointing,
-        use_cpu=not torch.cuda.is_available(),
-    )
-
-
-def require_reporters(settings: TrainSettings) -> None:
-    """Demand that everything the rows of the log shall go to is installed.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    installed = get_available_reporting_integrations()
-    if absent := set(settings.report_to) - set(installed):
-        raise ConfigError(
-            f"train.report_to names what is not installed: {', '.join(sorted(absent))}.",
-            expected=f"installed here: {', '.join(installed) or 'none'}",
-            advice="pip install tensorboard (or wandb), or leave it out: `aista monitor` needs neither.",
-        )
-
-
-def accumulation(settings: TrainSettings) -> int:
-    """Return how many micro-batches each process adds up to an optimiser step.
-
-    Raises:
-        ConfigError: The global batch does not divide among the processes.
-    """
-    if settings.global_batch_size is None:
-        return settings.gradient_accumulation_steps
-    micro = settings.per_device_train_batch_size * processes.count()
-    if settings.global_batch_size % micro:
-        raise ConfigError(
-            "train.global_batch_size cannot be shared out.",
-            got=f"{settings.global_batch_size} over {processes.count()} processes of "
-            f"{settings.per_device_train_batch_size}",
-            expected=f"a multiple of {micro}",
-            advice="Change train.per_device_train_batch_size or the number of processes.",
-        )
-    return settings.global_batch_size // micro
-
-
-class AistaTrainer(Trainer):
+class AistaTrainer(CheckpointingTrainer):
     """Train a :class:`SpeechTextObjective`: a speech LLM and an alignment method.
 
     Args:
@@ -159,11 +74,6 @@ class AistaTrainer(Trainer):
         self.add_callback(StopOnSignal())
         if settings.patience:
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.patience))
-
-    @property
-    def trained_module(self) -> SpeechTextObjective:
-        """What is trained, out of what an engine may have wrapped around it."""
-        return self.accelerator.unwrap_model(self.model)
 
     # ---- the loss ----
 
@@ -310,59 +220,3 @@ class AistaTrainer(Trainer):
         with self.compute_loss_context_manager():
             parts = self.model(**batch).parts
         return torch.stack([parts["correct"], parts["tokens"], parts["ce"]]).double()
-
-    # ---- checkpoints: trained tensors only, complete or not at all ----
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save what is trained; of a sharded model it is gathered first, and nothing else is."""
-        state = self.trained_module.kept_state()
-        if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            with writing(folder):
-                self.trained_module.save(folder, state)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.finite.check()
-        start = time.perf_counter()
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        with writing(folder, torn=folder):
-            super()._save_checkpoint(model, trial)
-        processes.wait()  # for what the others keep: their random states, their shares of the optimiser
-        if self.args.should_save:
-            complete(folder, self.state.best_model_checkpoint)
-        self.meter.pause(time.perf_counter() - start)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Keep the state of what is trained; under FSDP and DeepSpeed, theirs would keep the bases too."""
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        if self.is_fsdp_enabled:
-            plugin = self.accelerator.state.fsdp_plugin
-            save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
-        else:
-            engine: Any = self.model_wrapped
-            engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
-        if self.args.should_save and self.lr_scheduler is not None:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
-
-    def _prepare_for_training(
-        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
-    ) -> Any:
-        if self.is_fsdp_enabled:  # autocast decides the types of the arithmetic, as without an engine
-            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
-        if not (self.is_deepspeed_enabled and resume_from_checkpoint):
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        self._load_from_checkpoint(resume_from_checkpoint)
-        self._load_optimizer_and_scheduler(resume_from_checkpoint)
-        return prepared
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_deepspeed_enabled:  # the optimiser's state comes with it
-            deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
-        else:
-            self.accelerator.unwrap_model(model or self.model).load(Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))

@@ -269,6 +269,7 @@ def answer(
     prompt = prompts.render(template, prompts.instruction(task, target))
     pad, end = tokens.pad_token_id, tokens.convert_tokens_to_ids(prompt.end)
     answers = []
+    generate: Any = model.generate  # which the type of PreTrainedModel does not tell
     for start in range(0, len(sources), 50):
         pieces = [prompt.prefix, *sources[start : start + 50], prompt.suffix]
         before, *texts, after = tokens(pieces, add_special_tokens=False)["input_ids"]
@@ -276,7 +277,7 @@ def answer(
         longest = max(map(len, rows))
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        new = model.generate(  # type: ignore[misc]
+        new = generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=64,
