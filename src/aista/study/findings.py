@@ -12,17 +12,12 @@ from aista.analysis.zero_shot_mt import Gain, gain
 from aista.evaluation.drawing import standalone
 from aista.reproduce.exhibit import Cell, Figure, Row, Table
 from aista.study.drawing import forest
-from aista.study.ideas import REGIMES, SHIPPED, Idea
+from aista.study.ideas import REGIMES, STAGES, Idea
 
 Scores = Mapping[int, Mapping[str, float]]
 MEASURES = {"bleu": "BLEU", "token_accuracy": "token accuracy", "mt_bleu": "text BLEU"}
 _DIGITS = {"bleu": 1, "token_accuracy": 2, "mt_bleu": 1}
-_WEAK = ", a weak stage 1"
-_STAGE1 = {SHIPPED: "", "short": _WEAK, "short_aligned": _WEAK}
-_STARTS = (
-    "The start is the shipped stage 1 (4,500 steps, 9,000 sentences and sounds); the weak one has 700 steps "
-    "on 3,000 sentences, with each seed its own."
-)
+_START = "The start is the shipped stage 1 (4,500 steps on 9,000 sentences and sounds) unless said otherwise."
 INTERVAL = (
     "Δ: less the base of the group, of the same seed, start and order of data; mean over the seeds ± half of "
     "Student's 95 % interval. * the interval leaves 0 out. There is no correction for the number of "
@@ -57,7 +52,8 @@ class Finding:
     @property
     def group(self) -> str:
         """Data, length and start it shares with what it is compared with."""
-        return REGIMES[self.idea.regime].title + _STAGE1[self.idea.stage1]
+        stage = STAGES.get(self.idea.stage1)
+        return REGIMES[self.idea.regime].title + (f", {stage.title}" if stage else "")
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -99,13 +95,16 @@ def table(findings: Sequence[Finding]) -> Table:
         columns=[*columns, "steps", "seeds"],
         rows=rows,
         caption="One change at a time on the Qwen2 stand-in, mean ± deviation over seeds.",
-        notes=[*_regimes(findings), _STARTS, MEASURED, INTERVAL],
+        notes=[*_groups(findings), MEASURED, INTERVAL],
     )
 
 
-def _regimes(findings: Sequence[Finding]) -> list[str]:
-    used = dict.fromkeys(row.idea.regime for row in findings)
-    return [f"{REGIMES[name].title.capitalize()}: {REGIMES[name].told}" for name in used]
+def _groups(findings: Sequence[Finding]) -> list[str]:
+    """Say what the names of the groups mean."""
+    regimes = [REGIMES[name] for name in dict.fromkeys(row.idea.regime for row in findings)]
+    stages = [STAGES[row.idea.stage1] for row in findings if row.idea.stage1 in STAGES]
+    told = dict.fromkeys((row.title, row.told) for row in (*regimes, *stages))
+    return [_START, *(f"{title.capitalize()}: {words}" for title, words in told)]
 
 
 def _cells(row: Finding) -> list[Cell]:

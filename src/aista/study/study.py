@@ -105,6 +105,7 @@ class Study:
             "command": shlex.join(["aista", *sys.argv[1:]]), "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
             "seeds": list(self.seeds), "machine": machine() | {"workers": self.workers},
             "versions": versions(), "seconds": self.clock.seconds,
+            "word_error_rate_of_stage1": self._word_error_rates(),
             "ideas": [row.as_dict() for row in found],
         }  # fmt: skip
         write_whole(self.folder / SUMMARY, json.dumps(values, ensure_ascii=False, indent=1))
@@ -135,9 +136,10 @@ class Study:
         start = _MODEL
         needs: tuple[str, ...] = ()
         if idea.stage1 != SHIPPED:
-            stage1 = self._pretrain(idea.stage1, seed)
-            yield Work(f"pretrain {idea.stage1}/seed_{seed}", "pretrain", stage1)
-            start, needs = stage1.output, (f"pretrain {idea.stage1}/seed_{seed}",)
+            stage1 = self._stage1(idea.stage1, seed)
+            yield stage1
+            start, needs = str(stage1.output), (stage1.name,)
+            yield Work(f"evaluate {stage1.name}", "evaluate", self._hears(stage1.output), needs)
         run = self._run(idea, seed)
         changes = (*REGIMES[idea.regime].overrides, *idea.overrides)
         joint = self._settings(JointSettings, "joint", run, seed, *changes, f"init={start}")
@@ -152,13 +154,19 @@ class Study:
     def _run(self, idea: Idea, seed: int) -> Path:
         return self.folder / "runs" / idea.name / f"seed_{seed}"
 
-    def _pretrain(self, name: str, seed: int) -> PretrainSettings:
-        """Return settings of a stage 1 on the bases of the shipped one."""
-        output = self.folder / "stage1" / name / f"seed_{seed}"
-        return self._settings(
-            PretrainSettings, "pretrain", output, seed, "data.validation=[{corpus}/dev_asr.jsonl]",
-            "train.warmup_steps=100", *STAGES[name],
-        )  # fmt: skip
+    def _stage1(self, name: str, seed: int) -> Work:
+        """Return a stage 1 on the bases of the shipped one, or from that one on."""
+        stage, output = STAGES[name], self._stage1_folder(name, seed)
+        if stage.verb == "pretrain":
+            settings: Settings = self._settings(PretrainSettings, "pretrain", output, seed, *stage.overrides)
+        else:
+            settings = self._settings(
+                JointSettings, "joint", output, seed, f"init={_MODEL}", *stage.overrides
+            )
+        return Work(f"{stage.verb} {name}/seed_{seed}", stage.verb, settings)
+
+    def _stage1_folder(self, name: str, seed: int) -> Path:
+        return self.folder / "stage1" / name / f"seed_{seed}"
 
     def _settings(self, kind: type[S], stage: str, output: Path, seed: int, *changes: str) -> S:
         nano = NANO_TRAIN if self.scale == "nano" else ()
@@ -173,15 +181,30 @@ class Study:
             overrides = [text.replace(name, value) for text in overrides]
         return shipped_settings(kind, stage, self.folder, *overrides)
 
-    def _evaluate(self, run: Path) -> EvaluateSettings:
+    def _evaluate(
+        self, run: Path, data: str = "dev", measures: str = "speech, text_translation"
+    ) -> EvaluateSettings:
         nano = _NANO_EVALUATE if self.scale == "nano" else ()
         return shipped_settings(
             EvaluateSettings, "evaluate", self.folder, f"model={run}", f"output={run / 'evaluate'}",
-            f"data=[{self.folder / 'corpus' / 'dev.jsonl'}]", "measures=[speech, text_translation]",
+            f"data=[{self.folder / 'corpus' / data}.jsonl]", f"measures=[{measures}]",
             "silence_check=false", "layers=[0]", "generation.num_beams=1", *nano,
         )  # fmt: skip
 
+    def _hears(self, stage1: Path) -> EvaluateSettings:
+        return self._evaluate(stage1, "dev_asr", "speech")
+
     # ---- what came out ----
+
+    def _word_error_rates(self) -> dict[str, dict[int, float]]:
+        """Return by stage 1 and seed the word error rate on the dev set, where it was measured."""
+        rates: dict[str, dict[int, float]] = {}
+        for name in STAGES:
+            for seed in self.seeds:
+                path = self._stage1_folder(name, seed) / "evaluate" / "results.json"
+                if path.exists():
+                    rates.setdefault(name, {})[seed] = json.loads(path.read_text())["scores"]["wer_en"]
+        return rates
 
     def _scores(self, idea: Idea) -> dict[int, dict[str, float]]:
         """Return by seed the scores of the runs that are finished."""
