@@ -81,7 +81,7 @@ def test_differences_are_of_the_same_seed() -> None:
     difference = shown.rows[2].cells[1]
     assert difference.text() == "1.0 ± 1.2" and difference.p_value == pytest.approx(0.0742, abs=1e-3)
     picture = figure([finding(base, theirs, theirs), found])
-    assert picture is not None and [row["name"] for row in picture.data["rows"]] == ["cosine"]
+    assert picture is not None and [row["measure"] for row in picture.data["rows"]] == ["BLEU", "text BLEU"]
     assert "cosine: +1.0" in picture.svg
     assert figure([finding(base, theirs, theirs)]) is None
 

@@ -1,4 +1,4 @@
-"""The picture of a study: one line an idea, its seeds as dots, its interval as a bar, zero in the middle."""
+"""The picture of a study: one line an idea, its seeds as dots, its interval as a bar, a panel a measure."""
 
 from __future__ import annotations
 
@@ -9,47 +9,78 @@ from typing import Any
 from aista.evaluation.drawing import Frame, dot, picture, round_numbers, rule, text_at
 from aista.reproduce.styles import signed_text
 
-WIDTH, LABELS, LINE, HEAD = 860, 400, 26, 34
+WIDTH, LABELS, GAP, LINE, HEAD, FOOT = 980, 380, 36, 26, 34, 46
+REACH = 5.0  # what lies further off stands at the edge with its number
+
+Row = Mapping[str, Any]
 
 
-def forest(rows: Sequence[Mapping[str, Any]]) -> str:
+def forest(rows: Sequence[Row]) -> str:
     """Return differences as SVG whose colours the page gives.
 
     Args:
-        rows: ``group``, ``title``, ``mean``, ``low`` and ``high`` (None for one seed), ``values`` (one text).
+        rows: One per idea and measure: ``group``, ``name``, ``title``, ``measure``, ``mean``, ``low`` and
+            ``high`` (None for one seed), ``values`` (one text); the measures of an idea one after the other.
     """
-    groups = [(name, list(found)) for name, found in groupby(rows, key=lambda row: row["group"])]
-    height = 46 + HEAD * len(groups) + LINE * len(rows)
-    ends = [value for row in rows for value in (*_values(row), row["low"] or 0.0, row["high"] or 0.0)]
-    reach = (min(*ends, 0.0), max(*ends, 0.0))
-    frame = Frame(WIDTH, height, LABELS, 24, 0, 40, reach, (0, 1))
-    parts = []
-    for tick in round_numbers(*reach):
-        style = "zero" if tick == 0 else "thread"
-        parts.append(_upright(style, frame.x(tick), height - 40))
-        parts.append(text_at("tick", frame.x(tick), height - 22, signed_text(tick), "middle"))
-    parts.append(text_at("axis", (LABELS + WIDTH) / 2, height - 4, "difference in dev BLEU", "middle"))
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    ideas = [list(found) for _, found in groupby(rows, key=lambda row: row["name"])]
+    groups = [(name, list(found)) for name, found in groupby(ideas, key=lambda idea: idea[0]["group"])]
+    height = FOOT + HEAD * len(groups) + LINE * len(ideas)
+    panels = {
+        name: _panel(i, len(measures), height, [row for row in rows if row["measure"] == name])
+        for i, name in enumerate(measures)
+    }
+    parts = [part for name, frame in panels.items() for part in _axis(frame, name)]
     y = 0.0
     for name, found in groups:
         y += HEAD
-        parts.append(text_at("name plain", 0, y - 10, name))
-        for row in found:
+        parts.append(text_at("name plain", 0, y - 8, name))
+        for idea in found:
             y += LINE
-            parts += _line(frame, row, y - LINE / 2 - 2)
-    return picture(WIDTH, height, "Difference in BLEU of every idea to its base", parts)
+            parts.append(text_at("row", LABELS - 14, y - LINE / 2 + 4, idea[0]["title"], "end"))
+            for row in idea:
+                parts += _line(panels[row["measure"]], row, y - LINE / 2)
+    return picture(WIDTH, height, "Difference of every idea to its base", parts)
 
 
-def _line(frame: Frame, row: Mapping[str, Any], y: float) -> list[str]:
+def _panel(number: int, count: int, height: float, rows: Sequence[Row]) -> Frame:
+    """Return one panel's area; its scale reaches to the farthest seed, but not beyond ``REACH``."""
+    width = (WIDTH - LABELS - GAP * count) / count
+    left = LABELS + number * (width + GAP)
+    ends = [value for row in rows for value in _values(row)]
+    reach = max(min(*ends, -1.0), -REACH), min(max(*ends, 1.0), REACH)
+    return Frame(WIDTH, height, left, WIDTH - left - width, 0, FOOT, reach, (0, 1))
+
+
+def _axis(frame: Frame, name: str) -> list[str]:
+    bottom, parts = frame.height - FOOT, []
+    for tick in round_numbers(*frame.x_range):
+        parts.append(_upright("zero" if tick == 0 else "thread", frame.x(tick), bottom))
+        parts.append(text_at("tick", frame.x(tick), bottom + 18, signed_text(tick), "middle"))
+    middle = (frame.left + frame.width - frame.right) / 2
+    return [*parts, text_at("axis", middle, bottom + 38, f"difference in {name}", "middle")]
+
+
+def _line(frame: Frame, row: Row, y: float) -> list[str]:
+    low, high = frame.x_range
     style = "system" if (row["low"] or 0) > 0 else "base" if (row["high"] or 0) < 0 else "plain"
-    parts = [text_at("row", LABELS - 14, y + 4, row["title"], "end")]
+
+    def x(value: float) -> float:
+        return frame.x(min(max(value, low), high))
+
+    parts = []
     if row["low"] is not None:
-        parts.append(rule(f"whisker {style}", frame.x(row["low"]), frame.x(row["high"]), y))
-    told = f"{row['title']}: {signed_text(row['mean'], 1)}"
-    parts += [dot("faint", frame.x(value), y, 3, signed_text(value, 1)) for value in _values(row)]
-    return [*parts, dot(f"{style} marked", frame.x(row["mean"]), y, 5, told)]
+        parts.append(rule(f"whisker {style}", x(row["low"]), x(row["high"]), y))
+    parts += [dot("faint", x(value), y, 3, signed_text(value, 1)) for value in _values(row)]
+    parts.append(
+        dot(f"{style} marked", x(row["mean"]), y, 5, f"{row['title']}: {signed_text(row['mean'], 1)}")
+    )
+    if not low <= row["mean"] <= high:
+        parts.append(text_at("tick", x(row["mean"]) + 10, y + 4, signed_text(row["mean"], 1)))
+    return parts
 
 
-def _values(row: Mapping[str, Any]) -> list[float]:
+def _values(row: Row) -> list[float]:
     return [float(value) for value in str(row["values"]).split()]
 
 

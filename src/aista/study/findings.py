@@ -16,6 +16,7 @@ from aista.study.ideas import REGIMES, STAGES, Idea
 
 Scores = Mapping[int, Mapping[str, float]]
 MEASURES = {"bleu": "BLEU", "token_accuracy": "token accuracy", "mt_bleu": "text BLEU"}
+_DRAWN = ("bleu", "mt_bleu")
 _DIGITS = {"bleu": 1, "token_accuracy": 2, "mt_bleu": 1}
 _START = "The start is the shipped stage 1 (4,500 steps on 9,000 sentences and sounds) unless said otherwise."
 INTERVAL = (
@@ -132,24 +133,24 @@ def _difference(found: Gain, digits: int) -> Cell:
 
 
 def figure(findings: Sequence[Finding]) -> Figure | None:
-    """Return the differences in BLEU as a picture, or None where there is none yet."""
+    """Return the differences as a picture, or None where there is none yet."""
     rows = [
         {
-            "group": row.group, "name": row.idea.name, "title": row.idea.title, "mean": found.mean,
-            "low": found.low, "high": found.high,
+            "group": row.group, "name": row.idea.name, "title": row.idea.title, "measure": MEASURES[name],
+            "mean": found.mean, "low": found.low, "high": found.high,
             "values": " ".join(f"{value:.3f}" for value in found.values),
         }
         for row in findings
-        if (found := row.gains.get("bleu")) is not None
+        for name in _DRAWN
+        if (found := row.gains.get(name)) is not None
     ]  # fmt: skip
     if not rows:
         return None
-    data = {"rows": rows}
     return Figure(
         name="study_figure",
-        title="Difference in dev BLEU to the base of the group",
-        caption="Dots: seeds. Bar: 95 % interval of their mean.",
+        title="Differences to the base of the group, dev set",
+        caption="Small dots: seeds. Bar: 95 % interval of their mean. A number: further off than the axis.",
         notes=[MEASURED, INTERVAL],
-        data=data,
+        data={"rows": rows},
         svg=standalone(forest(rows)),
     )

@@ -158,7 +158,7 @@ GROUPS: tuple[tuple[Idea, ...], ...] = (
         ("spread", "cost / text spread, all layers, α .99 (the demo's)", _SPREAD_99),
         ("literal", "the paper's letter: raw cost, all layers, α .99", _LITERAL),
         (
-            "ratio", "the demo's, α such that alignment pulls .3 times as hard",
+            "ratio", "the demo's, α by gradients (ratio .3)",
             (*_SPREAD_99, "alignment.balance=gradient_ratio", "alignment.ratio=0.3"),
         ),
         ("annealed", "cosine cost, α from .5 to 1", (_ALL, _COSINE, _alpha(0.5), "alignment.alpha_end=1.0")),
