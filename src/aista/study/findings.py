@@ -102,10 +102,10 @@ def table(findings: Sequence[Finding]) -> Table:
 
 def _groups(findings: Sequence[Finding]) -> list[str]:
     """Say what the names of the groups mean."""
-    regimes = [REGIMES[name] for name in dict.fromkeys(row.idea.regime for row in findings)]
+    regimes = [REGIMES[row.idea.regime] for row in findings]
     stages = [STAGES[row.idea.stage1] for row in findings if row.idea.stage1 in STAGES]
-    told = dict.fromkeys((row.title, row.told) for row in (*regimes, *stages))
-    return [_START, *(f"{title.capitalize()}: {words}" for title, words in told)]
+    told = {row.title: row.told for row in regimes} | {row.title: row.told for row in stages}
+    return [_START, *(f"{title.capitalize()}: {words}" for title, words in told.items())]
 
 
 def _cells(row: Finding) -> list[Cell]:
