@@ -15,11 +15,11 @@ import aista.alignment
 from aista.alignment import method, names
 from aista.errors import CheckpointError, ConfigError
 from aista.model.speech_lm import AistaForConditionalGeneration
-from aista.training.callbacks import StopOnSignal
 from aista.training.joint import joint
 from aista.training.pretrain import pretrain
 from aista.training.run import Interrupted
 from tests import tiny
+from tests.training.interrupting import interrupted_after
 
 GUIDE = Path(__file__).parents[2] / "docs/guides/alignment-methods.md"
 ONE_FILE = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0]
@@ -50,16 +50,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = StopOnSignal.on_step_end
-
-    def stop(self: StopOnSignal, args: object, state: object, control: object, **rest: object) -> None:
-        self.stopped = self.stopped or state.global_step == step  # type: ignore[attr-defined]
-        original(self, args, state, control, **rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(StopOnSignal, "on_step_end", stop)
-
-
 @pytest.mark.parametrize("name", [name for name in names() if name != "none"])
 def test_a_method_trains_and_goes_on_where_it_stopped(
     name: str, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,7 +61,7 @@ def test_a_method_trains_and_goes_on_where_it_stopped(
     assert [row["step"] for row in steps] == [1, 2, 3, 4] and parts
     assert all(row[part] >= 0 for row in steps for part in parts)
     with monkeypatch.context() as patch:
-        stop_after(3, patch)
+        interrupted_after(3, patch)
         with pytest.raises(Interrupted):
             run(stage1, tmp_path, "parts", **alignment)
     resumed, again = run(stage1, tmp_path, "parts", **alignment)

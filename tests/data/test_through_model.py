@@ -20,7 +20,7 @@ from aista.training.run import Interrupted
 from tests import tiny
 from tests.data import miniatures
 from tests.tiny import language_model, whisper
-from tests.training.test_stages import interrupted_after
+from tests.training.interrupting import interrupted_after
 
 OPTIONS = {"covost2": {"direction": "en-ja"}}
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from aista.config import AlignmentSettings
 from aista.errors import ConfigError
 from aista.training.balance import EVERY, LEAST, Annealed, Balance, GradientRatio, balance
-from aista.training.callbacks import StopOnSignal
 from aista.training.joint import joint
 from aista.training.pretrain import pretrain
 from aista.training.run import Interrupted
 from tests import tiny
+from tests.training.interrupting import interrupted_after
 
 
 def test_settings_choose_the_balance() -> None:
@@ -83,14 +83,8 @@ def test_resumed_equals_uninterrupted(
         return tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / name), alignment=alignment)
 
     whole = joint(settings("whole")).folder
-    original = StopOnSignal.on_step_end
-
-    def stop(self, args, state, control, **rest) -> None:  # type: ignore[no-untyped-def]
-        self.stopped = self.stopped or state.global_step == 3
-        original(self, args, state, control, **rest)
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(StopOnSignal, "on_step_end", stop)
+        interrupted_after(3, patch)
         joint(settings("parts"))
     parts = joint(settings("parts")).folder
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, parts))

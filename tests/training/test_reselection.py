@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from aista.config import PretrainSettings, SelectSettings
 from aista.errors import ConfigError, ManifestError
 from aista.selection.select import select
-from aista.training.callbacks import StopOnSignal
 from aista.training.joint import joint
 from aista.training.pretrain import pretrain
 from aista.training.reselection import CHOICES, Reselection
 from aista.training.run import Interrupted
 from tests import tiny
+from tests.training.interrupting import interrupted_after
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,8 @@ def test_the_layers_change_and_a_stopped_run_goes_on_the_same(
         {"wasserstein_0", "wasserstein_1"}, {"wasserstein_2"}, {"wasserstein_0"}, {"wasserstein_2"},
     ]  # fmt: skip
     name = "parts"
-    original = StopOnSignal.on_step_end
-
-    def stop(self, args, state, control, **rest) -> None:  # type: ignore[no-untyped-def]
-        self.stopped = self.stopped or state.global_step == 3
-        original(self, args, state, control, **rest)
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(StopOnSignal, "on_step_end", stop)
+        interrupted_after(3, patch)
         joint(settings(tmp_path, stage1, name))
     parts_folder = joint(settings(tmp_path, stage1, name)).folder
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, parts_folder))

@@ -16,6 +16,7 @@ from aista.training import run as run_module
 from aista.training.joint import joint
 from aista.training.pretrain import pretrain
 from tests import tiny
+from tests.training.interrupting import interrupted_after
 
 
 def weights(folder: Path | str) -> dict[str, torch.Tensor]:
@@ -62,19 +63,6 @@ def test_a_finished_run_is_complete_and_is_not_repeated(stage1: Path) -> None:
     assert [row["step"] for row in history if "ce" in row] == [1, 2, 3, 4]
     with pytest.raises(ConfigError, match="other settings"):
         pretrain(settings.model_copy(update={"seed": 99}))
-
-
-def interrupted_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the signal come in the given step."""
-    from aista.training.callbacks import StopOnSignal
-
-    original = StopOnSignal.on_step_end
-
-    def stop(self: StopOnSignal, args: object, state: object, control: object, **rest: object) -> None:
-        self.stopped = self.stopped or state.global_step == step  # type: ignore[attr-defined]
-        original(self, args, state, control, **rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(StopOnSignal, "on_step_end", stop)
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
