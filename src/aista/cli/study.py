@@ -56,7 +56,7 @@ def study(
         typer.echo("\n".join(asked.commands()))
         return
     failed = [] if no_run else asked.run()
-    table, _ = asked.exhibit()
+    table = asked.exhibit()
     console.print(table.to_text(max(console.width, 132)), markup=False, highlight=False, soft_wrap=True)
     if failed:
         typer.echo(f"{len(failed)} did not finish: {', '.join(failed)}", err=True)

@@ -14,7 +14,7 @@ from typing import Any
 from aista.config import JointSettings, SelectSettings
 from aista.demo import corpus
 from aista.demo.report import write_report
-from aista.demo.stages import NANO_TRAIN, Clock, bar, console, shipped_settings, side_by_side
+from aista.demo.stages import NANO_TRAIN, Clock, bar, console, listen_once, shipped_settings, side_by_side
 from aista.evaluation.evaluate import compare, evaluate, versions
 from aista.evaluation.settings import EvaluateSettings
 from aista.files import write_whole
@@ -101,14 +101,8 @@ class Demo:
 
     def encode(self) -> None:
         """Fill the feature store, so that the runs that follow side by side only read it."""
-        from aista.model.feature_cache import cached_features
-        from aista.model.processing import AistaProcessor
-        from aista.model.speech_lm import AistaForConditionalGeneration
-
-        model = AistaForConditionalGeneration.from_pretrained(self.stage1).eval()
-        processor = AistaProcessor.from_pretrained(self.stage1)
-        manifests = [str(self.output / "corpus" / f"{name}.jsonl") for name in CORPORA]
-        cached_features(model, processor, manifests, str(self.output / "features"))
+        manifests = [self.output / "corpus" / f"{name}.jsonl" for name in CORPORA]
+        listen_once(self.stage1, manifests, self.output / "features")
 
     def _select_settings(self) -> SelectSettings:
         return self._settings(SelectSettings, "select", f"model={self.stage1}")

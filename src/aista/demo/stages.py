@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -79,6 +79,16 @@ class Clock:
         """Add time to a stage."""
         self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 2)
         write_whole(self._path, json.dumps(self.seconds))
+
+
+def listen_once(stage1: str, manifests: Iterable[Path], features: Path) -> None:
+    """Fill a feature store with what a model's encoders hear in every clip of some manifests."""
+    from aista.model.feature_cache import cached_features
+    from aista.model.processing import AistaProcessor
+    from aista.model.speech_lm import AistaForConditionalGeneration
+
+    model = AistaForConditionalGeneration.from_pretrained(stage1).eval()
+    cached_features(model, AistaProcessor.from_pretrained(stage1), [str(m) for m in manifests], str(features))
 
 
 def side_by_side(verb: str, configs: Mapping[str, Path], logs: Path) -> None:

@@ -24,7 +24,7 @@ from aista.reproduce.measured import has_diverged
 from aista.reproduce.plan import Context, Plan, Run
 from aista.reproduce.scales import Scale
 from aista.reproduce.tables import RULES, all_tables
-from aista.reproduce.work import TRAINING, Work, alone, do
+from aista.reproduce.work import TRAINING, Work, alone, commands, do
 
 SUMMARY = "reproduce.json"
 _SHOWN_SETTINGS = ("pretrain", "select", "joint base", "joint ai_sta", "evaluate")
@@ -73,8 +73,7 @@ class Sweep:
 
     def commands(self) -> list[str]:
         """Return what would be run, as a shell understands it."""
-        lines = (shlex.join(work.command(self.folder, self.launch)) for work in self.work())
-        return [line.replace(shlex.join(AISTA), "aista") for line in lines]
+        return commands(self.work(), self.folder, self.launch)
 
     def run(self) -> list[str]:
         """Run what is not finished and return the names of what failed.

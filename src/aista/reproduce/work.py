@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -132,6 +133,12 @@ def _score(settings: BaselineSettings) -> None:
         score(system, settings, system.card)
     finally:
         system.close()
+
+
+def commands(work: Sequence[Work], folder: Path, launch: Sequence[str] = AISTA) -> list[str]:
+    """Return what would be run, as a shell understands it; the settings are written into the folder."""
+    lines = (shlex.join(row.command(folder, launch)) for row in work)
+    return [line.replace(shlex.join(AISTA), "aista") for line in lines]
 
 
 def do(

@@ -101,7 +101,14 @@ def _stage1(steps: int, *overrides: str) -> tuple[str, ...]:
 
 
 _NONE = ("alignment.method=none",)
-_COSINE_9 = ("alignment.layers={all}", "alignment.options={scale: cosine}", "alignment.alpha=0.9")
+_ALL, _ABOVE = "alignment.layers={all}", "alignment.layers={above}"
+_RAW, _SPREAD, _COSINE = (
+    f"alignment.options={{scale: {scale}}}" for scale in ("raw", "text_spread", "cosine")
+)
+_COSINE_9 = (_ALL, _COSINE, "alignment.alpha=0.9")
+_SPREAD_99 = (_ALL, _SPREAD, "alignment.alpha=0.99")
+_SPREAD_ABOVE_9 = (_ABOVE, _SPREAD, "alignment.alpha=0.9")
+_LITERAL = (_ALL, _RAW, "alignment.alpha=0.99")
 _WEAK = ("a weak stage 1", "700 steps of recognition on 3,000 sentences, from new adapters.", "pretrain")
 _LONG = ("a longer stage 1", "the shipped one, 1,000 steps further on 3,000 other sentences.", "joint")
 STAGES: Mapping[str, Stage] = {
@@ -110,22 +117,6 @@ STAGES: Mapping[str, Stage] = {
     "long": Stage(*_LONG, _stage1(1_000, *_NONE)),
     "long_aligned": Stage(*_LONG, _stage1(1_000, *_COSINE_9)),
 }
-
-_ABOVE = "alignment.layers={above}"
-_ALL = "alignment.layers={all}"
-_COSINE = "alignment.options={scale: cosine}"
-_SPREAD = "alignment.options={scale: text_spread}"
-_RAW = "alignment.options={scale: raw}"
-
-
-def _alpha(value: float) -> str:
-    return f"alignment.alpha={value}"
-
-
-# In the order of running: a group that is finished has all its seeds before the next one begins.
-_SPREAD_99 = (_ALL, _SPREAD, _alpha(0.99))
-_SPREAD_ABOVE_9 = (_ABOVE, _SPREAD, _alpha(0.9))
-_LITERAL = (_ALL, _RAW, _alpha(0.99))
 
 
 def _ideas(against: str, *rows: tuple[str, str, tuple[str, ...]], **same: str) -> tuple[Idea, ...]:
@@ -149,6 +140,7 @@ def _from_stages(name: str) -> tuple[Idea, ...]:
     )
 
 
+# In the order of running: a group that is finished has all its seeds before the next one begins.
 GROUPS: tuple[tuple[Idea, ...], ...] = (
     _ideas(
         "base",
@@ -161,7 +153,10 @@ GROUPS: tuple[tuple[Idea, ...], ...] = (
             "ratio", "the demo's, α by gradients (ratio .3)",
             (*_SPREAD_99, "alignment.balance=gradient_ratio", "alignment.ratio=0.3"),
         ),
-        ("annealed", "cosine cost, α from .5 to 1", (_ALL, _COSINE, _alpha(0.5), "alignment.alpha_end=1.0")),
+        (
+            "annealed", "cosine cost, α from .5 to 1",
+            (_ALL, _COSINE, "alignment.alpha=0.5", "alignment.alpha_end=1.0"),
+        ),
         (
             "unmatched", "layers 1 and up, α .9, a fifth of the windows left alone",
             (*_SPREAD_ABOVE_9, "alignment.options={scale: text_spread, unmatched: 0.2}"),
@@ -170,7 +165,7 @@ GROUPS: tuple[tuple[Idea, ...], ...] = (
             "reselected", "the demo's, layers chosen again every 40 steps",
             (*_SPREAD_99, "alignment.reselect={every_steps: 40, num_pairs: {pairs}}"),
         ),
-        ("cosine_0", "cosine cost, layer 0, α .9", ("alignment.layers=[0]", _COSINE, _alpha(0.9))),
+        ("cosine_0", "cosine cost, layer 0, α .9", ("alignment.layers=[0]", _COSINE, "alignment.alpha=0.9")),
     ),
     _ideas(
         "mixed_base",

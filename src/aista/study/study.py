@@ -12,15 +12,14 @@ from typing import TypeVar
 
 from aista.config import JointSettings, PretrainSettings, Settings
 from aista.demo import corpus
-from aista.demo.jobs import AISTA
-from aista.demo.stages import NANO_TRAIN, Clock, bar, shipped_settings
+from aista.demo.stages import NANO_TRAIN, Clock, bar, listen_once, shipped_settings
 from aista.evaluation.evaluate import versions
 from aista.evaluation.settings import EvaluateSettings
 from aista.files import write_whole
 from aista.model.bases import locate
-from aista.reproduce.exhibit import Figure, Table, save
+from aista.reproduce.exhibit import Table, save
 from aista.reproduce.machine import machine
-from aista.reproduce.work import Work, alone, do
+from aista.reproduce.work import Work, alone, commands, do
 from aista.study.findings import Finding, figure, finding, table
 from aista.study.ideas import REGIMES, SHIPPED, STAGES, Idea, chosen
 
@@ -85,8 +84,7 @@ class Study:
 
     def commands(self) -> list[str]:
         """Return what would be run, as a shell understands it."""
-        lines = (shlex.join(work.command(self.folder, AISTA)) for work in self.work())
-        return [line.replace(shlex.join(AISTA), "aista") for line in lines]
+        return commands(self.work(), self.folder)
 
     def findings(self) -> list[Finding]:
         """Return what came out for every idea of which there is a run beside what it is compared with."""
@@ -94,13 +92,13 @@ class Study:
         rows = (finding(idea, scores[idea.name], scores[idea.against]) for g in self.groups for idea in g)
         return [row for row in rows if row is not None]
 
-    def exhibit(self) -> tuple[Table, Figure | None]:
-        """Write table, figure and ``study.json`` from what is there."""
+    def exhibit(self) -> Table:
+        """Write table, figure and ``study.json`` from what is there; returns the table."""
         found = self.findings()
-        shown = table(found), figure(found)
-        for exhibit in shown:
-            if exhibit is not None:
-                save(exhibit, self.folder)
+        shown, picture = table(found), figure(found)
+        save(shown, self.folder)
+        if picture is not None:
+            save(picture, self.folder)
         values = {
             "command": shlex.join(["aista", *sys.argv[1:]]), "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
             "seeds": list(self.seeds), "machine": machine() | {"workers": self.workers},
@@ -115,10 +113,6 @@ class Study:
 
     def _prepare(self) -> None:
         """Make the corpora and let the encoders listen once."""
-        from aista.model.feature_cache import cached_features
-        from aista.model.processing import AistaProcessor
-        from aista.model.speech_lm import AistaForConditionalGeneration
-
         place = self.folder / "corpus"
         with (
             self.clock.stage("synthesis", "Speech: espeak-ng says English sentences"),
@@ -126,10 +120,8 @@ class Study:
         ):
             corpus.build(place, SCALES[self.scale], corpora=CORPORA, progress=update)
         with self.clock.stage("features", "Encoders: listen once, remember"):
-            model = AistaForConditionalGeneration.from_pretrained(str(locate(_MODEL))).eval()
-            processor = AistaProcessor.from_pretrained(str(locate(_MODEL)))
-            manifests = [str(place / f"{name}.jsonl") for name in CORPORA]
-            cached_features(model, processor, manifests, str(self.folder / "features"))
+            manifests = [place / f"{name}.jsonl" for name in CORPORA]
+            listen_once(_MODEL, manifests, self.folder / "features")
 
     def _work_of(self, idea: Idea, seed: int) -> Iterator[Work]:
         """Yield stage 1 where the idea has its own, the joint run, and its evaluation."""
@@ -139,7 +131,8 @@ class Study:
             stage1 = self._stage1(idea.stage1, seed)
             yield stage1
             start, needs = str(stage1.output), (stage1.name,)
-            yield Work(f"evaluate {stage1.name}", "evaluate", self._hears(stage1.output), needs)
+            hears = self._evaluate(stage1.output, "dev_asr", "speech")
+            yield Work(f"evaluate {stage1.name}", "evaluate", hears, needs)
         run = self._run(idea, seed)
         changes = (*REGIMES[idea.regime].overrides, *idea.overrides)
         joint = self._settings(JointSettings, "joint", run, seed, *changes, f"init={start}")
@@ -190,9 +183,6 @@ class Study:
             f"data=[{self.folder / 'corpus' / data}.jsonl]", f"measures=[{measures}]",
             "silence_check=false", "layers=[0]", "generation.num_beams=1", *nano,
         )  # fmt: skip
-
-    def _hears(self, stage1: Path) -> EvaluateSettings:
-        return self._evaluate(stage1, "dev_asr", "speech")
 
     # ---- what came out ----
 
