@@ -15,7 +15,7 @@ SIZES = Sizes(hidden_size=6, vocab_size=11, seed=5)
 LAYERS = (0, 2)
 HEARD, WRITTEN, ANSWERED = (9, 5, 7), (4, 2, 3), (5, 2, 4)
 # A pair's negatives are the other pairs of its batch: a batch is not the mean of its pairs.
-OF_THE_BATCH = {"contrastive"}
+OF_THE_BATCH = {"contrastive", "retrieval"}
 
 every = pytest.mark.parametrize("name", names())
 aligning = pytest.mark.parametrize("name", [name for name in names() if name != "none"])

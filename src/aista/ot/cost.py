@@ -1,4 +1,9 @@
-"""Squared Euclidean costs that survive real hidden states (Eq. 1: C_ij = ||s_i - t_j||^2).
+"""Costs between clouds: squared Euclidean (Eq. 1: C_ij = ||s_i - t_j||^2), of the states or of a map of them.
+
+The paper's cost is the squared distance of the states themselves. The two others are squared distances as
+well, of tokens that were mapped first: ``cosine`` divides each token by its length, ``standardised`` takes
+each side's own mean and standard deviation out of every dimension. Neither lets a few long tokens or
+dimensions decide.
 
 Two things spoil the usual ``|s|^2 + |t|^2 - 2 s.t`` in float32: a common offset of all tokens, and the few
 massive dimensions that language models grow (values in the thousands). Both are taken out first: clouds are
@@ -9,9 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: The paper's; twice one minus the cosine; and the like of it where every dimension of a side has equal say.
+COSTS = ("squared_euclidean", "cosine", "standardised")
 
 #: A dimension is massive when its largest value exceeds this many times the median dimension's largest value.
 MASSIVE = 50.0
@@ -115,3 +125,91 @@ def text_spread(text: Tensor, text_mask: Tensor) -> Tensor:
     tokens = text[text_mask].float()
     spread = (tokens - tokens.mean(0)).square().sum(1).mean()
     return spread.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+class Moments(NamedTuple):
+    """Mean (d,) and standard deviation (d,) of one side's tokens; 1 where a dimension is constant."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+def moments(tokens: Tensor) -> Moments:
+    """Measure tokens (T, d), T >= 1, in float64: no massive dimension spoils another."""
+    real = tokens.detach().double()
+    mean, deviation = real.mean(0), real.std(0, correction=0)
+    return Moments(mean, torch.where(deviation > 0, deviation, 1.0))
+
+
+def unit_length(states: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Divide every token by its length, for the cosine cost: ||x - y||^2 = 2 - 2 cos.
+
+    Args:
+        states: (..., d). mask: (...) bool, True = real; masked tokens become zeros, so that nothing there
+            reaches a gradient. A token of zeros stays one.
+
+    Returns:
+        (..., d) float32 (float64 if the states are).
+    """
+    return F.normalize(_real(states, mask), dim=-1)
+
+
+def standardise(states: Tensor, known: Moments, mask: Tensor | None = None) -> Tensor:
+    """Map each dimension to mean 0 and deviation 1 / sqrt(d): mean squared length 1, as unit vectors have.
+
+    Args:
+        states: (..., d). known: Moments of this side. They are constants: no gradient flows through them.
+        mask: (...) bool; masked tokens become zeros.
+
+    Returns:
+        (..., d) float32 (float64 if the states are).
+    """
+    real = _real(states, mask)
+    # The mean leaves in float64: where it is massive, float32 has few digits left for the rest.
+    centred = (real.double() - known.mean) / (known.deviation * states.shape[-1] ** 0.5)
+    return _zeros_where_masked(centred.to(real.dtype), mask)
+
+
+def _real(states: Tensor, mask: Tensor | None) -> Tensor:
+    return _zeros_where_masked(states if states.dtype == torch.float64 else states.float(), mask)
+
+
+def _zeros_where_masked(states: Tensor, mask: Tensor | None) -> Tensor:
+    return states if mask is None else states.masked_fill(~mask[..., None], 0.0)
+
+
+class RunningMoments(nn.Module):
+    """Moments of one side over the batches of a training run.
+
+    The first batches are averaged over all their tokens; from then on a new batch weighs ``momentum``.
+
+    Args:
+        dim: Width d of the states. momentum: Least weight of a new batch, in (0, 1].
+    """
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, dim: int, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("variance", torch.zeros(dim, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, tokens: Tensor) -> None:
+        """Take a batch of tokens (T, d) in."""
+        real = tokens.detach().double()
+        weight = (len(real) / (self.count + len(real))).clamp(min=self.momentum)
+        shift = real.mean(0) - self.mean
+        spread = real.var(0, correction=0).lerp(self.variance, 1.0 - weight)
+        self.variance.copy_(spread + weight * (1.0 - weight) * shift.square())
+        self.mean.add_(weight * shift)
+        self.count.add_(len(real))
+
+    def current(self) -> Moments:
+        """Return what is known so far."""
+        deviation = self.variance.sqrt()
+        return Moments(self.mean, torch.where(deviation > 0, deviation, 1.0))
