@@ -230,18 +230,8 @@ class TrainSettings(Settings):
         return self
 
 
-class ReselectSettings(Settings):
-    """Layers chosen again while training (the paper chooses once, before).
-
-    Attributes:
-        every_steps: Optimiser steps between two choices.
-        num_pairs: Training utterances that are ranked.
-        threshold_times_chance: As in ``SelectSettings``; the paper's is 6.7.
-    """
-
-    every_steps: int = Field(ge=1)
-    num_pairs: int = Field(default=100, ge=2)
-    threshold_times_chance: float = 6.7
+# Keys of AlignmentSettings up to the tag before-redesign, with the only meaning that is left.
+_RETIRED = {"balance": "fixed", "alpha_end": None, "reselect": None}
 
 
 class AlignmentSettings(Settings):
@@ -251,28 +241,25 @@ class AlignmentSettings(Settings):
         method: Module name in ``aista.alignment``, or a dotted path to a third party's; ``none`` = base.
         layers: Layer numbers, or the path of a layer report written by ``aista select``.
         alpha: Weight of the cross-entropy; ``1 - alpha`` is shared by the layers.
-        balance: ``fixed`` (the paper's), or ``gradient_ratio``: alpha follows from the gradients of both
-            losses at the speech tokens, measured while training.
-        ratio: What ``gradient_ratio`` aims at: the alignment's gradient over the translation's.
-        alpha_end: Where a fixed alpha has gone, in a straight line, by the last step; None: nowhere.
-        reselect: Choose the layers again while training; None: never.
         options: Keyword arguments of the method.
     """
 
     method: str = "wasserstein"
     layers: list[int] | str = [0]
     alpha: float = Field(default=0.99, ge=0, le=1)
-    balance: Literal["fixed", "gradient_ratio"] = "fixed"
-    ratio: float = Field(default=0.1, gt=0)
-    alpha_end: float | None = Field(default=None, ge=0, le=1)
-    reselect: ReselectSettings | None = None
     options: dict[str, Any] = {}
 
-    @model_validator(mode="after")
-    def _one_way_to_weigh(self) -> Self:
-        if self.alpha_end is not None and self.balance != "fixed":
-            raise ValueError("alpha_end anneals a fixed alpha: leave balance at 'fixed'")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _read_settings_of_older_runs(cls, values: Any) -> Any:
+        """Drop retired keys that say what is the only way now; a run that used one of them is refused."""
+        if not isinstance(values, dict):
+            return values
+        kept = {name: value for name, value in values.items() if name not in (*_RETIRED, "ratio")}
+        for name, only in _RETIRED.items():
+            if values.get(name, only) != only:
+                raise ValueError(f"{name} is gone: it did not help (LOG.md); the tag before-redesign has it")
+        return kept
 
 
 class PretrainSettings(Settings):

@@ -18,6 +18,7 @@ from aista.config import TrainSettings
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.model.spans import text_ids
 from aista.training.schedule import learning_rate
+from tests.model.speech_states import speech_states
 
 CASES = ("single_1p73s", "short_0p4s", "batch_1p0_2p35_3p9s")
 
@@ -83,7 +84,7 @@ def test_from_audio_to_embeddings(kit, model, processor, case):
     close(batch["input_features"], wanted["spectrogram"])
     close(batch["fbank"], wanted["beats_fbank_normed"])
     assert np.array_equal(batch["fbank_mask"], ~wanted["mask_fbank"])
-    states = model.encode_speech_states(**batch)
+    states = speech_states(model, **batch)
     close(states["speech"], wanted["whisper_features"])
     assert np.array_equal(states["audio"].mask, ~wanted["mask_tokens"])
     close(states["audio"].hidden_states[1], wanted["beats_layer0_out"])
@@ -112,7 +113,7 @@ def test_half_a_minute(kit, model, processor, summary):
     recipe = summary["cases"]["long_31p3s"]["audio_recipe"][0]
     wave = make_audio(recipe["n"], recipe["seed"])[:480_000] / 32768.0
     batch = processor.audio_inputs([wave])
-    states = model.encode_speech_states(**batch)
+    states = speech_states(model, **batch)
     close(batch["fbank"][:, ::61], wanted["beats_fbank_normed"])
     close(states["speech"][:, ::17], wanted["whisper_features"])
     close(states["audio"].features[:, ::17], wanted["beats_features"])

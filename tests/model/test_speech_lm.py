@@ -9,6 +9,7 @@ import torch
 from aista.errors import ConfigError, ModelInputError
 from aista.model import AistaForConditionalGeneration
 from tests.model.conftest import BACKBONES, QFORMER, noise
+from tests.model.speech_states import speech_states
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 WAVES = noise(0.4, 1.3, 1.9)
@@ -268,7 +269,7 @@ def test_settings_are_checked(bases):
 def test_speech_states_agree_with_the_features(pair):
     model, processor = pair
     audio = processor.audio_inputs(WAVES)
-    states = model.encode_speech_states(**audio)
+    states = speech_states(model, **audio)
     embeddings, mask = model.get_audio_features(**audio)
     torch.testing.assert_close(states["embeddings"], embeddings.detach())
     assert torch.equal(states["mask"], mask) and len(states["query_states"]) == 3

@@ -38,8 +38,8 @@ def test_every_idea_has_a_base_of_its_own_kind() -> None:
 
 
 def test_an_idea_brings_what_it_is_compared_with() -> None:
-    assert [[idea.name for idea in group] for group in chosen(["unmatched", "stop_spread"])] == [
-        ["base", "unmatched"],
+    assert [[idea.name for idea in group] for group in chosen(["spread_above", "stop_spread"])] == [
+        ["base", "spread_above"],
         ["stop_base", "stop_spread"],
     ]
     assert sum(map(len, chosen([]))) == len(IDEAS)
@@ -91,17 +91,16 @@ def test_differences_are_of_the_same_seed() -> None:
 def test_a_tiny_study_from_nothing(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     call = ["--scale", "nano", "--seeds", "1", "--workers", "0", "--output", str(tmp_path)]
-    first = CliRunner().invoke(app, ["reselected", *call])
+    first = CliRunner().invoke(app, ["spread", *call])
     assert first.exit_code == 0, first.output[-3000:]
-    finished = tmp_path / "runs" / "reselected" / "seed_1"
+    finished = tmp_path / "runs" / "spread" / "seed_1"
     before = (finished / "training.json").stat().st_mtime_ns
-    assert (finished / "reselection.jsonl").exists()
-    result = CliRunner().invoke(app, ["reselected", "weak_aligned_stage1", *call])
+    result = CliRunner().invoke(app, ["spread", "weak_aligned_stage1", *call])
     assert result.exit_code == 0, result.output[-3000:]
     assert (finished / "training.json").stat().st_mtime_ns == before
     rows = {row["name"]: row for row in json.loads((tmp_path / "study.json").read_text())["ideas"]}
-    assert set(rows) == {"base", "reselected", "weak_base", "weak_aligned_stage1"}
-    assert rows["base"]["gains"] == {} and len(rows["reselected"]["gains"]["bleu"]["values"]) == 1
+    assert set(rows) == {"base", "spread", "weak_base", "weak_aligned_stage1"}
+    assert rows["base"]["gains"] == {} and len(rows["spread"]["gains"]["bleu"]["values"]) == 1
     assert (tmp_path / "exhibits" / "study_figure.svg").exists()
     assert "aligned in stage 1 (cosine" in (tmp_path / "exhibits" / "study.csv").read_text()
     dry = CliRunner().invoke(app, ["cosine", *call, "--dry-run"])

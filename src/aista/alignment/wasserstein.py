@@ -16,7 +16,6 @@ from aista.errors import TransportError
 from aista.ot.cost import position_cost, squared_euclidean, text_spread
 from aista.ot.exact import RawSolutions, solve, solve_flat, uniform_masses
 
-MASS_HUNDREDTHS = 100
 SOLVERS = ("exact", "sinkhorn", "geomloss_compat")
 SCALES = ("raw", "per_dimension", "text_spread", "cosine")
 
@@ -32,9 +31,6 @@ class WassersteinLoss(torch.nn.Module):
             ``text_spread`` (divided by the mean squared distance of the batch's text tokens from their mean,
             so that 1 means "as far as texts are wide" in every layer and backbone, and one alpha transfers),
             or ``cosine`` (every token divided by its length: twice one minus the cosine, norms play no part).
-        unmatched: Share of the speech mass, 0 to below 1, that stays where it is at no cost: the windows that
-            fit the text worst, such as those without speech. The value is per unit of mass that moves. (Only
-            with ``exact``; rounded to hundredths.) 0 is the paper's.
         position_weight: Adds ``(weight * (i/(n-1) - j/(m-1)))^2`` to the cost, before scaling. 0 = none.
         epsilon, max_iterations: Of ``sinkhorn``, see :func:`aista.ot.sinkhorn.sinkhorn_batch`.
         threads: CPU threads for the exact solver; 0 = torch's number.
@@ -55,7 +51,6 @@ class WassersteinLoss(torch.nn.Module):
         *,
         scale: str = "raw",
         position_weight: float = 0.0,
-        unmatched: float = 0.0,
         epsilon: float = 0.1,
         max_iterations: int = 2000,
         threads: int = 0,
@@ -64,13 +59,6 @@ class WassersteinLoss(torch.nn.Module):
         for name, value, known in (("solver", solver, SOLVERS), ("scale", scale, SCALES)):
             if value not in known:
                 raise TransportError(f"unknown {name} {value!r}", expected=" | ".join(known))
-        self.unmatched = round(unmatched * MASS_HUNDREDTHS)
-        if not 0 <= self.unmatched < MASS_HUNDREDTHS or (self.unmatched and solver != "exact"):
-            raise TransportError(
-                "unmatched cannot be used so",
-                got=(unmatched, solver),
-                expected="0 <= unmatched < 1, and solver='exact'",
-            )
         self.solver, self.scale, self.position_weight = solver, scale, position_weight
         self.epsilon, self.max_iterations, self.threads = epsilon, max_iterations, threads
         self.report: dict[str, int] = {}
@@ -141,8 +129,7 @@ class WassersteinLoss(torch.nn.Module):
                 "iterations": int(result.iterations.max()),
             }
             return result.values, result.plan
-        threads = self.threads or torch.get_num_threads()
-        return solve_masked(cost, speech_mask, text_mask, threads, unmatched=self.unmatched)
+        return solve_masked(cost, speech_mask, text_mask, self.threads or torch.get_num_threads())
 
     def _geomloss(self, speech: Tensor, speech_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         from aista.ot.sinkhorn import debiased_divergence
@@ -209,13 +196,8 @@ class _Transport(torch.autograd.Function):
         return slope.masked_fill_(~speech_mask[..., None], 0.0).to(speech.dtype), None, None, None, None
 
 
-def solve_masked(
-    cost: Tensor, row_mask: Tensor, col_mask: Tensor, threads: int, *, unmatched: int = 0
-) -> tuple[Tensor, Tensor]:
+def solve_masked(cost: Tensor, row_mask: Tensor, col_mask: Tensor, threads: int) -> tuple[Tensor, Tensor]:
     """Exact values (B,) and plans (B, N, M) of padded costs with any masks; one round trip to the CPU.
-
-    Args:
-        unmatched: Hundredths of the row mass that go to a column of their own at no cost.
 
     Raises:
         TransportError: A pair has no real row or column, or its costs are not finite.
@@ -233,10 +215,6 @@ def solve_masked(
     places = (np.arange(len(host))[:, None, None], row_order, col_order)
     packed = host[places]
     masses = uniform_masses(sizes)
-    if unmatched:
-        packed = np.pad(packed, ((0, 0), (0, 0), (1, 0)))
-        masses = _partial_masses(sizes, unmatched)
-        sizes = sizes + np.array([0, 1])
     batch, num_rows, num_cols = packed.shape
     offsets = np.arange(batch, dtype=np.int64) * num_rows * num_cols
     strides = np.full(batch, num_cols, dtype=np.int64)
@@ -248,9 +226,8 @@ def solve_masked(
         )
     _finish_capped(raw, packed, sizes, masses)
     plan = np.empty_like(host)
-    moved = 1.0 - unmatched / MASS_HUNDREDTHS
-    plan[places] = raw.plans.reshape(packed.shape)[:, :, bool(unmatched) :] / moved
-    values = torch.from_numpy(raw.values / moved).to(cost.device, cost.dtype)
+    plan[places] = raw.plans.reshape(packed.shape)
+    values = torch.from_numpy(raw.values).to(cost.device, cost.dtype)
     return values, torch.from_numpy(plan).to(cost.device)
 
 
@@ -266,13 +243,6 @@ def _finish_capped(
         a, b = masses[0][i : i + n], masses[1][j : j + m]
         solution = solve(packed[k, :n, :m], a, b)
         raw.values[k], plans[k, :n, :m] = solution.value / a.sum(), solution.plan / a.sum()
-
-
-def _partial_masses(sizes: np.ndarray, unmatched: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integer masses of n equal rows and 1 + m columns, the first of which takes ``unmatched`` hundredths."""
-    rows = np.repeat(MASS_HUNDREDTHS * sizes[:, 1], sizes[:, 0])
-    cols = [np.r_[n * m * unmatched, np.full(m, n * (MASS_HUNDREDTHS - unmatched))] for n, m in sizes]
-    return rows, np.concatenate(cols)
 
 
 class Method(Alignment):

@@ -68,7 +68,7 @@ def segment(
     longest = int(max_seconds * SAMPLE_RATE_HZ)
     if len(samples) <= longest:
         return [Segment(0, len(samples), is_silent(samples))]
-    cuts = _quietest_cuts(_loudness(samples), len(samples), longest, int(min_seconds * SAMPLE_RATE_HZ))
+    cuts = _quietest_cuts(_loudness(samples), longest, int(min_seconds * SAMPLE_RATE_HZ))
     edges = [0, *cuts, len(samples)]
     return [Segment(a, b, is_silent(samples[a:b])) for a, b in pairwise(edges)]
 
@@ -86,7 +86,7 @@ def _loudness(samples: np.ndarray) -> np.ndarray:
     return (decibel - decibel.min()) / span if span > 0 else np.zeros_like(decibel)
 
 
-def _quietest_cuts(loudness: np.ndarray, num_samples: int, longest: int, shortest: int) -> list[int]:
+def _quietest_cuts(loudness: np.ndarray, longest: int, shortest: int) -> list[int]:
     """Return the cut samples of least total loudness: a shortest path with a sliding-window minimum."""
     last = len(loudness) - 1  # the end of the recording, on the grid (rounded up)
     reach = longest // MEL_HOP

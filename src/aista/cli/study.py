@@ -13,7 +13,7 @@ _EPILOG = """Examples:
 
     aista study --seeds 3
 
-    aista study cosine unmatched --seeds 5
+    aista study cosine spread_above --seeds 5
 
     aista study --no-run
 """

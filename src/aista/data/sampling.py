@@ -62,7 +62,6 @@ class LengthGroupedSampler(Sampler[int]):
         self._blocks = None if blocks is None or np.max(blocks) < 0 else np.asarray(blocks)
         self.on_epoch = on_epoch
         self.epoch = 0
-        self._start_batch = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -111,28 +110,7 @@ class LengthGroupedSampler(Sampler[int]):
         )
 
     def __iter__(self) -> Iterator[int]:
-        start, self._start_batch = self._start_batch * self.batch_size, 0
-        return iter(self.order(self.epoch)[start:].tolist())
-
-    def state_dict(self, batches_seen: int) -> dict[str, Any]:
-        """Return what resumes the order after ``batches_seen`` batches of the current epoch."""
-        return {"seed": self.seed, "epoch": self.epoch, "batches_seen": batches_seen}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken: the next iteration skips the batches that were seen.
-
-        Raises:
-            TrainingError: The state is of another seed.
-        """
-        if state["seed"] != self.seed:
-            raise TrainingError(
-                "The run to resume had another data order.",
-                got=f"seed {self.seed}",
-                expected=f"seed {state['seed']}",
-                advice="Resume with the same seed, or start a new run.",
-            )
-        self.set_epoch(state["epoch"])
-        self._start_batch = state["batches_seen"]
+        return iter(self.order(self.epoch).tolist())
 
     def padding_waste(self, epoch: int = 0) -> float:
         """Return the share of an epoch's padded volume that is padding, 0 <= waste < 1."""

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.errors import ModelInputError
-from aista.model import hidden
 from aista.model.configuration import AistaConfig
 
 
@@ -110,21 +109,6 @@ class Hearing:
                 advice="Were they cached for another setting of speech_tokens?",
             )
         return speech_features, windows, most
-
-    def encode_speech_states(self, num_samples: Tensor | None = None, **audio: Tensor) -> dict[str, Any]:
-        """Return every intermediate state between audio and speech tokens, to look at and to compare.
-
-        Args:
-            num_samples: (B,).
-            audio: ``input_features``, ``fbank``, ``fbank_mask``.
-
-        Returns:
-            ``speech`` (B, positions, d) and ``audio`` (BeatsFeatures) of the encoders; ``windows`` (W, 17, D)
-            that enter the Q-Former; ``query_states``, its input and every layer's output, each (W,
-            queries, h);
-            ``embeddings`` (B, N, d) and ``mask`` (B, N).
-        """
-        return hidden.speech_states(self, num_samples, **audio)
 
     def _num_windows(self, like: Tensor, num_samples: Tensor | None) -> Tensor:
         if num_samples is None:

@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from torch import Tensor, nn
 from aista.errors import ModelInputError
 from aista.model.backbones import Family
 from aista.model.layout import take
-
-if TYPE_CHECKING:
-    from aista.model.hearing import Hearing
 
 
 def _first(value: Any) -> Tensor:
@@ -190,28 +187,6 @@ def salmonn_positions(backbone: Any, active: bool) -> Iterator[None]:
     finally:
         if active:
             del backbone.prepare_inputs_for_generation
-
-
-@torch.no_grad()
-def speech_states(model: Hearing, num_samples: Tensor | None, **audio: Tensor) -> dict[str, Any]:
-    """Collect the states between audio and speech tokens; see the model's ``encode_speech_states``."""
-    qformer = model.window_qformer
-    speech = model.speech_encoder(audio["input_features"].to(model.speech_encoder.conv1.weight.dtype))
-    states: dict[str, Any] = {"speech": speech.last_hidden_state, "audio": None}
-    if model.audio_encoder is not None:
-        states["audio"] = model.audio_encoder(
-            audio["fbank"], audio.get("fbank_mask"), output_hidden_states=True
-        )
-    features = model.encode_audio(num_samples=num_samples, **audio)  # type: ignore[arg-type]
-    counts = model._num_windows(features, num_samples)
-    states["windows"], _ = qformer.windows(qformer.fuse(features), counts)
-    query = qformer.query.expand(len(states["windows"]), -1, -1)
-    output = qformer.qformer(
-        query_embeds=query, encoder_hidden_states=states["windows"], output_hidden_states=True
-    )
-    states["query_states"] = output.hidden_states
-    states["embeddings"], states["mask"] = qformer(features, counts)
-    return states
 
 
 @contextmanager

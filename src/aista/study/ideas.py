@@ -149,22 +149,6 @@ GROUPS: tuple[tuple[Idea, ...], ...] = (
         ("spread_above", "cost / text spread, layers 1 and up, α .9", _SPREAD_ABOVE_9),
         ("spread", "cost / text spread, all layers, α .99 (the demo's)", _SPREAD_99),
         ("literal", "the paper's letter: raw cost, all layers, α .99", _LITERAL),
-        (
-            "ratio", "the demo's, α by gradients (ratio .3)",
-            (*_SPREAD_99, "alignment.balance=gradient_ratio", "alignment.ratio=0.3"),
-        ),
-        (
-            "annealed", "cosine cost, α from .5 to 1",
-            (_ALL, _COSINE, "alignment.alpha=0.5", "alignment.alpha_end=1.0"),
-        ),
-        (
-            "unmatched", "layers 1 and up, α .9, a fifth of the windows left alone",
-            (*_SPREAD_ABOVE_9, "alignment.options={scale: text_spread, unmatched: 0.2}"),
-        ),
-        (
-            "reselected", "the demo's, layers chosen again every 40 steps",
-            (*_SPREAD_99, "alignment.reselect={every_steps: 40, num_pairs: {pairs}}"),
-        ),
         ("cosine_0", "cosine cost, layer 0, α .9", ("alignment.layers=[0]", _COSINE, "alignment.alpha=0.9")),
     ),
     _ideas(

@@ -166,7 +166,6 @@ class Study:
         names = {
             "{corpus}": str(self.folder / "corpus"),
             "{all}": str(list(range(self._num_layers + 1))),
-            "{pairs}": "8" if nano else "100",
             "{above}": str(list(range(1, self._num_layers + 1))),
         }
         overrides = [*changes, *nano, f"output={output}", f"seed={seed}"]

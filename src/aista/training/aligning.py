@@ -9,17 +9,15 @@ from aista.config import AlignmentSettings
 from aista.errors import ConfigError
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.selection.report import LayerReport
-from aista.training.balance import balance
 from aista.training.objective import SpeechTextObjective
 
 
 def aligned(
-    model: AistaForConditionalGeneration, settings: AlignmentSettings, *, steps: int, seed: int
+    model: AistaForConditionalGeneration, settings: AlignmentSettings, *, seed: int
 ) -> SpeechTextObjective:
     """Return the objective of Eq. 6 for a model.
 
     Args:
-        steps: Optimiser steps of the whole run.
         seed: Of the method's own parameters.
 
     Raises:
@@ -29,7 +27,7 @@ def aligned(
     vocabulary: Any = model.get_input_embeddings().num_embeddings
     sizes = Sizes(model.config.text_config.hidden_size, vocabulary, seed)
     aligner = alignment(settings.method, layers, sizes, **settings.options)
-    return SpeechTextObjective(model, aligner, balance(settings, steps))
+    return SpeechTextObjective(model, aligner, settings.alpha)
 
 
 def aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, ...]:

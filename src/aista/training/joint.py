@@ -20,5 +20,5 @@ def joint(settings: JointSettings) -> Run:
         return done
     model = AistaForConditionalGeneration.from_pretrained(settings.init)
     processor = AistaProcessor.from_pretrained(settings.init)
-    objective = aligned(model, settings.alignment, steps=settings.train.max_steps, seed=settings.seed)
+    objective = aligned(model, settings.alignment, seed=settings.seed)
     return train(settings, objective, processor)

@@ -25,7 +25,6 @@ from aista.model.sharded import set_whole, settle, whole
 from aista.model.spans import IGNORED, take_span
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.model.weights import require_match
-from aista.training.balance import Balance
 
 OWN_WEIGHTS = "objective.safetensors"
 _MODEL = "model."
@@ -37,8 +36,8 @@ class Joint(NamedTuple):
     Attributes:
         loss: Scalar to descend.
         parts: Detached scalars by name. In training ``ce``, ``token_accuracy``, every alignment loss, what
-            the method reports, and ``alpha`` where it varies; in validation ``correct`` and ``tokens``
-            (counts of targets) and ``ce`` (their sum).
+            the method reports; in validation ``correct`` and ``tokens`` (counts of targets) and ``ce``
+            (their sum).
     """
 
     loss: Tensor
@@ -51,7 +50,7 @@ class SpeechTextObjective(nn.Module):
     Args:
         model: The speech LLM.
         alignment: The alignment method; ``none`` leaves the cross-entropy, with weight 1.
-        alpha: Weight of the cross-entropy, or what decides on it.
+        alpha: Weight of the cross-entropy; the alignment has 1 - alpha.
 
     Equation: 2 (no alignment), 6.
     Gradient: through the speech branch and into the method's own parameters; the text branch runs without.
@@ -60,23 +59,16 @@ class SpeechTextObjective(nn.Module):
     main_input_name = "input_ids"
 
     def __init__(
-        self, model: AistaForConditionalGeneration, alignment: Alignment, alpha: float | Balance = 1.0
+        self, model: AistaForConditionalGeneration, alignment: Alignment, alpha: float = 1.0
     ) -> None:
         super().__init__()
-        self.model, self.alignment = model, alignment
-        self.balance = alpha if isinstance(alpha, Balance) else Balance(alpha)
-
-    @property
-    def alpha(self) -> float:
-        """Weight of the cross-entropy that the run starts from."""
-        return self.balance.alpha
+        self.model, self.alignment, self.alpha = model, alignment, alpha
 
     def forward(
         self,
         *,
         num_items_in_batch: Tensor | float | None = None,
         accumulation: int = 1,
-        step: int = 0,
         **batch: Tensor,
     ) -> Joint:
         """Return the loss of one micro-batch; in eval mode, the counts of a validation.
@@ -84,7 +76,6 @@ class SpeechTextObjective(nn.Module):
         Args:
             num_items_in_batch: Divides the summed cross-entropy: the target tokens of the optimiser step.
             accumulation: Micro-batches in the step; each carries that share of the alignment losses.
-            step: Optimiser steps done.
             batch: What the collator gives, without ``ids``. In eval mode the text branch is not looked at.
 
         Equation: 2, 6.
@@ -94,7 +85,7 @@ class SpeechTextObjective(nn.Module):
             return self._validate(batch)
         outputs = self.model(
             **batch,
-            capture_layers={*self.alignment.layers, *([0] if self.balance.looks_inside else [])},
+            capture_layers=self.alignment.layers,
             num_items_in_batch=num_items_in_batch,
             logits="all" if self.alignment.needs_logits else "none",
         )
@@ -107,12 +98,7 @@ class SpeechTextObjective(nn.Module):
         parts = {
             name: value.detach() / accumulation for name, value in {**losses, **self.alignment.report}.items()
         }
-        entering = (outputs.hidden_states or {}).get(0)
-        # ZeRO-3's hooks want tensors from every module that is called as one; this may return a number.
-        alpha = self.balance.forward(step, outputs.loss, total, entering, outputs.speech_mask)
-        if self.balance.varies:
-            common["alpha"] = torch.as_tensor(alpha, device=total.device) / accumulation
-        loss = alpha * outputs.loss + (1 - alpha) * total
+        loss = self.alpha * outputs.loss + (1 - self.alpha) * total
         return Joint(loss, common | parts)
 
     def _validate(self, batch: dict[str, Tensor]) -> Joint:
@@ -203,11 +189,8 @@ class SpeechTextObjective(nn.Module):
         return {name: whole(tensor) for name, tensor in {**trained, **self._own_state()}.items()}
 
     def _own_state(self) -> dict[str, Tensor]:
-        """Return what belongs to the alignment and its balance, by the names here."""
-        return {
-            **self.alignment.state_dict(prefix="alignment.", keep_vars=True),
-            **self.balance.state_dict(prefix="balance.", keep_vars=True),
-        }
+        """Return what belongs to the alignment, by the names here."""
+        return self.alignment.state_dict(prefix="alignment.", keep_vars=True)
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Save the model's trained tensors, and in a file of their own the alignment's.

@@ -42,5 +42,5 @@ def pretrain(settings: PretrainSettings) -> Run:
     if done := finished(Path(settings.output), settings):
         return done
     model, processor = fresh_model(settings.model, settings.seed)
-    objective = aligned(model, settings.alignment, steps=settings.train.max_steps, seed=settings.seed)
+    objective = aligned(model, settings.alignment, seed=settings.seed)
     return train(settings, objective, processor)

@@ -28,7 +28,6 @@ from aista.training.callbacks import StopOnSignal
 from aista.training.journal import PROGRESS
 from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
 from aista.training.preflight import before_training
-from aista.training.reselection import Reselection, draw
 from aista.training.saves import last_checkpoint, writing
 from aista.training.trainer import AistaTrainer
 
@@ -104,11 +103,6 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
     )
     config = objective.config
     config.directions = sorted({*(config.directions or ()), *directions(trainer.train_dataset)})
-    if (choice := settings.alignment.reselect) is not None:
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise ConfigError("alignment.reselect cannot look inside a sharded model.")
-        pairs = draw(trainer.train_dataset, choice.num_pairs, settings.seed)
-        trainer.add_callback(Reselection(objective, processor, pairs, choice, output))
     if isinstance(settings, JointSettings) and trainer.is_world_process_zero():
         before_training(
             objective.model, processor, trainer.train_dataset, objective.alignment, objective.alpha, output

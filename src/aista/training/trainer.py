@@ -23,7 +23,6 @@ from transformers.trainer_callback import ProgressCallback
 from aista import processes
 from aista.config import TrainSettings
 from aista.data.sampling import LengthGroupedSampler
-from aista.errors import ConfigError
 from aista.training.arguments import METRIC, training_arguments
 from aista.training.callbacks import Progress, StopOnSignal
 from aista.training.checkpointing import CheckpointingTrainer
@@ -57,8 +56,6 @@ class AistaTrainer(CheckpointingTrainer):
         # Several GPUs want a launcher: DataParallel would tear a batch from its numbers (Layout).
         args._n_gpu = min(args.n_gpu, 1)
         super().__init__(model=model, args=args, **kwargs)
-        if model.balance.looks_inside and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ConfigError("alignment.balance=gradient_ratio cannot look inside a sharded model.")
         self.settings = settings
         self.weights, self.padding_waste = weights, 0.0
         self.model_accepts_loss_kwargs = True
@@ -102,7 +99,6 @@ class AistaTrainer(CheckpointingTrainer):
             **inputs,
             num_items_in_batch=num_items_in_batch,
             accumulation=self.current_gradient_accumulation_steps,
-            step=self.state.global_step,
         )
         if not self.finite.allow(self.state.global_step, joint.loss, ids):
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
