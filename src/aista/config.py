@@ -129,7 +129,14 @@ class LoraSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The frozen bases and the shape of what is trained between and inside them."""
+    """The frozen bases and the shape of what is trained between and inside them.
+
+    Attributes:
+        speech_window_seconds: Input length of the speech encoder, if shorter than its own (Whisper: 30 s).
+            Short clips then cost a fraction; longer ones are treated as ``data.too_long`` says.
+        speech_token_scale: ``free``: the projection's outputs (the paper); ``embeddings``: they keep their
+            direction and get the length of the backbone's own token embeddings.
+    """
 
     speech_encoder: str
     backbone: str
@@ -137,6 +144,8 @@ class ModelSettings(Settings):
     qformer: QFormerSettings = QFormerSettings()
     lora: LoraSettings = LoraSettings()
     speech_tokens: Literal["voiced", "padded"] = "voiced"
+    speech_window_seconds: float | None = Field(default=None, gt=0)
+    speech_token_scale: Literal["free", "embeddings"] = "free"
     template: str = "chatml"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["8bit", "4bit"] | None = None

@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Blip2QFormerConfig
 
+from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.errors import CheckpointError, ConfigError
 from aista.model import bases
 from aista.model.backbones import family as backbone_family
 from aista.model.configuration import AistaConfig
+from aista.model.projection import TOKEN_SCALES, embedding_length
 from aista.model.spans import end_token_id
 from aista.model.weights import fingerprint
 
@@ -47,6 +49,7 @@ def configure(
     qformer: dict[str, Any] | None = None,
     lora: dict[str, Any] | None = None,
     speech_tokens: str = "voiced",
+    speech_window_seconds: float | None = None,
     position_ids: str = "mask",
     template: str | None = None,
     family: str | None = None,
@@ -62,7 +65,8 @@ def configure(
         qformer: Settings of ``Blip2QFormerConfig`` that differ from SALMONN's, and ``frames_per_window`` and
             ``queries_per_window``.
         lora: ``r``, ``alpha``, ``dropout``, ``targets``.
-        speech_tokens, position_ids, template, family: See ``AistaConfig``; by default the family's template.
+        speech_tokens, speech_window_seconds, position_ids, template, family: See ``AistaConfig``; by default
+            the family's template.
         batch_invariant: False: BEATs treats padding as SALMONN does.
         seed: Of the trainable parts.
 
@@ -76,6 +80,8 @@ def configure(
     text_config = bases.read_config(paths["backbone"]).get_text_config()
     template = template or backbone_family(family or text_config.model_type).template
     speech_config = bases.speech_config(paths["speech_encoder"])
+    if speech_window_seconds is not None:
+        speech_config.max_source_positions = positions_of(speech_window_seconds, speech_config)
     audio_config = bases.audio_config(paths["audio_encoder"]) if audio_encoder else None
     if audio_config is not None:
         audio_config.batch_invariant = batch_invariant
@@ -90,6 +96,7 @@ def configure(
         lora=lora,
         bases=given,
         speech_tokens=speech_tokens,
+        speech_window_seconds=speech_window_seconds,
         position_ids=position_ids,
         template=template,
         family=family,
@@ -98,6 +105,23 @@ def configure(
         seed=seed,
         **window,
     )
+
+
+def positions_of(window_seconds: float, speech_config: Any) -> int:
+    """Return how many of a speech encoder's positions a shorter input takes.
+
+    Raises:
+        ConfigError: It is longer than the encoder's own, or holds no position.
+    """
+    positions = round(window_seconds * SAMPLE_RATE_HZ / SAMPLES_PER_FRAME)
+    most = speech_config.max_source_positions
+    if not 0 < positions <= most:
+        raise ConfigError(
+            "speech_window_seconds does not fit the speech encoder.",
+            got=window_seconds,
+            expected=f"above 0, at most {most * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ:g} s",
+        )
+    return positions
 
 
 def qformer_config(settings: dict[str, Any], speech_config: Any, audio_config: Any) -> Blip2QFormerConfig:
@@ -138,7 +162,9 @@ def load_parts(
     if config.extra_rows:
         bases.append_rows(backbone, config.extra_rows)
     return {
-        "speech_encoder": bases.load_speech_encoder(paths["speech_encoder"], dtype),
+        "speech_encoder": bases.load_speech_encoder(
+            paths["speech_encoder"], dtype, positions=config.speech_config.max_source_positions
+        ),
         "audio_encoder": audio,
         "backbone": backbone,
     }
@@ -162,6 +188,7 @@ def from_bases(
     quantization: str | None = None,
     device_map: Any = None,
     attn_implementation: str | None = None,
+    speech_token_scale: str = "free",
     **settings: Any,
 ) -> Model:
     """Build a model on frozen bases, its trainable parts drawn from a seed.
@@ -172,7 +199,13 @@ def from_bases(
             bfloat16 on a GPU and float32 elsewhere by default.
         quantization: ``4bit`` or ``8bit`` for the backbone.
         device_map, attn_implementation: Handed to transformers for the backbone.
+        speech_token_scale: ``free``: speech tokens are what the projection gives; ``embeddings``: they are as
+            long as this backbone's token embeddings.
     """
+    if speech_token_scale not in TOKEN_SCALES:
+        raise ConfigError(
+            "Unknown speech_token_scale.", got=speech_token_scale, expected=" or ".join(TOKEN_SCALES)
+        )
     config = configure(speech_encoder, backbone, audio_encoder, **settings)
     for role, path in locate_bases(config).items():
         config.bases[role]["fingerprint"] = bases.identify(role, path)
@@ -183,6 +216,8 @@ def from_bases(
         device_map=device_map,
         attn_implementation=attn_implementation,
     )
+    if speech_token_scale == "embeddings":
+        config.speech_token_length = embedding_length(parts["backbone"].get_input_embeddings())
     return _on_one_device(cls(config, **parts))
 
 

@@ -161,8 +161,12 @@ def _encoder_tensors(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def load_speech_encoder(path: Path, dtype: torch.dtype) -> WhisperEncoder:
+def load_speech_encoder(path: Path, dtype: torch.dtype, *, positions: int | None = None) -> WhisperEncoder:
     """Load the encoder of a Whisper-class model, and only that.
+
+    Args:
+        positions: Use only so many of its positions, the first (Whisper's are fixed sinusoids: those of a
+            short input are the first ones of a long one). None: all.
 
     Raises:
         CheckpointError: The folder does not hold exactly one.
@@ -172,6 +176,11 @@ def load_speech_encoder(path: Path, dtype: torch.dtype) -> WhisperEncoder:
         encoder = WhisperEncoder(config)
     state = _encoder_tensors(path)
     require_match(f"the Whisper encoder in {path}", state, encoder.state_dict())
+    if positions is not None and positions < config.max_source_positions:
+        config.max_source_positions = positions
+        with torch.device("meta"):
+            encoder = WhisperEncoder(config)
+        state["embed_positions.weight"] = state["embed_positions.weight"][:positions].clone()
     encoder.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
     return encoder.eval()
 

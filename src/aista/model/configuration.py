@@ -75,6 +75,10 @@ class AistaConfig(PreTrainedConfig):
         queries_per_window: Speech tokens per window.
         speech_tokens: ``voiced`` (windows that overlap the audio) or ``padded`` (all windows of the encoder's
             span, SALMONN's 88).
+        speech_window_seconds: Length of the speech encoder's input, where it is shorter than the encoder
+            could take: only its first positions are used, and each clip costs that much less. None: its own.
+        speech_token_length: Length |x| of every speech token that enters the backbone; None: what the
+            projection gives (docs/decisions/speech-token-length.md).
         position_ids: ``mask`` (a token's place among the real ones) or ``slots`` (its column, pads counted:
             SALMONN's habit in training).
         template: Prompt template, see ``aista.text.prompts``.
@@ -104,6 +108,8 @@ class AistaConfig(PreTrainedConfig):
     frames_per_window: int = FRAMES_PER_WINDOW
     queries_per_window: int = 1
     speech_tokens: str = "voiced"
+    speech_window_seconds: float | None = None
+    speech_token_length: float | None = None
     position_ids: str = "mask"
     template: str = "chatml"
     family: str | None = None

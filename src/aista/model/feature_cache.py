@@ -88,7 +88,8 @@ def _announce(clips: SpeechDataset, dim: int, path: Path) -> None:
 def encoder_fingerprint(config: Any) -> str:
     """Name the frozen encoders and how much of their output is kept."""
     known = [config.bases.get(role, {}).get("fingerprint") for role in ("speech_encoder", "audio_encoder")]
-    return hashlib.sha256(json.dumps([*known, config.speech_tokens]).encode()).hexdigest()
+    window = [] if config.speech_window_seconds is None else [config.speech_window_seconds]
+    return hashlib.sha256(json.dumps([*known, config.speech_tokens, *window]).encode()).hexdigest()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from transformers import Blip2QFormerModel
 
 from aista.model.configuration import AistaConfig
 from aista.model.layout import places, take
+from aista.model.projection import Projection
 
 
 class WindowQFormer(nn.Module):
@@ -25,7 +26,7 @@ class WindowQFormer(nn.Module):
         self.audio_norm = nn.LayerNorm(config.audio_config.hidden_size) if config.audio_config else None
         self.query = nn.Parameter(torch.empty(1, self.queries, width).normal_(std=0.02))
         self.qformer = Blip2QFormerModel(config.qformer_config)
-        self.projection = nn.Linear(width, config.text_config.hidden_size)
+        self.projection = Projection(width, config.text_config.hidden_size, config.speech_token_length)
 
     def fuse(self, features: Tensor) -> Tensor:
         """Normalise each encoder's features; zeros stand where the audio encoder gave nothing.

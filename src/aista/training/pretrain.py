@@ -24,6 +24,8 @@ def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditional
         qformer=settings.qformer.model_dump(),
         lora=settings.lora.model_dump(),
         speech_tokens=settings.speech_tokens,
+        speech_window_seconds=settings.speech_window_seconds,
+        speech_token_scale=settings.speech_token_scale,
         template=settings.template,
         dtype=settings.dtype,
         quantization=settings.quantization,
