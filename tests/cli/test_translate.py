@@ -77,7 +77,7 @@ def test_stdin_is_a_file(talk):
 def test_json_goes_to_stdout_one_object_a_line(talk):
     rows = [
         json.loads(line)
-        for line in translate(talk, talk, "--to", "zh", "--output-format", "json").stdout.splitlines()
+        for line in translate(talk, talk, "--to", "zh", "--output-format", "json").stdout.strip().split("\n")
     ]
     assert [row["text"] for row in rows] == ["中w3", "中w3"]
     assert rows[0]["model"] == "shipped" and rows[0]["settings"]["num_beams"] == 1

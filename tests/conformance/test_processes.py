@@ -27,7 +27,7 @@ def written(folder: Path, init: Path, name: str, alignment: dict[str, Any]) -> t
 
 def short_texts(manifest: Path) -> Path:
     """The same sounds with transcripts of a byte or two: CTC needs no fewer windows than tokens."""
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows = [json.loads(line) for line in manifest.read_text().strip().split("\n")]
     short = manifest.with_name(f"short_{manifest.name}")
     short.write_text(
         "".join(json.dumps(row | {"text": "ab"[: 1 + i % 2]}) + "\n" for i, row in enumerate(rows))

@@ -110,7 +110,7 @@ def test_errors_are_rows_directions_are_asked_apart_and_long_clips_are_cut(folde
     assert rows["zh0"].hypothesis == "好" * 3 and rows["ja0"].hypothesis == "良" * 3
     assert len(rows["long"].hypothesis) >= 25  # of three pieces
     assert rows["broken"].hypothesis == "" and "broken.wav" in rows["broken"].error
-    assert "error" not in (folder / "out/set.speech.jsonl").read_text().splitlines()[0]
+    assert "error" not in (folder / "out/set.speech.jsonl").read_text().strip().split("\n")[0]
     warnings = " ".join(found["warnings"])
     assert "2 of 16 rows failed and count as empty" in warnings and "1 rows left out" in warnings
     assert "en-de" in warnings and set(found["scores"]) == {

@@ -133,7 +133,7 @@ def test_cases_are_balanced_and_say_what_other_seeds_do(sweep):
     first = Run("qwen2", "ai_sta", 2, sweep.folder)
     path = first.evaluation / "test.speech.jsonl"
     kept = path.read_text()
-    rows = [json.loads(line) for line in kept.splitlines()]
+    rows = [json.loads(line) for line in kept.strip().split("\n")]
     rows[3]["hypothesis"] = ""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     try:

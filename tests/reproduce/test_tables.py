@@ -127,7 +127,7 @@ def test_a_measured_baseline_stands_beside_the_reported(tmp_path: Path) -> None:
 
 def test_what_was_trained_on_is_counted(tmp_path: Path) -> None:
     tiny.manifest(tmp_path / "covost2.jsonl", count=4)
-    rows = [json.loads(line) for line in (tmp_path / "covost2.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "covost2.jsonl").read_text().strip().split("\n")]
     for row in rows:
         row["duration"] = 1800.0
     (tmp_path / "covost2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -151,7 +151,8 @@ def test_scores_are_sacrebleus_own_command_line_digit_for_digit(tmp_path: Path) 
     made = plan(tmp_path, "table2")
     run = made.runs()[0]
     scores = evaluate(run, 2)
-    lines = [json.loads(line) for line in (run.evaluation / "test.speech.jsonl").read_text().splitlines()]
+    path = run.evaluation / "test.speech.jsonl"
+    lines = [json.loads(line) for line in path.read_text().strip().split("\n")]
     for code, tokenizer in (("zh", "zh"), ("ja", "ja-mecab")):
         rows = [line for line in lines if line["language"] == code]
         assert len(rows) == len(SENTENCES[code])

@@ -82,7 +82,7 @@ def test_a_resumed_journal_holds_every_step_once(tmp_path: Path) -> None:
     journal.on_train_begin(None, state, None)  # type: ignore[arg-type]
     state.global_step = 3
     journal.on_log(None, state, None, {"ce": 3.5})  # type: ignore[arg-type]
-    found = [json.loads(line) for line in (tmp_path / PROGRESS).read_text().splitlines()]
+    found = [json.loads(line) for line in (tmp_path / PROGRESS).read_text().strip().split("\n")]
     assert [(row["step"], row["ce"]) for row in found] == [(1, 1.0), (2, 2.0), (3, 3.5)]
 
 

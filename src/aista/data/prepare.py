@@ -264,7 +264,7 @@ class _Durations:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: dict[str, float | str] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
             audio, tab, seconds = line.rpartition("\t")
             if tab and seconds.endswith("s"):
                 self._known[audio] = float(seconds[:-1])

@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from aista.data.json_lines import read_json_lines
+
 
 def write_card(build: Path, results: dict[str, Any]) -> Path:
     """Write ``README.md`` into the finished model's folder from what the build measured.
@@ -48,7 +50,7 @@ def write_card(build: Path, results: dict[str, Any]) -> Path:
 
 def _vocabulary(manifest: Path) -> set[str]:
     """Return the words of a manifest's transcripts."""
-    texts = (json.loads(line)["text"] for line in manifest.read_text(encoding="utf-8").splitlines())
+    texts = (row["text"] for _, row in read_json_lines(manifest))
     return {word.strip(".,").lower() for text in texts for word in text.split()}
 
 

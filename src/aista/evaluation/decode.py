@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from aista.audio.rates import SAMPLES_PER_FRAME
 from aista.audio.segments import segment
+from aista.data.json_lines import read_json_lines
 from aista.data.manifest import Utterance
 from aista.errors import EvaluationError
 from aista.files import write_whole
@@ -206,5 +207,5 @@ def read_hypotheses(path: Path) -> list[Hypothesis]:
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         path.write_bytes(data[:whole])
-    rows = [Hypothesis(**json.loads(line)) for line in data[:whole].decode().splitlines()]
+    rows = [Hypothesis(**row) for _, row in read_json_lines(path)]
     return list({row.id: row for row in rows}.values())

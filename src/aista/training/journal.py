@@ -27,7 +27,7 @@ class Journal(TrainerCallback):
         """Keep the rows up to the step that the run starts from."""
         if not state.is_world_process_zero or not self.path.exists():
             return
-        rows = (row for row in self.path.read_text().splitlines() if row.endswith("}"))
+        rows = (row for row in self.path.read_text(encoding="utf-8").split("\n") if row.endswith("}"))
         kept = [row for row in rows if json.loads(row)["step"] <= state.global_step]
         write_whole(self.path, "".join(f"{row}\n" for row in kept))
 

@@ -114,7 +114,7 @@ def _rows(folder: Path) -> list[Row]:
     if (folder / "history.json").exists() and (folder / "training.json").exists():
         return json.loads((folder / "history.json").read_text())
     if (folder / "progress.jsonl").exists():
-        lines = (folder / "progress.jsonl").read_text().splitlines()
+        lines = (folder / "progress.jsonl").read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line.endswith("}")]  # the last may be half-written
     states = sorted(
         folder.glob("checkpoints/checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime

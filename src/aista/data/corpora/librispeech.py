@@ -34,7 +34,7 @@ def rows(source: Path, split: str) -> Iterator[Utterance | LeftOut]:
     if folder is None:
         raise Absent(f"{source} has no folder {split}.", expected="LibriSpeech as it is unpacked")
     for transcripts in sorted(folder.glob("*/*/*.trans.txt")):
-        for line in transcripts.read_text(encoding="utf-8").splitlines():
+        for line in transcripts.read_text(encoding="utf-8").split("\n"):
             name, _, text = line.strip().partition(" ")
             if not text:
                 if name:

@@ -5,11 +5,11 @@ python -m aista.demo.standins evaluate FOLDER CORPUS    # the scores that stand 
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from aista.data.json_lines import read_json_lines
 from aista.demo import corpus, grammar, word_lists
 from aista.demo.standins import loop
 from aista.errors import ConfigError
@@ -67,7 +67,7 @@ def train(
 
 
 def _transcribed(manifest: Path) -> tuple[list[Path], list[str]]:
-    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    rows = [row for _, row in read_json_lines(manifest)]
     return [manifest.parent / row["audio"] for row in rows], [row["text"] for row in rows]
 
 
