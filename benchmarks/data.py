@@ -37,7 +37,6 @@ from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.sampling import LengthGroupedSampler, padding_waste
 from aista.data.shards import write_shards
-from aista.data.streaming import ShardStream
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from tests.tiny import tokenizer
 
@@ -156,7 +155,7 @@ def padding_figures() -> dict[str, float]:
 
 
 def shard_figures(folder: Path, manifest: Manifest) -> dict[str, float]:
-    """Clips per second: FLAC files, the same in shards in training's order, and streamed by webdataset."""
+    """Clips per second: FLAC files, and the same in shards, in training's order."""
     paths = write_shards(manifest, folder / "shards", rows_per_shard=50)
     loose = []
     for index, row in enumerate(Manifest(folder / "shards" / manifest.path.name)):
@@ -171,12 +170,10 @@ def shard_figures(folder: Path, manifest: Manifest) -> dict[str, float]:
     file_seconds, shard_seconds = (
         seconds(lambda data=data: [data[i] for i in order], 2) for data in (files, shards)
     )
-    stream_seconds = seconds(lambda: list(ShardStream(folder / "shards", 16)), 2)
     return {
         "shards": len(paths),
         "files_clips_per_second": len(order) / file_seconds,
         "shards_clips_per_second": len(order) / shard_seconds,
-        "stream_clips_per_second": len(order) / stream_seconds,
         "shards_over_files": file_seconds / shard_seconds,
     }
 

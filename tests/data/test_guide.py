@@ -69,4 +69,4 @@ def test_every_block(workplace):
                 assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
     results = json.loads((workplace / "runs/joint/test/results.json").read_text())
     assert any(name.startswith("bleu") for name in results["scores"])
-    assert os.path.exists("shards/shards.json")
+    assert os.path.exists("shards/st.train-000000.tar")

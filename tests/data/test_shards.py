@@ -1,20 +1,21 @@
-"""Shards hold what the manifest holds: read at random as a manifest, or streamed in a resumable order."""
+"""Shards hold what the manifest holds, are read at random as a manifest, and lead nowhere else."""
 
 from __future__ import annotations
 
+import os
 import tarfile
 
 import numpy as np
 import pytest
+import soundfile
 
 from aista.audio import load_audio, probe, write_audio
 from aista.data.checks import check
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.data.sampling import LengthGroupedSampler, padding_waste
-from aista.data.shards import read_index, write_shards
-from aista.data.streaming import ShardStream
-from aista.errors import AudioError, ManifestError, TrainingError
+from aista.data.sampling import LengthGroupedSampler
+from aista.data.shards import write_shards
+from aista.errors import AudioError, ManifestError
 
 COUNT = 60
 
@@ -33,17 +34,6 @@ def folder(tmp_path_factory):
     paths = write_shards(Manifest(place / "m.jsonl"), place / "shards", rows_per_shard=9)
     assert [path.name for path in paths] == [f"m-{i:06d}.tar" for i in range(7)]
     return place
-
-
-def ids(batches):
-    return [[row.id for row, _ in batch] for batch in batches]
-
-
-def told(batches):
-    return sorted(name for batch in ids(batches) for name in batch)
-
-
-# ---- as a manifest
 
 
 def test_the_manifest_of_shards_is_one_like_any_other(folder):
@@ -92,124 +82,84 @@ def test_paths_that_lead_nowhere(folder, tmp_path):
             load_audio(path)
 
 
-# ---- as a stream
+# ---- what a shard or its manifest may not do
 
 
-def stream(folder, **options):
-    pytest.importorskip("webdataset")
-    return ShardStream(folder / "shards", 4, **{"pool_batches": 3, **options})
-
-
-def test_a_stream_gives_every_row_once_with_its_sound(folder):
-    batches = list(stream(folder))
-    assert len(batches) == len(stream(folder)) == 15 and told(batches) == sorted(
-        f"u{i}" for i in range(COUNT)
-    )
-    for batch in batches:
-        for row, samples in batch:
-            assert len(samples) == round(row.duration * 16_000)
-            assert np.allclose(samples, (int(row.text) + 1) / 100, atol=1e-4)
-
-
-def test_batches_hold_clips_of_like_length(folder):
-    streamed = stream(folder, pool_batches=5)
-    lengths = np.array([row.duration for batch in streamed for row, _ in batch])
-    order = np.arange(COUNT)
-    waste = padding_waste(lengths, order, 4)
-    random_waste = np.mean(
-        [padding_waste(lengths, np.random.default_rng(i).permutation(COUNT), 4) for i in range(9)]
-    )
-    assert waste < 0.5 * random_waste
-
-
-def test_order_depends_on_seed_and_epoch_alone(folder):
-    def order(seed, epoch):
-        streamed = stream(folder, seed=seed)
-        streamed.set_epoch(epoch)
-        return tuple(name for batch in ids(streamed) for name in batch)
-
-    assert order(0, 0) == order(0, 0)
-    assert len({order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)}) == 4
-
-
-@pytest.mark.parametrize("seen", [0, 1, 5, 6, 7, 14])
-def test_a_resumed_stream_is_the_uninterrupted_one(folder, seen):
-    whole = stream(folder, seed=3)
-    whole.set_epoch(2)
-    batches = ids(whole)
-    state = whole.state_dict(batches_seen=seen)
-    again = stream(folder, seed=3)
-    again.load_state_dict(state)
-    assert ids(again) == batches[seen:]
-    assert ids(again) == batches  # only the first iteration after loading starts in the middle
-
-
-def test_a_resumed_stream_opens_only_the_shards_it_still_needs(folder, monkeypatch):
-    opened = []
-    import webdataset
-
-    make = webdataset.WebDataset
-    monkeypatch.setattr(
-        webdataset, "WebDataset", lambda paths, **k: opened.append(len(paths)) or make(paths, **k)
-    )
-    late = stream(folder)
-    late.load_state_dict(late.state_dict(batches_seen=13))
-    list(late)
-    assert opened == [2]  # of seven; pool 5 starts at row 48 of 60
-
-
-@pytest.mark.parametrize("seen", [0, 3, 4])
-def test_workers_share_the_shards_and_resume(folder, seen):
-    def loader(start):
-        streamed = stream(folder, num_workers=2, seed=1)
-        streamed.load_state_dict(streamed.state_dict(batches_seen=start))
-        return streamed, [[row.id for row, _ in batch] for batch in streamed.loader(list)]
-
-    streamed, batches = loader(0)
-    names = [name for batch in batches for name in batch]
-    assert len(batches) == len(streamed) == 12 and len(set(names)) == len(names) == 48
-    assert loader(seen)[1] == batches[seen:]
-
-
-def test_processes_share_the_shards(folder, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    seen = []
-    for rank in range(3):
-        monkeypatch.setenv("RANK", str(rank))
-        seen.append(told(stream(folder)))
-    assert {len(each) for each in seen} == {16} and len({name for each in seen for name in each}) == 48
-    monkeypatch.setenv("WORLD_SIZE", "30")
-    with pytest.raises(TrainingError, match="too few shards"):
-        stream(folder)
-
-
-def test_another_order_is_not_resumed(folder):
-    state = stream(folder).state_dict(3)
-    for other in ({"seed": 1}, {"pool_batches": 2}, {"num_workers": 2}):
-        with pytest.raises(TrainingError, match="another data order"):
-            stream(folder, **other).load_state_dict(state)
-
-
-def test_corrupt_clips_in_a_stream(folder, tmp_path, caplog):
-    (tmp_path / "shards").mkdir()
-    for path in (folder / "shards").iterdir():
-        data = path.read_bytes()
-        if path.name == "m-000002.tar":
-            place = data.index(b"fLaC")
-            data = data[:place] + b"xxxx" + data[place + 4 :]
-        (tmp_path / "shards" / path.name).write_bytes(data)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pipe:touch PWNED; cat m-000000.tar",
+        "pipe:touch PWNED",
+        "|touch PWNED",
+        "http://127.0.0.1:9/m-000000.tar/000000.flac",
+        "file:m-000000.tar/000000.flac",
+        "m-000000.tar/../../secret.wav",
+        "m-{000000..000006}.tar/000000.flac",
+        "m-*.tar/000000.flac",
+    ],
+)
+def test_a_path_in_a_manifest_of_shards_is_a_path_and_nothing_else(folder, tmp_path, monkeypatch, name):
+    """Read in the shards' own folder, where a name could be taken for a command."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "m-000000.tar").write_bytes((folder / "shards" / "m-000000.tar").read_bytes())
+    write_manifest(shards / "m.jsonl", [Utterance(id="u", audio=name, text="x")])
+    monkeypatch.chdir(shards)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
     with pytest.raises(AudioError):
-        list(stream(tmp_path))
-    batches = list(stream(tmp_path, max_corrupt_share=0.05))
-    assert len(batches) == 15 and len(set(told(batches))) == COUNT - 1 and "(1 so far)" in caplog.text
-    assert ids(stream(tmp_path, max_corrupt_share=0.05)) == ids(batches)
-    with pytest.raises(TrainingError, match="Too many"):
-        list(stream(tmp_path, max_corrupt_share=0.001))
+        _ = SpeechDataset(Manifest("m.jsonl"))[0]
+    assert not check(Manifest("m.jsonl"), decode=True).ok
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-def test_unfinished_shards_are_refused(folder, tmp_path):
-    with pytest.raises(ManifestError, match="no complete shards"):
-        read_index(tmp_path)
-    (tmp_path / "shards.json").write_text('{"shards": [{"name": "m-000000.tar", "rows": 3}]}')
-    with pytest.raises(ManifestError, match="no complete shards"):
-        read_index(tmp_path)
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_member_that_leads_out_of_its_shard_is_not_followed(folder, tmp_path, kind, absolute):
+    secret = folder / "0.wav"
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        member = tarfile.TarInfo("000000.flac")
+        member.type = kind
+        member.linkname = str(secret) if absolute else os.path.relpath(secret, tmp_path)
+        tar.addfile(member)
+    with pytest.raises(AudioError, match="no such file in the archive"):
+        load_audio(tmp_path / "bad.tar" / "000000.flac")
+
+
+def test_members_with_paths_stay_in_their_shard(folder, tmp_path):
+    """Nothing is unpacked: a member called ../x is at most the member of that name."""
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        for name in ("../escaped.wav", str(tmp_path / "absolute.wav")):
+            tar.add(folder / "0.wav", arcname=name)
+    with pytest.raises(AudioError, match="no such file in the archive"):
+        load_audio(tmp_path / "bad.tar" / "x.wav")
+    assert np.allclose(load_audio(tmp_path / "bad.tar" / ".." / "escaped.wav"), 0.01, atol=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.tar"]
+
+
+# ---- what writing keeps
+
+
+def test_a_manifest_is_not_replaced_by_that_of_its_shards(folder):
+    before = (folder / "m.jsonl").read_bytes()
+    with pytest.raises(ManifestError, match="holds the manifest itself"):
+        write_shards(Manifest(folder / "m.jsonl"), folder)
+    assert (folder / "m.jsonl").read_bytes() == before and not list(folder.glob("*.tar"))
+
+
+def test_nothing_half_written_stays(folder, tmp_path):
+    rows = [Utterance(id=f"u{i}", audio=str(folder / f"{i}.wav"), text="x") for i in range(3)]
+    write_manifest(tmp_path / "m.jsonl", [*rows, Utterance(id="gone", audio="gone.wav", text="x")])
+    with pytest.raises(AudioError, match="no such file"):
+        write_shards(Manifest(tmp_path / "m.jsonl"), tmp_path / "out", rows_per_shard=2, seed=None)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["m-000000.tar"]
+
+
+def test_sound_beyond_full_scale_is_made_quieter_not_clipped(tmp_path, caplog):
+    samples = 2.5 * np.sin(np.arange(16_000) / 9).astype(np.float32)
+    soundfile.write(tmp_path / "loud.wav", samples, 16_000, subtype="FLOAT")
+    write_manifest(tmp_path / "m.jsonl", [Utterance(id="loud", audio="loud.wav", text="x")])
+    write_shards(Manifest(tmp_path / "m.jsonl"), tmp_path / "out")
+    _, held = SpeechDataset(Manifest(tmp_path / "out" / "m.jsonl"))[0]
+    original = load_audio(tmp_path / "loud.wav")
+    assert np.allclose(held, original / np.abs(original).max(), atol=1e-3)
+    assert "loud goes beyond full scale" in caplog.text

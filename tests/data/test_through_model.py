@@ -7,14 +7,17 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from aista.config import PretrainSettings
+from aista.cli.data import app
+from aista.config import JointSettings, PretrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.corpora import names
 from aista.data.manifest import Manifest, TimedText, write_manifest
 from aista.data.prepare import prepare
 from aista.data.shards import write_shards
 from aista.model import AistaForConditionalGeneration, AistaProcessor
+from aista.training.joint import joint
 from aista.training.pretrain import pretrain
 from aista.training.run import Interrupted
 from tests import tiny
@@ -81,3 +84,23 @@ def test_training_on_shards_and_long_rows_resumes_exactly(tmp_path, monkeypatch,
     assert told["rows"] == 13 and told["too_long"]["segmented"] == 1 and told["corrupt"] == 0
     one, other = (load_file(run.folder / "model.safetensors") for run in (whole, resumed))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_joint_trains_on_what_data_shard_writes(tmp_path):
+    """The command's own output, named as training data like any manifest."""
+    stage1 = pretrain(tiny.pretrain_settings(tmp_path, max_steps=1)).folder
+    plain = tiny.joint_settings(tmp_path, str(stage1))
+    command = ["shard", *plain.data.train, "--out", str(tmp_path / "shards"), "--rows", "5"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in sorted((tmp_path / "shards").glob("*.tar"))] == [
+        f"st-{number:06d}.tar" for number in range(3)
+    ]
+    values = plain.model_dump()
+    values["data"]["train"] = [str(tmp_path / "shards" / "st.jsonl")]
+    run = joint(JointSettings.of(values))
+    told = json.loads((run.folder / "training.json").read_text())["training_data"]
+    assert told["rows"] == 12 and told["corrupt"] == 0
+    losses = [row["loss"] for row in json.loads((run.folder / "history.json").read_text()) if "loss" in row]
+    assert len(losses) == 4 and all(0 < loss < 100 for loss in losses)
