@@ -134,6 +134,7 @@ class ModelSettings(Settings):
     Attributes:
         speech_window_seconds: Input length of the speech encoder, if shorter than its own (Whisper: 30 s).
             Short clips then cost a fraction; longer ones are treated as ``data.too_long`` says.
+        template: Prompt template; None: the one that suits the backbone (``aista.text.prompts``).
         speech_token_scale: ``free``: the projection's outputs (the paper); ``embeddings``: they keep their
             direction and get the length of the backbone's own token embeddings.
     """
@@ -146,7 +147,7 @@ class ModelSettings(Settings):
     speech_tokens: Literal["voiced", "padded"] = "voiced"
     speech_window_seconds: float | None = Field(default=None, gt=0)
     speech_token_scale: Literal["free", "embeddings"] = "free"
-    template: str = "chatml"
+    template: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["8bit", "4bit"] | None = None
 

@@ -57,7 +57,9 @@ def test_every_block(workplace):
             for number, fewer in FEWER.items():
                 text = text.replace(number, fewer)
             name = text.splitlines()[0].removeprefix("# ")
-            Path(name).write_text(text.replace("  template: chatml\n", f"  template: chatml\n{SMALLER}"))
+            Path(name).write_text(
+                text.replace("  backbone: models/llm\n", f"  backbone: models/llm\n{SMALLER}")
+            )
         elif language == "python":
             exec(compile(text, str(GUIDE), "exec"), {})
         else:

@@ -80,7 +80,9 @@ class System(Baseline):
         kind = getattr(torch, dtype) if dtype else default_dtype()
         self.llm: Any = load_backbone(writing, kind).to(self.device).eval()
         self.tokenizer = load_tokenizer(writing)
-        self.template = template or _template_of(writing)
+        if template != CHAT:
+            template = spans.suitable_template(self.tokenizer, template, _template_of(writing))
+        self.template = template
         if self.template == CHAT and not getattr(self.tokenizer, "chat_template", None):
             raise ConfigError("This language model brings no chat form.", got=llm, advice="Set template.")
         self.name = f"cascade of {Path(asr).name} and {Path(llm).name}"

@@ -21,7 +21,7 @@ from aista.model import bases
 from aista.model.backbones import family as backbone_family
 from aista.model.configuration import AistaConfig
 from aista.model.projection import TOKEN_SCALES, embedding_length
-from aista.model.spans import end_token_id
+from aista.model.spans import end_token_id, suitable_template
 from aista.model.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def configure(
             ``queries_per_window``.
         lora: ``r``, ``alpha``, ``dropout``, ``targets``.
         speech_tokens, speech_window_seconds, position_ids, template, family: See ``AistaConfig``; by default
-            the family's template.
+            the family's template, or where the backbone lacks its tags one without them.
         batch_invariant: False: BEATs treats padding as SALMONN does.
         seed: Of the trainable parts.
 
@@ -78,14 +78,17 @@ def configure(
     given = {role: bases.describe(str(source)) for role, source in named.items() if source is not None}
     paths = {role: bases.locate(base["source"], revision=base["revision"]) for role, base in given.items()}
     text_config = bases.read_config(paths["backbone"]).get_text_config()
-    template = template or backbone_family(family or text_config.model_type).template
+    tokenizer = bases.load_tokenizer(paths["backbone"])
+    template = suitable_template(
+        tokenizer, template, backbone_family(family or text_config.model_type).template
+    )
     speech_config = bases.speech_config(paths["speech_encoder"])
     if speech_window_seconds is not None:
         speech_config.max_source_positions = positions_of(speech_window_seconds, speech_config)
     audio_config = bases.audio_config(paths["audio_encoder"]) if audio_encoder else None
     if audio_config is not None:
         audio_config.batch_invariant = batch_invariant
-    end = end_token_id(bases.load_tokenizer(paths["backbone"]), template)
+    end = end_token_id(tokenizer, template)
     inner = dict(qformer or {})
     window = {name: inner.pop(name) for name in _WINDOW_SETTINGS if name in inner}
     return AistaConfig(

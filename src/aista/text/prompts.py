@@ -9,6 +9,7 @@ depend on the prefix alone (DESIGN decision 3).
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from aista.errors import ConfigError
@@ -39,6 +40,11 @@ class Template:
     end: str
     bos: bool
 
+    @property
+    def tags(self) -> list[str]:
+        """The tags that must each be one token of the backbone, such as ``<|im_start|>``."""
+        return sorted(set(re.findall(r"<\|[^|<>]+\|>", self.text)))
+
 
 TEMPLATES: dict[str, Template] = {
     # Vicuna as SALMONN addresses it (SALMONN.md, section 4): the tags are plain text.
@@ -49,6 +55,14 @@ TEMPLATES: dict[str, Template] = {
     "chatml": Template(
         "<|im_start|>user\nAudio 1: <|audio_bos|>{speech}<|audio_eos|>\n{instruction}<|im_end|>\n"
         "<|im_start|>assistant\n",
+        end="<|im_end|>",
+        bos=False,
+    ),
+    # Qwen's chat form with its standard system turn: the tags of every Qwen text model, none for the audio.
+    # Fourteen tokens stand before the speech, so attention sinks form there and not inside it.
+    "qwen_chat": Template(
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n{speech}\n{instruction}<|im_end|>\n<|im_start|>assistant\n",
         end="<|im_end|>",
         bos=False,
     ),
