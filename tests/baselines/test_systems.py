@@ -18,6 +18,7 @@ from aista.baselines import baseline, names, reported
 from aista.baselines.base import worded
 from aista.checkpoints import salmonn
 from aista.errors import AudioError, CheckpointError, ConfigError, ModelInputError
+from aista.model.answering import Answer, GenerationSettings
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.model.translating import Request
 from tests import tiny
@@ -167,6 +168,32 @@ def test_the_cascade_translates_what_it_wrote_down(home):
     assert system(home, "salmonn").reads_text is False
     with pytest.raises(ModelInputError):
         system(home, "salmonn").answer_texts(["a"], ZH)
+
+
+def test_a_cascade_whose_transcript_was_cut_says_so(home, monkeypatch):
+    found = system(home, "cascade")
+    assert not found.answer(noise(8_000), EN)[0].finished  # random weights find no end
+    found.generation = GenerationSettings(max_new_tokens=1000)
+    monkeypatch.setattr(found, "_translated", lambda texts, _: [Answer("good")] * len(texts))
+    assert found.answer(noise(8_000), ZH) == [Answer("good", finished=False)]
+    end = found.asr_tokenizer.eos_token_id
+    monkeypatch.setattr(found.whisper, "generate", lambda *_, **__: torch.tensor([[40, 41, 42, end, end]]))
+    assert found.answer(noise(8_000), EN)[0].finished and found.answer(noise(8_000), ZH) == [Answer("good")]
+
+
+@pytest.mark.parametrize("part", ["asr", "lm", "qwen2_audio"])
+def test_a_folder_without_a_tokenizer_is_refused(home, tmp_path, part):
+    shutil.copytree(home / part, tmp_path / part)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
+        (tmp_path / part / name).unlink(missing_ok=True)
+    folders = {
+        name: str((tmp_path if name == part else home) / name) for name in ("asr", "lm", "qwen2_audio")
+    }
+    with pytest.raises(CheckpointError, match=r"no tokenizer|processor cannot be loaded"):
+        if part == "qwen2_audio":
+            baseline("qwen2_audio", model=folders[part], device="cpu")
+        else:
+            baseline("cascade", asr=folders["asr"], llm=folders["lm"], device="cpu")
 
 
 def test_names_options_and_prompts_that_are_wrong_say_what_is_right(home):

@@ -17,6 +17,15 @@ from aista.text.scripts import script_complaint
         ),
         ("  I'M SURE   I'LL SAY I'VE SEEN IT'S I ", "I'm sure I'll say I've seen it's I"),
         ("'TIS DONE", "'Tis done"),
+        (
+            "THE U.S. ARMY AND THE B.B.C LEFT AT 5 P.M. WITH J. SMITH",
+            "The U.S. army and the B.B.C left at 5 p.m. with J. Smith",
+        ),
+        (
+            "O'NEILL'S CAT SAW O\u2019BRIEN AT SIX O'CLOCK O'ER THERE",
+            "O'Neill's cat saw O\u2019Brien at six o'clock o'er there",
+        ),
+        ("IT WAS I. HE LEFT. I\u2019M LATE", "It was I. He left. I\u2019m late"),
         ("", ""),
     ],
 )

@@ -82,6 +82,10 @@ def test_every_measure_comes_out_with_its_signature(results):
     assert set(results["by_set"]) == {"st", "asr"} and results["by_set"]["asr"]["num_utterances"] == 3
     assert "bleu_zh" not in results["by_set"]["asr"]["scores"]
     assert set(results["log_wasserstein_by_layer"]) == {"0", "2"}
+    counted = {"bleu_zh": 6, "chrf_zh": 6, "mt_bleu_zh": 6, "mt_chrf_zh": 6, "wer_en": 3}
+    assert results["num_scored"] == {**counted, "token_accuracy": 9, "log_wasserstein": 9}
+    unfinished = results["by_set"]["st"]["num_unfinished"]["bleu_zh"]  # six tokens: most are cut
+    assert unfinished and any(f"{unfinished} of 6 rows" in text for text in results["warnings"])
     assert results["versions"]["sacrebleu"] and len(results["model_fingerprint"]) == 64
     saved = Path(results["settings"]["output"]) / "results.json"
     assert json.loads(saved.read_text()) == results

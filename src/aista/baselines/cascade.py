@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from aista.text.languages import language
 from aista.text.prompts import instruction, render
 
 CHAT = "chat"
+_MOST_PROMPT_TOKENS = 4  # start, language, task, no timestamps
 _CHAT_WORDING = "Translate this {source} text into {target}. Answer with the translation only.\n\n{text}"
 
 
@@ -104,12 +106,13 @@ class System(Baseline):
         """Write down, and for ``st`` translate, pieces of sound."""
         heard = self.hear(pieces, request.source)
         if request.task == "asr":
-            return [Answer(text) for text in heard]
-        return self.answer_texts(heard, request)
+            return heard
+        answers = self.answer_texts([row.text for row in heard], request)
+        return [replace(a, finished=a.finished and h.finished) for a, h in zip(answers, heard, strict=True)]
 
     @torch.no_grad()
-    def hear(self, pieces: Sequence[np.ndarray], source: str) -> list[str]:
-        """Return the transcripts of pieces of sound."""
+    def hear(self, pieces: Sequence[np.ndarray], source: str) -> list[Answer]:
+        """Return the transcripts of pieces of sound; unfinished where Whisper had no room for more tokens."""
         mel = self.extractor(
             list(pieces), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", return_attention_mask=True
         )
@@ -123,7 +126,12 @@ class System(Baseline):
             do_sample=False,
             **spoken,
         )
-        return [line.strip() for line in self.asr_tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        # generate takes prompt, end and padding off, so that the number of tokens is all there is to go by.
+        padding = {self.asr_tokenizer.pad_token_id, self.asr_tokenizer.eos_token_id}
+        room = self.whisper.generation_config.max_length - _MOST_PROMPT_TOKENS
+        lines = self.asr_tokenizer.batch_decode(ids, skip_special_tokens=True)
+        lengths = [sum(token not in padding for token in row) for row in ids.tolist()]
+        return [Answer(line.strip(), length < room) for line, length in zip(lines, lengths, strict=True)]
 
     @torch.no_grad()
     def answer_texts(self, texts: Sequence[str], request: Request) -> list[Answer]:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from aista.errors import CheckpointError
 from aista.model.answering import Answer, GenerationSettings, read_answer
 from aista.model.assembly import default_dtype
-from aista.model.bases import locate
+from aista.model.bases import check_tokenizer, locate
 
 _SAMPLING = ("temperature", "top_p", "top_k", "typical_p", "min_p")
 
@@ -51,10 +51,10 @@ def load_processor(kind: Any, source: str, revision: str | None) -> Any:
     """Load a processor of transformers.
 
     Raises:
-        CheckpointError: There is none, or it needs a package that is not installed.
+        CheckpointError: There is none, its tokenizer is missing, or it needs a package that is not installed.
     """
     try:
-        return kind.from_pretrained(locate(source, revision=revision), trust_remote_code=False)
+        processor = kind.from_pretrained(locate(source, revision=revision), trust_remote_code=False)
     except ImportError as error:
         raise CheckpointError(
             "This processor needs a package that is not installed.",
@@ -63,6 +63,8 @@ def load_processor(kind: Any, source: str, revision: str | None) -> Any:
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("This processor cannot be loaded.", got=f"{source}: {error}") from error
+    check_tokenizer(getattr(processor, "tokenizer", processor), source)
+    return processor
 
 
 @torch.no_grad()

@@ -51,8 +51,8 @@ def evaluate(
     from aista.errors import ConfigError
 
     changes = list(overrides or [])
-    changes += [f"data={json.dumps([str(path) for path in data])}"] if data else []
-    changes += [f"output={json.dumps(str(output))}"] if output else []
+    changes += [f"data={json.dumps([str(path) for path in data], ensure_ascii=False)}"] if data else []
+    changes += [f"output={json.dumps(str(output), ensure_ascii=False)}"] if output else []
     if options and baseline is None:
         raise ConfigError("--baseline-option needs --baseline NAME.", got=" ".join(options))
     results = _baseline(baseline, options or [], config, changes) if baseline else _model(config, changes)
@@ -94,10 +94,12 @@ def _show(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("measure", *results["by_set"], "all", title=results["model"])
+    table = Table("measure", *results["by_set"], "all", "rows", "cut", title=results["model"])
     for measure, value in results["scores"].items():
         cells = [results["by_set"][name]["scores"].get(measure) for name in results["by_set"]]
-        table.add_row(measure, *("" if cell is None else f"{cell:.2f}" for cell in [*cells, value]))
+        values = ("" if cell is None else f"{cell:.2f}" for cell in [*cells, value])
+        counts = (str(results.get(key, {}).get(measure, "")) for key in ("num_scored", "num_unfinished"))
+        table.add_row(measure, *values, *counts)
     Console().print(table)
     for measure, signature in results["signatures"].items():
         typer.echo(f"{measure}: {signature}")

@@ -47,6 +47,7 @@ class Hypothesis:
         language: ISO code of the answer.
         hypothesis, reference, source: Texts; ``source`` is the transcript where there is one.
         error: Why there is no hypothesis, where there is none.
+        finished: Whether the model came to an end by itself; False where ``max_new_tokens`` may have cut it.
     """
 
     id: str
@@ -56,10 +57,12 @@ class Hypothesis:
     reference: str
     source: str | None
     error: str | None = None
+    finished: bool = True
 
     def line(self) -> str:
         """Return the row as a line of JSON."""
-        row = {key: value for key, value in self.__dict__.items() if key != "error" or value is not None}
+        usual = {"error": None, "finished": True}
+        row = {key: value for key, value in self.__dict__.items() if key not in usual or value != usual[key]}
         return json.dumps(row, ensure_ascii=False) + "\n"
 
 
@@ -159,14 +162,15 @@ def _answered(
     flat = [question for pieces in questions for question in pieces]
     answers = iter(answer(model, processor, flat, generation))
     for (utterance, content), pieces in zip(items, questions, strict=True):
-        texts = [next(answers).text for _ in pieces]
+        found = [next(answers) for _ in pieces]
         yield Hypothesis(
             id=utterance.id,
             task="mt" if isinstance(content, str) else utterance.task,
             language=utterance.answer_lang,
-            hypothesis=joined(texts, utterance.answer_lang),
+            hypothesis=joined((result.text for result in found), utterance.answer_lang),
             reference=utterance.target,
             source=utterance.text,
+            finished=all(result.finished for result in found),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from aista.evaluation.results import (
     Part,
     finished,
     has_target,
+    has_text,
+    part_warnings,
     remembered,
     set_names,
     sha256_of,
@@ -79,11 +82,12 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Score a model and write ``results.json`` beside its hypotheses.
 
     Returns:
-        ``scores`` (over all sets together), ``signatures``, ``by_set`` (each with its ``scores`` and
-        ``num_utterances``), ``warnings``, ``seconds`` by measure, ``versions``, ``settings`` and what
-        identifies them and the model. The keys of the scores: ``bleu_zh``, ``chrf_zh`` (speech translation),
-        ``mt_bleu_zh``, ``mt_chrf_zh`` (text in the speech slot), ``wer_en``, ``chrf_captions``,
-        ``token_accuracy`` (percent), ``log_wasserstein``.
+        ``scores`` (over all sets together); by score ``num_scored``, the rows behind it, and
+        ``num_unfinished``, the rows whose answer ``max_new_tokens`` may have cut; ``signatures``; ``by_set``
+        (each with its ``scores``, ``num_scored``, ``num_unfinished``, ``num_utterances``); ``warnings``,
+        ``seconds`` by measure, ``versions``, ``settings`` and what identifies them and the model. The keys of
+        the scores: ``bleu_zh``, ``chrf_zh`` (speech translation), ``mt_bleu_zh``, ``mt_chrf_zh`` (text in the
+        speech slot), ``wer_en``, ``chrf_captions``, ``token_accuracy`` (percent), ``log_wasserstein``.
 
     Raises:
         EvaluationError: Two manifests have one name, or the output belongs to another evaluation.
@@ -142,11 +146,9 @@ def _measure(bench: _Bench, layers: list[int], seconds: dict[str, float]) -> Par
     """Take every measure that is asked for on one test set."""
     asked = bench.settings.measures
     found: list[Hypothesis] = []
-    correct, log_costs = (0, 0), {}
+    correct, num_rows, log_costs = (0, 0), 0, {}
     spoken = _only(bench.dataset, lambda row: row.audio is not None and has_target(row))
-    written = _only(
-        bench.dataset, lambda row: row.task in ("st", "mt") and bool(row.text) and has_target(row)
-    )
+    written = _only(bench.dataset, lambda row: row.task in ("st", "mt") and has_text(row) and has_target(row))
     whole = bench.heard_whole() if {"token_accuracy", "log_wasserstein"} & set(asked) else bench.dataset
     if "speech" in asked and len(spoken):
         with Clock(seconds, "speech"):
@@ -155,11 +157,12 @@ def _measure(bench: _Bench, layers: list[int], seconds: dict[str, float]) -> Par
         with Clock(seconds, "text_translation"):
             found += bench.hypotheses(written, "text")
     if "token_accuracy" in asked and len(rows := _only(whole, has_target)):
+        num_rows = len(rows)
         with Clock(seconds, "token_accuracy"):
             correct = bench.remembered(
                 "token_accuracy", lambda: teacher_forced_accuracy(bench.model, bench.processor, rows)
             )
-    pairs = _only(whole, lambda row: row.task != "aac" and bool(row.text)).clips()
+    pairs = _only(whole, lambda row: row.task != "aac" and has_text(row)).clips()
     if "log_wasserstein" in asked and len(pairs):
         with Clock(seconds, "log_wasserstein"):
             log_costs = bench.remembered(
@@ -167,7 +170,9 @@ def _measure(bench: _Bench, layers: list[int], seconds: dict[str, float]) -> Par
                 lambda: transport_costs(bench.model, bench.processor, pairs, layers),
                 layers,
             )
-    return Part(len(bench.dataset), found, (correct[0], correct[1]), log_costs)
+    most = bench.settings.generation.max_new_tokens
+    bench.warnings.extend(part_warnings(bench.name, bench.dataset.utterances(), found, most))
+    return Part(len(bench.dataset), found, (correct[0], correct[1]), num_rows, log_costs)
 
 
 def _only(dataset: SpeechDataset, keep: Callable[[Utterance], bool]) -> SpeechDataset:
@@ -201,7 +206,8 @@ def compare(base: str | Path, system: str | Path) -> dict[str, Comparison]:
         One comparison per score name (``bleu_zh``, ``mt_bleu_ja``, ...), all test sets together.
 
     Raises:
-        EvaluationError: The folders do not hold answers to the same questions.
+        EvaluationError: The folders do not hold answers to the same questions: rows, sources, references, or
+            the manifests themselves differ.
     """
     one, other = _hypotheses_of(Path(base)), _hypotheses_of(Path(system))
     if one.keys() != other.keys():
@@ -210,6 +216,8 @@ def compare(base: str | Path, system: str | Path) -> dict[str, Comparison]:
             got=f"{len(one.keys() ^ other.keys())} rows stand in one of them only",
             advice="Evaluate both models on the same manifests.",
         )
+    _check_same_rows(one, other)
+    _check_same_manifests(Path(base), Path(system))
     groups: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for key, row in one.items():
         if row.task in ("st", "mt"):
@@ -224,6 +232,35 @@ def compare(base: str | Path, system: str | Path) -> dict[str, Comparison]:
             code,
         )
     return comparisons
+
+
+def _check_same_rows(
+    one: dict[tuple[str, str], Hypothesis], other: dict[tuple[str, str], Hypothesis]
+) -> None:
+    """Refuse rows that have one id and another content."""
+    for what in ("reference", "source", "task", "language"):
+        odd = [key for key, row in one.items() if getattr(row, what) != getattr(other[key], what)]
+        if odd:
+            values = " and ".join(repr(getattr(rows[odd[0]], what)) for rows in (one, other))
+            raise EvaluationError(
+                f"The two evaluations do not have the same {what}s: their scores cannot be compared.",
+                got=f"{len(odd)} rows differ, e.g. {odd[0][1]}: {values}",
+                advice="Evaluate both models on the same manifests.",
+            )
+
+
+def _check_same_manifests(base: Path, system: Path) -> None:
+    """Refuse test sets that have one name and another content (the sound, say), as far as they are known."""
+    paths = [folder / RESULTS for folder in (base, system)]
+    if not all(path.exists() for path in paths):
+        return
+    one, other = (json.loads(path.read_text(encoding="utf-8")).get("data_sha256", {}) for path in paths)
+    if odd := [name for name in one.keys() & other.keys() if one[name] != other[name]]:
+        raise EvaluationError(
+            "The two evaluations were made on different versions of a manifest.",
+            got=", ".join(odd),
+            advice="Evaluate both models on the same manifests.",
+        )
 
 
 def _hypotheses_of(folder: Path) -> dict[tuple[str, str], Hypothesis]:

@@ -18,6 +18,7 @@ import sacrebleu
 from sacrebleu.metrics.base import Metric
 
 from aista.errors import EvaluationError
+from aista.text.characters import is_blank, lower, same_apostrophes, without_invisible
 from aista.text.languages import language
 
 _NEEDS_SPACES = frozenset({"13a", "intl", "none"})
@@ -31,7 +32,7 @@ class Score:
         name: ``BLEU``, ``chrF2``, ``WER`` or ``CER``.
         value: The score in percent, not rounded.
         signature: sacreBLEU's signature, or one of the same form.
-        num_segments: How many pairs were scored.
+        num_segments: How many pairs were scored: those whose reference is not blank.
         detail: Counts behind the value, e.g. BLEU's precisions and brevity penalty.
     """
 
@@ -45,7 +46,7 @@ class Score:
         return f"{self.name} = {self.value:.2f}  ({self.num_segments} segments, {self.signature})"
 
 
-def bleu_metric(target: str, *, tokenize: str | None = None, force: bool = False) -> Metric:
+def bleu_metric(target: str, *, tokenize: str | None = None, force: bool = False) -> sacrebleu.BLEU:
     """Return sacreBLEU's BLEU for a target language.
 
     Args:
@@ -88,13 +89,15 @@ def bleu(
 
     Args:
         hypotheses: One translation per segment, raw text.
-        references: One reference per segment, in the same order.
+        references: One reference per segment, in the same order. A segment whose reference is blank cannot be
+            scored and is left out; ``num_segments`` says how many are in.
         target: ISO code of their language; it decides the tokenizer (``zh``, ``ja-mecab``, ``13a``).
         tokenize: Another sacreBLEU tokenizer.
         force: Allow ``13a`` and its like in a language written without spaces.
 
     Raises:
-        EvaluationError: The lists differ in length, are empty, or the tokenizer does not fit the language.
+        EvaluationError: The lists differ in length or are empty, every reference is blank, or the tokenizer
+            does not fit the language.
     """
     return _corpus_score(bleu_metric(target, tokenize=tokenize, force=force), hypotheses, references)
 
@@ -102,20 +105,39 @@ def bleu(
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """Corpus chrF2 (character n-grams up to 6, no word n-grams), which needs no tokenizer.
 
+    Blank references are left out as in ``bleu``.
+
     Raises:
-        EvaluationError: The lists differ in length or are empty.
+        EvaluationError: The lists differ in length, are empty, or every reference is blank.
     """
     return _corpus_score(sacrebleu.CHRF(), hypotheses, references)
 
 
 def _corpus_score(metric: Metric, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    check_pairs(hypotheses, references)
-    result = metric.corpus_score(list(hypotheses), [list(references)])
+    scored, kept = scored_pairs(hypotheses, references)
+    result = metric.corpus_score(scored, [kept])
     counts = ("precisions", "bp", "sys_len", "ref_len")
     detail = {name: getattr(result, name) for name in counts if hasattr(result, name)}
     return Score(
-        result.name, result.score, str(metric.get_signature()), len(hypotheses), MappingProxyType(detail)
+        result.name, result.score, str(metric.get_signature()), len(scored), MappingProxyType(detail)
     )
+
+
+def scored_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the pairs that can be scored: those whose reference is not blank.
+
+    Raises:
+        EvaluationError: The lists do not pair up, or every reference is blank.
+    """
+    check_pairs(hypotheses, references)
+    pairs = [pair for pair in zip(hypotheses, references, strict=True) if not is_blank(pair[1])]
+    if not pairs:
+        raise EvaluationError(
+            "Every reference is blank: a score over nothing.",
+            got=f"{len(references)} references",
+            advice="Check the texts.",
+        )
+    return [hypothesis for hypothesis, _ in pairs], [reference for _, reference in pairs]
 
 
 def check_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
@@ -150,11 +172,15 @@ def wer(
 ) -> Score:
     """Word error rate; in a language written without spaces, character error rate.
 
+    Texts are compared composed (NFKC) and without format characters. A reference without a word (blank, or
+    punctuation alone) is left out; ``num_segments`` says how many are in.
+
     Args:
         hypotheses: One transcript per segment.
         references: What was said, in the same order.
         spoken: ISO code of their language.
-        normalize: Compare in lower case and without punctuation (an apostrophe inside a word stays).
+        normalize: Compare in the language's lower case and without punctuation (an apostrophe inside a word
+            stays, and every kind of it is the same).
 
     Returns:
         ``100 * (substitutions + deletions + insertions) / reference units`` over the whole corpus; more than
@@ -165,34 +191,40 @@ def wer(
     """
     check_pairs(hypotheses, references)
     words = language(spoken).spaces
+    unit = "word" if words else "char"
     pairs = [
-        (_units(h, words, normalize), _units(r, words, normalize))
-        for h, r in zip(hypotheses, references, strict=True)
+        (hypothesis, reference)
+        for hypothesis, text in zip(hypotheses, references, strict=True)
+        if (reference := units(text, spoken, normalize))
     ]
     num_units = sum(len(reference) for _, reference in pairs)
     if not num_units:
         raise EvaluationError(
             "No reference holds a word: an error rate over nothing.", advice="Check the texts."
         )
-    errors = sum(edit_distance(hypothesis, reference) for hypothesis, reference in pairs)
+    errors = sum(edit_distance(units(text, spoken, normalize), reference) for text, reference in pairs)
     signature = (
-        f"unit:{'word' if words else 'char'}|case:{'lower' if normalize else 'mixed'}"
-        f"|punct:{'no' if normalize else 'yes'}|average:micro"
+        f"unit:{unit}|case:{'lower' if normalize else 'mixed'}|punct:{'no' if normalize else 'yes'}"
+        "|format:no|average:micro"
     )
     detail = MappingProxyType({"errors": errors, "reference_units": num_units})
     return Score("WER" if words else "CER", 100 * errors / num_units, signature, len(pairs), detail)
 
 
-_APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
+_APOSTROPHE = re.compile(r"(?<=\w)'(?=\w)")
 
 
-def _units(text: str, words: bool, normalize: bool) -> list[str]:
+def units(text: str, spoken: str, normalize: bool = True) -> list[str]:
+    """Return what an error rate counts: words, or characters where the language has no spaces."""
+    text = without_invisible(text)
+    if normalize:  # before NFKC, which makes a space and an accent of U+00B4
+        text = same_apostrophes(text)
     text = unicodedata.normalize("NFKC", text)
     if normalize:
-        text = _APOSTROPHE.sub("\0", text.lower())
+        text = _APOSTROPHE.sub("\0", lower(same_apostrophes(text), spoken))
         text = "".join(" " if unicodedata.category(mark)[0] in "PS" else mark for mark in text)
         text = text.replace("\0", "'")
-    return text.split() if words else list("".join(text.split()))
+    return text.split() if language(spoken).spaces else list("".join(text.split()))
 
 
 def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import is_normalized
 
 from aista.config import Settings
 from aista.data.manifest import Manifest, Utterance
@@ -19,6 +20,7 @@ from aista.errors import EvaluationError
 from aista.evaluation import metrics
 from aista.evaluation.decode import Hypothesis
 from aista.files import write_whole
+from aista.text.characters import is_blank, without_invisible
 
 RESULTS = "results.json"
 
@@ -30,6 +32,7 @@ class Part:
     num_utterances: int
     hypotheses: list[Hypothesis]
     correct_tokens: tuple[int, int] = (0, 0)
+    num_accuracy_rows: int = 0
     log_costs: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -59,7 +62,67 @@ def sha256_of(manifest: str) -> str:
 
 
 def has_target(row: Utterance) -> bool:
-    return bool(row.text if row.task in ("asr", "aac") else row.translation)
+    """Whether there is something to score an answer by: a text or translation that is not blank."""
+    return not is_blank((row.text if row.task in ("asr", "aac") else row.translation) or "")
+
+
+def has_text(row: Utterance) -> bool:
+    """Whether there is a transcript to translate."""
+    return not is_blank(row.text or "")
+
+
+def part_warnings(
+    name: str, utterances: Iterable[Utterance], found: Sequence[Hypothesis], max_new_tokens: int
+) -> list[str]:
+    """Say what a reader of a test set's scores should know of its texts.
+
+    Args:
+        name: Of the test set.
+        utterances: All its rows.
+        found: The answers to them.
+        max_new_tokens: Where an answer is cut.
+    """
+    rows = list(utterances)
+    told = []
+    if bare := [row.id for row in rows if not has_target(row)]:
+        told.append(f"{_some(bare, len(rows))} have no reference, or a blank one, and are not scored")
+    groups = defaultdict(list)
+    for row in found:
+        groups[row.task, row.language].append(row)
+    for (task, code), answers in sorted(groups.items()):
+        if cut := [row.id for row in answers if not row.finished]:
+            told.append(
+                f"{_some(cut, len(answers))} ({_score_name(task, code)}) reached max_new_tokens = "
+                f"{max_new_tokens} and may be cut: the scores count them as they are"
+            )
+    spoken = [row for row in found if row.task == "asr"]
+    if mute := [row.id for row in spoken if not metrics.units(row.reference, row.language)]:
+        told.append(f"{_some(mute, len(spoken))} have a reference without a word: no error rate counts them")
+    raw = [row for row in found if row.task != "asr"]  # WER takes both away
+    if odd := [row.id for row in raw if any(without_invisible(t) != t for t in _texts_of(row))]:
+        told.append(
+            f"{_some(odd, len(raw))} hold format or control characters that nobody sees (zero-width spaces, "
+            "soft hyphens, ...): BLEU and chrF count them as differences"
+        )
+    if odd := [row.id for row in raw if not all(is_normalized("NFC", text) for text in _texts_of(row))]:
+        told.append(
+            f"{_some(odd, len(raw))} are not in Unicode's composed form (NFC): BLEU and chrF count the same "
+            "letter in two forms as a difference"
+        )
+    return [f"{name}: {text}" for text in told]
+
+
+def _some(ids: Sequence[str], total: int) -> str:
+    more = ", ..." if len(ids) > 3 else ""
+    return f"{len(ids)} of {total} rows ({', '.join(ids[:3])}{more})"
+
+
+def _texts_of(row: Hypothesis) -> tuple[str, str]:
+    return row.hypothesis, row.reference
+
+
+def _score_name(task: str, code: str) -> str:
+    return {"asr": f"wer_{code}", "aac": "chrf_captions", "mt": f"mt_bleu_{code}"}.get(task, f"bleu_{code}")
 
 
 class Clock:
@@ -97,15 +160,14 @@ def write_results(
         extra: Further entries: warnings, seconds, whatever identifies model, data and settings.
         output: The folder.
     """
-    scores, signatures, by_layer = _scores(parts.values())
     by_set = {}
     for name, part in parts.items():
-        by_set[name] = {"num_utterances": part.num_utterances, "scores": _scores([part])[0]}
+        found = _scores([part])
+        counts = {key: found[key] for key in ("scores", "num_scored", "num_unfinished")}
+        by_set[name] = {"num_utterances": part.num_utterances, **counts}
     results = {
         "model": model,
-        "scores": scores,
-        "signatures": signatures,
-        "log_wasserstein_by_layer": by_layer,
+        **_scores(parts.values()),
         "by_set": by_set,
         "settings": settings.model_dump(mode="json"),
         "versions": versions(),
@@ -116,30 +178,55 @@ def write_results(
     return results
 
 
-def _scores(parts: Iterable[Part]) -> tuple[dict[str, float], dict[str, str], dict[str, float]]:
-    """Return the scores of one set or of several together, their signatures, and log W by layer."""
+def _scores(parts: Iterable[Part]) -> dict[str, Any]:
+    """Score one set, or several together.
+
+    Returns:
+        ``scores``; ``num_scored``, the rows behind each; ``num_unfinished``, the rows whose answer may have
+        been cut; ``signatures``; ``log_wasserstein_by_layer``.
+    """
     parts = list(parts)
     groups: dict[tuple[str, str], list[Hypothesis]] = defaultdict(list)
     for part in parts:
         for row in part.hypotheses:
             groups[row.task, row.language].append(row)
-    found = {name: score for (task, code), rows in groups.items() for name, score in _texts(task, code, rows)}
-    values = {name: score.value for name, score in found.items()}
+    values: dict[str, float] = {}
+    num_scored: dict[str, int] = {}
+    num_unfinished: dict[str, int] = {}
+    signatures: dict[str, str] = {}
+    for (task, code), rows in groups.items():
+        for name, score in _texts(task, code, rows):
+            values[name], signatures[name], num_scored[name] = (
+                score.value,
+                score.signature,
+                score.num_segments,
+            )
+            num_unfinished[name] = sum(not row.finished for row in rows)
     right, total = (sum(part.correct_tokens[i] for part in parts) for i in (0, 1))
     if total:
         values["token_accuracy"] = 100 * right / total
+        num_scored["token_accuracy"] = sum(part.num_accuracy_rows for part in parts)
     by_layer = {}
     for layer in {layer for part in parts for layer in part.log_costs}:
         costs = [cost for part in parts for cost in part.log_costs.get(layer, [])]
         by_layer[layer] = sum(costs) / len(costs)
+        num_scored["log_wasserstein"] = len(costs)
     if by_layer:
         values["log_wasserstein"] = sum(by_layer.values()) / len(by_layer)
-    return values, {name: score.signature for name, score in found.items()}, by_layer
+    return {
+        "scores": values,
+        "num_scored": num_scored,
+        "num_unfinished": num_unfinished,
+        "signatures": signatures,
+        "log_wasserstein_by_layer": by_layer,
+    }
 
 
 def _texts(task: str, code: str, rows: Sequence[Hypothesis]) -> list[tuple[str, metrics.Score]]:
     """Score the texts of one task and language."""
     hypotheses, references = [row.hypothesis for row in rows], [row.reference for row in rows]
+    if task == "asr" and not any(metrics.units(text, code) for text in references):
+        return []
     if task == "asr":
         score = metrics.wer(hypotheses, references, code)
         return [(f"{score.name.lower()}_{code}", score)]

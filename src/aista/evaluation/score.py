@@ -28,6 +28,8 @@ from aista.evaluation.results import (
     Part,
     finished,
     has_target,
+    has_text,
+    part_warnings,
     remembered,
     set_names,
     sha256_of,
@@ -115,6 +117,8 @@ class _Bench:
             if rows:
                 with Clock(seconds, measure):
                     found += self._hypotheses(rows, from_text=measure == "text_translation")
+        most = self.maker["max_new_tokens"]
+        self.warnings += part_warnings(self.name, self.dataset.utterances(), found, most)
         failed = [row for row in found if row.error]
         if failed:
             reason = failed[0].error
@@ -134,7 +138,7 @@ class _Bench:
         rows: list[int] = []
         refused: Counter[str] = Counter()
         for index, row in enumerate(self.dataset.utterances()):
-            fits = row.task in ("st", "mt") and bool(row.text) if from_text else row.audio is not None
+            fits = row.task in ("st", "mt") and has_text(row) if from_text else row.audio is not None
             if not fits or not has_target(row):
                 continue
             try:
@@ -225,6 +229,7 @@ def _row(row: Utterance, task: str, answers: Sequence[Answer], error: str | None
         reference=row.target,
         source=row.text,
         error=error,
+        finished=all(result.finished for result in answers),
     )
 
 

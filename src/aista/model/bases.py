@@ -272,11 +272,29 @@ def load_tokenizer(path: Path) -> Any:
         CheckpointError: The folder holds none.
     """
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise CheckpointError(
             "This folder holds no tokenizer that can be read.", got=f"{path}: {error}"
         ) from error
+    check_tokenizer(tokenizer, str(path))
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: Any, source: str) -> None:
+    """Refuse a tokenizer without words: transformers makes an empty one where the files are missing.
+
+    Raises:
+        CheckpointError: It turns text into nothing, or into unknown tokens alone.
+    """
+    ids = tokenizer("a text, 文", add_special_tokens=False)["input_ids"]
+    if not set(ids) - {tokenizer.unk_token_id}:
+        raise CheckpointError(
+            "This folder holds no tokenizer.",
+            got=f"{source}: a tokenizer that turns every text into nothing",
+            expected="tokenizer.json (or vocab.json and merges.txt, or tokenizer.model) beside the weights",
+            advice="Download the whole repository: a pattern such as *.safetensors leaves the tokenizer out.",
+        )
 
 
 def load_feature_extractor(path: Path) -> WhisperFeatureExtractor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aista.evaluation.evaluate import compare
+from aista.evaluation.significance import TEST
 from aista.files import write_whole
 from aista.reproduce.exhibit import Cell
 from aista.reproduce.plan import Context, Run
@@ -20,8 +21,8 @@ X_RULE = (
     "not below that over the first tenth (of ten logs or more)."
 )
 P_RULE = (
-    "p: sacreBLEU's paired bootstrap (1,000 resamples) against the base of the same backbone and seed; the "
-    "median over the seeds. * p < 0.05."
+    "p: paired bootstrap (1,000 resamples, two-sided, ties counted) against the base of the same backbone "
+    "and seed; the median over the seeds. * p < 0.05."
 )
 SEED_RULE = "Mean ± sample standard deviation over the seeds; one seed has none."
 _COMPARISONS = "comparisons.json"
@@ -177,7 +178,7 @@ class Measured:
 
     def _compared(self, base: Path, system: Path) -> dict[str, float]:
         """Return p per score; a comparison is made once and kept."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(TEST.encode())
         for folder in (base, system):
             digest.update((folder / "results.json").read_bytes())
         key = digest.hexdigest()

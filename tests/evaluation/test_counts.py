@@ -1,0 +1,143 @@
+"""Beside every score: how many rows it rests on, how many answers were cut, and what may have bent it."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aista.audio.files import write_audio
+from aista.data.manifest import Utterance, write_manifest
+from aista.errors import EvaluationError
+from aista.evaluation.decode import read_hypotheses
+from aista.evaluation.evaluate import compare
+from aista.evaluation.score import score
+from aista.evaluation.settings import ScoreSettings
+from aista.model.answering import Answer, GenerationSettings
+from aista.model.translating import Request, SpeechTranslator
+
+
+class Parrot(SpeechTranslator):
+    """Answers what it was told to, row by row; one that ends in a dash was cut."""
+
+    name, tasks, reads_text = "parrot", frozenset({"st", "asr", "aac"}), True
+    generation = GenerationSettings(batch_size=1, max_new_tokens=5)
+    longest_seconds = 100.0
+
+    def __init__(self, answers: dict[int, str]) -> None:
+        self.answers = answers
+
+    def answer(self, pieces, request: Request) -> list[Answer]:
+        texts = [self.answers[len(piece)] for piece in pieces]  # a clip is known by its length
+        return [Answer(text, finished=not text.endswith("-")) for text in texts]
+
+    def answer_texts(self, texts, request: Request) -> list[Answer]:
+        return [Answer(text, finished=not text.endswith("-")) for text in texts]
+
+
+def run(folder: Path, rows: list[tuple[str, str | None, str]], output: str = "out", **changes):
+    """Score (task, reference, answer) rows; ids are r0, r1, ..."""
+    folder.mkdir(exist_ok=True)
+    utterances, answers = [], {}
+    for number, (task, reference, answer) in enumerate(rows):
+        samples = np.full(1_600 + number, 0.1, np.float32)
+        answers[len(samples)] = answer
+        write_audio(folder / f"{number}.wav", samples)
+        values = {"id": f"r{number}", "audio": f"{number}.wav", "task": task}
+        if task == "st":
+            values |= {"tgt_lang": "ja", "text": changes.get("source", "Well."), "translation": reference}
+        else:
+            values |= {"text": reference}
+        utterances.append(Utterance(**values))
+    write_manifest(folder / "set.jsonl", utterances)
+    measures = changes.get("measures", ["speech"])
+    values = {"output": str(folder / output), "data": [str(folder / "set.jsonl")], "measures": measures}
+    return score(Parrot(answers), ScoreSettings.of({**values, "silence_check": False}))
+
+
+@pytest.mark.parametrize("blank", [None, "", " ", "\t", "\u3000", "\u200b"])
+def test_rows_without_a_reference_are_counted_and_told(tmp_path, blank):
+    rows = [("st", "良い", "良い"), ("st", blank, "何か"), ("asr", "Well.", "well"), ("asr", blank, "odd")]
+    rows += [("asr", "Good.", "bad"), ("aac", "A dog.", "A dog."), ("aac", blank, "A cat.")]
+    found = run(tmp_path, rows)
+    assert found["num_scored"] == {"bleu_ja": 1, "chrf_ja": 1, "wer_en": 2, "chrf_captions": 1}
+    part = found["by_set"]["set"]
+    assert part["num_scored"] == found["num_scored"] and part["num_utterances"] == 7
+    assert found["scores"]["wer_en"] == 50 and found["scores"]["chrf_captions"] == pytest.approx(100)
+    assert any("3 of 7 rows (r1, r3, r6) have no reference" in text for text in found["warnings"])
+
+
+def test_a_transcript_without_a_word_is_scored_by_no_error_rate(tmp_path):
+    found = run(tmp_path, [("asr", "...", "well"), ("asr", "Well.", "well")])
+    assert found["scores"]["wer_en"] == 0 and found["num_scored"]["wer_en"] == 1
+    assert any("1 of 2 rows (r0) have a reference without a word" in text for text in found["warnings"])
+    mute = run(tmp_path / "mute", [("asr", "...", "well"), ("st", "良い", "良い")])
+    assert set(mute["scores"]) == {"bleu_ja", "chrf_ja"}
+
+
+def test_answers_that_were_cut_are_counted_beside_every_score(tmp_path):
+    rows = [
+        ("st", "良い", "良い"),
+        ("st", "良い", "良い良い-"),
+        ("asr", "Well.", "well"),
+        ("st", "良い", "良い"),
+    ]
+    found = run(tmp_path, rows, measures=["speech", "text_translation"])
+    assert found["num_unfinished"] == {
+        "bleu_ja": 1, "chrf_ja": 1, "wer_en": 0, "mt_bleu_ja": 0, "mt_chrf_ja": 0,
+    }  # fmt: skip
+    assert found["by_set"]["set"]["num_unfinished"] == found["num_unfinished"]
+    [told] = [text for text in found["warnings"] if "max_new_tokens" in text]
+    assert "1 of 3 rows (r1) (bleu_ja) reached max_new_tokens = 5" in told
+    kept = {row.id: row.finished for row in read_hypotheses(tmp_path / "out/set.speech.jsonl")}
+    assert kept == {"r0": True, "r1": False, "r2": True, "r3": True}
+
+
+def test_marks_that_bend_bleu_are_told(tmp_path):
+    plain = "プログラムが、がぎぐげご。"
+    split = unicodedata.normalize("NFD", plain)
+    assert split != plain
+    found = run(tmp_path / "form", [("st", plain, split), ("st", plain, plain), ("st", split, split)])
+    [told] = [text for text in found["warnings"] if "NFC" in text]
+    assert "2 of 3 rows (r0, r2)" in told
+    found = run(tmp_path / "marks", [("st", plain, plain + "\u200b"), ("st", "\ufeff" + plain, plain)])
+    [told] = found["warnings"]
+    assert "2 of 2 rows (r0, r1)" in told and "nobody sees" in told
+    quiet = run(tmp_path / "wer", [("asr", "He\u200bllo the\u0301", "hello th\u00e9")])
+    assert quiet["scores"]["wer_en"] == 0 and not quiet["warnings"]
+
+
+def test_nothing_odd_is_nothing_told(tmp_path):
+    assert run(tmp_path, [("st", "良い", "良い"), ("asr", "It's well.", "it’s well")])["warnings"] == []
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b", "\x1e"])
+def test_hypotheses_with_line_separators_are_read_again(tmp_path, mark):
+    rows = [("st", f"良い{mark}悪い", f"良い{mark}悪い"), ("asr", f"One.{mark}Two.", f"one{mark}two")]
+    first = run(tmp_path, rows)
+    (tmp_path / "out/results.json").unlink()
+    again = run(tmp_path, rows)
+    assert again["scores"] == first["scores"] and again["scores"]["wer_en"] == 0
+    assert compare(tmp_path / "out", tmp_path / "out")["bleu_ja"].p_value == 1
+
+
+def test_only_evaluations_of_the_same_data_are_compared(tmp_path):
+    rows = [("st", "良い天気です", "良い天気"), ("st", "悪い天気です", "悪い天気です")]
+    run(tmp_path / "one", rows)
+    run(tmp_path / "same", [(*row[:2], "天気です") for row in rows])
+    assert compare(tmp_path / "one/out", tmp_path / "same/out")["bleu_ja"].num_segments == 2
+    run(tmp_path / "reference", [rows[0], ("st", "酷い天気です", "悪い天気です")])
+    with pytest.raises(EvaluationError, match="same reference"):
+        compare(tmp_path / "one/out", tmp_path / "reference/out")
+    run(tmp_path / "source", rows, source="Bad.")
+    with pytest.raises(EvaluationError, match="same source"):
+        compare(tmp_path / "one/out", tmp_path / "source/out")
+    results = tmp_path / "same/out/results.json"
+    found = json.loads(results.read_text(encoding="utf-8"))
+    found["data_sha256"]["set"] = "0" * 64  # the texts are the same, the sound was another
+    results.write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(EvaluationError, match="versions of a manifest"):
+        compare(tmp_path / "one/out", tmp_path / "same/out")
