@@ -32,8 +32,7 @@ import torch  # noqa: E402
 from transport_growth import draw, growth  # noqa: E402
 from transport_rivals import rivals  # noqa: E402
 
-from aista.alignment.wasserstein import WassersteinLoss  # noqa: E402
-from aista.ot import solve_batch  # noqa: E402
+from aista.ot import WassersteinLoss, solve_batch  # noqa: E402
 from aista.retrieval import decide_mrr, exact_ranks  # noqa: E402
 
 Clouds = list[torch.Tensor]

@@ -101,6 +101,12 @@ def test_the_same_transcript_is_no_negative() -> None:
     torch.testing.assert_close(found, torch.stack(wanted).mean())
 
 
+def two_rows(**logits: torch.Tensor) -> PairedStates:
+    given = states()
+    masks = {"speech_mask": given.speech_mask[:2], "text_mask": given.text_mask[:2]}
+    return states(**masks, transcript_ids=given.transcript_ids[:2], **logits)
+
+
 def logits(seed: int) -> torch.Tensor:
     return torch.randn(2, 3, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
 
@@ -108,22 +114,22 @@ def logits(seed: int) -> torch.Tensor:
 def test_distillation_is_the_divergence_of_the_two_distributions() -> None:
     heard, read = logits(0).requires_grad_(), logits(1)
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    given = states(speech_logits=heard, text_logits=read, logits_mask=mask)
+    given = two_rows(speech_logits=heard, text_logits=read, logits_mask=mask)
     loss = alignment("distillation", (5,))(given)["distillation"]
     p, q = read.softmax(-1), heard.softmax(-1)
     divergence = (p * (p / q).log()).sum(-1)
     torch.testing.assert_close(loss, (divergence[0].mean() + divergence[1, 0]) / 2)
     loss.backward()
     torch.testing.assert_close(heard.grad[1, 0], ((q - p) / 2)[1, 0].detach())
-    same = states(speech_logits=read, text_logits=read, logits_mask=mask)
+    same = two_rows(speech_logits=read, text_logits=read, logits_mask=mask)
     assert alignment("distillation", (0,))(same)["distillation"] == 0
 
 
 def test_a_soft_teacher() -> None:
-    given = states(
+    given = two_rows(
         speech_logits=logits(0), text_logits=logits(1), logits_mask=torch.ones(2, 3, dtype=torch.bool)
     )
-    cold = states(
+    cold = two_rows(
         speech_logits=logits(0) / 2, text_logits=logits(1) / 2, logits_mask=torch.ones(2, 3, dtype=torch.bool)
     )
     soft = alignment("distillation", (0,), temperature=2.0)(given)["distillation"]

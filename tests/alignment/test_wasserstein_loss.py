@@ -7,11 +7,11 @@ import ot
 import pytest
 import torch
 
-from aista.alignment import wasserstein
-from aista.alignment.wasserstein import SCALES, WassersteinLoss
 from aista.errors import TransportError
+from aista.ot import loss as loss_module
 from aista.ot.exact import solve_flat
 from aista.ot.kernels import CAPPED
+from aista.ot.loss import SCALES, WassersteinLoss
 
 
 def batch(seed=0, size=5, n=14, m=9, d=32):
@@ -221,7 +221,7 @@ def test_what_the_fast_solver_gave_up_is_answered_all_the_same(monkeypatch):
 
     places = batch(7)
     expected = WassersteinLoss().plan(*places)
-    monkeypatch.setattr(wasserstein, "solve_flat", gives_up)
+    monkeypatch.setattr(loss_module, "solve_flat", gives_up)
     found = WassersteinLoss().plan(*places)
     assert torch.allclose(found[0], expected[0], rtol=1e-6)
     assert torch.allclose(found[1], expected[1], atol=1e-6)

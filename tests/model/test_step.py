@@ -9,6 +9,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from aista.alignment import PairedStates
+from aista.alignment.base import Alignment
 from aista.model import hidden, outputs, speech_lm
 from aista.model.layout import Layout, places, put, take
 from aista.model.spans import take_span
@@ -111,13 +112,11 @@ def test_places():
     assert torch.equal(take_span(states, mask, width=2)[0], take_span(states, mask)[0])
 
 
-class Mean(torch.nn.Module):
+class Mean(Alignment):
     """An alignment method that stays on the device."""
 
-    layers, active, needs_text, needs_logits, report = (0, 2), True, True, False, {}
-
-    def forward(self, states: PairedStates) -> dict[str, torch.Tensor]:
-        return {f"mean_{k}": states.speech[k].mean() - states.text[k].mean() for k in self.layers}
+    def pair_losses(self, states: PairedStates) -> dict[str, torch.Tensor]:
+        return {f"mean_{k}": states.speech[k].mean((1, 2)) - states.text[k].mean((1, 2)) for k in self.layers}
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -133,7 +132,7 @@ def test_a_step_never_asks_the_device(bases, monkeypatch, cached):
         batch |= {"speech_features": model.encode_audio(**audio), "num_samples": audio["num_samples"]}
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda _: None)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no meta
-    objective = SpeechTextObjective(model, Mean(), 0.5).to("meta").train()
+    objective = SpeechTextObjective(model, Mean((0, 2)), 0.5).to("meta").train()
     meta = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     joint = objective(**meta)
     joint.loss.backward()

@@ -99,7 +99,7 @@ def test_the_loss_is_equation_six(name: str, parts: tuple) -> None:
     model, processor, dataset = parts
     trained = objective(model, name, alpha=0.75)
     given = batch(processor, dataset, transcripts=True, transcript_answers=trained.alignment.needs_logits)
-    joint = trained(**given, accumulation=2)
+    joint = trained(**given, num_pairs=6)
     report = trained.alignment.report.keys() | {"ce", "token_accuracy"}
     own = [value for key, value in joint.parts.items() if key not in report]
     torch.testing.assert_close(joint.loss.detach(), 0.75 * joint.parts["ce"] + 0.25 * torch.stack(own).mean())

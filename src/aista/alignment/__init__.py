@@ -18,9 +18,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from aista.alignment.base import Alignment
-    from aista.alignment.wasserstein import WassersteinLoss as WassersteinLoss
+    from aista.alignment.base import gather_pairs as gather_pairs
+    from aista.alignment.base import joint_loss as joint_loss
+    from aista.ot.loss import WassersteinLoss as WassersteinLoss
 
-__all__ = ["PairedStates", "Sizes", "WassersteinLoss", "alignment", "method", "names"]
+_HOMES = {
+    "WassersteinLoss": "aista.ot.loss",
+    "gather_pairs": f"{__name__}.base",
+    "joint_loss": f"{__name__}.base",
+}
+__all__ = ["PairedStates", "Sizes", "alignment", "method", "names", *_HOMES]
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,6 @@ def alignment(name: str, layers: tuple[int, ...], sizes: Sizes | None = None, **
 
 
 def __getattr__(name: str) -> Any:
-    if name == "WassersteinLoss":
-        return importlib.import_module("aista.alignment.wasserstein").WassersteinLoss
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

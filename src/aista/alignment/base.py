@@ -1,16 +1,47 @@
-"""What every alignment method is: what it wants to see of a batch, and the losses it returns for it."""
+"""What every alignment method is: what it wants to see of a batch, and its losses (Eq. 6)."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from aista.alignment import PairedStates
 
 
+def joint_loss(ce: Any, layer_losses: Mapping[Any, Any] | Iterable[Any], alpha: float) -> Any:
+    """Weigh translation and alignment: alpha CE + (1 - alpha) / |I| * the sum of the layers' losses.
+
+    Args:
+        ce: Cross-entropy of the target (Eq. 2), a scalar.
+        layer_losses: One scalar for each selected layer of I, or a mapping to them. Without any there is
+            nothing to weigh, and the cross-entropy is returned as it is.
+        alpha: Weight of the cross-entropy, 0 to 1. The paper's "OT weight 0.01" is 1 - alpha.
+
+    Returns:
+        A scalar of the kind of its inputs (tensor or number).
+
+    Equation: 6. Gradient: as written.
+    """
+    losses = list(layer_losses.values() if isinstance(layer_losses, Mapping) else layer_losses)
+    if not losses:
+        return ce
+    return alpha * ce + (1 - alpha) / len(losses) * sum(losses[1:], start=losses[0])
+
+
 class Alignment(nn.Module):
     """An alignment objective over a batch of speech-text pairs; may own parameters, which are then trained.
+
+    A method defines :meth:`pair_losses`. Its loss is the mean of these over the usable pairs **of an
+    optimisation step**, however the step is cut into micro-batches and processes: a trainer divides the sum
+    over each micro-batch by ``num_pairs``, the usable pairs of the step. A method whose pairs need each other
+    (negatives, the spread of a batch's texts) says so by ``over_batch``: it then sees the pairs of all
+    processes at once (:func:`gather_pairs`), and a step of several micro-batches is refused before training
+    starts.
 
     Args:
         layers: Layer numbers as in ``output_hidden_states``: 0 is the embedding layer.
@@ -21,16 +52,17 @@ class Alignment(nn.Module):
             and no text branch runs for it).
         needs_logits: Whether it looks at the distributions over the target, given speech and given text.
         frozen_teacher: Whether the distribution given text comes from the backbone without LoRA.
+        over_batch: Whether a pair's loss depends on the other pairs of the batch. May be set by ``__init__``.
         report: Figures of the last batch that are logged beside the losses and are no losses.
 
-    Equation: the second term of Eq. 6. The trainer multiplies the mean of the returned losses by 1 - alpha,
-    which gives each layer of I its (1 - alpha) / |I|.
+    Equation: the second term of Eq. 6, see :func:`joint_loss`.
     """
 
     fixed_layers: ClassVar[tuple[int, ...] | None] = None
     needs_text: bool = True
     needs_logits: bool = False
     frozen_teacher: bool = False
+    over_batch: bool = False
 
     def __init__(self, layers: tuple[int, ...]) -> None:
         super().__init__()
@@ -42,9 +74,126 @@ class Alignment(nn.Module):
         """Whether there is anything to align, and so a transcript to know."""
         return bool(self.layers) or self.needs_logits
 
-    def forward(self, states: PairedStates) -> dict[str, Tensor]:
-        """Return scalar losses by the name they are logged under: ``<method>_<layer>`` or ``<method>``.
+    @property
+    def loss_names(self) -> list[str]:
+        """Names of the losses: ``<method>_<layer>``, or ``<method>`` for one without layers."""
+        name = type(self).__module__.rpartition(".")[2]
+        return [f"{name}_{layer}" for layer in self.layers] or [name] * self.needs_logits
+
+    def usable(self, speech_mask: Tensor, text_mask: Tensor, transcript_ids: Tensor) -> Tensor:
+        """Say which pairs have a loss: those with at least one token on either side.
+
+        Args:
+            speech_mask: (B, N) bool, true at the speech tokens; other places may stand around them.
+            text_mask: (B, M) bool, true at the transcript's tokens. transcript_ids: (B, M).
+
+        Returns:
+            (B,) bool. It may depend on nothing but these, since a trainer counts before it computes.
+        """
+        return speech_mask.any(1) & text_mask.any(1)
+
+    def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:
+        """Return the loss of each pair, (B,), by ``loss_names``; pairs that are not usable: anything finite.
+
+        A method ``over_batch`` is given usable pairs alone.
 
         Gradient: reaches the speech side and the method's own parameters; the text side is constant.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__module__}.Method does not define pair_losses")
+
+    def forward(self, states: PairedStates, num_pairs: Tensor | float | None = None) -> dict[str, Tensor]:
+        """Return scalar losses by name: sums over the usable pairs, divided.
+
+        Args:
+            num_pairs: The divisor: usable pairs of the whole optimisation step. None: those of these states.
+        """
+        if not states.speech_mask.shape[1]:
+            return self._no_losses(states)
+        usable = self.usable(states.speech_mask, states.text_mask, states.transcript_ids)
+        if self.over_batch and not usable.all():
+            if not usable.any():
+                return self._no_losses(states)
+            states, usable = take_pairs(states, usable), usable[usable]
+        divisor = usable.sum().clamp(min=1) if num_pairs is None else num_pairs
+        losses = self.pair_losses(states).items()
+        return {name: values.masked_fill(~usable, 0.0).sum() / divisor for name, values in losses}
+
+    def _no_losses(self, states: PairedStates) -> dict[str, Tensor]:
+        """Zeros that depend on the method's own parameters, so that engines find their gradients."""
+        zero = states.speech_mask.new_zeros((), dtype=torch.float32)
+        zero = sum((parameter.sum() * 0.0 for parameter in self.parameters()), start=zero)
+        return dict.fromkeys(self.loss_names, zero)
+
+
+def take_pairs(states: PairedStates, chosen: Tensor) -> PairedStates:
+    """Return some of the pairs.
+
+    Args:
+        chosen: (B,) bool.
+    """
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {layer: side[chosen] for layer, side in value.items()}
+        return value if value is None else value[chosen]
+
+    fields = (field.name for field in dataclasses.fields(states))
+    return PairedStates(**{name: cut(getattr(states, name)) for name in fields})
+
+
+def gather_pairs(states: PairedStates) -> PairedStates:
+    """Put the pairs of all processes into one batch, in the order of their ranks; every process calls it.
+
+    For methods ``over_batch``: each process then computes the loss of the whole batch, and averaging the
+    gradients of the processes (as DDP does) gives the gradient of that one loss. Without torch.distributed
+    the states come back as they are.
+
+    Gradient: of a process's own states, the sum of what all processes ask of them.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return states
+    if states.speech_logits is not None:
+        raise NotImplementedError("a method over the batch cannot look at logits")
+    shapes = states.speech_mask.shape[0], states.speech_mask.shape[1], states.text_mask.shape[1]
+    rows, wide, read_wide = _largest(shapes, states.speech_mask.device)
+    masks = _pad(states.speech_mask, rows, wide), _pad(states.text_mask, rows, read_wide)
+    return PairedStates(
+        speech={layer: _gather(_pad(side, rows, wide)) for layer, side in states.speech.items()},
+        speech_mask=_gather(masks[0].to(torch.uint8)).bool(),
+        text={layer: _gather(_pad(side.detach(), rows, read_wide)) for layer, side in states.text.items()},
+        text_mask=_gather(masks[1].to(torch.uint8)).bool(),
+        transcript_ids=_gather(_pad(states.transcript_ids, rows, read_wide)),
+    )
+
+
+def _largest(sizes: tuple[int, ...], device: torch.device) -> list[int]:
+    largest = torch.tensor(sizes, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.tolist()
+
+
+def _pad(values: Tensor, rows: int, width: int) -> Tensor:
+    """Zeros (false) behind the rows (B, N, ...) and behind each of them, up to (rows, width, ...)."""
+    padded = values.new_zeros(rows, width, *values.shape[2:])
+    padded[: values.shape[0], : values.shape[1]] = values
+    return padded
+
+
+def _gather(values: Tensor) -> Tensor:
+    return _Gather.apply(values)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, one after another."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]

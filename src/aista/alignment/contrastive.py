@@ -25,10 +25,11 @@ class Method(Alignment):
         pair's speech tokens; the means of the text are constants, as positives and as negatives.
     Cost: B^2 d operations.
     Source: Sohn 2016, multi-class N-pair loss; the paper's 6.3 for its use here.
-    Departs: Sohn also penalises the length of the embeddings; negatives are those of one process's batch.
+    Departs: Sohn also penalises the length of the embeddings.
     """
 
     fixed_layers = (0,)
+    over_batch = True
 
     def __init__(
         self, layers: tuple[int, ...] = (0,), temperature: float = 1.0, normalise: bool = False
@@ -36,8 +37,8 @@ class Method(Alignment):
         super().__init__(layers)
         self.temperature, self.normalise = temperature, normalise
 
-    def forward(self, states: PairedStates) -> dict[str, Tensor]:
-        """Return ``contrastive_<layer>``: the mean over the batch."""
+    def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:
+        """Return ``contrastive_<layer>`` of each pair, (B,)."""
         others = ~same_transcript(states.transcript_ids, states.text_mask)
         own = torch.arange(len(others), device=others.device)
         keep = others | torch.eye(len(others), dtype=torch.bool, device=others.device)
@@ -50,7 +51,7 @@ class Method(Alignment):
                     speech, text = F.normalize(speech, dim=1), F.normalize(text, dim=1)
                 similarity = speech @ text.T / self.temperature
                 losses[f"contrastive_{layer}"] = F.cross_entropy(
-                    similarity.masked_fill(~keep, float("-inf")), own
+                    similarity.masked_fill(~keep, float("-inf")), own, reduction="none"
                 )
         return losses
 

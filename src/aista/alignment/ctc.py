@@ -49,11 +49,16 @@ class Method(Alignment):
             {str(layer): nn.Linear(sizes.hidden_size, sizes.vocab_size + 1) for layer in layers}
         )
 
-    def forward(self, states: PairedStates) -> dict[str, Tensor]:
-        """Return ``ctc_<layer>``: the mean over the pairs whose speech is long enough; 0 if none is."""
+    def usable(self, speech_mask: Tensor, text_mask: Tensor, transcript_ids: Tensor) -> Tensor:
+        """Say which pairs have a path: speech that is long enough for its transcript. (B,) bool."""
+        needed = text_mask.sum(1) + repeats(transcript_ids, text_mask)
+        return super().usable(speech_mask, text_mask, transcript_ids) & (speech_mask.sum(1) >= needed)
+
+    def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:
+        """Return ``ctc_<layer>`` of each pair, (B,); 0 where there is no path."""
         heard, written = states.speech_mask.sum(1), states.text_mask.sum(1)
         ids = states.transcript_ids.masked_fill(~states.text_mask, 0)
-        possible = heard >= written + repeats(ids, states.text_mask)
+        possible = self.usable(states.speech_mask, states.text_mask, states.transcript_ids)
         self.report = {"ctc_too_short": (~possible).float().mean()}
         losses = {}
         for layer in self.layers:
@@ -62,8 +67,7 @@ class Method(Alignment):
                 log_probabilities.transpose(0, 1), ids, heard, written,
                 blank=self.blank, reduction="none", zero_infinity=True,
             )  # fmt: skip
-            values = values / written.clamp(min=1) if self.per_token else values
-            losses[f"ctc_{layer}"] = values.masked_fill(~possible, 0.0).sum() / possible.sum().clamp(min=1)
+            losses[f"ctc_{layer}"] = values / written.clamp(min=1) if self.per_token else values
         return losses
 
     def _log_probabilities(self, layer: int, speech: Tensor, mask: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ class Method(Alignment):
             raise ConfigError("Unknown teacher.", got=teacher, expected="same | frozen")
         self.frozen_teacher, self.temperature = teacher == "frozen", temperature
 
-    def forward(self, states: PairedStates) -> dict[str, Tensor]:
-        """Return ``distillation``: the mean over the pairs of the mean over their target tokens."""
+    def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:
+        """Return ``distillation`` of each pair, (B,): the mean over its target tokens."""
         student, teacher, mask = states.speech_logits, states.text_logits, states.logits_mask
         if student is None or teacher is None or mask is None:
             raise ConfigError("Distillation needs the logits of both branches.", got=None)
@@ -54,7 +54,7 @@ class Method(Alignment):
             read = self._log_probabilities(teacher.detach(), mask)
             divergence = F.kl_div(heard, read, reduction="none", log_target=True).sum(-1)
             per_pair = divergence.masked_fill(~mask, 0.0).sum(1) / mask.sum(1).clamp(min=1)
-        return {"distillation": per_pair.mean() * self.temperature**2}
+        return {"distillation": per_pair * self.temperature**2}
 
     def _log_probabilities(self, logits: Tensor, mask: Tensor) -> Tensor:
         dtype = torch.promote_types(logits.dtype, torch.float32)

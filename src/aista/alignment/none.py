@@ -19,6 +19,6 @@ class Method(Alignment):
     def __init__(self, layers: tuple[int, ...] = (), **options: Any) -> None:
         super().__init__(())
 
-    def forward(self, states: PairedStates) -> dict[str, Tensor]:
+    def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:
         """Return no loss."""
         return {}

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from aista.alignment import PairedStates, Sizes
 from aista.alignment.base import Alignment
 from aista.alignment.contrastive import masked_mean, same_transcript
-from aista.alignment.wasserstein import solve_masked
 from aista.errors import ConfigError
 from aista.ot.cost import COSTS, RunningMoments, squared_euclidean, standardise, unit_length
+from aista.ot.loss import solve_masked
 
 SIMILARITIES = ("wasserstein", "maxsim", "mean")
 
@@ -47,6 +47,8 @@ class Method(Alignment):
     Source: van den Oord et al. 2018 for InfoNCE; Khattab and Zaharia 2020 for MaxSim.
     """
 
+    over_batch = True
+
     def __init__(
         self,
         layers: tuple[int, ...],
@@ -78,13 +80,13 @@ class Method(Alignment):
                 for side in ("speech", "text"):
                     self.moments[f"{side}_{layer}"] = RunningMoments(sizes.hidden_size)
 
-    def forward(self, states: PairedStates) -> dict[str, Tensor]:
-        """Return ``retrieval_<layer>``: the mean over the batch."""
+    def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:
+        """Return ``retrieval_<layer>`` of each pair, (B,)."""
         same = same_transcript(states.transcript_ids, states.text_mask)
         losses, hits = {}, []
         for layer in self.layers:
             scores = self.similarities(layer, states)
-            losses[f"retrieval_{layer}"] = info_nce(scores / self.temperature, same).mean()
+            losses[f"retrieval_{layer}"] = info_nce(scores / self.temperature, same)
             hits.append(nearest_is_own(scores.detach(), same))
         self.report = {"retrieval_accuracy": torch.stack(hits).mean()} if hits else {}
         return losses

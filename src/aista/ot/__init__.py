@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "WassersteinLoss": "loss",
     "Solution": "exact",
     "Solutions": "exact",
     "Status": "exact",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from aista.ot.exact import Status as Status
     from aista.ot.exact import solve as solve
     from aista.ot.exact import solve_batch as solve_batch
+    from aista.ot.loss import WassersteinLoss as WassersteinLoss
     from aista.ot.sinkhorn import sinkhorn_batch as sinkhorn_batch
 
 

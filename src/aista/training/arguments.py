@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from aista import processes
+from aista.alignment.base import Alignment
 from aista.config import TrainSettings
 from aista.errors import ConfigError
 
@@ -72,6 +73,22 @@ def require_reporters(settings: TrainSettings) -> None:
             f"train.report_to names what is not installed: {', '.join(sorted(absent))}.",
             expected=f"installed here: {', '.join(installed) or 'none'}",
             advice="pip install tensorboard (or wandb), or leave it out: `aista monitor` needs neither.",
+        )
+
+
+def require_whole_steps(alignment: Alignment, micro_batches: int) -> None:
+    """Demand one micro-batch a step for a method whose pairs need each other.
+
+    Raises:
+        ConfigError: The step is cut into several.
+    """
+    if alignment.over_batch and micro_batches > 1:
+        raise ConfigError(
+            "This alignment compares the pairs of a whole step: it cannot be cut into micro-batches.",
+            got=f"{', '.join(alignment.loss_names)} with {micro_batches} micro-batches a step",
+            expected="one micro-batch a step; several processes are fine, their pairs are gathered",
+            advice="Raise train.per_device_train_batch_size, use more processes, or lower the global batch. "
+            "(wasserstein with scale=text_spread: fixed numbers, alignment.options.spread, need no batch.)",
         )
 
 

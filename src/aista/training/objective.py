@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aista.alignment import PairedStates
-from aista.alignment.base import Alignment
+from aista.alignment.base import Alignment, gather_pairs, joint_loss
 from aista.errors import CheckpointError
 from aista.model.assembly import read_trained
 from aista.model.layout import Layout
@@ -35,13 +35,16 @@ class Joint(NamedTuple):
 
     Attributes:
         loss: Scalar to descend.
-        parts: Detached scalars by name. In training ``ce``, ``token_accuracy``, every alignment loss, what
-            the method reports; in validation ``correct`` and ``tokens`` (counts of targets) and ``ce``
-            (their sum).
+        parts: Detached scalars by name. In training ``ce`` and every alignment loss: what this micro-batch
+            contributes to the step's. ``token_accuracy`` and what the method reports: figures of this
+            micro-batch. In validation ``correct`` and ``tokens`` (counts of targets) and ``ce`` (their sum).
+        weights: How many targets or pairs stand behind each figure: a mean over micro-batches is a ratio of
+            sums.
     """
 
     loss: Tensor
     parts: dict[str, Tensor]
+    weights: dict[str, Tensor | int] = {}
 
 
 class SpeechTextObjective(nn.Module):
@@ -68,14 +71,14 @@ class SpeechTextObjective(nn.Module):
         self,
         *,
         num_items_in_batch: Tensor | float | None = None,
-        accumulation: int = 1,
+        num_pairs: Tensor | float | None = None,
         **batch: Tensor,
     ) -> Joint:
         """Return the loss of one micro-batch; in eval mode, the counts of a validation.
 
         Args:
             num_items_in_batch: Divides the summed cross-entropy: the target tokens of the optimiser step.
-            accumulation: Micro-batches in the step; each carries that share of the alignment losses.
+            num_pairs: Divides the summed alignment losses: the usable pairs of the optimiser step.
             batch: What the collator gives, without ``ids``. In eval mode the text branch is not looked at.
 
         Equation: 2, 6.
@@ -89,17 +92,24 @@ class SpeechTextObjective(nn.Module):
             num_items_in_batch=num_items_in_batch,
             logits="all" if self.alignment.needs_logits else "none",
         )
-        heard = outputs.correct / max(outputs.targets, 1) / accumulation
-        common = {"ce": outputs.loss.detach(), "token_accuracy": heard}
+        parts = {"ce": outputs.loss.detach(), "token_accuracy": outputs.correct / max(outputs.targets, 1)}
+        weights: dict[str, Tensor | int] = {"token_accuracy": outputs.targets}
+        losses: dict[str, Tensor] = {}
+        if self.alignment.active:
+            states = self.paired_states(outputs, batch["labels"], text)
+            if self.alignment.over_batch:  # every process computes the loss of all pairs
+                states, num_pairs = gather_pairs(states), None
+            losses = self.alignment(states, num_pairs)
+            weights |= dict.fromkeys(self.alignment.report, len(states.speech_mask))
+            parts |= {name: value.detach() for name, value in {**losses, **self.alignment.report}.items()}
+        return Joint(joint_loss(outputs.loss, losses, self.alpha), parts, weights)
+
+    def usable_pairs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count the pairs of a batch of the collator that have an alignment loss: a scalar."""
         if not self.alignment.active:
-            return Joint(outputs.loss, common)
-        losses = self.alignment(self.paired_states(outputs, batch["labels"], text))
-        total = torch.stack(list(losses.values())).mean() / accumulation
-        parts = {
-            name: value.detach() / accumulation for name, value in {**losses, **self.alignment.report}.items()
-        }
-        loss = self.alpha * outputs.loss + (1 - self.alpha) * total
-        return Joint(loss, common | parts)
+            return torch.zeros((), dtype=torch.int64)
+        transcripts = batch["transcript_mask"], batch["transcript_input_ids"]
+        return self.alignment.usable(batch["speech_mask"], *transcripts).sum()
 
     def _validate(self, batch: dict[str, Tensor]) -> Joint:
         """Count correct and all target tokens, with teacher forcing."""

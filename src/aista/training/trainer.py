@@ -23,7 +23,7 @@ from transformers.trainer_callback import ProgressCallback
 from aista import processes
 from aista.config import TrainSettings
 from aista.data.sampling import LengthGroupedSampler
-from aista.training.arguments import METRIC, training_arguments
+from aista.training.arguments import METRIC, require_whole_steps, training_arguments
 from aista.training.callbacks import Progress, StopOnSignal
 from aista.training.checkpointing import CheckpointingTrainer
 from aista.training.journal import Journal
@@ -55,12 +55,15 @@ class AistaTrainer(CheckpointingTrainer):
         args = training_arguments(output, settings, seed, num_workers)
         # Several GPUs want a launcher: DataParallel would tear a batch from its numbers (Layout).
         args._n_gpu = min(args.n_gpu, 1)
+        require_whole_steps(model.alignment, args.gradient_accumulation_steps)
         super().__init__(model=model, args=args, **kwargs)
         self.settings = settings
         self.weights, self.padding_waste = weights, 0.0
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
+        self._num_pairs: Tensor | float = 0.0  # usable pairs of the step
         self._parts: dict[str, Tensor | float] = defaultdict(float)
+        self._weights: dict[str, Tensor | float] = defaultdict(float)
         self._parts_since = 0
         self.finite, self.meter = FiniteLosses(output, settings.nonfinite), Meter()
         self._descended = -1  # the last step one of whose micro-batches gave a gradient
@@ -73,6 +76,15 @@ class AistaTrainer(CheckpointingTrainer):
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.patience))
 
     # ---- the loss ----
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Take the micro-batches of a step, and count its targets and its usable pairs over all processes."""
+        samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = [self.trained_module.usable_pairs(batch) for batch in samples]
+        pairs = torch.stack(counts).sum().to(self.args.device) if counts else torch.zeros((), device=device)
+        # Engines average the gradients of the processes; the pairs are counted over all of them.
+        self._num_pairs = self.accelerator.reduce(pairs.float(), reduction="mean").clamp(min=1e-9)
+        return samples, num_items
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Go one micro-batch down; a step whose every micro-batch was skipped leaves no trace.
@@ -98,7 +110,7 @@ class AistaTrainer(CheckpointingTrainer):
         joint = model(
             **inputs,
             num_items_in_batch=num_items_in_batch,
-            accumulation=self.current_gradient_accumulation_steps,
+            num_pairs=self._num_pairs,
         )
         if not self.finite.allow(self.state.global_step, joint.loss, ids):
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -108,7 +120,10 @@ class AistaTrainer(CheckpointingTrainer):
         if not self._parts:
             self._parts_since = self.state.global_step
         for name, value in joint.parts.items():
-            self._parts[name] += value
+            weight = joint.weights.get(name)
+            self._parts[name] += value if weight is None else value * weight
+            if weight is not None:
+                self._weights[name] += weight
         return (joint.loss, joint) if return_outputs else joint.loss
 
     # ---- order, schedule, weight decay ----
@@ -147,18 +162,24 @@ class AistaTrainer(CheckpointingTrainer):
     # ---- seeing it run ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of the loss's parts since the last log, over steps and processes, and the speed."""
+        """Add the means of the loss's parts since the last log, over steps and processes, and the speed.
+
+        Losses are means over steps, figures such as token accuracy ratios of sums over all of them.
+        """
         if "loss" in logs:
             self.finite.check()
             steps = max(1, self.state.global_step - self._parts_since)
-            totals = [float(total) / steps for total in self._parts.values()]
-            sent = torch.tensor([*totals, *self.meter.counts()], dtype=torch.float64)
+            totals = [float(total) for total in self._parts.values()]
+            weights = [float(self._weights.get(name, steps)) for name in self._parts]
+            sent = torch.tensor([*totals, *weights, *self.meter.counts()], dtype=torch.float64)
             sums = self.accelerator.reduce(sent.to(self.args.device), reduction="sum").tolist()
-            parts, counts = sums[: len(totals)], sums[len(totals) :]
-            logs |= {n: v / self.args.world_size for n, v in zip(self._parts, parts, strict=True)}
+            counts = sums[2 * len(totals) :]
+            rows = zip(self._parts, sums, sums[len(totals) :], strict=False)
+            logs |= {name: total / max(weight, 1) for name, total, weight in rows}
             logs |= self.meter.read(counts)
             self.progress.shown |= self._parts.keys()
             self._parts.clear()
+            self._weights.clear()
         super().log(logs, start_time)
 
     def evaluate(
