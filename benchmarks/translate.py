@@ -29,8 +29,8 @@ from aista.audio.files import load_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
+from aista.inference.answering import GenerationSettings, Question, answer
 from aista.model import AistaForConditionalGeneration, AistaProcessor
-from aista.model.answering import GenerationSettings, Question, answer
 from aista.text.prompts import instruction
 
 BATCH = 16

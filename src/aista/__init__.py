@@ -12,17 +12,17 @@ _HOMES = {
     "AistaForConditionalGeneration": "aista.model.speech_lm",
     "AistaProcessor": "aista.model.processing",
     "AistaError": "aista.errors",
-    "Translation": "aista.evaluation.translator",
-    "Translator": "aista.evaluation.translator",
-    "load": "aista.evaluation.translator",
+    "Translation": "aista.inference.translator",
+    "Translator": "aista.inference.translator",
+    "load": "aista.inference.translator",
 }
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from aista.errors import AistaError as AistaError
-    from aista.evaluation.translator import Translation as Translation
-    from aista.evaluation.translator import Translator as Translator
-    from aista.evaluation.translator import load as load
+    from aista.inference.translator import Translation as Translation
+    from aista.inference.translator import Translator as Translator
+    from aista.inference.translator import load as load
     from aista.model.configuration import AistaConfig as AistaConfig
     from aista.model.processing import AistaProcessor as AistaProcessor
     from aista.model.speech_lm import AistaForConditionalGeneration as AistaForConditionalGeneration

@@ -13,7 +13,7 @@ import pytest
 from aista.baselines import baseline
 from aista.baselines.runner import Runner, script
 from aista.errors import ConfigError, EvaluationError, ModelInputError
-from aista.model.translating import Request
+from aista.inference.translating import Request
 
 FAKE = """
 import json, sys, time

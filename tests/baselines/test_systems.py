@@ -18,9 +18,9 @@ from aista.baselines import baseline, names, reported
 from aista.baselines.base import worded
 from aista.checkpoints import salmonn
 from aista.errors import AudioError, CheckpointError, ConfigError, ModelInputError
-from aista.model.answering import Answer, GenerationSettings
+from aista.inference.answering import Answer, GenerationSettings
+from aista.inference.translating import Request
 from aista.model.speech_lm import AistaForConditionalGeneration
-from aista.model.translating import Request
 from tests import tiny
 from tests.baselines import tiny_systems
 

@@ -16,8 +16,8 @@ from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import compare
 from aista.evaluation.score import score
 from aista.evaluation.settings import ScoreSettings
-from aista.model.answering import Answer, GenerationSettings
-from aista.model.translating import Request, SpeechTranslator
+from aista.inference.answering import Answer, GenerationSettings
+from aista.inference.translating import Request, SpeechTranslator
 
 
 class Parrot(SpeechTranslator):

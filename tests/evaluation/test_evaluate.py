@@ -23,7 +23,7 @@ from aista.evaluation.decode import Question, answer, decode, longest_seconds, r
 from aista.evaluation.evaluate import compare, evaluate
 from aista.evaluation.inside import hears, teacher_forced_accuracy, transport_costs, transport_map
 from aista.evaluation.settings import EvaluateSettings, GenerationSettings
-from aista.evaluation.translator import Translator, load
+from aista.inference.translator import Translator, load
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from tests import tiny
@@ -132,7 +132,7 @@ def test_an_interrupted_decoding_goes_on_where_it_stopped(folder, tmp_path, tran
 
 def test_a_finished_evaluation_is_read_and_another_model_is_not_mistaken_for_it(folder, results, monkeypatch):
     out = Path(results["settings"]["output"])
-    monkeypatch.setattr("aista.evaluation.translator.load", lambda *_: pytest.fail("loaded again"))
+    monkeypatch.setattr("aista.inference.translator.load", lambda *_: pytest.fail("loaded again"))
     assert evaluate(settings(folder, out)) == results
     monkeypatch.undo()
     with pytest.raises(EvaluationError, match="another model"):

@@ -18,11 +18,11 @@ from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import compare, evaluate
 from aista.evaluation.score import hears, score
 from aista.evaluation.settings import EvaluateSettings, ScoreSettings
-from aista.evaluation.translator import load
-from aista.model.answering import Answer, GenerationSettings
+from aista.inference.answering import Answer, GenerationSettings
+from aista.inference.translating import Request, SpeechTranslator
+from aista.inference.translator import load
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
-from aista.model.translating import Request, SpeechTranslator
 from tests import tiny
 
 

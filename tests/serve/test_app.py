@@ -12,7 +12,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 
-from aista.evaluation.translator import Translator
+from aista.inference.translator import Translator
 from aista.serve.app import create_app
 from tests.evaluation.standins import Model, Processor, tone
 

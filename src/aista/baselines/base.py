@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from aista.errors import ConfigError
-from aista.model.answering import GenerationSettings
+from aista.inference.answering import GenerationSettings
+from aista.inference.translating import Request, SpeechTranslator
 from aista.model.bases import describe, locate
-from aista.model.translating import Request, SpeechTranslator
 from aista.text.languages import language
 
 _HASHED_WHOLE_BYTES = 64_000_000

@@ -19,8 +19,9 @@ from transformers import WhisperForConditionalGeneration
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.baselines.base import Baseline, identity
 from aista.errors import CheckpointError, ConfigError
+from aista.inference.answering import Answer, read_answer
+from aista.inference.translating import Request
 from aista.model import spans
-from aista.model.answering import Answer, read_answer
 from aista.model.assembly import default_dtype
 from aista.model.backbones import family
 from aista.model.bases import (
@@ -31,7 +32,6 @@ from aista.model.bases import (
     read_config,
     speech_config,
 )
-from aista.model.translating import Request
 from aista.text.languages import language
 from aista.text.prompts import instruction, render
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from aista.errors import CheckpointError
-from aista.model.answering import Answer, GenerationSettings, read_answer
+from aista.inference.answering import Answer, GenerationSettings, read_answer
 from aista.model.assembly import default_dtype
 from aista.model.bases import check_tokenizer, locate
 

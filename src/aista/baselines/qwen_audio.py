@@ -14,8 +14,8 @@ from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.baselines.base import Baseline, worded
 from aista.baselines.runner import Runner, script
 from aista.errors import ConfigError
-from aista.model.answering import Answer, GenerationSettings
-from aista.model.translating import Request
+from aista.inference.answering import Answer, GenerationSettings
+from aista.inference.translating import Request
 
 # The tags of its own evaluation of speech translation; it knows these languages.
 PROMPTS = {

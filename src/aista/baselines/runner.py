@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aista.errors import ConfigError, EvaluationError
-from aista.model.answering import Answer
+from aista.inference.answering import Answer
 
 _MOST_DEATHS = 3
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
-from aista.model.answering import Answer, GenerationSettings, Question, answer, longest_seconds
+from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds
+from aista.inference.translating import Request
 from aista.model.speech_lm import AistaForConditionalGeneration
-from aista.model.translating import Request
 
 # SALMONN's test prompts (its En-Ja is zero-shot: no training prompt asks for Japanese).
 PROMPTS = {

@@ -19,9 +19,9 @@ from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.baselines.base import Baseline, identity, worded
 from aista.baselines.pretrained import ask, load_model, load_processor
 from aista.errors import ConfigError
-from aista.model.answering import Answer, GenerationSettings
+from aista.inference.answering import Answer, GenerationSettings
+from aista.inference.translating import Request
 from aista.model.bases import locate
-from aista.model.translating import Request
 
 PROMPTS = {
     "st": "Translate the speech into {language}. Answer with the translation only.",

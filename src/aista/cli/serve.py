@@ -31,7 +31,7 @@ def serve(
 ) -> None:
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
     from aista.errors import ConfigError
-    from aista.evaluation.translator import load
+    from aista.inference.translator import load
 
     try:
         import uvicorn

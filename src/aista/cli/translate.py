@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from aista.evaluation.translator import Translation
+    from aista.inference.translator import Translation
 
 app = typer.Typer()
 
@@ -72,7 +72,7 @@ def translate(
     from transformers.utils.logging import disable_progress_bar
 
     from aista.errors import AistaError
-    from aista.evaluation.translator import load
+    from aista.inference.translator import load
 
     disable_progress_bar()
     translator = load(
@@ -108,7 +108,7 @@ def _places(files: list[str], target: str, output_format: str, folder: Path | No
         ConfigError: Several subtitle files would run into one another, or stdin is asked for twice.
     """
     from aista.errors import ConfigError
-    from aista.evaluation.formats import SUFFIXES
+    from aista.inference.formats import SUFFIXES
 
     if files.count(STDIN) > 1:
         raise ConfigError("stdin can be read only once.", got=" ".join(files))
@@ -141,7 +141,7 @@ def _stem(name: str) -> str:
 
 def _write(result: Translation, name: str, output_format: str, place: Path | None, *, several: bool) -> None:
     """Write one translation to its file, or to stdout: with its name in front where there are several."""
-    from aista.evaluation.formats import as_json, render
+    from aista.inference.formats import as_json, render
 
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def _disagreement(rows: _Rows, answers: Mapping[str, Mapping[str, str]]) -> int:
 
 def _maps(manifest: Path, index: int, models: Mapping[str, str], layer: int) -> dict[str, TransportMap]:
     """Return each system's transport plan for one row."""
-    from aista.evaluation.translator import load
+    from aista.inference.translator import load
 
     clip = SpeechDataset([Manifest(manifest)]).subset([index])
     maps = {}

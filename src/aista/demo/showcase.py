@@ -49,7 +49,7 @@ def fresh_clip(path: Path, seed: int = 2026) -> str:
 
 def show_translation(model: str | None, folder: Path) -> None:
     """Translate a fresh clip with a model (None: the shipped one) and print what was said and understood."""
-    from aista.evaluation.translator import load
+    from aista.inference.translator import load
 
     path = folder / "fresh.wav"
     said = fresh_clip(path)

@@ -16,8 +16,8 @@ from aista.data.json_lines import read_json_lines
 from aista.data.manifest import Utterance
 from aista.errors import EvaluationError
 from aista.files import write_whole
-from aista.model.answering import GenerationSettings, Question, answer, longest_seconds
-from aista.model.translating import joined
+from aista.inference.answering import GenerationSettings, Question, answer, longest_seconds
+from aista.inference.translating import joined
 from aista.text.prompts import instruction
 
 __all__ = [

@@ -96,7 +96,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     Cost:
         An evaluation that is finished is read, not repeated.
     """
-    from aista.evaluation.translator import load
+    from aista.inference.translator import load
 
     names = set_names(settings.data)
     output = Path(settings.output)

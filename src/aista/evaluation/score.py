@@ -36,8 +36,8 @@ from aista.evaluation.results import (
     write_results,
 )
 from aista.evaluation.settings import ScoreSettings
-from aista.model.answering import Answer
-from aista.model.translating import Request, SpeechTranslator, joined
+from aista.inference.answering import Answer
+from aista.inference.translating import Request, SpeechTranslator, joined
 
 _HEARING_CLIPS = 4
 

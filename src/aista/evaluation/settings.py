@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from aista.config import Settings
-from aista.model.answering import GenerationSettings
+from aista.inference.answering import GenerationSettings
 
 __all__ = ["BaselineSettings", "EvaluateSettings", "GenerationSettings", "ScoreSettings"]
 

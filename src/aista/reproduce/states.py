@@ -81,7 +81,7 @@ def _remembered(context: Context, run: Run) -> MeanStates:
 
 
 def _computed(context: Context, run: Run) -> MeanStates:
-    from aista.evaluation.translator import load
+    from aista.inference.translator import load
     from aista.model.feature_cache import cached_features
 
     translator = load(run.model)
@@ -191,7 +191,7 @@ def transport(context: Context) -> dict[str, Any] | None:
 
 def _plans(run: Run, sentences: Sequence[Any], layer: int) -> list[dict[str, Any]]:
     """Return a model's plans for these sentences, numbers rounded for the page."""
-    from aista.evaluation.translator import load
+    from aista.inference.translator import load
 
     translator = load(run.model)
     plans = []

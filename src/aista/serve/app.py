@@ -15,8 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from aista.errors import AistaError, AudioError, ConfigError
-from aista.evaluation.formats import render
-from aista.evaluation.translator import Translation, Translator
+from aista.inference.formats import render
+from aista.inference.translator import Translation, Translator
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 

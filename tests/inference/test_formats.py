@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aista.errors import ConfigError
-from aista.evaluation.formats import FORMATS, clock, render
-from aista.evaluation.translator import TranslatedSegment, Translation
+from aista.inference.formats import FORMATS, clock, render
+from aista.inference.translator import TranslatedSegment, Translation
 
 ROWS = (
     TranslatedSegment(0.0, 1.5, "医生<买>了 & 书"),

@@ -18,7 +18,7 @@ from aista.audio.files import AudioSource, load_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.audio.segments import Segment, segment
 from aista.errors import AistaError, AudioError, ConfigError, ModelInputError
-from aista.model.answering import Answer, GenerationSettings
+from aista.inference.answering import Answer, GenerationSettings
 from aista.text.languages import language
 
 Sound = AudioSource | np.ndarray

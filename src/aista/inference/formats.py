@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aista.errors import ConfigError
 
 if TYPE_CHECKING:
-    from aista.evaluation.translator import TranslatedSegment, Translation
+    from aista.inference.translator import TranslatedSegment, Translation
 
 
 def render(translation: Translation, output_format: str) -> str:

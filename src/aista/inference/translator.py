@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from aista.audio.rates import SAMPLES_PER_WINDOW
-from aista.model.answering import Answer, GenerationSettings, Question, answer, longest_seconds
-from aista.model.translating import (
+from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds
+from aista.inference.translating import (
     Request,
     Sound,
     SpeechTranslator,

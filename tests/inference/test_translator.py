@@ -11,7 +11,7 @@ import soundfile
 
 from aista.errors import AudioError, CheckpointError, ConfigError
 from aista.evaluation.settings import GenerationSettings
-from aista.evaluation.translator import Translator, load
+from aista.inference.translator import Translator, load
 from tests.evaluation.standins import Model, Processor, tone
 
 
