@@ -306,6 +306,9 @@ class SelectSettings(Settings):
         max_seconds: Longer clips are not drawn (a speech encoder hears 30 s at most).
         threshold_times_chance: Threshold as a multiple of the chance MRR H_Q/Q, for another number of pairs;
             it replaces ``threshold`` where it is set. The paper's 0.05 at 1,000 pairs is 6.7 times chance.
+        cost: Between tokens: ``squared_euclidean`` (the paper's), ``cosine``, or ``standardised`` (each side
+            by its own mean and deviation, dimension by dimension).
+        compare_costs: Also report the MRR under the other costs (``exact`` mode; each takes as long again).
     """
 
     output: str
@@ -316,6 +319,8 @@ class SelectSettings(Settings):
     threshold: float = 0.05
     threshold_times_chance: float | None = None
     mode: Literal["exact", "decide"] = "exact"
+    cost: Literal["squared_euclidean", "cosine", "standardised"] = "squared_euclidean"
+    compare_costs: bool = True
     batch_size: int = 16
     features: str | None = None
     seed: int = 42

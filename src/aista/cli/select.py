@@ -15,6 +15,8 @@ app = typer.Typer()
     aista select --config select.yaml
 
     aista select --config select.yaml --set num_pairs=200 --set threshold_times_chance=6.7
+
+    aista select --config select.yaml --set cost=cosine
 """
 )
 def select(
@@ -33,13 +35,27 @@ def select(
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
         return
-    table = Table("layer", "MRR", "shuffled", "mean W", "selected", title=f"{report.num_pairs} pairs")
+    others = [cost for cost in report.rows[0].mrr_by_cost if cost != report.cost]
+    names = ("layer", "MRR", *others, "shuffled", "mean W", "massive tokens", "top 4 dimensions", "selected")
+    table = Table(*names, title=f"{report.num_pairs} pairs, {report.cost} (speech / text)")
     for row in report.rows:
-        shuffled = "" if row.shuffled_mrr is None else f"{row.shuffled_mrr:.4f}"
+        sides = [side for side in (row.speech_crowding, row.text_crowding) if side is not None]
         table.add_row(
-            str(row.layer), f"{row.mrr:.4f}", shuffled, f"{row.mean_distance:.4g}", "yes" * row.selected
+            str(row.layer),
+            f"{row.mrr:.4f}",
+            *(f"{row.mrr_by_cost[cost]:.4f}" for cost in others),
+            "" if row.shuffled_mrr is None else f"{row.shuffled_mrr:.4f}",
+            f"{row.mean_distance:.4g}",
+            " / ".join(f"{side.massive_tokens:.1%}" for side in sides),
+            " / ".join(f"{side.top_energy:.0%}" for side in sides),
+            "yes" * row.selected,
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for warning in report.warnings:
+        console.print(f"[yellow]{warning}")
+    if (by_length := report.rows[0].length_only_mrr) is not None:
+        typer.echo(f"MRR by the numbers of tokens alone {by_length:.4f}")
     typer.echo(
         f"threshold {report.threshold:.4f}, chance {report.chance_mrr:.4f}, selected {report.selected}"
     )

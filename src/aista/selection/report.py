@@ -10,6 +10,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aista.errors import ConfigError
 from aista.files import write_whole
+from aista.selection.crowding import Crowding
+
+_OTHER_COSTS = {
+    "squared_euclidean": ("#5a8f5a", ":"),
+    "cosine": ("#8a6fb0", "--"),
+    "standardised": ("#b08a3b", "-."),
+}
 
 
 class LayerRow(BaseModel):
@@ -26,6 +33,9 @@ class LayerRow(BaseModel):
         num_ties: Texts exactly as far as the right one, other than equal texts.
         pairs_touched: Transport problems looked at.
         stages: How many pairs each stage of the cascade of bounds decided (``exact`` mode).
+        length_only_mrr: MRR of a retriever that knows only how many tokens each side has.
+        mrr_by_cost: MRR under every cost that was compared, by name.
+        speech_crowding, text_crowding: Massive tokens and dimensions of either side.
         seconds: Time for this layer.
     """
 
@@ -42,7 +52,16 @@ class LayerRow(BaseModel):
     num_ties: int
     pairs_touched: int
     stages: dict[str, int] = {}
+    length_only_mrr: float | None = None
+    mrr_by_cost: dict[str, float] = {}
+    speech_crowding: Crowding | None = None
+    text_crowding: Crowding | None = None
     seconds: float
+
+    @property
+    def swamped(self) -> bool:
+        """Whether squared Euclidean distances at this layer are those of a few massive tokens."""
+        return any(side is not None and side.swamps for side in (self.speech_crowding, self.text_crowding))
 
 
 class LayerReport(BaseModel):
@@ -53,6 +72,7 @@ class LayerReport(BaseModel):
         num_pairs: Q, the number of speech-text pairs.
         threshold: What the MRR has to exceed.
         chance_mrr: H_Q / Q, the MRR of a random order.
+        cost: Between tokens.
         rows: One row per layer, embedding layer first.
     """
 
@@ -62,6 +82,7 @@ class LayerReport(BaseModel):
     num_pairs: int
     threshold: float
     chance_mrr: float
+    cost: str = "squared_euclidean"
     rows: list[LayerRow]
     settings_sha256: str = ""
 
@@ -74,6 +95,19 @@ class LayerReport(BaseModel):
     def mrr_by_layer(self) -> list[float]:
         """MRR of every layer, embedding layer first."""
         return [row.mrr for row in self.rows]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the MRRs has to know, in sentences; none where there is nothing."""
+        swamped = [row.layer for row in self.rows if row.swamped]
+        if self.cost != "squared_euclidean" or not swamped:
+            return []
+        return [
+            f"At layers {swamped} a few massive tokens hold most of the energy: squared Euclidean distances "
+            "compare these and hardly the rest, and a low MRR there says little. Attention sinks lie inside "
+            "the compared positions: let a prompt stand before the speech (template qwen_chat), or set "
+            "cost=cosine or cost=standardised."
+        ]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, the chosen set spelled out."""
@@ -106,7 +140,12 @@ class LayerReport(BaseModel):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         layers = [row.layer for row in self.rows]
-        axes.plot(layers, self.mrr_by_layer, color="#3b6ea5", marker="o", markersize=5, label="MRR")
+        for cost, (colour, style) in _OTHER_COSTS.items():
+            other = [row.mrr_by_cost.get(cost, float("nan")) for row in self.rows]
+            if cost != self.cost and any(row.mrr_by_cost for row in self.rows):
+                axes.plot(layers, other, color=colour, linestyle=style, linewidth=1.2, label=f"MRR, {cost}")
+        label = f"MRR, {self.cost}"
+        axes.plot(layers, self.mrr_by_layer, color="#3b6ea5", marker="o", markersize=5, label=label)
         axes.fill_between(
             layers, [r.low for r in self.rows], [r.high for r in self.rows], color="#3b6ea5", alpha=0.2
         )
@@ -127,6 +166,9 @@ class LayerReport(BaseModel):
             linewidth=1,
             label=f"chance {self.chance_mrr:.3g}",
         )
+        if self.rows and (by_length := self.rows[0].length_only_mrr) is not None:
+            label = f"lengths alone {by_length:.3g}"
+            axes.axhline(by_length, color="#888888", linestyle="-.", linewidth=1, label=label)
         axes.set(
             xlabel="layer (0 = embedding; last = after the final norm)",
             ylabel="mean reciprocal rank",

@@ -20,6 +20,8 @@ from aista.errors import ConfigError, ManifestError
 from aista.model.feature_cache import cached_features
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.ot.cost import COSTS
+from aista.selection.crowding import crowding, length_only_mrr, under_cost
 from aista.selection.hidden_states import LayerStates, extract, layer_states
 from aista.selection.report import LayerReport, LayerRow
 
@@ -146,6 +148,7 @@ def rank_layers(
         num_pairs=len(texts),
         threshold=threshold,
         chance_mrr=chance,
+        cost=settings.cost,
         rows=rows,
         settings_sha256=settings.sha256(),
     )
@@ -158,8 +161,20 @@ def _rank_layer(
     speech = [torch.from_numpy(array) for array in states.speech]
     text = [torch.from_numpy(array) for array in states.text]
     measure = _decided if settings.mode == "decide" else _exact
-    figures = measure(speech, text, texts, threshold)
-    return LayerRow(layer=states.layer, seconds=time.perf_counter() - start, **figures)
+    about: dict[str, Any] = {
+        "speech_crowding": crowding(speech),
+        "text_crowding": crowding(text),
+        "length_only_mrr": length_only_mrr(speech, text),
+    }
+    figures = measure(*under_cost(speech, text, settings.cost), texts, threshold)
+    if settings.mode == "exact" and settings.compare_costs:
+        others = {
+            cost: retrieval.exact_ranks(*under_cost(speech, text, cost), texts=texts).mrr
+            for cost in COSTS
+            if cost != settings.cost
+        }
+        figures["mrr_by_cost"] = {settings.cost: figures["mrr"], **others}
+    return LayerRow(layer=states.layer, seconds=time.perf_counter() - start, **figures, **about)
 
 
 def _exact(
