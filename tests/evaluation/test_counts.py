@@ -13,8 +13,7 @@ from aista.audio.files import write_audio
 from aista.data.manifest import Utterance, write_manifest
 from aista.errors import EvaluationError
 from aista.evaluation.decode import read_hypotheses
-from aista.evaluation.evaluate import compare
-from aista.evaluation.score import score
+from aista.evaluation.evaluate import compare, score
 from aista.evaluation.settings import ScoreSettings
 from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.translating import Request, SpeechTranslator

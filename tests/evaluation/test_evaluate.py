@@ -19,10 +19,11 @@ from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.demo.report import write_report
 from aista.errors import EvaluationError
 from aista.evaluation import evaluate as module
-from aista.evaluation.decode import Question, answer, decode, longest_seconds, read_hypotheses
-from aista.evaluation.evaluate import compare, evaluate
-from aista.evaluation.inside import hears, teacher_forced_accuracy, transport_costs, transport_map
+from aista.evaluation.decode import decode, read_hypotheses
+from aista.evaluation.evaluate import compare, evaluate, hears
+from aista.evaluation.inside import teacher_forced_accuracy, transport_costs, transport_map
 from aista.evaluation.settings import EvaluateSettings, GenerationSettings
+from aista.inference.answering import Question, answer, longest_seconds
 from aista.inference.translator import Translator, load
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
@@ -118,16 +119,16 @@ def test_cached_features_give_the_same_hypotheses(folder, tmp_path, results):
 
 def test_an_interrupted_decoding_goes_on_where_it_stopped(folder, tmp_path, translator):
     dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
-    common = {"model": translator.model, "processor": translator.processor, "dataset": dataset}
-    whole = decode(**common, path=tmp_path / "a.jsonl", generation=SHORT)
+    system = Translator(translator.model, translator.processor, generation=SHORT)
+    whole = decode(system, dataset, tmp_path / "a.jsonl")
     lines = (tmp_path / "a.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "b.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])
     (tmp_path / "b.settings.json").write_text((tmp_path / "a.settings.json").read_text())
-    assert decode(**common, path=tmp_path / "b.jsonl", generation=SHORT) == whole
+    assert decode(system, dataset, tmp_path / "b.jsonl") == whole
     assert len((tmp_path / "b.jsonl").read_text().strip().split("\n")) == len(dataset)
-    other = SHORT.model_copy(update={"num_beams": 2})
+    system.generation = SHORT.model_copy(update={"num_beams": 2})
     with pytest.raises(EvaluationError, match="other settings"):
-        decode(**common, path=tmp_path / "b.jsonl", generation=other)
+        decode(system, dataset, tmp_path / "b.jsonl")
 
 
 def test_a_finished_evaluation_is_read_and_another_model_is_not_mistaken_for_it(folder, results, monkeypatch):
@@ -144,7 +145,7 @@ def test_an_id_that_stands_twice_is_refused(folder, tmp_path, translator):
     write_manifest(tmp_path / "twice.jsonl", rows)
     dataset = SpeechDataset(Manifest(tmp_path / "twice.jsonl"))
     with pytest.raises(EvaluationError, match="twice"):
-        decode(translator.model, translator.processor, dataset, tmp_path / "x.jsonl", generation=SHORT)
+        decode(translator, dataset, tmp_path / "x.jsonl")
 
 
 def test_zero_shot_text_translation_keeps_the_prompt_and_replaces_the_speech(folder, results):
@@ -197,14 +198,13 @@ def test_token_accuracy_is_that_of_row_by_row_argmax(folder, translator):
 
 def test_a_model_that_does_not_hear_is_found_out(folder):
     dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
-    rows = [dataset[i] for i in range(4)]
-    assert hears(Model(), Processor(), rows)
+    assert hears(Translator(Model(), Processor()), dataset)
 
     class Deaf(Processor):
         def __call__(self, *, audio, **question):
             return super().__call__(audio=[np.ones_like(sound) for sound in audio], **question)
 
-    assert not hears(Model(), Deaf(), rows)
+    assert not hears(Translator(Model(), Deaf()), dataset)
 
 
 def test_long_clips_are_translated_whole_and_left_out_where_they_must_be_heard_at_once(

@@ -15,8 +15,7 @@ from aista.data.collate import SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError, EvaluationError
 from aista.evaluation.decode import read_hypotheses
-from aista.evaluation.evaluate import compare, evaluate
-from aista.evaluation.score import hears, score
+from aista.evaluation.evaluate import compare, evaluate, hears, score
 from aista.evaluation.settings import EvaluateSettings, ScoreSettings
 from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.translating import Request, SpeechTranslator

@@ -75,7 +75,7 @@ def _baseline(name: str, options: list[str], config: str | None, changes: list[s
 
     from aista.baselines import baseline
     from aista.data.manifest import Manifest
-    from aista.evaluation.score import score
+    from aista.evaluation.evaluate import score
     from aista.evaluation.settings import BaselineSettings
 
     disable_progress_bar()

@@ -1,45 +1,30 @@
-"""From questions to hypotheses on disk: resumable by utterance, the same in any batch."""
+"""From a test set to hypotheses on disk, by any system: resumable by utterance, the same in any batch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from aista.audio.rates import SAMPLES_PER_FRAME
 from aista.audio.segments import segment
+from aista.data.dataset import SpeechDataset
 from aista.data.json_lines import read_json_lines
 from aista.data.manifest import Utterance
-from aista.errors import EvaluationError
+from aista.errors import AudioError, EvaluationError
 from aista.files import write_whole
-from aista.inference.answering import GenerationSettings, Question, answer, longest_seconds
-from aista.inference.translating import joined
-from aista.text.prompts import instruction
-
-__all__ = [
-    "Hypothesis",
-    "Question",
-    "answer",
-    "decode",
-    "fill",
-    "instruction_of",
-    "longest_seconds",
-    "read_hypotheses",
-]
-
-
-def instruction_of(utterance: Utterance) -> str:
-    """Return the instruction of an utterance: its own, or the first wording of its task."""
-    return utterance.prompt or instruction(utterance.task, utterance.answer_lang)
+from aista.inference.answering import Answer
+from aista.inference.translating import Request, SpeechTranslator, joined
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a model made of one utterance, beside what was expected.
+    """What a system made of one utterance, beside what was expected.
 
     Attributes:
         id: The utterance's.
@@ -66,28 +51,31 @@ class Hypothesis:
         return json.dumps(row, ensure_ascii=False) + "\n"
 
 
+def request_of(row: Utterance) -> Request:
+    """Return what is asked for a row; a text is translated in the words in which speech is."""
+    return Request("st" if row.task == "mt" else row.task, row.src_lang, row.answer_lang, row.prompt)
+
+
 def decode(
-    model: Any,
-    processor: Any,
-    dataset: Any,
+    translator: SpeechTranslator,
+    dataset: SpeechDataset,
     path: Path,
     *,
-    generation: GenerationSettings,
     from_text: bool = False,
     fingerprint: str = "",
     description: str = "decoding",
 ) -> list[Hypothesis]:
     """Answer every utterance of a dataset and write the hypotheses, one JSON line each, as they come.
 
-    What the file already holds is not asked again: an interrupted decoding goes on, a finished one is read.
+    What the file already holds is not asked again: an interrupted decoding goes on, a finished one is read. A
+    clip that cannot be read, or that the system fails on, is a row with an error; it is asked again.
 
     Args:
-        model, processor: As for :func:`answer`.
-        dataset: A ``SpeechDataset``; with ``from_text`` only its utterances are read, not their audio.
+        translator: The system; the batch size may change between attempts.
+        dataset: The test set; with ``from_text`` only its utterances are read, not their audio.
         path: The ``.jsonl`` file to fill; beside it lies ``.settings.json`` with what it was made by.
-        generation: How to search; the batch size may change between attempts.
         from_text: Put the transcript where the speech would stand and translate it.
-        fingerprint: Whatever identifies the model's weights and the test set.
+        fingerprint: Whatever identifies the system and the test set.
         description: Shown beside the progress bar.
 
     Returns:
@@ -96,94 +84,89 @@ def decode(
     Raises:
         EvaluationError: The file was made from something else, or an id stands twice.
     """
-
-    def ask(indices: list[int]) -> Iterator[Hypothesis]:
-        if from_text:
-            utterances = [dataset.utterance(index) for index in indices]
-            return _answered(model, processor, [(row, row.text) for row in utterances], generation)
-        return _answered(model, processor, [dataset[index] for index in indices], generation)
-
-    maker = {**generation.model_dump(exclude={"batch_size"}), "from_text": from_text, "from": fingerprint}
-    size = generation.batch_size
-    return fill(path, list(dataset.utterances()), ask, maker=maker, batch_size=size, description=description)
-
-
-def fill(
-    path: Path,
-    utterances: Sequence[Utterance],
-    ask: Callable[[list[int]], Iterable[Hypothesis]],
-    *,
-    maker: dict[str, Any],
-    batch_size: int,
-    description: str,
-    group: Callable[[Utterance], tuple[Any, ...]] = lambda _: (),
-) -> list[Hypothesis]:
-    """Write a hypothesis for every utterance that the file does not hold yet, short ones first.
-
-    A row that holds an error counts as not there: it is asked again, and of two rows the later counts.
-
-    Args:
-        path: The ``.jsonl`` file; beside it lies ``.settings.json`` with ``maker``.
-        utterances: The test set.
-        ask: Returns the hypotheses of some utterances, given by their indices.
-        maker: What the hypotheses are made by.
-        batch_size: How many utterances are asked at once.
-        description: Shown beside the progress bar.
-        group: What the utterances of one batch should have in common.
-
-    Returns:
-        One hypothesis per utterance, in order.
-
-    Raises:
-        EvaluationError: The file was made from something else, or an id stands twice.
-    """
+    utterances = list(dataset.utterances())
     order = {utterance.id: index for index, utterance in enumerate(utterances)}
     if len(order) < len(utterances):
         raise EvaluationError("An id stands twice in the test set.", advice="Give every row its own id.")
-    _claim(path, maker)
+    search = translator.generation.model_dump(mode="json", exclude={"batch_size"})
+    _claim(path, {**search, "from_text": from_text, "from": fingerprint})
     done = {row.id: row for row in read_hypotheses(path) if row.id in order and not row.error}
     todo = [index for utterance_id, index in order.items() if utterance_id not in done]
-    todo.sort(key=lambda index: (*group(utterances[index]), utterances[index].duration or 0.0, index))
-    starts = range(0, len(todo), batch_size)
+    batches = _batches(utterances, todo, translator.generation.batch_size)
     with path.open("a", encoding="utf-8") as file:
-        for start in tqdm(starts, desc=description, unit="batch", disable=not todo):
-            for row in ask(todo[start : start + batch_size]):
+        for request, indices in tqdm(batches, desc=description, unit="batch", disable=not todo):
+            for row in _answered(translator, dataset, indices, request, from_text):
                 done[row.id] = row
                 file.write(row.line())
             file.flush()
     return [done[utterance.id] for utterance in utterances]
 
 
+def _batches(
+    utterances: Sequence[Utterance], todo: Sequence[int], batch_size: int
+) -> list[tuple[Request, list[int]]]:
+    """Return batches of rows of which the same is asked, short ones first."""
+
+    def key(index: int) -> tuple[Any, ...]:
+        request = request_of(utterances[index])
+        return request.task, request.source, request.target, request.prompt or ""
+
+    ordered = sorted(todo, key=lambda index: (key(index), utterances[index].duration or 0.0, index))
+    batches = []
+    for _, group in groupby(ordered, key):
+        indices = list(group)
+        starts = range(0, len(indices), batch_size)
+        request = request_of(utterances[indices[0]])
+        batches += [(request, indices[start : start + batch_size]) for start in starts]
+    return batches
+
+
 def _answered(
-    model: Any, processor: Any, items: Sequence[tuple[Utterance, Any]], generation: GenerationSettings
+    translator: SpeechTranslator,
+    dataset: SpeechDataset,
+    indices: Sequence[int],
+    request: Request,
+    from_text: bool,
 ) -> Iterator[Hypothesis]:
-    """Answer a few utterances; audio that is too long to be heard at once is heard in segments."""
-    questions = [list(_questions(utterance, content, model)) for utterance, content in items]
-    flat = [question for pieces in questions for question in pieces]
-    answers = iter(answer(model, processor, flat, generation))
-    for (utterance, content), pieces in zip(items, questions, strict=True):
-        found = [next(answers) for _ in pieces]
+    """Answer a few rows; a clip that is too long to be heard at once is heard in segments."""
+    pieces: list[Any] = []
+    owners: list[int] = []
+    errors: dict[int, str] = {}
+    for index in indices:
+        try:
+            parts = [dataset.utterance(index).text] if from_text else _pieces(translator, dataset[index][1])
+        except AudioError as error:
+            errors[index], parts = str(error), []
+        pieces += parts
+        owners += [index] * len(parts)
+    ask = translator.answer_texts if from_text else translator.answer
+    answers: dict[int, list[Answer]] = defaultdict(list)
+    size = translator.generation.batch_size
+    for start in range(0, len(pieces), size):
+        found = ask(pieces[start : start + size], request)
+        for owner, result in zip(owners[start : start + size], found, strict=True):
+            answers[owner].append(result)
+    for index in indices:
+        row, texts = dataset.utterance(index), answers[index]
+        failure = errors.get(index) or next((result.error for result in texts if result.error), None)
         yield Hypothesis(
-            id=utterance.id,
-            task="mt" if isinstance(content, str) else utterance.task,
-            language=utterance.answer_lang,
-            hypothesis=joined((result.text for result in found), utterance.answer_lang),
-            reference=utterance.target,
-            source=utterance.text,
-            finished=all(result.finished for result in found),
+            id=row.id,
+            task="mt" if from_text else row.task,
+            language=row.answer_lang,
+            hypothesis="" if failure else joined((result.text for result in texts), row.answer_lang),
+            reference=row.target,
+            source=row.text,
+            error=failure,
+            finished=all(result.finished for result in texts),
         )
 
 
-def _questions(utterance: Utterance, content: Any, model: Any) -> Iterator[Question]:
-    wording = instruction_of(utterance)
-    if isinstance(content, str):
-        yield Question(wording, source_text=content)
-    elif content.ndim == 2:
-        yield Question(wording, features=content, num_samples=len(content) * SAMPLES_PER_FRAME)
-    else:
-        for piece in segment(content, max_seconds=longest_seconds(model)):
-            if not piece.silent:
-                yield Question(wording, samples=content[piece.start_sample : piece.end_sample])
+def _pieces(translator: SpeechTranslator, content: Any) -> list[Any]:
+    """Cut samples (n,) into what the system hears at once; cached features (frames, D) are heard at once."""
+    if content.ndim == 2:
+        return [content]
+    found = segment(content, max_seconds=translator.longest_seconds)
+    return [content[piece.start_sample : piece.end_sample] for piece in found if not piece.silent]
 
 
 def _claim(path: Path, maker: dict[str, Any]) -> None:

@@ -1,20 +1,27 @@
-"""``aista evaluate``: all scores of a model on held-out manifests, resumable, and how to repeat it."""
+"""``aista evaluate``: all scores of anything that translates, on held-out manifests, resumable.
+
+Our models, baselines and services go one way, and the same files come out (``results.json``,
+``NAME.speech.jsonl``, ``NAME.text.jsonl``): rows of a table can be compared whatever made them. What looks
+inside a model (token accuracy, transport costs) is there for ours alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aista.data.collate import SpeechDataset
+from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance
-from aista.errors import EvaluationError
-from aista.evaluation.decode import Hypothesis, decode, longest_seconds, read_hypotheses
-from aista.evaluation.inside import hears, teacher_forced_accuracy, transport_costs
+from aista.errors import AudioError, ConfigError
+from aista.evaluation.decode import decode, request_of
+from aista.evaluation.inside import teacher_forced_accuracy, transport_costs
 from aista.evaluation.results import (
     RESULTS,
     Clock,
@@ -29,57 +36,19 @@ from aista.evaluation.results import (
     versions,
     write_results,
 )
-from aista.evaluation.settings import EvaluateSettings
-from aista.evaluation.significance import Comparison, paired_bootstrap
+from aista.evaluation.settings import EvaluateSettings, ScoreSettings
+from aista.evaluation.significance import compare
+from aista.inference.translating import SpeechTranslator
 from aista.model.bases import locate
 from aista.selection.report import LayerReport
 
-__all__ = ["compare", "evaluate", "model_fingerprint", "versions"]
+__all__ = ["compare", "evaluate", "hears", "model_fingerprint", "score", "versions"]
 
-
-@dataclass(frozen=True)
-class _Bench:
-    """One model at work on one test set."""
-
-    model: Any
-    processor: Any
-    fingerprint: str
-    settings: EvaluateSettings
-    name: str
-    dataset: SpeechDataset
-    warnings: list[str]
-
-    def heard_whole(self) -> SpeechDataset:
-        """Return the rows with sound, but what is longer than the model hears at once."""
-        dataset = _only(self.dataset, lambda row: row.audio is not None)
-        short = dataset.lengths <= longest_seconds(self.model)
-        if not short.all():
-            longer = f"{int((~short).sum())} clips are longer than {longest_seconds(self.model):.1f} s"
-            self.warnings.append(
-                f"{self.name}: {longer}; token accuracy and transport leave them out (their texts are scored)"
-            )
-        return dataset.subset(short.nonzero()[0])
-
-    def hypotheses(self, dataset: SpeechDataset, kind: str) -> list[Hypothesis]:
-        return decode(
-            self.model,
-            self.processor,
-            dataset,
-            Path(self.settings.output) / f"{self.name}.{kind}.jsonl",
-            generation=self.settings.generation,
-            from_text=kind == "text",
-            fingerprint=self.fingerprint,
-            description=f"{self.name}: {'from text' if kind == 'text' else 'from speech'}",
-        )
-
-    def remembered(self, measure: str, compute: Callable[[], Any], *terms: Any) -> Any:
-        """Return a measure that an earlier attempt finished under the same terms, or compute and keep it."""
-        path = Path(self.settings.output) / f"{self.name}.{measure}.json"
-        return remembered(path, (self.fingerprint, self.settings.limit, terms), compute)
+_HEARING_CLIPS = 4
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Score a model and write ``results.json`` beside its hypotheses.
+    """Score a model of ours and write ``results.json`` beside its hypotheses.
 
     Returns:
         ``scores`` (over all sets together); by score ``num_scored``, the rows behind it, and
@@ -91,181 +60,218 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
     Raises:
         EvaluationError: Two manifests have one name, or the output belongs to another evaluation.
+        ConfigError: No row can be answered.
         ManifestError: A manifest or a row cannot be used.
 
     Cost:
         An evaluation that is finished is read, not repeated.
     """
-    from aista.inference.translator import load
+    from aista.inference import translator
 
-    names = set_names(settings.data)
-    output = Path(settings.output)
+    layers = settings.layers
+    chosen = LayerReport.load(layers).selected if isinstance(layers, str) else list(layers)
+    made_by = {"model_fingerprint": model_fingerprint(settings.model), "layers": chosen}
+    search = settings.generation.model_dump()
+    return _run(lambda: translator.load(settings.model, **search), settings, made_by)
+
+
+def score(
+    translator: SpeechTranslator, settings: ScoreSettings, card: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Score any system and write ``results.json`` beside its hypotheses.
+
+    It is asked in its own words: the rows' own prompts are for our models.
+
+    Args:
+        translator: The system.
+        settings: The test sets and where the results go.
+        card: What identifies the system (ids, revisions, prompts): anything JSON holds. It is kept in the
+            results, and hypotheses made by another card are not gone on with.
+
+    Returns:
+        What ``evaluate`` returns, less what looks inside a model, plus ``baseline``: name, search, card.
+
+    Raises:
+        As for ``evaluate``.
+    """
+    search = translator.generation.model_dump(mode="json", exclude={"batch_size"})
+    system = {"name": translator.name, "generation": search, **json.loads(json.dumps(card or {}))}
+    fingerprint = hashlib.sha256(json.dumps(system, sort_keys=True).encode()).hexdigest()
+    made_by = {"model_fingerprint": fingerprint, "layers": []}
+    return _run(lambda: translator, settings, made_by, {"baseline": system})
+
+
+def _run(
+    load: Callable[[], SpeechTranslator],
+    settings: EvaluateSettings | ScoreSettings,
+    made_by: dict[str, Any],
+    about: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure one system on every test set; what is finished is read, without loading the system."""
+    names, output = set_names(settings.data), Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
-    layers = _layers(settings)
-    made_by: dict[str, Any] = {
-        "settings_sha256": settings.sha256(),
-        "model_fingerprint": model_fingerprint(settings.model),
-        "data_sha256": {name: sha256_of(path) for name, path in zip(names, settings.data, strict=True)},
-        "layers": layers,
-    }
+    hashes = {name: sha256_of(path) for name, path in zip(names, settings.data, strict=True)}
+    made_by = {**made_by, "settings_sha256": settings.sha256(), "data_sha256": hashes}
     if (kept := finished(output / RESULTS, made_by)) is not None:
         return kept
-    translator = load(settings.model)
+    system = load()
     seconds: dict[str, float] = defaultdict(float)
     parts: dict[str, Part] = {}
     warnings: list[str] = []
     for name, path in zip(names, settings.data, strict=True):
-        dataset = _dataset(settings, translator.model, translator.processor, path)
-        fingerprint = f"{made_by['model_fingerprint']}/{made_by['data_sha256'][name]}"
-        bench = _Bench(translator.model, translator.processor, fingerprint, settings, name, dataset, warnings)
-        parts[name] = _measure(bench, layers, seconds)
-        if settings.silence_check and "speech" in settings.measures:
-            _check_hearing(bench, path)
-    made_by["seconds"] = {name: round(value, 2) for name, value in seconds.items()}
-    return write_results(settings.model, settings, parts, {"warnings": warnings, **made_by}, output)
+        fingerprint = f"{made_by['model_fingerprint']}/{hashes[name]}"
+        bench = _Bench(system, settings, name, path, fingerprint, made_by["layers"], seconds)
+        parts[name] = bench.measure()
+        warnings += [f"{name}: {text}" for text in bench.warnings]
+    if not any(part.is_anything for part in parts.values()):
+        raise ConfigError(f"{system.name} can answer no row of these sets.", got="; ".join(warnings))
+    taken = {name: round(value, 2) for name, value in seconds.items()}
+    extra = {"warnings": warnings, **made_by, **(about or {}), "seconds": taken}
+    return write_results(system.name, settings, parts, extra, output)
 
 
-def _dataset(settings: EvaluateSettings, model: Any, processor: Any, path: str) -> SpeechDataset:
-    store = None
-    if settings.features:
+@dataclass
+class _Bench:
+    """One system at work on one test set."""
+
+    system: Any
+    settings: EvaluateSettings | ScoreSettings
+    name: str
+    path: str
+    fingerprint: str
+    layers: Sequence[int]
+    seconds: dict[str, float]
+
+    def __post_init__(self) -> None:
+        self.warnings: list[str] = []
+        whole = SpeechDataset([Manifest(self.path)])
+        self.sounds = whole.subset(range(min(len(whole), self.settings.limit or len(whole))))
+
+    @cached_property
+    def dataset(self) -> SpeechDataset:
+        """The test set, with cached features in place of sound where they are asked for."""
+        folder = getattr(self.settings, "features", None)
+        if folder is None:
+            return self.sounds
         from aista.model.feature_cache import cached_features
 
-        store = cached_features(model, processor, [path], settings.features)
-    dataset = SpeechDataset([Manifest(path)], features=store)
-    size = len(dataset) if settings.limit is None else min(settings.limit, len(dataset))
-    return dataset.subset(range(size))
+        store = cached_features(self.system.model, self.system.processor, [self.path], folder)
+        return SpeechDataset([Manifest(self.path)], features=store).subset(range(len(self.sounds)))
 
+    def measure(self) -> Part:
+        """Take every measure that is asked for."""
+        asked, part = self.settings.measures, Part(len(self.sounds))
+        for measure, kind in (("speech", "speech"), ("text_translation", "text")):
+            if measure in asked and (rows := self._answerable(from_text=kind == "text")):
+                with Clock(self.seconds, measure):
+                    part.hypotheses += decode(
+                        self.system,
+                        self.dataset.subset(rows),
+                        Path(self.settings.output) / f"{self.name}.{kind}.jsonl",
+                        from_text=kind == "text",
+                        fingerprint=self.fingerprint,
+                        description=f"{self.name}: {self.system.name} from {kind}",
+                    )
+        if failed := [row for row in part.hypotheses if row.error]:
+            many = f"{len(failed)} of {len(part.hypotheses)} rows failed and count as empty answers"
+            self.warnings.append(f"{many}, e.g. {failed[0].error}")
+        most = self.system.generation.max_new_tokens
+        self.warnings += part_warnings(self.sounds.utterances(), part.hypotheses, most)
+        if {"token_accuracy", "log_wasserstein"} & set(asked):
+            self._look_inside(part)
+        if self.settings.silence_check and "speech" in asked:
+            self._check_hearing()
+        return part
 
-def _layers(settings: EvaluateSettings) -> list[int]:
-    if isinstance(settings.layers, str):
-        return LayerReport.load(settings.layers).selected
-    return list(settings.layers)
+    def _answerable(self, *, from_text: bool) -> list[int]:
+        """Return the rows that have what this needs; tell of those that the system was not made for."""
+        if from_text and not self.system.reads_text:
+            self.warnings.append(f"{self.system.name} takes no text: text_translation left out")
+            return []
+        rows: list[int] = []
+        foreign: Counter[str] = Counter()
+        for index, row in enumerate(self.sounds.utterances()):
+            fits = row.task in ("st", "mt") and has_text(row) if from_text else row.audio is not None
+            if not fits or not has_target(row):
+                continue
+            try:
+                self.system.check(request_of(row))
+            except ConfigError as error:
+                foreign[error.what] += 1
+                if not self.system.zero_shot:
+                    continue
+            rows.append(index)
+        for what, count in foreign.items():
+            how = "asked all the same" if self.system.zero_shot else "left out"
+            self.warnings.append(f"{count} rows {how}: {what}")
+        return rows
 
-
-def _measure(bench: _Bench, layers: list[int], seconds: dict[str, float]) -> Part:
-    """Take every measure that is asked for on one test set."""
-    asked = bench.settings.measures
-    found: list[Hypothesis] = []
-    correct, num_rows, log_costs = (0, 0), 0, {}
-    spoken = _only(bench.dataset, lambda row: row.audio is not None and has_target(row))
-    written = _only(bench.dataset, lambda row: row.task in ("st", "mt") and has_text(row) and has_target(row))
-    whole = bench.heard_whole() if {"token_accuracy", "log_wasserstein"} & set(asked) else bench.dataset
-    if "speech" in asked and len(spoken):
-        with Clock(seconds, "speech"):
-            found += bench.hypotheses(spoken, "speech")
-    if "text_translation" in asked and len(written):
-        with Clock(seconds, "text_translation"):
-            found += bench.hypotheses(written, "text")
-    if "token_accuracy" in asked and len(rows := _only(whole, has_target)):
-        num_rows = len(rows)
-        with Clock(seconds, "token_accuracy"):
-            correct = bench.remembered(
-                "token_accuracy", lambda: teacher_forced_accuracy(bench.model, bench.processor, rows)
+    def _look_inside(self, part: Part) -> None:
+        """Take the measures that need the model itself."""
+        asked, model, processor = self.settings.measures, self.system.model, self.system.processor
+        whole = self._heard_whole()
+        rows = _only(whole, has_target)
+        if "token_accuracy" in asked and len(rows):
+            part.num_accuracy_rows = len(rows)
+            part.correct_tokens = self._remembered(
+                "token_accuracy", lambda: teacher_forced_accuracy(model, processor, rows)
             )
-    pairs = _only(whole, lambda row: row.task != "aac" and has_text(row)).clips()
-    if "log_wasserstein" in asked and len(pairs):
-        with Clock(seconds, "log_wasserstein"):
-            log_costs = bench.remembered(
-                "log_wasserstein",
-                lambda: transport_costs(bench.model, bench.processor, pairs, layers),
-                layers,
+        pairs = _only(whole, lambda row: row.task != "aac" and has_text(row)).clips()
+        if "log_wasserstein" in asked and len(pairs):
+            part.log_costs = self._remembered(
+                "log_wasserstein", lambda: transport_costs(model, processor, pairs, self.layers), self.layers
             )
-    most = bench.settings.generation.max_new_tokens
-    bench.warnings.extend(part_warnings(bench.name, bench.dataset.utterances(), found, most))
-    return Part(len(bench.dataset), found, (correct[0], correct[1]), num_rows, log_costs)
+
+    def _heard_whole(self) -> SpeechDataset:
+        """Return the rows with sound, but what is longer than the model hears at once."""
+        dataset = _only(self.dataset, lambda row: row.audio is not None)
+        longest = self.system.longest_seconds
+        short = dataset.lengths <= longest
+        if not short.all():
+            self.warnings.append(
+                f"{int((~short).sum())} clips are longer than {longest:.1f} s; token accuracy and transport "
+                "leave them out (their texts are scored)"
+            )
+        return dataset.subset(short.nonzero()[0])
+
+    def _check_hearing(self) -> None:
+        """Warn of a system that answers silence as it answers speech."""
+        if not self._remembered("hears", lambda: hears(self.system, self.sounds)):
+            self.warnings.append("the answers are the same without the sound: the model does not hear")
+
+    def _remembered(self, measure: str, compute: Callable[[], Any], *terms: Any) -> Any:
+        """Return a measure that an earlier attempt finished under the same terms, or compute and keep it."""
+        path = Path(self.settings.output) / f"{self.name}.{measure}.json"
+        with Clock(self.seconds, measure):
+            return remembered(path, (self.fingerprint, self.settings.limit, terms), compute)
 
 
 def _only(dataset: SpeechDataset, keep: Callable[[Utterance], bool]) -> SpeechDataset:
     return dataset.subset([i for i, row in enumerate(dataset.utterances()) if keep(row)])
 
 
-def _check_hearing(bench: _Bench, path: str) -> None:
-    """Warn of a model that answers silence as it answers speech."""
-    sounds = SpeechDataset([Manifest(path)])
-    tasks = ("asr", "st")
-    clips = [i for i, row in enumerate(sounds.utterances()) if row.audio is not None and row.task in tasks][
-        :4
-    ]
-    if not clips:
-        return
-    if not bench.remembered(
-        "hears", lambda: hears(bench.model, bench.processor, [sounds[i] for i in clips]), clips
-    ):
-        bench.warnings.append(
-            f"{bench.name}: the answers are the same without the sound: the model does not hear"
-        )
+def hears(translator: SpeechTranslator, dataset: SpeechDataset) -> bool:
+    """Whether taking the sound away changes any answer to the first few clips that can be read.
 
-
-def compare(base: str | Path, system: str | Path) -> dict[str, Comparison]:
-    """Compare the hypotheses of two evaluations on the same manifests by paired bootstrap.
-
-    Args:
-        base, system: Output folders of ``aista evaluate``.
-
-    Returns:
-        One comparison per score name (``bleu_zh``, ``mt_bleu_ja``, ...), all test sets together.
-
-    Raises:
-        EvaluationError: The folders do not hold answers to the same questions: rows, sources, references, or
-            the manifests themselves differ.
+    Cost:
+        At most eight answers; of a long clip the beginning is heard.
     """
-    one, other = _hypotheses_of(Path(base)), _hypotheses_of(Path(system))
-    if one.keys() != other.keys():
-        raise EvaluationError(
-            "The two evaluations did not answer the same questions.",
-            got=f"{len(one.keys() ^ other.keys())} rows stand in one of them only",
-            advice="Evaluate both models on the same manifests.",
-        )
-    _check_same_rows(one, other)
-    _check_same_manifests(Path(base), Path(system))
-    groups: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for key, row in one.items():
-        if row.task in ("st", "mt"):
-            groups[row.task, row.language].append(key)
-    comparisons = {}
-    for (task, code), keys in sorted(groups.items()):
-        name = f"{'mt_' if task == 'mt' else ''}bleu_{code}"
-        comparisons[name] = paired_bootstrap(
-            [one[key].hypothesis for key in keys],
-            [other[key].hypothesis for key in keys],
-            [one[key].reference for key in keys],
-            code,
-        )
-    return comparisons
-
-
-def _check_same_rows(
-    one: dict[tuple[str, str], Hypothesis], other: dict[tuple[str, str], Hypothesis]
-) -> None:
-    """Refuse rows that have one id and another content."""
-    for what in ("reference", "source", "task", "language"):
-        odd = [key for key, row in one.items() if getattr(row, what) != getattr(other[key], what)]
-        if odd:
-            values = " and ".join(repr(getattr(rows[odd[0]], what)) for rows in (one, other))
-            raise EvaluationError(
-                f"The two evaluations do not have the same {what}s: their scores cannot be compared.",
-                got=f"{len(odd)} rows differ, e.g. {odd[0][1]}: {values}",
-                advice="Evaluate both models on the same manifests.",
-            )
-
-
-def _check_same_manifests(base: Path, system: Path) -> None:
-    """Refuse test sets that have one name and another content (the sound, say), as far as they are known."""
-    paths = [folder / RESULTS for folder in (base, system)]
-    if not all(path.exists() for path in paths):
-        return
-    one, other = (json.loads(path.read_text(encoding="utf-8")).get("data_sha256", {}) for path in paths)
-    if odd := [name for name in one.keys() & other.keys() if one[name] != other[name]]:
-        raise EvaluationError(
-            "The two evaluations were made on different versions of a manifest.",
-            got=", ".join(odd),
-            advice="Evaluate both models on the same manifests.",
-        )
-
-
-def _hypotheses_of(folder: Path) -> dict[tuple[str, str], Hypothesis]:
-    files = sorted(folder.glob("*.speech.jsonl")) + sorted(folder.glob("*.text.jsonl"))
-    return {(file.name, row.id): row for file in files for row in read_hypotheses(file)}
+    most = int(translator.longest_seconds * SAMPLE_RATE_HZ)
+    asked = 0
+    for index in range(len(dataset)):
+        row = dataset.utterance(index)
+        if row.audio is None or row.task not in ("st", "asr") or asked == _HEARING_CLIPS:
+            continue
+        try:
+            translator.check(request_of(row))
+            samples: Any = dataset[index][1][:most]
+        except (AudioError, ConfigError):
+            continue
+        asked += 1
+        answers = [translator.answer([samples * loudness], request_of(row))[0] for loudness in (1.0, 0.0)]
+        if answers[0].text != answers[1].text:
+            return True
+    return asked == 0
 
 
 def model_fingerprint(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Measures that look inside the model: token accuracy, transport from speech to text, whether it hears."""
+"""Measures that look inside the model: token accuracy, transport from speech to text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aista import ot
-from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.collate import Collator, SpeechDataset
-from aista.data.manifest import Utterance
-from aista.evaluation.decode import Question, answer, instruction_of, longest_seconds
 from aista.evaluation.metrics import token_accuracy
-from aista.evaluation.settings import GenerationSettings
 from aista.model.spans import text_ids
 from aista.retrieval import pair_distances
 from aista.selection.hidden_states import paired_states
@@ -100,20 +96,3 @@ def _batches(
         batch = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in collator(rows).items()}
         batch.pop("ids", None)
         yield batch
-
-
-def hears(model: Any, processor: Any, rows: Sequence[tuple[Utterance, Any]]) -> bool:
-    """Whether taking the sound away changes any answer (a model that ignores its audio answers the same).
-
-    Args:
-        rows: Utterances with their samples; of a long clip the beginning is heard.
-    """
-    generation = GenerationSettings(max_new_tokens=32)
-    most = int(longest_seconds(model) * SAMPLE_RATE_HZ)
-    texts = []
-    for loudness in (1.0, 0.0):
-        questions = [
-            Question(instruction_of(row), samples=samples[:most] * loudness) for row, samples in rows
-        ]
-        texts.append([result.text for result in answer(model, processor, questions, generation)])
-    return texts[0] != texts[1]

@@ -25,15 +25,20 @@ from aista.text.characters import is_blank, without_invisible
 RESULTS = "results.json"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """What was measured on one test set: texts to score, and sums to average."""
 
     num_utterances: int
-    hypotheses: list[Hypothesis]
-    correct_tokens: tuple[int, int] = (0, 0)
+    hypotheses: list[Hypothesis] = field(default_factory=list)
+    correct_tokens: Sequence[int] = (0, 0)
     num_accuracy_rows: int = 0
     log_costs: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def is_anything(self) -> bool:
+        """Whether any measure could be taken."""
+        return bool(self.hypotheses or self.correct_tokens[1] or self.log_costs)
 
 
 def set_names(manifests: Sequence[str]) -> list[str]:
@@ -72,13 +77,12 @@ def has_text(row: Utterance) -> bool:
 
 
 def part_warnings(
-    name: str, utterances: Iterable[Utterance], found: Sequence[Hypothesis], max_new_tokens: int
+    utterances: Iterable[Utterance], found: Sequence[Hypothesis], max_new_tokens: int
 ) -> list[str]:
     """Say what a reader of a test set's scores should know of its texts.
 
     Args:
-        name: Of the test set.
-        utterances: All its rows.
+        utterances: All rows of the test set.
         found: The answers to them.
         max_new_tokens: Where an answer is cut.
     """
@@ -109,7 +113,7 @@ def part_warnings(
             f"{_some(odd, len(raw))} are not in Unicode's composed form (NFC): BLEU and chrF count the same "
             "letter in two forms as a difference"
         )
-    return [f"{name}: {text}" for text in told]
+    return told
 
 
 def _some(ids: Sequence[str], total: int) -> str:

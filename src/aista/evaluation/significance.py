@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import sacrebleu
 from sacrebleu.significance import estimate_ci
 
+from aista.errors import EvaluationError
+from aista.evaluation.decode import Hypothesis, read_hypotheses
 from aista.evaluation.metrics import bleu_metric, scored_pairs
+from aista.evaluation.results import RESULTS
 
 _ROUNDING = 1e-9
 TEST = "two-sided, centred, ties counted"
@@ -127,3 +133,75 @@ def _bleu(counts: np.ndarray) -> float:
     return sacrebleu.BLEU.compute_bleu(
         matches.tolist(), totals.tolist(), int(lengths[0]), int(lengths[1]), smooth_method="exp"
     ).score
+
+
+def compare(base: str | Path, system: str | Path) -> dict[str, Comparison]:
+    """Compare the hypotheses of two evaluations on the same manifests by paired bootstrap.
+
+    Args:
+        base, system: Output folders of ``aista evaluate``.
+
+    Returns:
+        One comparison per score name (``bleu_zh``, ``mt_bleu_ja``, ...), all test sets together.
+
+    Raises:
+        EvaluationError: The folders do not hold answers to the same questions: rows, sources, references, or
+            the manifests themselves differ.
+    """
+    one, other = _hypotheses_of(Path(base)), _hypotheses_of(Path(system))
+    if one.keys() != other.keys():
+        raise EvaluationError(
+            "The two evaluations did not answer the same questions.",
+            got=f"{len(one.keys() ^ other.keys())} rows stand in one of them only",
+            advice="Evaluate both models on the same manifests.",
+        )
+    _check_same_rows(one, other)
+    _check_same_manifests(Path(base), Path(system))
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for key, row in one.items():
+        if row.task in ("st", "mt"):
+            groups[row.task, row.language].append(key)
+    comparisons = {}
+    for (task, code), keys in sorted(groups.items()):
+        name = f"{'mt_' if task == 'mt' else ''}bleu_{code}"
+        comparisons[name] = paired_bootstrap(
+            [one[key].hypothesis for key in keys],
+            [other[key].hypothesis for key in keys],
+            [one[key].reference for key in keys],
+            code,
+        )
+    return comparisons
+
+
+def _check_same_rows(
+    one: dict[tuple[str, str], Hypothesis], other: dict[tuple[str, str], Hypothesis]
+) -> None:
+    """Refuse rows that have one id and another content."""
+    for what in ("reference", "source", "task", "language"):
+        odd = [key for key, row in one.items() if getattr(row, what) != getattr(other[key], what)]
+        if odd:
+            values = " and ".join(repr(getattr(rows[odd[0]], what)) for rows in (one, other))
+            raise EvaluationError(
+                f"The two evaluations do not have the same {what}s: their scores cannot be compared.",
+                got=f"{len(odd)} rows differ, e.g. {odd[0][1]}: {values}",
+                advice="Evaluate both models on the same manifests.",
+            )
+
+
+def _check_same_manifests(base: Path, system: Path) -> None:
+    """Refuse test sets that have one name and another content (the sound, say), as far as they are known."""
+    paths = [folder / RESULTS for folder in (base, system)]
+    if not all(path.exists() for path in paths):
+        return
+    one, other = (json.loads(path.read_text(encoding="utf-8")).get("data_sha256", {}) for path in paths)
+    if odd := [name for name in one.keys() & other.keys() if one[name] != other[name]]:
+        raise EvaluationError(
+            "The two evaluations were made on different versions of a manifest.",
+            got=", ".join(odd),
+            advice="Evaluate both models on the same manifests.",
+        )
+
+
+def _hypotheses_of(folder: Path) -> dict[tuple[str, str], Hypothesis]:
+    files = sorted(folder.glob("*.speech.jsonl")) + sorted(folder.glob("*.text.jsonl"))
+    return {(file.name, row.id): row for file in files for row in read_hypotheses(file)}

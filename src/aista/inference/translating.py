@@ -33,11 +33,13 @@ class Request:
         task: ``st`` translation, ``asr`` transcription, ``aac`` a caption.
         source: ISO code of the spoken language.
         target: ISO code of the language of the answer.
+        prompt: An instruction in place of the system's own, for systems that take one (our models do).
     """
 
     task: str
     source: str
     target: str
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class SpeechTranslator(ABC):
         generation: How it searches.
         tasks: What it can be asked for.
         reads_text: Whether :meth:`answer_texts` is there.
+        zero_shot: Whether it is evaluated beyond its directions too, with a warning.
         shortest_samples: A recording with fewer is warned of; 0: none is too short.
     """
 
@@ -121,6 +124,7 @@ class SpeechTranslator(ABC):
     generation: GenerationSettings = GenerationSettings()
     tasks: frozenset[str] = frozenset({"st", "asr"})
     reads_text: bool = False
+    zero_shot: bool = False
     shortest_samples: int = 0
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aista.audio.rates import SAMPLES_PER_WINDOW
+from aista.audio.rates import SAMPLES_PER_FRAME, SAMPLES_PER_WINDOW
 from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds
 from aista.inference.translating import (
     Request,
@@ -65,7 +65,7 @@ class Translator(SpeechTranslator):
     """
 
     tasks = frozenset({"st", "asr", "aac"})
-    reads_text = True
+    reads_text = zero_shot = True
     shortest_samples = SAMPLES_PER_WINDOW
 
     def __init__(
@@ -87,13 +87,19 @@ class Translator(SpeechTranslator):
         return longest_seconds(self.model)
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
-        """Answer pieces of sound in the standard wording of the task."""
-        wording = instruction(request.task, request.target)
-        questions = [Question(wording, samples=samples) for samples in pieces]
+        """Answer pieces of sound, or cached features (frames, D), in the standard wording of the task."""
+        wording = request.prompt or instruction(request.task, request.target)
+        questions = [_question(wording, piece) for piece in pieces]
         return answer(self.model, self.processor, questions, self.generation)
 
     def answer_texts(self, texts: Sequence[str], request: Request) -> list[Answer]:
         """Answer texts that stand where the speech would stand (zero-shot text translation)."""
-        wording = instruction(request.task, request.target)
+        wording = request.prompt or instruction(request.task, request.target)
         questions = [Question(wording, source_text=text) for text in texts]
         return answer(self.model, self.processor, questions, self.generation)
+
+
+def _question(wording: str, piece: np.ndarray) -> Question:
+    if piece.ndim == 2:
+        return Question(wording, features=piece, num_samples=len(piece) * SAMPLES_PER_FRAME)
+    return Question(wording, samples=piece)

@@ -12,9 +12,9 @@ import numpy as np
 from aista.analysis.embedding_map import FEWEST, Closeness, MeanStates, closeness, density, mean_states, plane
 from aista.data.collate import SpeechDataset
 from aista.data.manifest import Manifest
-from aista.evaluation.decode import longest_seconds
 from aista.evaluation.evaluate import model_fingerprint
 from aista.evaluation.inside import transport_map
+from aista.inference.answering import longest_seconds
 from aista.reproduce.exhibit import PLACE
 from aista.reproduce.plan import Context, Run
 from aista.reproduce.sentences import chosen_sentences, pairs_of_runs, saved_clip

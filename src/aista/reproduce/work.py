@@ -126,7 +126,7 @@ class Work:
 
 def _score(settings: BaselineSettings) -> None:
     from aista.baselines import baseline
-    from aista.evaluation.score import score
+    from aista.evaluation.evaluate import score
 
     system = baseline(settings.baseline, generation=settings.generation, **settings.options)
     try:
