@@ -1,6 +1,8 @@
-"""Mean reciprocal rank (Eq. 4) and what chance would give."""
+"""Mean reciprocal rank (Eq. 4), what chance would give, and the layers chosen by it (Eq. 5)."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +21,18 @@ def mrr(ranks: ArrayLike) -> float:
     """
     values = np.asarray(ranks, dtype=np.float64)
     return float(np.mean(1.0 / values)) if values.size else float("nan")
+
+
+def select_layers(mrr_by_layer: Iterable[float], threshold: float) -> list[int]:
+    """Return the set I of layers whose MRR exceeds the threshold.
+
+    Args:
+        mrr_by_layer: MRR of layer 0 (the embedding layer), 1, 2, ...
+        threshold: The paper's is 0.05 at 1,000 pairs; compare :func:`chance_mrr`.
+
+    Equation: 5.
+    """
+    return [layer for layer, value in enumerate(mrr_by_layer) if value > threshold]
 
 
 def chance_mrr(num_items: int) -> float:

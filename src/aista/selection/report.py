@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aista.errors import ConfigError
 from aista.files import write_whole
+from aista.retrieval.scores import select_layers
 from aista.selection.crowding import Crowding
 
 _OTHER_COSTS = {
@@ -89,7 +90,7 @@ class LayerReport(BaseModel):
     @property
     def selected(self) -> list[int]:
         """The chosen set of layers I (Eq. 5)."""
-        return [row.layer for row in self.rows if row.selected]
+        return [self.rows[i].layer for i in select_layers(self.mrr_by_layer, self.threshold)]
 
     @property
     def mrr_by_layer(self) -> list[float]:
