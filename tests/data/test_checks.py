@@ -34,6 +34,7 @@ def folder(tmp_path):
 
 GOOD = {"id": "u", "audio": "good.wav", "duration": 2.0, "text": "A good clip.", "task": "asr"}
 HARMS = {
+    "no rows": [],
     "bad row": [{**GOOD, "lang": "en"}],
     "duplicate id": [GOOD, GOOD],
     "unreadable audio": [{**GOOD, "audio": "missing.wav"}],
@@ -65,7 +66,7 @@ def test_every_kind_has_its_harm():
 def test_each_harm_is_found_alone(folder, kind):
     report = run(folder, HARMS[kind], decode=True)
     assert list(report.problems) == [kind]
-    assert report.problems[kind].count == 1 and "m.jsonl:" in report.problems[kind].examples[0]
+    assert report.problems[kind].count == 1 and "m.jsonl" in report.problems[kind].examples[0]
     assert report.ok == (KINDS[kind][0] == "warning")
 
 
@@ -95,6 +96,40 @@ def test_spans_of_one_file_are_no_mismatch_but_must_lie_in_it(folder):
     assert list(run(folder, [{**GOOD, "offset": 1.5}], decode=True).problems) == ["unreadable audio"]
 
 
+@pytest.mark.parametrize("mark", "\u200b\u200c\u200d\ufeff\u00ad\u2060\u200e\u202e\u2066")
+def test_invisible_characters_are_odd(folder, mark):
+    for field, text in (("text", f"do{mark}or"), ("translation", f"门{mark}开")):
+        row = {**GOOD, "task": "st", "tgt_lang": "zh", "translation": "门开", field: text}
+        problem = run(folder, [row]).problems
+        if field == "translation" and mark in "\u200c\u200d":
+            continue  # after a letter that is not Latin a joiner may belong there
+        assert list(problem) == ["odd text"] and f"U+{ord(mark):04X}" in problem["odd text"].examples[0]
+
+
+@pytest.mark.parametrize("text", ["می\u200cخواهم بروم", "क्\u200dष है", "👩\u200d👧 laugh", "نامه\u200cای"])
+def test_joiners_belong_to_scripts_that_need_them(folder, text):
+    assert "odd text" not in run(folder, [{**GOOD, "text": text}]).problems
+
+
+@pytest.mark.parametrize("mark", "\u2018\u201b\u2032\u02b9\u02bc\u02c8\u00b4`\uff07")
+def test_marks_in_place_of_apostrophes_are_odd(folder, mark):
+    problem = run(folder, [{**GOOD, "text": f"I don{mark}t know."}]).problems
+    assert list(problem) == ["odd text"] and f"U+{ord(mark):04X}" in problem["odd text"].examples[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["I don't know.", "I don’t know.", "the ‘right’ one", "Hawai‘", "5′ tall", "日本‘語"]
+)
+def test_right_apostrophes_and_quotes_are_not(folder, text):
+    assert "odd text" not in run(folder, [{**GOOD, "text": text}]).problems
+
+
+def test_an_empty_manifest_is_not_fit(folder):
+    (folder / "empty.jsonl").write_text("\n\n")
+    done = CliRunner().invoke(app, ["check", str(folder / "empty.jsonl")])
+    assert done.exit_code == 1 and "no rows" in " ".join(done.stdout.split())
+
+
 def test_many_problems_give_few_examples(folder):
     report = run(folder, [{**GOOD, "id": f"u{i}", "text": ""} for i in range(2100)])
     assert report.problems["empty text"].count == 2100 and len(report.problems["empty text"].examples) == 5
@@ -106,7 +141,7 @@ def test_any_file_is_checked_without_a_traceback(tmp_path_factory, lines):
     path = tmp_path_factory.getbasetemp() / "fuzz-check.jsonl"
     path.write_bytes(b"\n".join(lines))
     report = check(Manifest(path))
-    assert report.ok == (report.rows == 0)
+    assert not report.ok and (report.rows == 0) == ("no rows" in report.problems)
 
 
 def test_command_line(folder):

@@ -279,3 +279,20 @@ def test_command_line(tmp_path):
     assert "Common Voice 4" in result.stdout
     told = CliRunner().invoke(app, [*arguments, "--direction", "en-ja", "--json"])
     assert [report["split"] for report in json.loads(told.stdout)] == ["train", "dev", "test"]
+
+
+def test_hidden_companions_in_librispeech_are_passed_over(tmp_path):
+    wanted = miniatures.librispeech(tmp_path)["dev-clean"]
+    chapter = tmp_path / "LibriSpeech" / "dev-clean" / "84" / "1240"
+    (chapter / "._84-1240.trans.txt").write_bytes(b"\x00\x05\x16\x07\xff\xfe")
+    (chapter.parent / "._1240").mkdir()
+    (report,) = prepare("librispeech", tmp_path, tmp_path / "out", splits=["dev-clean"])
+    assert [row.id for row in Manifest(report.manifest)] == wanted
+
+
+def test_a_separator_of_unicode_in_a_transcript_or_a_path_ends_no_line(tmp_path):
+    wanted = miniatures.librispeech(tmp_path / "a\u2028b")["dev-clean"]
+    text = tmp_path / "a\u2028b" / "LibriSpeech/dev-clean/84/1240/84-1240.trans.txt"
+    text.write_text(text.read_text().replace("CHAPTER ONE", "CHAPTER\u2028ONE"))
+    (report,) = prepare("librispeech", tmp_path / "a\u2028b", tmp_path / "out", splits=["dev-clean"])
+    assert [row.id for row in Manifest(report.manifest)] == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 from aista.audio import write_audio
 from aista.cli import main
+from aista.cli.data import app as data_app
+from aista.data.manifest import Manifest, Utterance, write_manifest
 from tests.tiny import TEXTS, language_model, whisper
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "own-data.md"
@@ -32,6 +35,14 @@ SHORTER = {
     "translate": ["--max-new-tokens", "4"],
 }
 SMALLER = "  qformer: {hidden_size: 16, num_attention_heads: 2, intermediate_size: 24}\n"
+
+
+PARTS = ("asr.train", "asr.dev", "st.train", "st.dev", "st.test")
+
+
+def recordings(path):
+    """What the rows of a manifest are recorded in, whatever the rows are called."""
+    return {hashlib.sha256(Manifest(path).audio_path(row).read_bytes()).digest() for row in Manifest(path)}
 
 
 @pytest.fixture
@@ -69,6 +80,36 @@ def test_every_block(workplace):
                 arguments += SHORTER.get(arguments[0], [])
                 done = CliRunner().invoke(main.app, arguments)
                 assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
+    parts = {name: recordings(f"data/{name}.jsonl") for name in PARTS}
+    assert all(parts.values())
+    seen_in_training = parts["asr.train"] | parts["st.train"]
+    validated_on = parts["asr.dev"] | parts["st.dev"]
+    assert not parts["st.test"] & (seen_in_training | validated_on)
+    assert not seen_in_training & validated_on
+    assert all(row.duration is not None for row in Manifest("data/asr.jsonl"))
     results = json.loads((workplace / "runs/joint/test/results.json").read_text())
     assert any(name.startswith("bleu") for name in results["scores"])
     assert os.path.exists("shards/st.train-000000.tar")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_split_of_the_guide_keeps_test_recordings_to_the_test(tmp_path, monkeypatch, seed):
+    """As printed there, for recordings of which not all are translated, whatever the seed."""
+    monkeypatch.chdir(tmp_path)
+    rows = [Utterance(id=f"a{i}", audio=f"../rec/{i}.wav", text="x") for i in range(60)]
+    write_manifest("data/asr.jsonl", rows)
+    translated = [row.model_copy(update={"task": "st", "tgt_lang": "zh", "translation": "x"}) for row in rows]
+    write_manifest("data/st.jsonl", [row for i, row in enumerate(translated) if i % 3])
+    (line,) = [
+        line
+        for language, text in BLOCK.findall(GUIDE.read_text(encoding="utf-8"))
+        for line in text.split("\n")
+        if language == "bash" and line.startswith("aista data split")
+    ]
+    done = CliRunner().invoke(data_app, [*shlex.split(line)[2:], "--seed", str(seed)])
+    assert done.exit_code == 0, done.output
+    audio = {name: {row.audio for row in Manifest(f"data/{name}.jsonl")} for name in PARTS}
+    assert all(audio.values())
+    others = audio["asr.train"] | audio["asr.dev"] | audio["st.train"] | audio["st.dev"]
+    assert not audio["st.test"] & others
+    assert not (audio["asr.train"] | audio["st.train"]) & (audio["asr.dev"] | audio["st.dev"])

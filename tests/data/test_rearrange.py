@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
 
+import numpy as np
 import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from aista.cli.data import app
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.rearrange import mix, split, subset
+from aista.data.recordings import same_recordings
+from aista.data.shards import write_shards
 from aista.errors import ConfigError
 
 
@@ -105,3 +113,140 @@ def test_command_line(tmp_path):
     assert isinstance(
         runner.invoke(app, ["split", str(tmp_path / "all.jsonl"), "train"]).exception, ConfigError
     )
+
+
+# ---- a recording is what its file is
+
+
+def spelled(folder, number):
+    """Ways to name recording ``number``: the file, and what leads to it or is equal to it."""
+    name = f"{number}.wav"
+    real = folder / "rec" / name
+    (folder / "rec").mkdir(exist_ok=True)
+    soundfile.write(real, np.full(800, 0.001 * (number + 1)), 16_000)
+    for place in ("linked", "hard", "copied", "deep/er"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / "linked" / name).symlink_to(real)
+    os.link(real, folder / "hard" / name)
+    shutil.copy(real, folder / "copied" / f"take{number}.WAV")
+    if not (folder / "way").exists():
+        (folder / "way").symlink_to(folder / "rec")
+    return [
+        f"rec/{name}", f"./rec/../rec/{name}", str(real), f"linked/{name}", f"hard/{name}",
+        f"copied/take{number}.WAV", f"way/{name}", f"deep/er/../../rec//{name}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_recording_under_many_names_is_in_one_part(tmp_path, seed):
+    names = [spelled(tmp_path, number) for number in range(12)]
+    rows = [
+        Utterance(id=f"{number}/{way}", audio=ways[way], text="x")
+        for way in range(8)
+        for number, ways in enumerate(names)
+    ]
+    write_manifest(tmp_path / "all.jsonl", rows)
+    paths = split(Manifest(tmp_path / "all.jsonl"), {"train": 6, "dev": 2, "test": 2}, seed=seed)
+    parts = [{row.id.split("/")[0] for row in Manifest(path)} for path in paths.values()]
+    assert all(parts) and sum(map(len, parts)) == len(set.union(*parts)) == 12
+    assert sum(len(Manifest(path)) for path in paths.values()) == 96
+
+
+def test_files_of_equal_size_are_not_one_recording(tmp_path):
+    rng = np.random.default_rng(0)
+    start = rng.normal(0, 0.1, 40_000)  # more than is looked at first
+    for number in range(6):
+        soundfile.write(tmp_path / f"{number}.wav", np.append(start, rng.normal(0, 0.1, 100)), 16_000)
+    paths = [str(tmp_path / f"{number}.wav") for number in range(6)]
+    assert same_recordings(paths) == {path: path for path in paths}
+    shutil.copy(paths[3], tmp_path / "x.wav")
+    assert same_recordings([*paths, str(tmp_path / "x.wav")])[str(tmp_path / "x.wav")] == paths[3]
+
+
+def test_members_of_shards_are_recordings(tmp_path):
+    ways = [spelled(tmp_path, number)[0] for number in range(4)]
+    write_manifest(tmp_path / "all.jsonl", [Utterance(id=w, audio=w, text="x") for w in [*ways, ways[0]]])
+    write_shards(Manifest(tmp_path / "all.jsonl"), tmp_path / "s", rows_per_shard=2, seed=None)
+    (tmp_path / "t").symlink_to(tmp_path / "s")
+    held = [str(tmp_path / "s" / str(row.audio)) for row in Manifest(tmp_path / "s" / "all.jsonl")]
+    linked = [path.replace("/s/", "/t/") for path in held]
+    found = same_recordings([*held, *linked])
+    assert [found[path] for path in held] == [*held[:4], held[0]]  # the fifth is the first once more
+    assert [found[path] for path in linked] == [found[path] for path in held]
+
+
+@given(
+    translated=st.sets(st.integers(0, 39), min_size=8),
+    seed=st.integers(0, 99),
+    shares=st.lists(st.floats(0.1, 10), min_size=2, max_size=4),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_manifests_split_together_share_no_recording_across_parts(tmp_path, translated, seed, shares):
+    """To transcribe: 40 recordings; to translate: some of them, twice, in a folder of its own."""
+    asr = [Utterance(id=f"a{i}", audio=f"rec/{i}.wav", text="x") for i in range(40)]
+    st_rows = [
+        Utterance(id=f"t{i}{n}", audio=f"../rec/{i}.wav", task="st", tgt_lang="zh", translation="x")
+        for i in sorted(translated)
+        for n in "ab"
+    ]
+    write_manifest(tmp_path / "asr.jsonl", asr)
+    write_manifest(tmp_path / "sub" / "st.jsonl", st_rows)
+    parts = {f"p{number}": share for number, share in enumerate(shares)}
+    both = [Manifest(tmp_path / "asr.jsonl"), Manifest(tmp_path / "sub" / "st.jsonl")]
+    written = split(both, parts, seed=seed)
+    assert len(written) == 2 * len(shares)
+    held = {
+        name: {os.path.basename(str(row.audio)) for row in Manifest(path)} for name, path in written.items()
+    }
+    for one in parts:
+        for other in parts:
+            if one != other:
+                assert not (held[f"asr.{one}"] | held[f"st.{one}"]) & (
+                    held[f"asr.{other}"] | held[f"st.{other}"]
+                )
+    assert set.union(*(held[f"asr.{name}"] for name in parts)) == {f"{i}.wav" for i in range(40)}
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=9),
+    shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_part_gets_a_speaker_or_there_is_an_error(tmp_path, sizes, shares, seed):
+    rows = [
+        Utterance(id=f"{s}/{n}", audio=f"{s}-{n}.wav", text="x", speaker=f"s{s}")
+        for s, size in enumerate(sizes)
+        for n in range(size)
+    ]
+    write_manifest(tmp_path / "all.jsonl", rows)
+    parts = {f"p{number}": share for number, share in enumerate(shares)}
+    if len(sizes) < len(shares):
+        with pytest.raises(ConfigError, match="fewer groups than parts"):
+            split(Manifest(tmp_path / "all.jsonl"), parts, by="speaker", seed=seed)
+        return
+    written = split(Manifest(tmp_path / "all.jsonl"), parts, by="speaker", seed=seed)
+    speakers = [{row.speaker for row in Manifest(path)} for path in written.values()]
+    assert all(speakers) and sum(map(len, speakers)) == len(sizes)
+
+
+def test_the_command_says_what_came_out(tmp_path):
+    manifest(tmp_path / "asr.jsonl", 40)
+    manifest(tmp_path / "st.jsonl", 20)
+    command = ["split", str(tmp_path / "asr.jsonl"), str(tmp_path / "st.jsonl"), "train=0.8", "test=0.2"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and done.stdout.count("%") == 4
+    assert {path.name for path in tmp_path.glob("*.t*.jsonl")} == {
+        "asr.train.jsonl", "asr.test.jsonl", "st.train.jsonl", "st.test.jsonl",
+    }  # fmt: skip
+    for wrong in (["train=0.8"], [str(tmp_path / "asr.jsonl")]):
+        assert isinstance(CliRunner().invoke(app, ["split", *wrong]).exception, ConfigError)
+
+
+def test_repeated_ids_get_the_next_free_number(tmp_path):
+    rows = [Utterance(id=name, audio="a.wav", text="x") for name in ("a", "a#2", "a#3", "b")]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    source = Manifest(tmp_path / "m.jsonl")
+    assert mix([source, source], [1, 1], tmp_path / "x.jsonl", count=24) == 24
+    ids = [row.id for row in Manifest(tmp_path / "x.jsonl")]
+    assert len(set(ids)) == 24

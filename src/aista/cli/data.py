@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ TooLongOption = Literal["skip", "error", "segment"]
 ManifestPath = Annotated[Path, typer.Argument(help="A manifest: JSON lines, one utterance a line.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 Seed = Annotated[int, typer.Option(help="Another seed, another choice.")]
+_SHARE = re.compile(r"=[^/=]*$")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read audio.")]
 
@@ -107,23 +109,41 @@ def _seen(manifest: Any, index: int) -> dict[str, Any]:
 
 @app.command()
 def split(
-    manifest: ManifestPath,
-    parts: Annotated[list[str], typer.Argument(help="Parts and shares: train=0.9 dev=0.05 test=0.05")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MANIFEST... NAME=SHARE...",
+            help="Manifests, and parts with their shares: asr.jsonl st.jsonl train=0.9 dev=0.05 test=0.05",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder; default: beside the manifest.")
+        Path | None, typer.Option("--out", "-o", help="Folder; default: beside each manifest.")
     ] = None,
     by: Annotated[str, typer.Option(help="What is never divided: id, audio or speaker.")] = "audio",
     seed: Seed = 0,
 ) -> None:
-    """Split a manifest into parts that share no recording, or no speaker."""
+    """Split manifests into parts that share no recording, or no speaker.
+
+    Manifests of the same recordings are split together: a recording is in the same part of each.
+    """
     from aista.data.manifest import Manifest
     from aista.data.rearrange import split as run
 
     if by not in ("id", "audio", "speaker"):
         raise ConfigError(f"Cannot split by {by!r}.", expected="id, audio or speaker")
-    written = run(Manifest(manifest), _numbers(parts), out, by=by, seed=seed)  # type: ignore[arg-type]
-    for path in written.values():
-        typer.echo(f"{len(Manifest(path)):>9,}  {path}")
+    parts = [part for part in arguments if _SHARE.search(part)]
+    if not 0 < len(parts) < len(arguments):
+        raise ConfigError(
+            "A split needs manifests and parts.",
+            got=" ".join(arguments),
+            expected="st.jsonl train=0.9 dev=0.1",
+        )
+    manifests = [Manifest(part) for part in arguments if part not in parts]
+    written = run(manifests, _numbers(parts), out, by=by, seed=seed)  # type: ignore[arg-type]
+    sizes = [len(Manifest(path)) for path in written.values()]
+    totals = [len(manifest) for manifest in manifests for _ in parts]
+    for path, size, total in zip(written.values(), sizes, totals, strict=True):
+        typer.echo(f"{size:>9,}  {size / max(total, 1):>6.1%}  {path}")
 
 
 @app.command()
@@ -280,7 +300,9 @@ def import_(
     src_lang: Annotated[str | None, typer.Option(help="What is spoken, where rows do not say.")] = None,
     tgt_lang: Annotated[str | None, typer.Option(help="Language of the translation, likewise.")] = None,
     corpus: Annotated[str | None, typer.Option(help="Name of the corpus, likewise.")] = None,
-    column: Annotated[list[str], typer.Option(help="FIELD=COLUMN of a table or data set.")] = [],  # noqa: B006
+    column: Annotated[
+        list[str], typer.Option(help="FIELD=COLUMN of a table or data set; FIELD= takes none.")
+    ] = [],  # noqa: B006
     audio_root: Annotated[Path | None, typer.Option(help="Where relative audio paths start.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
 ) -> None:
@@ -292,8 +314,14 @@ def import_(
     options = Options({k: v for k, v in defaults.items() if v is not None}, columns, audio_root, out, split)
     imported = import_manifest(format_, source, out, options)
     typer.echo(f"{imported.rows:>9,}  {out}")
-    for reason, count in imported.skipped.items():
-        typer.echo(f"{count:>9,}  skipped: {reason}")
+    for kind, counts in (("skipped", imported.skipped), ("note", imported.notes)):
+        for reason, count in counts.items():
+            places = imported.examples.get(reason, [])
+            more = ", ..." if count > len(places) else ""
+            typer.echo(f"{count:>9,}  {kind}: {reason} ({', '.join(places)}{more})")
+    if not imported.rows:
+        typer.echo("Nothing was imported.", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()

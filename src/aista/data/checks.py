@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aista.audio.files import is_silent, load_audio, probe
+from aista.audio.files import AudioInfo, is_silent, load_audio, probe
 from aista.audio.rates import MAX_SECONDS, SAMPLE_RATE_HZ
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ManifestError
@@ -24,9 +24,13 @@ Severity = Literal["error", "warning"]
 
 # kind -> (severity, what it means)
 KINDS: dict[str, tuple[Severity, str]] = {
+    "no rows": ("error", "holds no row"),
     "bad row": ("error", "is no valid utterance"),
     "duplicate id": ("error", "has the id of an earlier row"),
-    "unreadable audio": ("error", "the audio is missing, empty, corrupt, or shorter than the span"),
+    "unreadable audio": (
+        "error",
+        "the audio is missing, empty, corrupt, shorter than the span or the segments, or lacks the channel",
+    ),
     "no target": ("error", "lacks the text that its task is trained on"),
     "unknown language": ("error", "names a language that no prompt can name"),
     "duration mismatch": ("warning", "the file is longer or shorter than the row says"),
@@ -39,7 +43,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "silent audio": ("warning", "nothing in it reaches -60 dBFS"),
     "clipped audio": ("warning", "more than 0.1 % of its samples are at full scale"),
     "empty text": ("warning", "has a text that holds nothing"),
-    "odd text": ("warning", "has a text with tags, control characters, or in capitals only"),
+    "odd text": (
+        "warning",
+        "has a text with tags, control or invisible characters, odd apostrophes, or in capitals only",
+    ),
     "odd language": ("warning", "has a text in the script of another language"),
     "odd rate": ("warning", "has more than 40 characters of text per second of speech"),
 }
@@ -49,6 +56,10 @@ HISTOGRAM_EDGES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 180.0,
 _MISMATCH_SECONDS = 0.25
 _CHARACTERS_PER_SECOND = 40.0
 _CLIPPED_SHARE = 0.001
+# Between letters, these stand where ' or ’ should: ‘ ‛ ′ ʹ ʼ ˈ ´ ` and the full-width one.
+_APOSTROPHE = re.compile(
+    r"(?<=[A-Za-zÀ-ɏ])[\u2018\u201b\u2032\u02b9\u02bc\u02c8\u00b4`\uff07](?=[A-Za-zÀ-ɏ])"
+)
 _TAG = re.compile(r"<[^<>\s]{1,30}>|\[[A-Z_ ]{2,}\]")
 _ROWS_AT_ONCE = 2048
 
@@ -140,6 +151,8 @@ def check(
                 _check_text(report, f"{manifest.where(index)} {utterance.id}", utterance)
             if progress is not None:
                 progress(len(rows))
+    if not report.rows:
+        report.note("no rows", str(manifest.path))
     _check_duplicates(report, manifest, np.array(ids))
     _report_mismatches(report, manifest, mismatches, np.array(files))
     report.hours = sum(report.hours_by_task.values())
@@ -178,17 +191,31 @@ def _listen(manifest: Manifest, row: Utterance, decode: bool) -> _Sound:
         return _Sound()
     path = manifest.audio_path(row)
     try:
-        whole = probe(path).duration_seconds
+        info = probe(path)
+        whole = info.duration_seconds
+        wrong = _not_in_it(row, info)
+        if wrong is not None:
+            return _Sound(row.duration, whole, wrong)
         if not decode:
             left = whole - row.offset
             if left <= 0 or (row.duration or 0) > left + _MISMATCH_SECONDS:
                 return _Sound(row.duration, whole, f"the span ends after the file ({whole:.2f} s)")
             return _Sound(row.duration or left, whole)
-        samples = load_audio(path, offset_seconds=row.offset, duration_seconds=row.duration)
+        samples = load_audio(path, **row.span)
     except AudioError as error:
         return _Sound(row.duration, None, error.what + (f" ({error.got})" if error.got else ""))
     clipped = float(np.mean(np.abs(samples) >= 0.999)) > _CLIPPED_SHARE
     return _Sound(len(samples) / SAMPLE_RATE_HZ, whole, None, is_silent(samples), clipped)
+
+
+def _not_in_it(row: Utterance, info: AudioInfo) -> str | None:
+    """Say what of a row its file does not have: the channel, or the time of its last segment."""
+    if row.channel is not None and row.channel >= info.num_channels:
+        return f"there is no channel {row.channel} (of {info.num_channels})"
+    end = max((part.end for part in row.segments or ()), default=0.0)
+    if row.offset + end > info.duration_seconds + _MISMATCH_SECONDS:
+        return f"a segment ends at {row.offset + end:.2f} s, after the file ({info.duration_seconds:.2f} s)"
+    return None
 
 
 def _check_sound(
@@ -256,10 +283,25 @@ def _oddity(text: str) -> str | None:
         return f"a tag {found[0]}"
     if any(unicodedata.category(c) in ("Cc", "Co", "Cn") or c == "\ufffd" for c in text):
         return "a control or replacement character"
+    if invisible := next((c for at, c in enumerate(text) if _invisible(text, at)), None):
+        return f"an invisible character (U+{ord(invisible):04X})"
+    if found := _APOSTROPHE.search(text):
+        return f"a mark in place of an apostrophe (U+{ord(found[0]):04X})"
     letters = [c for c in text if c.isalpha()]
     if len(letters) > 12 and all(c.isupper() for c in letters):
         return "capitals only (aista.text.normalize.sentence_case cures it)"
     return None
+
+
+def _invisible(text: str, at: int) -> bool:
+    """Whether the character is one that only formats (Unicode category Cf) and no script or emoji needs it.
+
+    The two joiners are letters' companions in Arabic and Indic scripts and hold emoji together.
+    """
+    if unicodedata.category(text[at]) != "Cf":
+        return False
+    joins = text[at] in "\u200c\u200d" and at > 0
+    return not (joins and (ord(text[at - 1]) >= 0x2190 or 0x0590 <= ord(text[at - 1]) < 0x1E00))
 
 
 def _check_duplicates(report: CheckReport, manifest: Manifest, hashes: np.ndarray) -> None:

@@ -170,9 +170,7 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         if utterance.audio is None:
             return utterance.text or ""
         if self.features is None:
-            return load_audio(
-                utterance.audio, offset_seconds=utterance.offset, duration_seconds=utterance.duration
-            )
+            return load_audio(utterance.audio, **utterance.span)
         key = self.feature_key(utterance)
         try:
             return self.features[key]
@@ -317,7 +315,8 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
 
 
 def _span(utterance: Utterance) -> str:
-    return f"@{utterance.offset!r}+{utterance.duration!r}"
+    channel = "" if utterance.channel is None else f"#{utterance.channel}"
+    return f"@{utterance.offset!r}+{utterance.duration!r}{channel}"
 
 
 def _seconds(utterance: Utterance) -> float:

@@ -31,7 +31,7 @@ def guarded(rows: Iterator[Row], source: str, name: Callable[[Row], str], advice
             yield row
             last = f"the row after {name(row)}"
     except _UNFORESEEN as error:
-        what = str(error).splitlines()[0] if str(error) else ""
+        what = str(error).strip().split("\n")[0]
         raise ManifestError(
             f"{source}: broken at {last}.", got=f"{type(error).__name__}: {what}", advice=advice
         ) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +27,7 @@ _NEWLINE = 10
 _CHUNK_BYTES = 1 << 24
 
 
-_OVERLAP_SECONDS = 0.25  # what times given by people and aligners may overlap or exceed a span by
+OVERLAP_SECONDS = 0.25  # what times given by people and aligners may overlap or exceed a span by
 
 
 class TimedText(BaseModel):
@@ -59,6 +60,8 @@ class Utterance(BaseModel):
         audio: Path of the file, relative to the manifest's folder (or absolute); ``None`` only for ``mt``.
         offset: Start of the span in the file, in seconds.
         duration: Length of the span in seconds; ``None``: to the end of the file, length not known.
+        channel: Which channel of the file, counted from 0; ``None``: the mean of all. Where each speaker of a
+            recording has a channel, the row has that speaker's own sound.
         src_lang: ISO 639-1 code of what is spoken (``mt``: of ``text``).
         tgt_lang: ISO 639-1 code of ``translation``.
         text: Transcript (``asr``, ``st``), caption (``aac``) or source text (``mt``).
@@ -78,6 +81,7 @@ class Utterance(BaseModel):
     audio: Annotated[str, StringConstraints(min_length=1)] | None = None
     offset: Annotated[float, Field(ge=0)] = 0.0
     duration: Annotated[float, Field(gt=0)] | None = None
+    channel: Annotated[int, Field(ge=0)] | None = None
     src_lang: Code = "en"
     tgt_lang: Code | None = None
     text: str | None = None
@@ -106,14 +110,23 @@ class Utterance(BaseModel):
         for number, part in enumerate(self.segments or (), start=1):
             if getattr(part, answer) is None:
                 raise ValueError(f"segment {number} of a row of task {self.task} needs {answer}")
-            if part.offset < end - _OVERLAP_SECONDS:
+            if part.offset < end - OVERLAP_SECONDS:
                 raise ValueError(f"segment {number} starts before the one before it ends")
             end = part.end
         if self.segments is not None and (self.task == "mt" or not self.segments):
             raise ValueError("segments are parts of a sound: at least one, and not for task mt")
-        if self.duration is not None and end > self.duration + _OVERLAP_SECONDS:
+        if self.duration is not None and end > self.duration + OVERLAP_SECONDS:
             raise ValueError(f"the segments end at {end:g} s, after the row's duration")
         return self
+
+    @property
+    def span(self) -> dict[str, Any]:
+        """Which part of its file the utterance is, as ``aista.audio.load_audio`` takes it."""
+        return {
+            "offset_seconds": self.offset,
+            "duration_seconds": self.duration,
+            "channel": self.channel,
+        }
 
     @property
     def target(self) -> str:
@@ -240,6 +253,19 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
     finally:
         draft.unlink(missing_ok=True)
     return count
+
+
+def numbered(utterances: Iterable[Utterance]) -> Iterator[Utterance]:
+    """Yield utterances, an id that stood before with the next free ``#2``, ``#3`` ... at its end."""
+    times: Counter[str] = Counter()
+    taken: set[str] = set()
+    for row in utterances:
+        name = row.id
+        while name in taken:
+            times[row.id] += 1
+            name = f"{row.id}#{times[row.id] + 1}"
+        taken.add(name)
+        yield row if name == row.id else row.model_copy(update={"id": name})
 
 
 def to_line(utterance: Utterance) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,10 +11,11 @@ from typing import Literal
 import numpy as np
 
 from aista.audio.files import probe
-from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.data.manifest import OVERLAP_SECONDS, Manifest, Utterance, numbered, write_manifest
+from aista.data.recordings import same_recordings
 from aista.data.sampling import rounds, shares
 from aista.data.too_long import LengthReport, fit
-from aista.errors import ConfigError
+from aista.errors import AudioError, ConfigError, ManifestError
 
 By = Literal["id", "audio", "speaker"]
 
@@ -29,42 +29,94 @@ def rebased(manifest: Manifest, utterance: Utterance, folder: str | os.PathLike)
 
 
 def split(
-    manifest: Manifest,
+    manifests: Manifest | Sequence[Manifest],
     parts: dict[str, float],
     out: str | os.PathLike | None = None,
     *,
     by: By = "audio",
     seed: int = 0,
 ) -> dict[str, Path]:
-    """Split a manifest into parts that share no recording (or speaker).
+    """Split manifests into parts that share no recording (or speaker).
+
+    Several manifests (one to transcribe, one to translate) are split by one rule: what is in one part of one
+    is in the same part of every other. A recording is known by what its file is, however its path is spelled
+    (:func:`aista.data.recordings.same_recordings`).
 
     Args:
-        parts: Name -> share; the shares are taken relative to their sum.
-        out: Folder for ``NAME.jsonl``; by default beside the manifest as ``STEM.NAME.jsonl``.
+        parts: Name -> share; the shares are taken relative to their sum. Every part gets at least one
+            recording (or speaker).
+        out: Folder of the parts; by default beside each manifest.
         by: What must not be divided: rows of one ``speaker``, of one ``audio`` file, or only of one ``id``.
         seed: Another seed, another split.
 
     Returns:
-        Name -> the written manifest.
+        Name -> the written manifest; of several manifests ``STEM.NAME`` -> the written manifest. One manifest
+        in a folder of its own is called ``NAME.jsonl``, otherwise ``STEM.NAME.jsonl``.
 
     Raises:
-        ConfigError: A share is not positive, or rows lack the speaker to split by.
+        ConfigError: A share is not positive, rows lack the speaker to split by, two manifests have one name,
+            or there are fewer recordings (or speakers) than parts.
     """
-    if not parts or min(parts.values()) <= 0:
+    manifests = [manifests] if isinstance(manifests, Manifest) else list(manifests)
+    if not parts or not all(0 < share < float("inf") for share in parts.values()):
         raise ConfigError(
             "A split needs parts with positive shares.", got=parts, expected="e.g. train=0.9 dev=0.1"
         )
-    keys = np.fromiter((_hash(_key(row, by), seed) for row in manifest), dtype=np.uint64, count=len(manifest))
-    _, which, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-    middles = np.cumsum(sizes) - sizes / 2  # of each group, in the random order of its hash
-    ends = np.cumsum(list(parts.values())) / sum(parts.values()) * len(manifest)
-    part_of_row = np.searchsorted(ends[:-1], middles, side="right")[which]
-    written = {}
-    for number, name in enumerate(parts):
-        path = Path(out) / f"{name}.jsonl" if out else manifest.path.with_suffix(f".{name}.jsonl")
-        _write(path, ((manifest, int(index)) for index in np.flatnonzero(part_of_row == number)))
-        written[name] = path
+    stems = [manifest.path.with_suffix("").name for manifest in manifests]
+    if out and len(set(stems)) < len(stems):
+        raise ConfigError("Two manifests of one name cannot be split into one folder.", got=", ".join(stems))
+    keys = np.fromiter((_hash(key, seed) for key in _keys(manifests, by)), dtype=np.uint64)
+    part_of_row = _parts(keys, list(parts.values()), by)
+    written, start = {}, 0
+    for manifest, stem in zip(manifests, stems, strict=True):
+        which = part_of_row[start : start + len(manifest)]
+        start += len(manifest)
+        for number, name in enumerate(parts):
+            alone = out is not None and len(manifests) == 1
+            file = f"{name}.jsonl" if alone else f"{stem}.{name}.jsonl"
+            path = Path(out or manifest.path.parent) / file
+            _write(path, ((manifest, int(index)) for index in np.flatnonzero(which == number)))
+            written[name if len(manifests) == 1 else f"{stem}.{name}"] = path
     return written
+
+
+def _keys(manifests: Sequence[Manifest], by: By) -> list[str]:
+    """Return, of every row, the name of the group that must not be divided."""
+    if by != "audio":
+        return [_key(row, by) for manifest in manifests for row in manifest]
+    names = [
+        (row.audio and str(manifest.audio_path(row)), row.audio or row.id)
+        for manifest in manifests
+        for row in manifest
+    ]
+    same = same_recordings(path for path, _ in names if path)
+    first: dict[str, str] = {}  # the name of a recording in the first row that has it
+    for path, name in names:
+        if path:
+            first.setdefault(same[path], name)
+    return [first[same[path]] if path else name for path, name in names]
+
+
+def _parts(keys: np.ndarray, weights: list[float], by: By) -> np.ndarray:
+    """Return the part of every row: groups by their hashes, shares as near as can be."""
+    _, which, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    if len(sizes) < len(weights):
+        raise ConfigError(
+            f"There are fewer groups than parts to split by {by}.",
+            got=f"{len(sizes)} for {len(weights)} parts",
+            advice="Split into fewer parts, or by 'audio'.",
+        )
+    middles = np.cumsum(sizes) - sizes / 2  # of each group, in the random order of its hash
+    ends = np.cumsum(weights) / sum(weights) * len(keys)
+    part = np.searchsorted(ends[:-1], middles, side="right")
+    # Every part begins no later than leaves a group to each part after it, and has one itself.
+    firsts = np.searchsorted(part, np.arange(len(weights)))
+    for number in range(1, len(weights)):
+        firsts[number] = max(firsts[number], firsts[number - 1] + 1)
+    for number in range(len(weights) - 1, 0, -1):
+        firsts[number] = min(firsts[number], len(sizes) - (len(weights) - number))
+    part = np.searchsorted(firsts, np.arange(len(sizes)), side="right") - 1
+    return part[which]
 
 
 def subset(
@@ -144,6 +196,7 @@ def cut(manifest: Manifest, out: str | os.PathLike, *, max_seconds: float) -> Le
 
     Raises:
         AudioError: A row has no duration and its file cannot be read.
+        ManifestError: A row's segments go on after its file ends.
     """
     report = LengthReport(max_seconds)
     folder = Path(out).parent
@@ -154,11 +207,28 @@ def cut(manifest: Manifest, out: str | os.PathLike, *, max_seconds: float) -> Le
             kept = [row]
             if seconds > max_seconds:
                 kept = fit(row, max_seconds, "segment")
+                _must_be_inside(manifest, row, kept)
                 report.note(row, seconds, kept)
             yield from (rebased(manifest, each, folder) for each in kept)
 
     write_manifest(out, utterances())
     return report
+
+
+def _must_be_inside(manifest: Manifest, row: Utterance, kept: Sequence[Utterance]) -> None:
+    end = max((piece.offset + (piece.duration or 0.0) for piece in kept), default=0.0)
+    if not row.segments or not kept:
+        return
+    try:
+        whole = probe(manifest.audio_path(row)).duration_seconds
+    except AudioError:
+        return  # the row says how long it is; whether its file is there, `aista data check` says
+    if end > whole + OVERLAP_SECONDS:
+        raise ManifestError(
+            f"Utterance {row.id!r}: its segments go on after its sound.",
+            got=f"a segment ends at {end:g} s, the file at {whole:.2f} s",
+            advice="Are the times those of another cut? See all such rows with: aista data check",
+        )
 
 
 def _seconds(manifest: Manifest, row: Utterance) -> float:
@@ -171,16 +241,10 @@ def _write(path: Path, rows: Iterable[tuple[Manifest, int]], repeats: bool = Fal
     """Write rows of manifests; with ``repeats`` an id that stood before is numbered."""
 
     def utterances() -> Iterator[Utterance]:
-        times: Counter[str] = Counter()
         for manifest, index in rows:
-            row = rebased(manifest, manifest[index], path.parent)
-            if repeats:
-                times[row.id] += 1
-                if times[row.id] > 1:
-                    row = row.model_copy(update={"id": f"{row.id}#{times[row.id]}"})
-            yield row
+            yield rebased(manifest, manifest[index], path.parent)
 
-    return write_manifest(path, utterances())
+    return write_manifest(path, numbered(utterances()) if repeats else utterances())
 
 
 def _key(row: Utterance, by: By) -> str:
@@ -192,7 +256,8 @@ def _key(row: Utterance, by: By) -> str:
 def _known_duration(row: Utterance) -> float:
     if row.duration is None and row.audio is not None:
         raise ConfigError(
-            f"Utterance {row.id!r} has no duration.", advice="Ask for a count instead of hours."
+            f"Utterance {row.id!r} has no duration.",
+            advice="Ask for a count instead of hours; `aista data import` writes durations.",
         )
     return row.duration or 0.0
 

@@ -84,11 +84,13 @@ def _write_shard(path: Path, manifest: Manifest, order: list[int]) -> list[Utter
 
 
 def _add(tar: tarfile.TarFile, key: str, manifest: Manifest, row: Utterance) -> Utterance:
-    samples = load_audio(manifest.audio_path(row), offset_seconds=row.offset, duration_seconds=row.duration)
+    samples = load_audio(manifest.audio_path(row), **row.span)
     sound = io.BytesIO()
     soundfile.write(sound, _within_full_scale(samples, row), SAMPLE_RATE_HZ, format="FLAC")
     duration = round(len(samples) / SAMPLE_RATE_HZ, 6)
-    held = row.model_copy(update={"audio": f"{key}.flac", "offset": 0.0, "duration": duration})
+    held = row.model_copy(
+        update={"audio": f"{key}.flac", "offset": 0.0, "duration": duration, "channel": None}
+    )
     for suffix, data in (("flac", sound.getvalue()), ("json", to_line(held).encode())):
         info = tarfile.TarInfo(f"{key}.{suffix}")
         info.size = len(data)

@@ -64,7 +64,7 @@ def _recordings(manifest: Manifest, answers: Mapping[str, Mapping[str, str]]) ->
     groups: dict[Any, _Rows] = defaultdict(list)
     for index, row in enumerate(manifest):
         if row.task == "st" and row.translation and all(row.id in texts for texts in answers.values()):
-            groups[row.audio, row.offset].append((index, row))
+            groups[row.audio, row.offset, row.channel].append((index, row))
     return groups
 
 
@@ -98,9 +98,7 @@ def _clip(
     manifest: Path,
 ) -> Clip:
     _, first = rows[0]
-    samples = load_audio(
-        manifest.parent / str(first.audio), offset_seconds=first.offset, duration_seconds=first.duration
-    )
+    samples = load_audio(manifest.parent / str(first.audio), **first.span)
     renderings = [
         Rendering(row.answer_lang, row.target, {key: texts[row.id] for key, texts in answers.items()})
         for _, row in rows

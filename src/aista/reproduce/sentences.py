@@ -138,7 +138,7 @@ def _places(context: Context) -> dict[str, tuple[Path, int, Utterance]]:
 
 
 def _answered(row: Hypothesis, utterance: Utterance, texts: Mapping[str, Mapping[str, str]]) -> Answered:
-    recording = f"{utterance.audio}@{utterance.offset}"
+    recording = f"{utterance.audio}@{utterance.offset}#{utterance.channel}"
     found = {name: answers[row.id] for name, answers in texts.items()}
     return Answered(row.id, recording, row.language, utterance.text or "", row.reference, found)
 
@@ -221,7 +221,7 @@ def saved_clip(context: Context, manifest: Path, index: int, name: str) -> dict[
     source = (
         Path(row.audio or "") if Path(row.audio or "").is_absolute() else manifest.parent / str(row.audio)
     )
-    samples = load_audio(source, offset_seconds=row.offset, duration_seconds=row.duration)
+    samples = load_audio(source, **row.span)
     place = Path(PLACE) / "files" / f"{name}.flac"
     write_audio(context.folder / place, samples[: int(LONGEST_SECONDS * 16_000)])
     return {"clip": str(place), "audio": str(row.audio), "offset": row.offset, "source": row.text or ""}

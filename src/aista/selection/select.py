@@ -116,10 +116,10 @@ def draw_pairs(
     Raises:
         ManifestError: There are not enough.
     """
-    first: dict[tuple[str | None, float], int] = {}
+    first: dict[tuple[str | None, float, int | None], int] = {}
     for index, row in enumerate(utterances):
         if row.audio is not None and row.text and row.task != "aac" and (usable is None or usable[index]):
-            first.setdefault((row.audio, row.offset), index)
+            first.setdefault((row.audio, row.offset, row.channel), index)
     if len(first) < count:
         raise ManifestError(
             "Not enough speech-text pairs for layer selection.",

@@ -159,10 +159,10 @@ def preflight(
 
 
 def _first_of_each_clip(dataset: SpeechDataset, rows: list[int]) -> SpeechDataset:
-    chosen: dict[tuple[str | None, float], int] = {}
+    chosen: dict[tuple[str | None, float, int | None], int] = {}
     for index in rows:
         row = dataset.utterance(index)
-        chosen.setdefault((row.audio, row.offset), index)
+        chosen.setdefault((row.audio, row.offset, row.channel), index)
         if len(chosen) == PAIRS:
             break
     return dataset.subset(list(chosen.values()))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from aista.data.corpora import Absent, Expected, LeftOut
 from aista.data.manifest import Utterance
+from aista.data.rows_of_tables import Broken, read_rows
 
 NOTE = (
     "The clips come from YouTube and vanish: the paper trained on 45K of 49,838. Validation and test clips "
@@ -36,20 +36,22 @@ def rows(source: Path, split: str) -> Iterator[Utterance | LeftOut]:
     if table is None:
         raise Absent(f"{source} has no {split}.csv.")
     folders = [f for f in (source / split, source / "audio" / split, source / "audio", source) if f.is_dir()]
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        for line in csv.DictReader(file):
-            caption = line["caption"].strip()
-            path = _clip(folders, line)
-            if not caption or path is None:
-                yield LeftOut(line["audiocap_id"], "audio is missing" if caption else "empty caption")
-                continue
-            yield Utterance(
-                id=f"audiocaps-{line['audiocap_id']}",
-                audio=str(path),
-                text=caption,
-                task="aac",
-                corpus="audiocaps",
-            )
+    for number, line in read_rows(table, texts=["caption"]):
+        if isinstance(line, Broken):
+            yield LeftOut(f"{table.name}:{number}", line.reason)
+            continue
+        caption = line["caption"].strip()
+        path = _clip(folders, line)
+        if not caption or path is None:
+            yield LeftOut(line["audiocap_id"], "audio is missing" if caption else "empty caption")
+            continue
+        yield Utterance(
+            id=f"audiocaps-{line['audiocap_id']}",
+            audio=str(path),
+            text=caption,
+            task="aac",
+            corpus="audiocaps",
+        )
 
 
 def _clip(folders: list[Path], line: dict[str, str]) -> Path | None:

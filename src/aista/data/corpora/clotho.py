@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from aista.data.corpora import Absent, Expected, LeftOut
 from aista.data.manifest import Utterance
+from aista.data.rows_of_tables import Broken, read_rows
 
 NOTE = "Every clip has five captions, one row each; the paper's 4K counts the 3,839 clips of development."
 _CLIPS = {"development": 3_839, "validation": 1_045, "evaluation": 1_045}
@@ -27,15 +27,18 @@ def rows(source: Path, split: str) -> Iterator[Utterance | LeftOut]:
         raise Absent(f"{source} has no {table.name}.")
     places = (source / split, source / f"clotho_audio_{split}" / split, source / f"clotho_audio_{split}")
     folder = next((place for place in places if place.is_dir()), source)
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        for line in csv.DictReader(file):
-            name = line["file_name"]
-            for number in range(1, _CAPTIONS + 1):
-                caption = (line.get(f"caption_{number}") or "").strip()
-                row_id = f"clotho-{split}-{Path(name).stem}#{number}"
-                if not caption:
-                    yield LeftOut(row_id, "empty caption")
-                    continue
-                # File names keep the spaces their owners gave them, some of them at the end.
-                path = next((p for p in (folder / name, folder / name.strip()) if p.is_file()), folder / name)
-                yield Utterance(id=row_id, audio=str(path), text=caption, task="aac", corpus="clotho")
+    captions = [f"caption_{number}" for number in range(1, _CAPTIONS + 1)]
+    for at, line in read_rows(table, texts=captions):
+        if isinstance(line, Broken):
+            yield LeftOut(f"{table.name}:{at}", line.reason)
+            continue
+        name = line["file_name"]
+        for number, column in enumerate(captions, start=1):
+            caption = line.get(column, "").strip()
+            row_id = f"clotho-{split}-{Path(name).stem}#{number}"
+            if not caption:
+                yield LeftOut(row_id, "empty caption")
+                continue
+            # File names keep the spaces their owners gave them, some of them at the end.
+            path = next((p for p in (folder / name, folder / name.strip()) if p.is_file()), folder / name)
+            yield Utterance(id=row_id, audio=str(path), text=caption, task="aac", corpus="clotho")

@@ -6,12 +6,13 @@ only themselves. TSVs are read without quoting, with backslash escapes, as the c
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aista.data.corpora import Absent, Expected, LeftOut
 from aista.data.manifest import Utterance
+from aista.data.rows_of_tables import Broken, read_rows
 from aista.errors import ConfigError
 
 NOTE = (
@@ -24,7 +25,8 @@ _FROM_ENGLISH = {"train": Expected(289_430, 364.0), "dev": Expected(15_531), "te
 # The corpus writes these languages with a region.
 _REGIONAL = {"zh": "zh-CN", "sv": "sv-SE"}
 
-csv.field_size_limit(1 << 24)
+_SPLIT_NAMES = ("train", "train_covost", "dev", "test")
+_TEXTS = ("sentence", "translation")
 
 
 def expected(split: str, direction: str) -> Expected:
@@ -52,27 +54,42 @@ def rows(source: Path, split: str, direction: str) -> Iterator[Utterance | LeftO
         raise Absent(
             f"{source} has no {name}.tsv.", advice="Get it from the CoVoST repository and put it there."
         )
+    broken = _BrokenLines()
     if merged is not None:
-        sentences = _lines(merged)
-        translations = {line["path"]: line["translation"] for line in _lines(merged)}
+        sentences = _lines(merged, broken)
+        translations = {line["path"]: line["translation"] for line in _lines(merged, _BrokenLines())}
     else:
-        sentences = _lines(home / "validated.tsv")
+        sentences = _lines(home / "validated.tsv", broken)
         wanted = {"train", "train_covost"} if split == "train" else {split}
         translations = {
-            line["path"]: line["translation"] for line in _lines(found) if line["split"] in wanted
+            line["path"]: line["translation"]
+            for line in _lines(found, broken, wanted)
+            if line["split"] in wanted
         }
     for line in sentences:
         translation = translations.pop(line["path"], None)
         if translation is not None:
             yield _row(home / "clips", line, translation, src, tgt)
+    yield from broken.rows
     for path in translations:
-        yield LeftOut(path, "not in this Common Voice release")
+        if path not in broken.cells:
+            yield LeftOut(path, "not in this Common Voice release")
+
+
+@dataclass
+class _BrokenLines:
+    """Rows that are not whole, and what stands in their cells."""
+
+    rows: list[LeftOut] = field(default_factory=list)
+    cells: set[str] = field(default_factory=set)
 
 
 def _row(clips: Path, line: dict[str, str], translation: str, src: str, tgt: str) -> Utterance | LeftOut:
     path = line["path"]
     if not translation.strip() or not line["sentence"].strip():
         return LeftOut(path, "empty sentence or translation")
+    if translation.strip() == "REMOVE":
+        return LeftOut(path, "REMOVE in place of a translation")
     return Utterance(
         id=f"{Path(path).stem}.{src}-{tgt}",
         # Releases differ in whether the TSV names the suffix.
@@ -113,10 +130,18 @@ def _find(source: Path, home: Path, name: str) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def _lines(path: Path) -> Iterator[dict[str, str]]:
-    """Read a TSV without quoting; short lines (a Common Voice quirk) are filled with empty fields."""
+def _lines(path: Path, broken: _BrokenLines, splits: Collection[str] = ()) -> Iterator[dict[str, str]]:
+    """Read a TSV without quoting; a short line (a Common Voice quirk) is filled with empty fields.
+
+    Args:
+        broken: Takes the rows that are not whole, where a line end or a tab stands inside a sentence.
+        splits: Where rows name their split last: those that are asked for.
+    """
     if not path.is_file():
         raise Absent(f"{path} is missing.", expected="the TSV of a Common Voice release")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        plain = (line.replace("\0", "") for line in file)
-        yield from csv.DictReader(plain, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\", restval="")
+    for number, line in read_rows(path, escapes=True, texts=_TEXTS, short_after="sentence"):
+        if not isinstance(line, Broken):
+            yield line
+        elif not splits or line.cells[-1] in splits or line.cells[-1] not in _SPLIT_NAMES:
+            broken.rows.append(LeftOut(f"{path.name}:{number}", line.reason))
+            broken.cells |= set(line.cells)

@@ -33,7 +33,7 @@ def rows(source: Path, split: str) -> Iterator[Utterance | LeftOut]:
     folder = next((f for f in (source / split, source / "LibriSpeech" / split) if f.is_dir()), None)
     if folder is None:
         raise Absent(f"{source} has no folder {split}.", expected="LibriSpeech as it is unpacked")
-    for transcripts in sorted(folder.glob("*/*/*.trans.txt")):
+    for transcripts in sorted(folder.glob("[!.]*/[!.]*/[!.]*.trans.txt")):
         for line in transcripts.read_text(encoding="utf-8").split("\n"):
             name, _, text = line.strip().partition(" ")
             if not text:

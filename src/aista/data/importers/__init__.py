@@ -6,7 +6,8 @@ A format module offers
   fields of an :class:`~aista.data.manifest.Utterance` that it gives, the audio's path as the format has it;
 * ``write(rows, path)``: the same backwards, where the format can be written. Audio paths are absolute there.
 
-A row that the format allows and an utterance cannot hold is a :class:`Skipped`: counted, with its reason.
+A row that the format allows and an utterance cannot hold is a :class:`Skipped`: counted, with its reason and
+the places of the first. What a row gives less of than its source says is noted in the same way (``note``).
 """
 
 from __future__ import annotations
@@ -16,18 +17,30 @@ import os
 import pkgutil
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
 
+from aista.audio.files import probe
 from aista.data.foreign_rows import guarded
-from aista.data.manifest import Manifest, Utterance, complaints, write_manifest
-from aista.errors import ConfigError, ManifestError
+from aista.data.manifest import Manifest, Utterance, complaints, numbered, write_manifest
+from aista.errors import AudioError, ConfigError, ManifestError
 
 Row = dict[str, Any]
+
+_ROWS_AT_ONCE = 1024
+_READERS = 4
+
+
+NOTE = "note"
+"""Key of a row's fields: what of its source the row does not hold, and where that stands (a pair)."""
+
+EXAMPLES = 5
 
 
 class Skipped(str):
@@ -55,10 +68,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Imported:
-    """How many rows were written, and why how many were not."""
+    """What an import gave.
+
+    Attributes:
+        rows: How many rows were written.
+        skipped: Reason -> how many rows were not.
+        notes: What of their source some rows do not hold -> how many rows.
+        examples: Reason or note -> the places of the first few.
+    """
 
     rows: int
     skipped: dict[str, int]
+    notes: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -87,8 +109,8 @@ def import_manifest(
 ) -> Imported:
     """Turn another tool's data into a manifest.
 
-    An id that stood before gets ``#2``, ``#3`` ... at its end. Audio is not read: that is what ``aista data
-    check`` does.
+    An id that stood before gets ``#2``, ``#3`` ... at its end. Where a row does not say how long its sound
+    is, the header of its file is read; whether it can be decoded is what ``aista data check`` finds out.
 
     Raises:
         ConfigError: Unknown format, or an option it cannot do without.
@@ -98,30 +120,52 @@ def import_manifest(
     root = options.audio_root or (source if source.is_dir() else source.parent)
     options = Options(options.defaults, options.columns, options.audio_root, out, options.split)
     skipped: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
 
-    def utterances() -> Iterator[Utterance]:
-        rows = guarded(
+    def count(counter: Counter[str], reason: str, where: str) -> None:
+        counter[reason] += 1
+        places = examples.setdefault(reason, [])
+        if len(places) < EXAMPLES:
+            places.append(where)
+
+    def rows() -> Iterator[Utterance]:
+        given = guarded(
             module.read(source, options),
             str(source),
             lambda pair: pair[0],
             "Is it of this format, and whole?",
         )
-        for where, row in rows:
+        for where, row in given:
             if isinstance(row, Skipped):
-                skipped[row] += 1
+                count(skipped, row, where)
                 continue
-            given = {key: value for key, value in row.items() if value is not None}
-            if isinstance(given.get("audio"), str):
-                path = os.path.relpath(root / given["audio"], out.parent)
-                given["audio"] = Path(path).as_posix()
-            utterance = _utterance(options.defaults | given, where)
-            seen[utterance.id] += 1
-            times = seen[utterance.id]
-            yield utterance if times == 1 else utterance.model_copy(update={"id": f"{utterance.id}#{times}"})
+            fields = {key: value for key, value in row.items() if value is not None}
+            if (note := fields.pop(NOTE, None)) is not None:
+                count(notes, *note)
+            if isinstance(fields.get("audio"), str):
+                fields["audio"] = Path(os.path.relpath(root / fields["audio"], out.parent)).as_posix()
+            yield _utterance(options.defaults | fields, where)
 
-    rows = write_manifest(out, utterances())
-    return Imported(rows, dict(skipped))
+    written = write_manifest(out, numbered(_measured(rows(), out.parent)))
+    return Imported(written, dict(skipped), dict(notes), examples)
+
+
+def _measured(rows: Iterator[Utterance], folder: Path) -> Iterator[Utterance]:
+    """Give rows without a duration that of their file; one that cannot be read stays without."""
+
+    def measured(row: Utterance) -> Utterance:
+        if row.audio is None or row.duration is not None:
+            return row
+        try:
+            seconds = round(probe(folder / row.audio).duration_seconds - row.offset, 4)
+        except AudioError:
+            return row
+        return row.model_copy(update={"duration": seconds}) if seconds > 0 else row
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        while batch := list(islice(rows, _ROWS_AT_ONCE)):
+            yield from pool.map(measured, batch)
 
 
 def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> int:
@@ -167,6 +211,20 @@ def _utterance(row: Row, where: str) -> Utterance:
             expected="what its task needs",
             advice="Give what is missing with --task, --src-lang, --tgt-lang or --column.",
         ) from None
+
+
+def unless_it_has_a_channel(row: Utterance, format_name: str) -> Utterance:
+    """Return the row, for formats that cannot name a channel.
+
+    Raises:
+        ManifestError: It is one channel of its file.
+    """
+    if row.channel is not None:
+        raise ManifestError(
+            f"Utterance {row.id!r} is channel {row.channel} of its file: {format_name} cannot say so.",
+            advice="Write the sounds as files of their own first: aista data shard.",
+        )
+    return row
 
 
 def stem(path: str) -> str:

@@ -25,6 +25,7 @@ _USUAL = {
     "text": ("text", "sentence", "transcription", "transcript", "caption"),
     "translation": ("translation", "target"),
     "speaker": ("speaker_id", "speaker", "client_id"),
+    "channel": ("channel",),
 }
 
 
@@ -63,6 +64,7 @@ def _columns(data: Dataset, options: Options) -> dict[str, str]:
         for field, names in _USUAL.items()
         if any(name in data.column_names for name in names)
     } | options.columns
+    columns = {field: column for field, column in columns.items() if column}  # "channel=": no column
     unknown = sorted(set(columns.values()) - set(data.column_names))
     if unknown or "audio" not in columns:
         raise ConfigError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aista.audio.files import probe
+from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.importers import Options, Row, Skipped
 from aista.data.json_lines import read_json_lines, write_json_lines
 from aista.data.manifest import Utterance
@@ -17,14 +18,20 @@ _CODES = {language.name.lower(): code for code, language in LANGUAGES.items()}
 
 
 def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
-    """Read simple cuts of recordings in files; mixed cuts and recordings elsewhere are skipped."""
+    """Read cuts of recordings in files: what is said in one channel gets the sound of that channel.
+
+    Skipped are mixed cuts, recordings elsewhere, recordings that are changed when they are loaded (speed,
+    tempo, volume, reverberation ...), and what is said in some of several channels.
+    """
     for where, cut in read_json_lines(source):
         recording = cut.get("recording") or {}
-        files = [s["source"] for s in recording.get("sources", []) if s.get("type") == "file"]
-        if cut.get("type", "MonoCut") != "MonoCut":
+        sources = [each for each in recording.get("sources", []) if each.get("type") == "file"]
+        if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
             yield where, Skipped(f"a {cut['type']}")
-        elif not files:
+        elif not sources:
             yield where, Skipped("a recording that is no file")
+        elif effect := _effect(cut, recording):
+            yield where, Skipped(effect)
         elif not {"id", "start", "duration"} <= cut.keys():
             raise ManifestError(f"{where}: no cut.", got=sorted(cut), expected="a cut set, not recordings")
         else:
@@ -32,17 +39,58 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
             if not supervisions:
                 yield where, Skipped("a cut without supervision")
             for supervision in supervisions:
-                yield where, _row(cut, supervision, files[0], whole=len(supervisions) == 1)
+                place = _place(cut, supervision, sources)
+                if isinstance(place, Skipped):
+                    yield where, place
+                else:
+                    yield where, _row(cut, supervision, whole=len(supervisions) == 1) | place
 
 
-def _row(cut: Row, supervision: Row, file: str, whole: bool) -> Row:
+def _effect(cut: Row, recording: Row) -> str | None:
+    """Say what changes the sound when lhotse loads it; to another rate no lower than ours is no change."""
+    for effect in [*(recording.get("transforms") or []), *(cut.get("transforms") or [])]:
+        effect = effect if isinstance(effect, dict) else {"name": str(effect)}
+        name, kwargs = effect.get("name", "?"), effect.get("kwargs") or effect
+        if name == "Resample" and int(kwargs.get("target_sampling_rate") or 0) >= SAMPLE_RATE_HZ:
+            continue
+        return f"a recording with a transform ({name})"
+    return None
+
+
+def _place(cut: Row, supervision: Row, sources: list[Row]) -> Row | Skipped:
+    """Return the file and the channel of what is said, or why they cannot be named."""
+    cuts = _channels(cut.get("channel"))
+    wanted = _channels(supervision.get("channel"))
+    if cuts and wanted and not set(wanted) <= set(cuts):
+        return Skipped("a supervision in another channel than its cut")
+    wanted = wanted or cuts
+    held = [_channels(source.get("channels")) or [0] for source in sources]
+    if not wanted:
+        if len(sources) > 1 or len(held[0]) > 1:
+            return Skipped("a recording with several channels, and which one is meant is not said")
+        wanted = held[0]
+    for source, channels in zip(sources, held, strict=True):
+        if set(wanted) == set(channels):  # the file as it is, mixed to one channel
+            return {"audio": source["source"]}
+        if len(wanted) == 1 and wanted[0] in channels:
+            return {"audio": source["source"], "channel": channels.index(wanted[0])}
+    if len(wanted) == 1:
+        return Skipped("a channel that its recording does not have")
+    return Skipped("some of several channels, or channels in several files")
+
+
+def _channels(value: Any) -> list[int]:
+    """Return channel numbers from one number, several, or none."""
+    return [] if value is None else [int(each) for each in (value if isinstance(value, list) else [value])]
+
+
+def _row(cut: Row, supervision: Row, whole: bool) -> Row:
     """Return the span of a supervision: the whole cut if it is the only one."""
     begin = cut["start"] if whole else cut["start"] + max(0.0, supervision.get("start", 0.0))
     custom: dict[str, Any] = supervision.get("custom") or {}
     language = str(supervision.get("language") or "").lower()
     return {
         "id": cut["id"] if whole else supervision["id"],
-        "audio": file,
         "offset": round(begin, 6),
         "duration": cut["duration"] if whole else supervision["duration"],
         "src_lang": _CODES.get(language, language[:2] or None),
@@ -55,7 +103,9 @@ def _row(cut: Row, supervision: Row, file: str, whole: bool) -> Row:
 
 
 def write(rows: Iterable[Utterance], path: Path) -> None:
-    """Write a cut set; the headers of the files are read for their rates.
+    """Write a cut set; the headers of the files are read for their rates and channels.
+
+    A row that is the mean of several channels becomes a MultiCut of all of them.
 
     Raises:
         AudioError: A file cannot be read.
@@ -70,20 +120,22 @@ def _cut(row: Utterance) -> Row:
     info = probe(row.audio)
     duration = row.duration or round(info.duration_seconds - row.offset, 6)
     recording_id = Path(row.audio).stem
+    held = list(range(info.num_channels))
+    channel = row.channel if row.channel is not None else held if len(held) > 1 else 0
     custom = {"translation": row.translation, "tgt_lang": row.tgt_lang, "task": row.task}
     language = LANGUAGES[row.src_lang].name if row.src_lang in LANGUAGES else row.src_lang
     supervision = {
-        "id": row.id, "recording_id": recording_id, "start": 0.0, "duration": duration, "channel": 0,
-        "text": row.text, "language": language, "speaker": row.speaker,
+        "id": row.id, "recording_id": recording_id, "start": 0.0, "duration": duration,
+        "channel": channel, "text": row.text, "language": language, "speaker": row.speaker,
         "custom": {key: value for key, value in custom.items() if value is not None},
     }  # fmt: skip
     recording = {
-        "id": recording_id, "sources": [{"type": "file", "channels": [0], "source": row.audio}],
+        "id": recording_id, "sources": [{"type": "file", "channels": held, "source": row.audio}],
         "sampling_rate": info.sample_rate_hz, "num_samples": info.num_frames,
-        "duration": info.duration_seconds, "channel_ids": [0],
+        "duration": info.duration_seconds, "channel_ids": held,
     }  # fmt: skip
     return {
-        "id": row.id, "start": row.offset, "duration": duration, "channel": 0,
+        "id": row.id, "start": row.offset, "duration": duration, "channel": channel,
         "supervisions": [{key: value for key, value in supervision.items() if value is not None}],
-        "recording": recording, "type": "MonoCut",
+        "recording": recording, "type": "MultiCut" if isinstance(channel, list) else "MonoCut",
     }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from aista.data.importers import Options, Row, stem
+from aista.data.importers import Options, Row, Skipped, stem
 from aista.data.json_lines import read_json_lines, write_json_lines
 from aista.data.manifest import Utterance
 from aista.errors import ManifestError
@@ -13,11 +13,26 @@ from aista.errors import ManifestError
 _TRANSLATIONS = {"ast", "s2t_translation", "translate"}
 
 
-def read(source: Path, options: Options) -> Iterator[tuple[str, Row]]:
-    """Read a NeMo manifest; where ``taskname`` translates, ``text`` or ``answer`` is the translation."""
+# What NeMo's data sets and diarization manifests call the channel of a row.
+_CHANNELS = ("channel_selector", "channel", "audio_channel", "channel_id")
+
+
+def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
+    """Read a NeMo manifest; where ``taskname`` translates, ``text`` or ``answer`` is the translation.
+
+    ``channel_selector`` (or ``channel``) is the row's channel; ``average`` is the mean of all. Rows of
+    several channels, or of several files, are skipped.
+    """
     for where, row in read_json_lines(source):
         if "audio_filepath" not in row:
             raise ManifestError(f"{where}: lacks audio_filepath.", got=sorted(row))
+        if isinstance(row["audio_filepath"], list):
+            yield where, Skipped("several files in one row")
+            continue
+        channel = _channel(row)
+        if isinstance(channel, Skipped):
+            yield where, channel
+            continue
         translates = row.get("taskname") in _TRANSLATIONS
         answer = row.get("answer", row.get("text"))
         yield (
@@ -27,6 +42,7 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row]]:
                 "audio": row["audio_filepath"],
                 "offset": row.get("offset"),
                 "duration": row.get("duration"),
+                "channel": channel,
                 "src_lang": row.get("source_lang") or row.get("lang"),
                 "tgt_lang": row.get("target_lang") if translates else None,
                 "text": row.get("source_text") if translates else answer,
@@ -49,6 +65,7 @@ def _line(row: Utterance) -> Row:
         "audio_filepath": row.audio,
         "offset": row.offset or None,
         "duration": row.duration,
+        "channel_selector": row.channel,
         "text": row.target,
         "source_text": row.text if translates else None,
         "source_lang": row.src_lang,
@@ -56,6 +73,20 @@ def _line(row: Utterance) -> Row:
         "taskname": "ast" if translates else "asr",
         "speaker": row.speaker,
     }
+
+
+def _channel(row: Row) -> int | Skipped | None:
+    """Return the one channel of a row, None for the mean of all, or why it is neither."""
+    value = next((row[name] for name in _CHANNELS if row.get(name) is not None), None)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str) and value.strip().isdigit():
+        value = int(value)
+    if value is None or value == "average":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    return Skipped(f"channel {str(value)[:40]} of a recording, where one number is expected")
 
 
 def _text(value: object) -> str | None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from aista.data.importers import Options, Row, stem
+from aista.data.importers import Options, Row, stem, unless_it_has_a_channel
 from aista.data.json_lines import read_json_lines, write_json_lines
 from aista.data.manifest import Utterance
 from aista.errors import ManifestError
@@ -51,12 +51,13 @@ def write(rows: Iterable[Utterance], path: Path) -> None:
     """Write an evaluation file; ``source`` is the corpus with the direction.
 
     Raises:
-        ManifestError: A row is a span of a file: the format cannot say so.
+        ManifestError: A row is a span or a channel of a file: the format cannot say so.
     """
     write_json_lines(path, map(_line, rows))
 
 
 def _line(row: Utterance) -> Row:
+    unless_it_has_a_channel(row, "Qwen-Audio")
     if row.offset:
         raise ManifestError(f"Utterance {row.id!r} is a span of a file.", got=f"offset {row.offset:g} s")
     direction = f"{row.src_lang}_{row.tgt_lang}" if row.task == "st" else row.src_lang

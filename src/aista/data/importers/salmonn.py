@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from aista.data.importers import Options, Row, Skipped, stem
+from aista.data.importers import Options, Row, Skipped, stem, unless_it_has_a_channel
 from aista.data.json_stream import array_items
 from aista.data.manifest import Utterance
 from aista.errors import ManifestError
@@ -45,10 +45,12 @@ def write(rows: Iterable[Utterance], path: Path) -> None:
     """Write an annotation file.
 
     Raises:
-        ManifestError: A row is a span of a file, or of a task and language SALMONN has no name for.
+        ManifestError: A row is a span or a channel of a file, or of a task and language that SALMONN has no
+            name for.
     """
     annotation = []
     for row in rows:
+        unless_it_has_a_channel(row, "SALMONN")
         wanted = {"task": row.task, "src_lang": row.src_lang, "tgt_lang": row.tgt_lang}
         name = next((n for n, f in _TASKS.items() if f.items() <= wanted.items()), None)
         if name is None or row.offset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from aista.data.importers import Options, Row
+from aista.data.importers import Options, Row, unless_it_has_a_channel
 from aista.data.json_lines import read_json_lines, write_json_lines
 from aista.data.manifest import Utterance
 from aista.errors import ManifestError
@@ -26,12 +26,13 @@ def write(rows: Iterable[Utterance], path: Path) -> None:
     """Write key, source and target.
 
     Raises:
-        ManifestError: A row is a span of a file: the format cannot say so.
+        ManifestError: A row is a span or a channel of a file: the format cannot say so.
     """
     write_json_lines(path, map(_line, rows))
 
 
 def _line(row: Utterance) -> Row:
+    unless_it_has_a_channel(row, "SLAM-LLM")
     if row.offset:
         raise ManifestError(f"Utterance {row.id!r} is a span of a file.", got=f"offset {row.offset:g} s")
     return {"key": row.id, "source": row.audio, "target": row.target}

@@ -5,40 +5,39 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
 
-from aista.data.importers import Options, Row, stem
+from aista.data.importers import Options, Row, Skipped, stem
 from aista.data.manifest import Utterance
+from aista.data.rows_of_tables import Broken, header_of, read_rows
 from aista.errors import ConfigError, ManifestError
 
 _FIELDS = tuple(field for field in Utterance.model_fields if field != "segments")
-_NUMBERS = ("offset", "duration")
+_NUMBERS: dict[str, type[int] | type[float]] = {"offset": float, "duration": float, "channel": int}
+_TEXTS = ("text", "translation", "prompt")
 
 
-def read(source: Path, options: Options) -> Iterator[tuple[str, Row]]:
-    """Read a table; a column neither mapped nor named as a field is ignored, an empty cell is no value."""
-    try:
-        with open(source, encoding="utf-8-sig", newline="") as file:
-            yield from _rows(file, source, options)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{source}: cannot be read.", got=str(error)) from None
+def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
+    """Read a table; a column neither mapped nor named as a field is ignored, an empty cell is no value.
 
-
-def _rows(file: TextIO, source: Path, options: Options) -> Iterator[tuple[str, Row]]:
-    reader = csv.DictReader(file, **_dialect(source))
-    columns = _columns(source, list(reader.fieldnames or []), options)
-    for line in reader:
+    A row with more or fewer cells than the header is skipped with its line: something in it was cut apart.
+    """
+    columns = _columns(source, header_of(source), options)
+    texts = [columns[field] for field in _TEXTS if field in columns]
+    for number, line in read_rows(source, texts=texts):
+        where = f"{source}:{number}"
+        if isinstance(line, Broken):
+            yield where, Skipped(line.reason)
+            continue
         row: Row = {field: line[column].strip() for field, column in columns.items() if line[column]}
-        where = f"{source}:{reader.line_num}"
-        for field in _NUMBERS:
-            if field in row:
-                row[field] = _number(row[field], f"{where}, column {columns[field]}")
+        for field, kind in _NUMBERS.items():
+            if row.get(field):
+                row[field] = _number(row[field], kind, f"{where}, column {columns[field]}", field)
         row.setdefault("id", stem(row.get("audio", where)))
         yield where, {field: value for field, value in row.items() if value != ""}
 
 
 def _columns(source: Path, header: list[str], options: Options) -> dict[str, str]:
-    wrong = [f"{f}={c}" for f, c in options.columns.items() if f not in _FIELDS or c not in header]
+    wrong = [f"{f}={c}" for f, c in options.columns.items() if f not in _FIELDS or (c and c not in header)]
     if wrong:
         raise ConfigError(
             f"Cannot map {', '.join(wrong)}.",
@@ -46,7 +45,10 @@ def _columns(source: Path, header: list[str], options: Options) -> dict[str, str
             expected="FIELD=COLUMN, fields: " + ", ".join(_FIELDS),
         )
     named = {field: field for field in _FIELDS if field in header}
-    columns = named | options.columns
+    columns = {field: column for field, column in (named | options.columns).items() if column}
+    twice = sorted({column for column in columns.values() if header.count(column) > 1})
+    if twice:
+        raise ConfigError(f"{source} has several columns of one name.", got=", ".join(twice))
     if "audio" not in columns and "text" not in columns:
         raise ConfigError(
             f"{source} has no column for the audio.",
@@ -56,11 +58,15 @@ def _columns(source: Path, header: list[str], options: Options) -> dict[str, str
     return columns
 
 
-def _number(text: str, where: str) -> float:
+def _number(text: str, kind: type[int] | type[float], where: str, field: str) -> float:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise ManifestError(f"{where}: no number.", got=text) from None
+        raise ManifestError(
+            f"{where}: no {'whole ' if kind is int else ''}number.",
+            got=text,
+            advice=f"If this column is no {field}, leave it out: --column {field}=",
+        ) from None
 
 
 def write(rows: Iterable[Utterance], path: Path) -> None:
