@@ -18,8 +18,8 @@ from aista.data.manifest import Manifest, TimedText, Utterance, write_manifest
 from aista.data.rearrange import cut
 from aista.data.subtitles import read_subtitles
 from aista.errors import ManifestError
-from aista.evaluation.formats import render
-from aista.evaluation.translator import TranslatedSegment, Translation
+from aista.inference.formats import render
+from aista.inference.translator import TranslatedSegment, Translation
 
 RELAXED = settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -163,7 +163,7 @@ def _timed_lines(text: str, path: Path) -> list[Cue]:
         spelled += [str(number), times if web else times.replace(".", ","), *cue.texts, ""]
     try:
         read = io.StringIO("\n".join(spelled))
-        captions = list(webvtt.from_buffer(read, format="vtt" if web else "srt")) if cues else []
+        captions = webvtt.from_buffer(read, format="vtt" if web else "srt").captions if cues else []
     except (MalformedFileError, MalformedCaptionError) as error:
         raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
     if len(captions) != len(cues):
