@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sacrebleu.metrics import bleu as bleu_module
 
 from aista.audio.files import write_audio
 from aista.data.manifest import Utterance, write_manifest
-from aista.errors import EvaluationError
+from aista.errors import ConfigError, EvaluationError
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import compare, score
 from aista.evaluation.settings import ScoreSettings
 from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.translating import Request, SpeechTranslator
+from aista.text.languages import LANGUAGES
 
 
 class Parrot(SpeechTranslator):
@@ -140,3 +142,17 @@ def test_only_evaluations_of_the_same_data_are_compared(tmp_path):
     results.write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(EvaluationError, match="versions of a manifest"):
         compare(tmp_path / "one/out", tmp_path / "same/out")
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_decoded(tmp_path, monkeypatch):
+    rows = [("st", "良い", "良い"), ("asr", "Well.", "well")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Parrot, "answer", lambda *_: pytest.fail("decoded"))
+        patch.setattr("aista.text.languages.LANGUAGES", {"en": LANGUAGES["en"]})
+        with pytest.raises(ConfigError, match="Unknown language 'ja'"):
+            run(tmp_path / "unknown", rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(Parrot, "answer", lambda *_: pytest.fail("decoded"))
+        patch.setattr(bleu_module, "_get_tokenizer", lambda name: {}[name])
+        with pytest.raises(EvaluationError, match="ja-mecab"):
+            run(tmp_path / "tokenizer", rows)

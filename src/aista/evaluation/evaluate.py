@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ConfigError
 from aista.evaluation.decode import decode, request_of
 from aista.evaluation.inside import teacher_forced_accuracy, transport_costs
+from aista.evaluation.metrics import bleu_metric
 from aista.evaluation.results import (
     RESULTS,
     Clock,
@@ -41,6 +43,7 @@ from aista.evaluation.significance import compare
 from aista.inference.translating import SpeechTranslator
 from aista.model.bases import locate
 from aista.selection.report import LayerReport
+from aista.text.languages import language
 
 __all__ = ["compare", "evaluate", "hears", "model_fingerprint", "score", "versions"]
 
@@ -114,6 +117,7 @@ def _run(
     made_by = {**made_by, "settings_sha256": settings.sha256(), "data_sha256": hashes}
     if (kept := finished(output / RESULTS, made_by)) is not None:
         return kept
+    _check_languages(settings)
     system = load()
     seconds: dict[str, float] = defaultdict(float)
     parts: dict[str, Part] = {}
@@ -128,6 +132,19 @@ def _run(
     taken = {name: round(value, 2) for name, value in seconds.items()}
     extra = {"warnings": warnings, **made_by, **(about or {}), "seconds": taken}
     return write_results(system.name, settings, parts, extra, output)
+
+
+def _check_languages(settings: EvaluateSettings | ScoreSettings) -> None:
+    """Refuse what could not be scored before hours are spent on decoding it.
+
+    Raises:
+        ConfigError: A language is unknown.
+        EvaluationError: The tokenizer that BLEU needs in a language is not installed.
+    """
+    for path in settings.data:
+        rows = islice(Manifest(path), settings.limit)
+        for task, code in {(row.task, row.answer_lang) for row in rows if has_target(row)}:
+            bleu_metric(code) if task in ("st", "mt") else language(code)
 
 
 @dataclass
