@@ -106,7 +106,9 @@ def test_invisible_characters_are_odd(folder, mark):
         assert list(problem) == ["odd text"] and f"U+{ord(mark):04X}" in problem["odd text"].examples[0]
 
 
-@pytest.mark.parametrize("text", ["می\u200cخواهم بروم", "क्\u200dष है", "👩\u200d👧 laugh", "نامه\u200cای"])
+@pytest.mark.parametrize(
+    "text", ["می\u200cخواهم بروم", "क्\u200dष है", "👩\u200d👧 laugh", "❤\ufe0f love", "نامه\u200cای"]
+)
 def test_joiners_belong_to_scripts_that_need_them(folder, text):
     assert "odd text" not in run(folder, [{**GOOD, "text": text}]).problems
 
@@ -122,6 +124,11 @@ def test_marks_in_place_of_apostrophes_are_odd(folder, mark):
 )
 def test_right_apostrophes_and_quotes_are_not(folder, text):
     assert "odd text" not in run(folder, [{**GOOD, "text": text}]).problems
+
+
+@pytest.mark.parametrize("text", ["\u200b", " \ufeff ", "\u00ad\u2060", "\u3164"])
+def test_a_text_that_nobody_sees_is_empty(folder, text):
+    assert list(run(folder, [{**GOOD, "text": text}]).problems) == ["empty text"]
 
 
 def test_an_empty_manifest_is_not_fit(folder):

@@ -17,6 +17,7 @@ from aista.audio.files import AudioInfo, is_silent, load_audio, probe
 from aista.audio.rates import MAX_SECONDS, SAMPLE_RATE_HZ
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ManifestError
+from aista.text.characters import is_blank, same_apostrophes, without_invisible
 from aista.text.languages import LANGUAGES
 from aista.text.scripts import script_complaint
 
@@ -56,10 +57,8 @@ HISTOGRAM_EDGES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 180.0,
 _MISMATCH_SECONDS = 0.25
 _CHARACTERS_PER_SECOND = 40.0
 _CLIPPED_SHARE = 0.001
-# Between letters, these stand where ' or ’ should: ‘ ‛ ′ ʹ ʼ ˈ ´ ` and the full-width one.
-_APOSTROPHE = re.compile(
-    r"(?<=[A-Za-zÀ-ɏ])[\u2018\u201b\u2032\u02b9\u02bc\u02c8\u00b4`\uff07](?=[A-Za-zÀ-ɏ])"
-)
+# A mark between two Latin letters, neither of the right apostrophes; U+02BB is a letter (Hawaiian, Uzbek).
+_BETWEEN_LETTERS = re.compile(r"(?<=[A-Za-zÀ-ɏ])[^A-Za-zÀ-ɏ\s'’\u02bb](?=[A-Za-zÀ-ɏ])")
 _TAG = re.compile(r"<[^<>\s]{1,30}>|\[[A-Z_ ]{2,}\]")
 _ROWS_AT_ONCE = 2048
 
@@ -269,7 +268,7 @@ def _check_text(report: CheckReport, where: str, row: Utterance) -> None:
     for text, code in ((row.text, row.src_lang), (row.translation, row.tgt_lang or row.src_lang)):
         if text is None:
             continue
-        if not text.strip():
+        if is_blank(text):
             report.note("empty text", where)
         elif complaint := _oddity(text):
             report.note("odd text", f"{where}: {complaint}: {text[:60]!r}")
@@ -285,8 +284,9 @@ def _oddity(text: str) -> str | None:
         return "a control or replacement character"
     if invisible := next((c for at, c in enumerate(text) if _invisible(text, at)), None):
         return f"an invisible character (U+{ord(invisible):04X})"
-    if found := _APOSTROPHE.search(text):
-        return f"a mark in place of an apostrophe (U+{ord(found[0]):04X})"
+    between = (found[0] for found in _BETWEEN_LETTERS.finditer(text))
+    if mark := next((mark for mark in between if same_apostrophes(mark) == "'"), None):
+        return f"a mark in place of an apostrophe (U+{ord(mark):04X})"
     letters = [c for c in text if c.isalpha()]
     if len(letters) > 12 and all(c.isupper() for c in letters):
         return "capitals only (aista.text.normalize.sentence_case cures it)"
@@ -294,13 +294,17 @@ def _oddity(text: str) -> str | None:
 
 
 def _invisible(text: str, at: int) -> bool:
-    """Whether the character is one that only formats (Unicode category Cf) and no script or emoji needs it.
+    """Whether nobody sees a character, and neither a script nor an emoji needs it.
 
-    The two joiners are letters' companions in Arabic and Indic scripts and hold emoji together.
+    Joiners and variation selectors are companions of letters in Arabic, Indic and Mongolian script and of
+    emoji.
     """
-    if unicodedata.category(text[at]) != "Cf":
+    character = text[at]
+    if character.isascii() or without_invisible(character):
         return False
-    joins = text[at] in "\u200c\u200d" and at > 0
+    joins = at > 0 and (
+        character in "\u200c\u200d" or unicodedata.name(character, "").startswith("VARIATION")
+    )
     return not (joins and (ord(text[at - 1]) >= 0x2190 or 0x0590 <= ord(text[at - 1]) < 0x1E00))
 
 
