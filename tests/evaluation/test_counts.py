@@ -156,3 +156,13 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_decoded(tmp_path, m
         patch.setattr(bleu_module, "_get_tokenizer", lambda name: {}[name])
         with pytest.raises(EvaluationError, match="ja-mecab"):
             run(tmp_path / "tokenizer", rows)
+
+
+@pytest.mark.parametrize("zero_shot", [True, False])
+def test_rows_beyond_what_a_system_was_trained_for_are_told(tmp_path, monkeypatch, zero_shot):
+    monkeypatch.setattr(Parrot, "directions", ("en-ja",))
+    monkeypatch.setattr(Parrot, "zero_shot", zero_shot)
+    found = run(tmp_path, [("st", "良い", "良い"), ("asr", "Well.", "well"), ("asr", "Good.", "good")])
+    assert ("wer_en" in found["scores"]) is zero_shot
+    [told] = found["warnings"]
+    assert ("asked all the same" if zero_shot else "left out") in told and "2 rows" in told

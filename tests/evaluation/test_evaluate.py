@@ -281,3 +281,15 @@ def test_the_report_is_gathered_from_what_a_demo_leaves_behind(folder, tmp_path)
     assert page.count('<article class="clip">') == 3 and "where the two differ most" in page
     assert page.count('class="mass"') > 10 and "alpha: 0.99" in page and "A bell rings." in page
     assert "cross-entropy" in page and "http" not in page
+
+
+def test_a_clip_that_cannot_be_read_costs_its_row_alone(folder, tmp_path):
+    rows = list(Manifest(folder / "st.jsonl"))[:2]
+    (tmp_path / "broken.wav").write_text("no sound")
+    whole = rows[0].model_copy(update={"audio": str(folder / rows[0].audio)})
+    broken = rows[1].model_copy(update={"audio": "broken.wav", "duration": 1.0})
+    write_manifest(tmp_path / "mixed.jsonl", [whole, broken])
+    changes = {"data": [str(tmp_path / "mixed.jsonl")], "measures": ["speech"]}
+    found = evaluate(settings(folder, tmp_path / "out", **changes))
+    assert found["num_scored"]["bleu_zh"] == 2
+    assert any("1 of 2 rows failed" in text and "broken.wav" in text for text in found["warnings"])
