@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from aista.cli.data import app
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.data.rearrange import mix, split, subset
+from aista.data.rearrange import cut, mix, split, subset
 from aista.data.recordings import same_recordings
 from aista.data.shards import write_shards
 from aista.errors import ConfigError
@@ -250,3 +250,16 @@ def test_repeated_ids_get_the_next_free_number(tmp_path):
     assert mix([source, source], [1, 1], tmp_path / "x.jsonl", count=24) == 24
     ids = [row.id for row in Manifest(tmp_path / "x.jsonl")]
     assert len(set(ids)) == 24
+
+
+def test_pieces_do_not_take_the_ids_of_other_rows(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(16_000 * 4, 0.1), 16_000)
+    parts = [{"offset": at, "duration": 1.9, "text": "x"} for at in (0, 2)]
+    rows = [
+        Utterance(id="a/1", audio="a.wav", duration=1.0, text="x"),
+        Utterance(id="a", audio="a.wav", duration=4.0, text="x x", segments=parts),
+        Utterance(id="a/2", audio="a.wav", duration=1.0, text="x"),
+    ]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    cut(Manifest(tmp_path / "m.jsonl"), tmp_path / "c.jsonl", max_seconds=2)
+    assert [row.id for row in Manifest(tmp_path / "c.jsonl")] == ["a/1", "a/1#2", "a/2", "a/2#2"]

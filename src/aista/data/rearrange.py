@@ -211,7 +211,7 @@ def cut(manifest: Manifest, out: str | os.PathLike, *, max_seconds: float) -> Le
                 report.note(row, seconds, kept)
             yield from (rebased(manifest, each, folder) for each in kept)
 
-    write_manifest(out, utterances())
+    write_manifest(out, numbered(utterances()))
     return report
 
 
