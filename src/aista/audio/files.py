@@ -1,57 +1,110 @@
 """Audio files of any kind into mono 16 kHz samples, and back.
 
-One decoder (libsndfile) and one resampler (soxr), in blocks: an hour of 8-channel 192 kHz sound never lies in
-memory at its own rate. Whatever goes wrong is an ``AudioError`` that names the file.
+One decoder (libsndfile, and FFmpeg through PyAV for what it refuses) and one resampler (soxr), in blocks: an
+hour of 8-channel 192 kHz sound never lies in memory at its own rate. A file is read whole, or it is an error;
+its length has a limit. Whatever goes wrong is an ``AudioError`` that names the file.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import soundfile
 import soxr
 
+from aista.audio import kinds
 from aista.audio.archives import archive_of, read_member
-from aista.audio.containers import as_wav
+from aista.audio.containers import NoDecoder, Track, cut, open_track
+from aista.audio.offset import offset_of, without_offset
+from aista.audio.parts import Part, Window, parts
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import AudioError
 
 AudioSource = str | os.PathLike | bytes | BinaryIO
 """A path, the bytes of a whole encoded file, or a readable binary stream (a pipe will do)."""
 
+T = TypeVar("T")
+
 SPAN_TOLERANCE_SECONDS = 0.25  # headers and manifests round; what is missing beyond this was cut off
+CODEC_TOLERANCE_SECONDS = 0.5  # what encoders add at both ends, and containers count or not
 SILENCE_DBFS = -60.0
+MAX_MINUTES = 720.0  # of one reading: 2.8 GB of samples
 _BLOCK_VALUES = 1 << 19  # of all channels together: two megabytes
 _RATES_HZ = (2_000, 768_000)  # what a header may say and still be believed
 _PEAK_LIMIT = 100.0  # a float file this far beyond full scale holds integers, not samples in [-1, 1]
+_UNKNOWN_FRAMES = 1 << 62  # about what libsndfile counts where a header does not say it
+_CANCELLED = 0.04  # of the power that one channel alone leaves in the mean of all: less, and they cancel
+
+
+class _NoSound(AudioError):
+    """A file holds no samples."""
+
+
+class Overlong(AudioError):
+    """A recording is longer than may be read at once."""
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of a file says."""
+    """What the header of a file says, or what counting says where it is silent.
+
+    Attributes:
+        duration_seconds: Of all recordings that are joined in the file.
+        sample_rate_hz, num_channels: Of the first.
+        num_frames: The duration, in samples of that rate.
+        remarks: What is odd about the file: it was cut off, or never finished.
+    """
 
     duration_seconds: float
     sample_rate_hz: int
     num_channels: int
     num_frames: int
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was heard in a file.
+
+    Attributes:
+        samples: float32 (n,), full scale 1.0, at 16,000 Hz.
+        start_seconds: How much later than the picture the sound of a video begins.
+        remarks: What a reader of the result should know: an offset, channels that cancel, a cut.
+    """
+
+    samples: np.ndarray
+    start_seconds: float = 0.0
+    remarks: tuple[str, ...] = ()
 
 
 def probe(source: AudioSource) -> AudioInfo:
-    """Read the header of an audio file without decoding it.
+    """Look how long an audio file is.
 
     Raises:
-        AudioError: The file is missing, empty, or not audio that libsndfile reads.
+        AudioError: The file is missing, empty, or not audio that can be read.
+
+    Cost:
+        Its header is read, and of FLAC, MP3 and Ogg every byte is looked at. Only what does not know its own
+        length (a container, a FLAC that was recorded into a pipe) is decoded, block by block.
     """
-    with _open(source) as (sound, _):
-        rate = sound.samplerate
-        return AudioInfo(sound.frames / rate, rate, sound.channels, sound.frames)
+    with _stream(source) as (name, stream):
+        found = parts(stream)
+        lengths = [_with_sound(stream, part, name, _counted) for part in found]
+        seconds = sum(
+            max(length, part.seconds or 0.0) for part, (length, _, _) in zip(found, lengths, strict=True)
+        )
+        _, rate, channels = lengths[0]
+        if not seconds:
+            raise _no_sound(name)
+        return AudioInfo(seconds, rate, channels, round(seconds * rate), _remarks(found))
 
 
 def load_audio(
@@ -60,44 +113,69 @@ def load_audio(
     offset_seconds: float = 0.0,
     duration_seconds: float | None = None,
     channel: int | None = None,
+    max_minutes: float = MAX_MINUTES,
 ) -> np.ndarray:
+    """Decode audio to mono at 16 kHz: the samples of :func:`read_audio`, which says more."""
+    return read_audio(
+        source,
+        offset_seconds=offset_seconds,
+        duration_seconds=duration_seconds,
+        channel=channel,
+        max_minutes=max_minutes,
+    ).samples
+
+
+def read_audio(
+    source: AudioSource,
+    *,
+    offset_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+    channel: int | None = None,
+    max_minutes: float = MAX_MINUTES,
+) -> Recording:
     """Decode audio to mono at 16 kHz.
+
+    Files that were joined end to end are read as what they are: one after the other. What lies below 20 Hz is
+    taken off where there is an offset. Where channels cancel in their mean, the loudest is heard alone.
 
     Args:
         source: Path, bytes or stream of a WAV, FLAC, MP3, OGG/Vorbis or Opus file of any rate and width; with
-            PyAV installed also of m4a, mp4, webm and whatever else FFmpeg reads.
+            PyAV installed also of m4a, mp4, webm and the other formats of ``aista.audio.kinds``.
         offset_seconds: Where to start, in seconds; what lies before is skipped, not decoded, where the format
             can seek.
         duration_seconds: How much to read, in seconds; ``None`` reads to the end.
         channel: Which channel to take, counted from 0; ``None`` takes the mean of all.
-
-    Returns:
-        float32 (n,), full scale 1.0, at 16,000 Hz.
+        max_minutes: Longest sound that is read.
 
     Raises:
-        AudioError: The file is missing, empty, corrupt or not audio; the span or the channel is not in it; a
-            sample is not a number.
+        AudioError: The file is missing, empty, corrupt, cut off or not audio; the span or the channel is not
+            in it; a sample is not a number.
+        Overlong: There is more to read than ``max_minutes``: seen before the memory is used.
 
     Cost:
-        Memory of the result plus one block, whatever the file's rate and channels.
+        Memory of the result plus one block, whatever the file's rate and channels: 3.8 MB per minute.
     """
-    with _open(source) as (sound, name):
-        first, count = _span(sound, name, offset_seconds, duration_seconds)
-        if channel is not None and not 0 <= channel < sound.channels:
-            raise AudioError(
-                f"{name}: there is no channel {channel}.",
-                got=f"{sound.channels} channel(s)",
-                expected=f"0 <= channel < {sound.channels}",
-            )
-        try:
-            samples = _resampled(_mono_blocks(sound, first, count, channel), sound.samplerate)
-        except (soundfile.SoundFileError, RuntimeError) as error:
-            raise _unreadable(name, getattr(error, "error_string", str(error))) from None
-        tolerance = SPAN_TOLERANCE_SECONDS * SAMPLE_RATE_HZ
-        if len(samples) == 0 or len(samples) + tolerance < count * SAMPLE_RATE_HZ / sound.samplerate:
-            found, asked = len(samples) / SAMPLE_RATE_HZ, count / sound.samplerate
-            raise _unreadable(name, f"only {found:.2f} s of {asked:.2f} s can be decoded")
-    return _checked(samples, name)
+    with _stream(source) as (name, stream):
+        if not offset_seconds >= 0 or not (duration_seconds is None or duration_seconds > 0):
+            raise _not_in_it(name, offset_seconds, duration_seconds, probe(stream).duration_seconds)
+        found = parts(stream)
+        pieces: list[_Piece] = []
+        passed, left = 0.0, max_minutes * 60
+        for part in found:
+            ask = _Ask(offset_seconds - passed, duration_seconds, channel, left, max_minutes)
+            pieces.append(_read(stream, part, name, ask))
+            passed += pieces[-1].length_seconds
+            left -= len(pieces[-1].samples) / SAMPLE_RATE_HZ
+            if duration_seconds is not None and passed >= offset_seconds + duration_seconds:
+                break
+        beyond = offset_seconds + (duration_seconds or 0.0) - passed
+        if offset_seconds >= passed or beyond > SPAN_TOLERANCE_SECONDS:
+            raise _not_in_it(name, offset_seconds, duration_seconds, passed)
+    samples = _checked(_one([piece.samples for piece in pieces]), name)
+    remarks = [*_remarks(found), *dict.fromkeys(remark for piece in pieces for remark in piece.remarks)]
+    if offset := offset_of(samples):
+        remarks.append(f"it has a DC offset of {offset:.3f}, which was taken off")
+    return Recording(without_offset(samples), pieces[0].start_seconds, tuple(remarks))
 
 
 def write_audio(
@@ -158,53 +236,249 @@ _FORMATS = "WAV, FLAC, MP3, OGG or Opus"
 _UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 
 
-@contextmanager
-def _open(source: AudioSource) -> Iterator[tuple[soundfile.SoundFile, str]]:
-    """Open a source as (sound, name for messages); every failure to do so is an AudioError."""
-    name, stream = _stream(source)
-    try:
-        with _sound(stream, name) as sound:
-            if sound.frames <= 0:
-                raise AudioError(f"{name}: holds no sound.", got="0 samples", advice="Leave this file out.")
-            if not _RATES_HZ[0] <= sound.samplerate <= _RATES_HZ[1]:
-                raise _unreadable(name, f"a header that says {sound.samplerate} samples per second")
-            yield sound, name
-    finally:
-        if stream is not source:
-            stream.close()
+@dataclass(frozen=True)
+class _Ask:
+    """What is to be read of a part.
 
-
-class _Seekable:
-    """A stream for libsndfile, which a damaged header may send anywhere: nowhere is where it stands.
-
-    An exception in a callback of libsndfile would be printed, not raised.
+    Attributes:
+        offset_seconds: Where to start, counted from the part's beginning; less than 0 where it lies before.
+        duration_seconds, channel, max_minutes: As for :func:`read_audio`.
+        seconds_left: What the parts before have left of ``max_minutes``.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.tell, self.read = stream.tell, stream.read
-        if hasattr(stream, "readinto"):
-            self.readinto = stream.readinto
+    offset_seconds: float
+    duration_seconds: float | None
+    channel: int | None
+    seconds_left: float
+    max_minutes: float
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with suppress(OSError, ValueError, OverflowError):
-            self._stream.seek(offset, whence)
-        return self._stream.tell()
+    def span(self, rate: int, frames: int | None) -> tuple[int, int | None]:
+        """Return (first frame, frame not included) at a part's own rate; None: its end, wherever that is."""
+        most = float(1 << 52)  # numbers beyond every file stay finite
+        first = round(max(-most, min(self.offset_seconds * rate, most)))
+        stop = frames
+        if self.duration_seconds is not None:
+            stop = first + round(min(self.duration_seconds * rate, most))
+            stop = stop if frames is None else min(stop, frames)
+        return max(0, first), stop
+
+    def refuse_overlong(self, name: str, seconds: float) -> None:
+        """Demand that a length is within what is left."""
+        if seconds > self.seconds_left + SPAN_TOLERANCE_SECONDS:
+            known = self.max_minutes + (seconds - self.seconds_left) / 60
+            raise Overlong(
+                f"{name}: is too long to be read at once.",
+                got=f"{known:.1f} minutes or more",
+                expected=f"at most {self.max_minutes:g} minutes",
+                advice="Raise the limit (--max-minutes, max_minutes), or read it in spans or in pieces.",
+            )
 
 
-def _sound(stream: BinaryIO, name: str) -> soundfile.SoundFile:
+@dataclass(frozen=True)
+class _Piece:
+    """What was read of a part.
+
+    Attributes:
+        samples: At 16 kHz.
+        length_seconds: Of the whole part; infinity where it was not read to its end and does not say it.
+        start_seconds, remarks: As of a ``Recording``.
+        cancelled_by: The loudest channel, where the mean of the channels is next to nothing.
+    """
+
+    samples: np.ndarray
+    length_seconds: float
+    start_seconds: float = 0.0
+    remarks: tuple[str, ...] = ()
+    cancelled_by: int | None = None
+
+
+class _Sndfile:
+    """A part that libsndfile reads; ``frames`` is None until it was read where its header does not say it."""
+
+    declared_seconds = None
+    start_seconds = 0.0
+
+    def __init__(self, stream: BinaryIO, part: Part, name: str) -> None:
+        self._name = name
+        try:
+            self._sound = _Forward(Window(stream, part))
+        except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
+            raise _unreadable(name, getattr(error, "error_string", str(error))) from error
+        self.rate, self.channels = self._sound.samplerate, self._sound.channels
+        frames = self._sound.frames
+        self.frames: int | None = None if frames >= _UNKNOWN_FRAMES else max(0, frames)
+
+    def blocks(self, first: int, count: int | None) -> Iterator[np.ndarray]:
+        """Decode as :meth:`Track.blocks` does."""
+        try:
+            if self.frames is None:
+                yield from cut(self._decoded(), first, count)
+                return
+            if first:
+                self._sound.seek(first)
+            yield from cut(self._decoded(), 0, self.frames - first if count is None else count)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise _unreadable(self._name, getattr(error, "error_string", str(error))) from None
+
+    def _decoded(self) -> Iterator[np.ndarray]:
+        size, seen = max(1, _BLOCK_VALUES // self.channels), 0
+        while len(block := self._sound.read(size, dtype="float32", always_2d=True)):
+            seen += len(block)
+            yield block
+        if self.frames is None:
+            self.frames = seen
+
+    def __enter__(self) -> _Sndfile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sound.close()
+
+
+class _Forward(soundfile.SoundFile):
+    """A sound file whose reads are plain reads: SoundFile seeks after each, which not every file can."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _with_sound(stream: BinaryIO, part: Part, name: str, use: Callable[[_Sndfile | Track], T]) -> T:
+    """Return what ``use`` makes of a part, as libsndfile reads it, or FFmpeg where libsndfile cannot."""
     try:
-        return soundfile.SoundFile(_Seekable(stream))
-    except soundfile.LibsndfileError as error:
-        if error.code == _UNRECOGNISED:
-            return soundfile.SoundFile(as_wav(stream, name))
-        raise _unreadable(name, error.error_string) from None
-    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
-        raise _unreadable(name, str(error)) from None
+        with _Sndfile(stream, part, name) as sound:
+            return use(_believable(sound, name))
+    except Overlong:
+        raise
+    except AudioError as error:
+        first = error
+    unknown = getattr(first.__cause__, "code", None) == _UNRECOGNISED
+    if part.kind is None:
+        stream.seek(part.start)
+        raise _unreadable(name, kinds.describe(stream.read(64))) if unknown else first
+    if isinstance(first, _NoSound) and part.kind is kinds.WAV:  # FFmpeg would take what follows for samples
+        raise first
+    try:
+        with open_track(Window(stream, part), part.kind, name) as track:
+            return use(_believable(track, name))
+    except Overlong:
+        raise
+    except NoDecoder as error:
+        raise (error if unknown else _unreadable(name, first.got, error.advice)) from None
+    except AudioError as error:
+        raise (error if unknown else first) from None
 
 
-def _stream(source: AudioSource) -> tuple[str, BinaryIO]:
-    """Return a name for messages and a seekable stream at its start; a pipe is read to its end."""
+def _believable(sound: _Sndfile | Track, name: str) -> _Sndfile | Track:
+    if sound.frames == 0:
+        raise _no_sound(name)
+    if not _RATES_HZ[0] <= sound.rate <= _RATES_HZ[1]:
+        raise _unreadable(name, f"a header that says {sound.rate} samples per second")
+    return sound
+
+
+def _counted(sound: _Sndfile | Track) -> tuple[float, int, int]:
+    """Return length in seconds, rate and channels; what does not know its length is decoded."""
+    if sound.frames is None:
+        for _ in sound.blocks(0, None):
+            pass
+    return (sound.frames or 0) / sound.rate, sound.rate, sound.channels
+
+
+def _read(stream: BinaryIO, part: Part, name: str, ask: _Ask) -> _Piece:
+    """Read what is asked for of a part; where channels cancel, the loudest alone."""
+    piece = _with_sound(stream, part, name, lambda sound: _heard(sound, part, name, ask))
+    if piece.cancelled_by is None:
+        return piece
+    alone = replace(ask, channel=piece.cancelled_by)
+    piece = _with_sound(stream, part, name, lambda sound: _heard(sound, part, name, alone))
+    remark = f"its channels cancel (opposite phase): channel {alone.channel} is heard alone"
+    return replace(piece, remarks=(*piece.remarks, remark))
+
+
+def _heard(sound: _Sndfile | Track, part: Part, name: str, ask: _Ask) -> _Piece:
+    """Decode what is asked for of a part and hold it against what the part says of its length."""
+    if ask.channel is not None and not 0 <= ask.channel < sound.channels:
+        raise AudioError(
+            f"{name}: there is no channel {ask.channel}.",
+            got=f"{sound.channels} channel(s)",
+            expected=f"0 <= channel < {sound.channels}",
+        )
+    first, stop = ask.span(sound.rate, sound.frames)
+    if stop is not None and stop <= first:
+        return _Piece(np.zeros(0, dtype=np.float32), _length(sound))
+    expected = (stop - first) / sound.rate if stop is not None and sound.frames is not None else 0.0
+    ask.refuse_overlong(name, expected if stop is not None else sound.declared_seconds or 0.0)
+    mixer = _Mixer(ask.channel)
+    blocks = sound.blocks(first, None if stop is None else stop - first)
+    samples = _resampled(_limited(mixer.mono(blocks), sound.rate, name, ask), sound.rate)
+    found = len(samples) / SAMPLE_RATE_HZ
+    if sound.frames == 0:
+        raise _no_sound(name)
+    if found + SPAN_TOLERANCE_SECONDS < expected or (expected and not found):
+        raise _short(name, found, expected)
+    if sound.frames is not None and stop in (None, sound.frames):  # it was read to its end
+        least = max(part.seconds or 0.0, sound.declared_seconds or 0.0)
+        if sound.frames / sound.rate + CODEC_TOLERANCE_SECONDS < least:
+            raise _short(name, sound.frames / sound.rate, least)
+    return _Piece(samples, _length(sound), sound.start_seconds, cancelled_by=mixer.cancelled_by())
+
+
+def _length(sound: _Sndfile | Track) -> float:
+    return math.inf if sound.frames is None else sound.frames / sound.rate
+
+
+def _limited(blocks: Iterator[np.ndarray], rate: int, name: str, ask: _Ask) -> Iterator[np.ndarray]:
+    """Hand on mono blocks, up to the limit."""
+    seen = 0
+    for block in blocks:
+        seen += len(block)
+        ask.refuse_overlong(name, seen / rate)
+        yield block
+
+
+class _Mixer:
+    """Makes one channel of several, and notes whether they cancel."""
+
+    def __init__(self, channel: int | None) -> None:
+        self._channel = channel
+        self._power = np.zeros(0)  # of each channel
+        self._mixed = 0.0
+
+    def mono(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Return the channel that was chosen, or the mean of all."""
+        for block in blocks:
+            if self._channel is not None:
+                yield np.ascontiguousarray(block[:, min(self._channel, block.shape[1] - 1)])
+            elif block.shape[1] == 1:
+                yield block[:, 0]
+            else:
+                mean = block.mean(axis=1, dtype=np.float32)
+                self._measure(block, mean)
+                yield mean
+
+    def _measure(self, block: np.ndarray, mean: np.ndarray) -> None:
+        power = np.einsum("ij,ij->j", block, block, dtype=np.float64)
+        if len(self._power) != len(power):
+            self._power, self._mixed = np.zeros(len(power)), 0.0
+        self._power += power
+        self._mixed += float(np.einsum("i,i->", mean, mean, dtype=np.float64))
+
+    def cancelled_by(self) -> int | None:
+        """Return the loudest channel where the mean holds next to nothing of it, else None."""
+        if len(self._power) < 2:
+            return None
+        loudest = int(self._power.argmax())
+        alone = self._power[loudest] / len(self._power) ** 2
+        return loudest if self._mixed < _CANCELLED * alone else None
+
+
+def _remarks(found: list[Part]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(remark for part in found for remark in part.remarks))
+
+
+@contextmanager
+def _stream(source: AudioSource) -> Iterator[tuple[str, BinaryIO]]:
+    """Open a source as (name for messages, seekable stream); a pipe is read to its end."""
     stream: BinaryIO
     if isinstance(source, bytes | bytearray | memoryview):
         name, stream = "<bytes>", io.BytesIO(source)
@@ -212,23 +486,28 @@ def _stream(source: AudioSource) -> tuple[str, BinaryIO]:
         name, stream = os.fspath(source), _opened_file(Path(source))
     else:
         name, stream = str(getattr(source, "name", "<stream>")), source
-    if not getattr(stream, "seekable", lambda: False)():
-        data = stream.read()
+    try:
+        if not getattr(stream, "seekable", lambda: False)():
+            data = io.BytesIO(stream.read())
+            if stream is not source:
+                stream.close()
+            stream = data
+        if stream.seek(0, io.SEEK_END) == 0:
+            raise _empty(name)
+        yield name, stream
+    finally:
         if stream is not source:
             stream.close()
-        stream = io.BytesIO(data)
-    if stream.seek(0, io.SEEK_END) == 0:
-        if stream is not source:
-            stream.close()
-        raise _empty(name)
-    stream.seek(0)
-    return name, stream
 
 
 def _empty(name: str) -> AudioError:
     return AudioError(
         f"{name}: is empty.", got="0 bytes", expected=_FORMATS, advice="Did what should write it fail?"
     )
+
+
+def _no_sound(name: str) -> _NoSound:
+    return _NoSound(f"{name}: holds no sound.", got="0 samples", advice="Leave this file out.")
 
 
 def _opened_file(path: Path) -> BinaryIO:
@@ -246,62 +525,40 @@ def _opened_file(path: Path) -> BinaryIO:
         raise AudioError(f"{str(path)!a}: no file can have this name.", got=str(error)) from None
 
 
-def _unreadable(name: str, reason: str) -> AudioError:
+def _unreadable(name: str, reason: object, advice: str | None = None) -> AudioError:
     return AudioError(
         f"{name}: cannot be decoded.",
         got=reason,
         expected=_FORMATS,
-        advice="The file may be cut off or of another kind; convert it: ffmpeg -i IN OUT.flac",
+        advice=advice or "The file may be cut off or of another kind; convert it: ffmpeg -i IN OUT.flac",
     )
 
 
-def _span(
-    sound: soundfile.SoundFile, name: str, offset_seconds: float, duration_seconds: float | None
-) -> tuple[int, int]:
-    """Return (first frame, number of frames) of a span at the file's own rate."""
-    total, rate = sound.frames, sound.samplerate
-    most = float(2 * total + rate)  # numbers beyond every file stay finite
-    first = round(min(offset_seconds * rate, most))
-    count = total - first if duration_seconds is None else round(min(duration_seconds * rate, most))
-    beyond = (first + count - total) / rate
-    if first < 0 or first >= total or count <= 0 or beyond > SPAN_TOLERANCE_SECONDS:
-        asked = "to its end" if duration_seconds is None else f"for {duration_seconds} s"
-        raise AudioError(
-            f"{name}: the span is not in the file.",
-            got=f"from {offset_seconds} s {asked}",
-            expected=f"within 0 .. {total / rate:.3f} s",
-            advice="Correct offset and duration, or look whether the file was cut off.",
-        )
-    return first, min(count, total - first)
+def _short(name: str, found: float, expected: float) -> AudioError:
+    return _unreadable(name, f"only {found:.2f} s of {expected:.2f} s can be decoded")
 
 
-def _mono_blocks(
-    sound: soundfile.SoundFile, first: int, count: int, channel: int | None
-) -> Iterator[np.ndarray]:
-    """Decode ``count`` frames from frame ``first``, one block at a time, as float32 mono."""
-    block_frames = max(1, _BLOCK_VALUES // sound.channels)
-    if first:
-        sound.seek(first)
-    while count > 0:
-        block = sound.read(min(count, block_frames), dtype="float32", always_2d=True)
-        if len(block) == 0:
-            return
-        count -= len(block)
-        if channel is not None:
-            yield np.ascontiguousarray(block[:, channel])
-        else:
-            yield block[:, 0] if sound.channels == 1 else block.mean(axis=1, dtype=np.float32)
+def _not_in_it(name: str, offset: float, duration: float | None, total: float) -> AudioError:
+    asked = "to its end" if duration is None else f"for {duration} s"
+    return AudioError(
+        f"{name}: the span is not in the file.",
+        got=f"from {offset} s {asked}",
+        expected=f"within 0 .. {total:.3f} s",
+        advice="Correct offset and duration, or look whether the file was cut off.",
+    )
 
 
 def _resampled(blocks: Iterator[np.ndarray], rate: int) -> np.ndarray:
     """Join blocks of mono samples, brought from ``rate`` to 16 kHz."""
     if rate == SAMPLE_RATE_HZ:
-        parts = list(blocks)
-    else:
-        stream = soxr.ResampleStream(rate, SAMPLE_RATE_HZ, 1, dtype="float32")
-        parts = [stream.resample_chunk(block) for block in blocks]
-        parts.append(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        return _one(list(blocks))
+    stream = soxr.ResampleStream(rate, SAMPLE_RATE_HZ, 1, dtype="float32")
+    resampled = [stream.resample_chunk(block) for block in blocks]
+    return _one([*resampled, stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)])
+
+
+def _one(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0] if arrays else np.zeros(0, np.float32)
 
 
 def _checked(samples: np.ndarray, name: str) -> np.ndarray:

@@ -1,0 +1,471 @@
+"""The files that one file is made of: recordings joined end to end, as ``cat a.mp3 b.mp3`` joins them.
+
+Decoders read the first and stop without a word. So the places where another file begins are looked up here,
+and every part is read as the file that it was. What a format says about its own end is looked at as well: a
+header that was never finished, samples that are missing, bytes that nobody reads.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from aista.audio import kinds
+from aista.audio.kinds import Kind
+from aista.errors import AudioError
+
+_BLOCK = 1 << 16
+_MOST_PARTS = 10_000
+_MOST_GARBAGE = 1 << 20  # before the first frame of an MP3
+_MOST_CANDIDATES = 200_000  # for the place where an MP3 goes on: what looks like a frame may be none
+_STRAY_BYTES = 8192  # what follows the end of a file and is more than this is told
+_PLACEHOLDER = 0x7FFF0000  # a size from here on means "not known yet"
+_MOST_CHUNKS = 10_000
+_RESYNC_BYTES = 1024  # what a decoder of MP3 skips before it gives up
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file within a file.
+
+    Attributes:
+        kind: None where its first bytes say nothing.
+        start, end: Its bytes.
+        seconds: Its length where the frames themselves were counted (MP3).
+        patches: Bytes to read in place of the file's own: a finished header.
+        remarks: What is odd about it.
+    """
+
+    kind: Kind | None
+    start: int
+    end: int
+    seconds: float | None = None
+    patches: tuple[tuple[int, bytes], ...] = ()
+    remarks: tuple[str, ...] = field(default=())
+
+
+class Window(io.RawIOBase):
+    """A part as a file of its own. It can be sent anywhere; what is outside is nowhere.
+
+    Decoders write what goes wrong in their callbacks to the terminal, so nothing goes wrong here.
+    """
+
+    def __init__(self, stream: BinaryIO, part: Part) -> None:
+        super().__init__()
+        self._stream, self._part, self._place = stream, part, 0
+        self._size = part.end - part.start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}.get(whence, 0)
+        if 0 <= place <= 1 << 62:
+            self._place = place
+        return self._place
+
+    def readinto(self, buffer) -> int:
+        first = self._part.start + self._place
+        self._stream.seek(first)
+        data = self._stream.read(max(0, min(len(buffer), self._size - self._place)))
+        buffer[: len(data)] = data
+        for at, patch in self._part.patches:
+            begin, end = max(at, first), min(at + len(patch), first + len(data))
+            if begin < end:
+                buffer[begin - first : end - first] = patch[begin - at : end - at]
+        self._place += len(data)
+        return len(data)
+
+
+class _Bytes:
+    """Random access to a stream through blocks."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.size = stream.seek(0, io.SEEK_END)
+        self._start, self._block = 0, b""
+
+    def at(self, place: int, count: int) -> bytes:
+        """Return up to ``count`` bytes from ``place``."""
+        first = self._loaded(place, count)
+        return self._block[first : first + count]
+
+    def search(self, pattern: re.Pattern[bytes], place: int) -> int:
+        """Return where a (short) pattern is found from ``place`` on, or the size."""
+        while place < self.size:
+            first = self._loaded(place, kinds.LONGEST_BEGINNING)
+            if found := pattern.search(self._block, first):
+                return self._start + found.start()
+            place = max(place, self._start + len(self._block) - kinds.LONGEST_BEGINNING) + 1
+        return self.size
+
+    def _loaded(self, place: int, count: int) -> int:
+        """Make a block hold some bytes and return where they are in it."""
+        first = place - self._start
+        if first < 0 or first + count > len(self._block):
+            self._stream.seek(place)
+            self._start, self._block = place, self._stream.read(max(count, _BLOCK))
+            first = 0
+        return first
+
+    def find_beginning(self, place: int) -> int:
+        """Return where the next file certainly begins from ``place`` on, or the size."""
+        return self.search(kinds.CERTAIN, place)
+
+
+def parts(stream: BinaryIO) -> list[Part]:
+    """Return the files that a stream consists of, at least one.
+
+    Args:
+        stream: Seekable.
+
+    Raises:
+        AudioError: There are more than 10,000.
+
+    Cost:
+        WAV, MP4 and the like: their outlines. FLAC, MP3, Ogg: all bytes are looked at, none is decoded.
+    """
+    data = _Bytes(stream)
+    found: list[Part] = []
+    start = 0
+    while start < data.size:
+        part = _part(data, start, first=not found)
+        if part is None:
+            break
+        found.append(part)
+        start = part.end
+        if len(found) > _MOST_PARTS:
+            raise AudioError(
+                "Too many recordings are joined in one file.", expected=f"at most {_MOST_PARTS:,}"
+            )
+    return found or [Part(None, 0, data.size)]
+
+
+def _part(data: _Bytes, start: int, *, first: bool) -> Part | None:
+    """Return the file that begins at ``start``; None where nothing known does and it is not the first."""
+    body = start
+    while tag := kinds.id3_bytes(data.at(body, 10)):
+        body += tag
+    kind = kinds.kind_of(data.at(body, kinds.HEAD_BYTES))
+    if kind is kinds.MP3 or (kind is None and first):
+        part = _mp3(data, start, body)
+        if part is None or (
+            kind is None and (part.seconds or 0.0) < _SURE_SECONDS
+        ):  # what looked like frames is none
+            return Part(kind, start, data.size)
+        return part
+    if kind is kinds.OGG:
+        return _ogg(data, start, body)
+    if kind is kinds.WAV:
+        return _wav(data, start, body)
+    if kind is None:
+        return None
+    return Part(kind, start, _end(data, body, kind))
+
+
+def _end(data: _Bytes, body: int, kind: Kind) -> int:
+    """Return where a file ends: where another begins after its own end, or the end of all."""
+    after = {kinds.AIFF: _iff_end, kinds.MP4: _mp4_end, kinds.MATROSKA: _matroska_end, kinds.W64: _w64_end}
+    if kind is kinds.AVI:  # a long one goes on in further RIFFs, so only another kind ends it
+        return data.size
+    least = after[kind](data, body) if kind in after else body + 1
+    return data.find_beginning(max(least, body + 1))
+
+
+def _iff_end(data: _Bytes, body: int) -> int:
+    end = body + 8 + int.from_bytes(data.at(body + 4, 4), "big")
+    return end if end <= data.size else body + 1
+
+
+def _w64_end(data: _Bytes, body: int) -> int:
+    end = body + int.from_bytes(data.at(body + 16, 8), "little")
+    return end if end <= data.size else body + 1
+
+
+def _mp4_end(data: _Bytes, body: int) -> int:
+    """Go along the boxes: another ``ftyp`` after the sound or its table begins another file."""
+    place, full = body, False
+    for _ in range(_MOST_CHUNKS):
+        head = data.at(place, 16)
+        if len(head) < 8:
+            return data.size
+        size, name = int.from_bytes(head[:4], "big"), head[4:8]
+        if name == b"ftyp" and full:
+            return place
+        full |= name in (b"moov", b"mdat")
+        if size == 1 and len(head) == 16:
+            size = int.from_bytes(head[8:], "big")
+        if size < 8 or place + size > data.size:
+            return data.size
+        place += size
+    return data.size
+
+
+def _matroska_end(data: _Bytes, body: int) -> int:
+    """Go over the header and the segment; where the segment does not know its size, look from its start."""
+    place = body
+    for _ in range(_MOST_CHUNKS):
+        head = data.at(place, 12)
+        if len(head) < 5:
+            return data.size
+        width = 9 - head[4].bit_length()
+        size = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
+        unknown = size == (1 << 7 * width) - 1
+        if width > 8 or unknown or place + 4 + width + size > data.size:
+            return place + 4
+        place += 4 + width + size
+        if head[:4] != b"\x1aE\xdf\xa3":
+            return place
+    return data.size
+
+
+# ---- WAV
+
+
+def _chunks(data: _Bytes, place: int, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """Go over the chunks of a RIFF: name, first byte, size as it stands there."""
+    for _ in range(_MOST_CHUNKS):
+        head = data.at(place, 8)
+        if len(head) < 8:
+            return
+        size = struct.unpack(f"{order}I", head[4:])[0]
+        yield head[:4], place + 8, size
+        place += 8 + size + size % 2
+
+
+def _is_chunks(data: _Bytes, place: int) -> bool:
+    """Whether the rest of the data is whole chunks: then what stands before it was meant to be empty."""
+    for name, first, size in _chunks(data, place, "<"):
+        if not name.isascii() or not name.decode("ascii").isprintable() or first + size > data.size + 1:
+            return False
+        place = first + size
+    return data.size - place <= 8
+
+
+def _wav(data: _Bytes, start: int, body: int) -> Part:
+    head = data.at(body, 12)
+    order = ">" if head[:4] == b"RIFX" else "<"
+    riff = struct.unpack(f"{order}I", head[4:8])[0]
+    sound = next((c for c in _chunks(data, body + 12, order) if c[0] == b"data"), None)
+    if head[:4] in (b"RF64", b"BW64"):
+        if data.at(body + 12, 4) == b"ds64":
+            riff = int.from_bytes(data.at(body + 20, 8), "little")
+        sound = None
+    if sound is None:
+        end = body + 8 + riff
+        return _ended(data, Part(kinds.WAV, start, data.size), end if 12 < riff < data.size else body + 12)
+    _, first, size = sound
+    left = data.size - first
+    if size == 0 and left and not _is_chunks(data, first):
+        end = data.find_beginning(first)
+        patches = (
+            (first - 4, struct.pack(f"{order}I", min(end - first, 0xFFFFFFFE))),
+            (body + 4, struct.pack(f"{order}I", min(end - body - 8, 0xFFFFFFFE))),
+        )
+        remark = "its header was never finished (it says 0 samples): read to the end of the file"
+        return Part(kinds.WAV, start, end, patches=patches, remarks=(remark,))
+    if size > left:
+        if size >= _PLACEHOLDER:
+            return Part(kinds.WAV, start, data.find_beginning(first))
+        remark = f"cut off: its header says {size:,} bytes of samples, {left:,} are there"
+        return Part(kinds.WAV, start, data.size, remarks=(remark,))
+    return _ended(data, Part(kinds.WAV, start, data.size), max(first + size, min(body + 8 + riff, data.size)))
+
+
+def _ended(data: _Bytes, part: Part, end: int) -> Part:
+    """Return a part that says it ends at ``end``: up to the next file, with a remark on what is between."""
+    following = data.find_beginning(end) if end < data.size else data.size
+    stray = following - end
+    remarks = part.remarks
+    if stray > _STRAY_BYTES:
+        remarks += (f"{stray:,} bytes follow the end that its header gives, and are not read",)
+    return Part(part.kind, part.start, following, remarks=remarks)
+
+
+# ---- Ogg
+
+_PAGE = re.compile(rb"OggS")
+
+
+def _ogg(data: _Bytes, start: int, body: int) -> Part:
+    """Go over the pages: a stream that begins after another's sound begins another file (a chain)."""
+    place, sounded, ended = body, False, False
+    while place < data.size:
+        head = data.at(place, 27 + 255)
+        if len(head) < 27 or head[:4] != b"OggS":
+            following = data.find_beginning(place)
+            following = min(following, data.search(_PAGE, place + 1))
+            if following == data.size or data.at(following, 4) != b"OggS":
+                return Part(kinds.OGG, start, following, remarks=_unended(ended))
+            place = following
+            continue
+        begins = bool(head[5] & 2)
+        if begins and sounded:
+            break
+        sounded |= not begins
+        ended = bool(head[5] & 4)
+        place += 27 + head[26] + sum(head[27 : 27 + head[26]])
+    return Part(kinds.OGG, start, min(place, data.size), remarks=_unended(ended and place <= data.size))
+
+
+def _unended(ended: bool) -> tuple[str, ...]:
+    return () if ended else ("it has no mark of its end: it may have been cut off",)
+
+
+# ---- MP3
+
+_SYNC = re.compile(rb"\xff[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff][\x10-\xef]|ID3", re.DOTALL)
+_ID3 = re.compile(rb"ID3[\x02-\x04]\x00")
+_SURE_SECONDS = 0.1
+_RATES_HZ = (44_100, 48_000, 32_000)
+_KBPS = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame of MPEG audio: its bytes, its samples, and what all frames of one stream have in common."""
+
+    size: int
+    samples: int
+    rate: int
+    stream: tuple[int, int, int, bool]
+
+
+def _frame(head: bytes) -> _Frame | None:
+    """Read the four bytes that a frame begins with."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = (head[1] >> 3) & 3, 4 - ((head[1] >> 1) & 3)
+    kbps, rate = head[2] >> 4, (head[2] >> 2) & 3
+    if version == 1 or layer == 4 or kbps in (0, 15) or rate == 3:
+        return None
+    generation = 1 if version == 3 else 2
+    hertz = _RATES_HZ[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    bits = _KBPS[generation, layer][kbps - 1] * 1000
+    padding = (head[2] >> 1) & 1
+    samples = 384 if layer == 1 else 576 if layer == 3 and generation == 2 else 1152
+    size = (12 * bits // hertz + padding) * 4 if layer == 1 else samples // 8 * bits // hertz + padding
+    return _Frame(size, samples, hertz, (version, layer, rate, head[3] >> 6 == 3))
+
+
+def _mp3(data: _Bytes, start: int, body: int) -> Part | None:
+    """Go over the frames up to a tag, or to a frame that begins another stream; None if this is no MP3."""
+    place = last = body
+    seconds, frames, declared = 0.0, 0, _Opening()
+    stream: tuple[int, int, int, bool] | None = None
+    candidates = _MOST_CANDIDATES
+    while place < data.size and candidates:
+        frame = _frame(data.at(place, 4))
+        if frame is not None and stream in (None, frame.stream) and _goes_on(data, place, frame):
+            opening = _opening(data, place)
+            if opening and stream is not None:
+                break
+            declared = opening or declared
+            frames += not opening
+            seconds += 0.0 if opening else frame.samples / frame.rate
+            stream = frame.stream
+            place = last = place + frame.size
+            continue
+        following, candidates = _next_frame(data, place, candidates)
+        if stream is None and (following == data.size or following - start > _MOST_GARBAGE):
+            return None
+        if stream is not None and _other(data, place, following, stream):
+            place = _next_part(data, place, following)
+            break
+        place = following
+    end = min(place, data.size)
+    # An encoder's count that is too small would end the reading there; without it the frames are counted.
+    patches = ((declared.place, bytes(4)),) if 0 < declared.frames < frames - 1 else ()
+    return Part(kinds.MP3, start, end, seconds, patches, _stray(data, last, end))
+
+
+def _stray(data: _Bytes, last: int, end: int) -> tuple[str, ...]:
+    """Say what follows the last frame, unless it is a tag, zeros, or little."""
+    stray = end - last
+    if stray <= _STRAY_BYTES or _is_tag(data.at(last, 10)) or not data.at(last, 64).strip(b"\0"):
+        return ()
+    return (f"{stray:,} bytes in it are no MP3, and are not read",)
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What encoders write at the start of a file: where it is, and how many frames it says there are."""
+
+    place: int = 0
+    frames: int = 0
+
+    def __bool__(self) -> bool:
+        return self.place > 0
+
+
+def _opening(data: _Bytes, place: int) -> _Opening:
+    """Return what a frame holds in place of sound; nothing if it holds sound."""
+    head = data.at(place, 64)
+    for at in (13, 15, 21, 23, 36, 38):  # after the side information of any version, with or without checksum
+        if head[at : at + 4] in (b"Xing", b"Info"):
+            counted = head[at + 7 : at + 8] and head[at + 7] & 1
+            return _Opening(place + at, int.from_bytes(head[at + 8 : at + 12], "big") if counted else 0)
+    if head[36:40] == b"VBRI":
+        return _Opening(place + 36, int.from_bytes(head[50:54], "big"))
+    return _Opening()
+
+
+def _goes_on(data: _Bytes, place: int, frame: _Frame) -> bool:
+    """Whether after a frame there is another, a tag or the end: what looks like a frame is one."""
+    after = data.at(place + frame.size, 10)
+    return len(after) < 4 or _frame(after) is not None or _is_tag(after) or not after.strip(b"\0")
+
+
+def _is_tag(head: bytes) -> bool:
+    return head[:3] in (b"ID3", b"TAG") or head[:8] in (b"APETAGEX", b"LYRICSBE")
+
+
+def _next_frame(data: _Bytes, place: int, candidates: int) -> tuple[int, int]:
+    """Return where the next frame is from ``place`` on, tags passed over, and how many tries are left."""
+    while place < data.size and candidates:
+        candidates -= 1
+        if tag := kinds.id3_bytes(data.at(place, 10)):
+            place += tag
+            continue
+        frame = _frame(data.at(place, 4))
+        if frame is not None and _goes_on(data, place, frame):
+            return place, candidates
+        place = data.search(_SYNC, place + 1)
+    return data.size, candidates
+
+
+def _other(data: _Bytes, place: int, following: int, stream: tuple[int, int, int, bool]) -> bool:
+    """Whether what comes after a gap is another file: another stream, after a tag, or after much else."""
+    if following == data.size:
+        return True
+    frame = _frame(data.at(following, 4))
+    gap = following - place
+    return frame is None or frame.stream != stream or gap > _RESYNC_BYTES or _is_tag(data.at(place, 10))
+
+
+def _next_part(data: _Bytes, place: int, following: int) -> int:
+    """Return where the file after a gap begins: at its tag, or at another kind of file, or at its frame."""
+    certain = data.find_beginning(place)
+    if certain < following:
+        return certain
+    if following == data.size:
+        return following
+    tag = data.search(_ID3, place)
+    return tag if tag < following and kinds.id3_bytes(data.at(tag, 10)) else following
