@@ -55,7 +55,11 @@ class Model:
     @property
     def config(self) -> SimpleNamespace:
         return SimpleNamespace(
-            directions=self.directions, max_windows=self.max_windows, frames_per_window=17, end_token_id=END
+            directions=self.directions,
+            max_windows=self.max_windows,
+            frames_per_window=17,
+            end_token_id=END,
+            max_samples=self.max_windows * 17 * 320,
         )
 
     def generate(self, answers, *, max_new_tokens, num_beams, **_: Any) -> torch.Tensor:

@@ -69,7 +69,7 @@ class Track:
 
         try:
             yield from cut(self._decoded(), first, count)
-        except (av.FFmpegError, IndexError, ValueError, OverflowError) as error:
+        except (av.FFmpegError, OSError, IndexError, ValueError, OverflowError) as error:
             raise _undecodable(self._name, error) from None
 
     def _decoded(self) -> Iterator[np.ndarray]:
@@ -131,7 +131,7 @@ def open_track(stream: io.RawIOBase, kind: Kind, name: str) -> Iterator[Track]:
             io_open=_nothing_else,
             metadata_errors="replace",
         )
-    except (av.FFmpegError, ValueError, OverflowError) as error:
+    except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
         raise _undecodable(name, error) from None
     with container:
         yield Track(container, kind, name)

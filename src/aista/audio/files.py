@@ -23,7 +23,7 @@ import soxr
 from aista.audio import kinds
 from aista.audio.archives import archive_of, read_member
 from aista.audio.containers import NoDecoder, Track, cut, open_track
-from aista.audio.offset import offset_of, without_offset
+from aista.audio.offset import offset_of, told_offset, without_offset
 from aista.audio.parts import Part, Window, parts
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import AudioError
@@ -174,7 +174,7 @@ def read_audio(
     samples = _checked(_one([piece.samples for piece in pieces]), name)
     remarks = [*_remarks(found), *dict.fromkeys(remark for piece in pieces for remark in piece.remarks)]
     if offset := offset_of(samples):
-        remarks.append(f"it has a DC offset of {offset:.3f}, which was taken off")
+        remarks.append(told_offset(offset))
     return Recording(without_offset(samples), pieces[0].start_seconds, tuple(remarks))
 
 

@@ -35,6 +35,11 @@ def offset_of(samples: np.ndarray) -> float:
     return found
 
 
+def told_offset(offset: float) -> str:
+    """Say that an offset was taken off."""
+    return f"it has a DC offset of {offset:.3f}, which was taken off"
+
+
 def without_offset(samples: np.ndarray) -> np.ndarray:
     """Return 16 kHz audio without what lies below 20 Hz, where it has an offset.
 

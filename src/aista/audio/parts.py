@@ -35,7 +35,7 @@ class Part:
     Attributes:
         kind: None where its first bytes say nothing.
         start, end: Its bytes.
-        seconds: Its length where the frames themselves were counted (MP3).
+        seconds: Its least length where its frames were counted, or an encoder wrote their number (MP3).
         patches: Bytes to read in place of the file's own: a finished header.
         remarks: What is odd about it.
     """
@@ -294,7 +294,7 @@ def _ended(data: _Bytes, part: Part, end: int) -> Part:
 
 # ---- Ogg
 
-_PAGE = re.compile(rb"OggS")
+_PAGE = re.compile(rb"OggS\x00|" + kinds.CERTAIN.pattern, re.DOTALL)
 
 
 def _ogg(data: _Bytes, start: int, body: int) -> Part:
@@ -303,8 +303,7 @@ def _ogg(data: _Bytes, start: int, body: int) -> Part:
     while place < data.size:
         head = data.at(place, 27 + 255)
         if len(head) < 27 or head[:4] != b"OggS":
-            following = data.find_beginning(place)
-            following = min(following, data.search(_PAGE, place + 1))
+            following = data.search(_PAGE, place + 1)
             if following == data.size or data.at(following, 4) != b"OggS":
                 return Part(kinds.OGG, start, following, remarks=_unended(ended))
             place = following
@@ -368,7 +367,7 @@ def _frame(head: bytes) -> _Frame | None:
 def _mp3(data: _Bytes, start: int, body: int) -> Part | None:
     """Go over the frames up to a tag, or to a frame that begins another stream; None if this is no MP3."""
     place = last = body
-    seconds, frames, declared = 0.0, 0, _Opening()
+    seconds, length, frames, declared = 0.0, 0.0, 0, _Opening()
     stream: tuple[int, int, int, bool] | None = None
     candidates = _MOST_CANDIDATES
     while place < data.size and candidates:
@@ -378,8 +377,9 @@ def _mp3(data: _Bytes, start: int, body: int) -> Part | None:
             if opening and stream is not None:
                 break
             declared = opening or declared
+            length = frame.samples / frame.rate
             frames += not opening
-            seconds += 0.0 if opening else frame.samples / frame.rate
+            seconds += 0.0 if opening else length
             stream = frame.stream
             place = last = place + frame.size
             continue
@@ -393,6 +393,7 @@ def _mp3(data: _Bytes, start: int, body: int) -> Part | None:
     end = min(place, data.size)
     # An encoder's count that is too small would end the reading there; without it the frames are counted.
     patches = ((declared.place, bytes(4)),) if 0 < declared.frames < frames - 1 else ()
+    seconds = max(seconds, declared.frames * length)
     return Part(kinds.MP3, start, end, seconds, patches, _stray(data, last, end))
 
 

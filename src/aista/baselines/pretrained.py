@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from aista.errors import CheckpointError
 from aista.inference.answering import Answer, GenerationSettings, read_answer
 from aista.model.assembly import default_dtype
-from aista.model.bases import check_tokenizer, locate
+from aista.model.bases import check_tokenizer, locate, refusal
 
 _SAMPLING = ("temperature", "top_p", "top_k", "typical_p", "min_p")
 
@@ -33,7 +33,7 @@ def load_model(kind: Any, source: str, revision: str | None, dtype: str | None, 
     try:
         loaded = kind.from_pretrained(folder, output_loading_info=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise CheckpointError("This speech LLM cannot be loaded.", got=f"{source}: {error}") from error
+        raise refusal("This speech LLM cannot be loaded.", source, error) from error
     model, report = loaded
     absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if absent:
@@ -62,7 +62,7 @@ def load_processor(kind: Any, source: str, revision: str | None) -> Any:
             advice="Install it into an environment of its own; aista itself does without.",
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError("This processor cannot be loaded.", got=f"{source}: {error}") from error
+        raise refusal("This processor cannot be loaded.", source, error) from error
     check_tokenizer(getattr(processor, "tokenizer", processor), source)
     return processor
 

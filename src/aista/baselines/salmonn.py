@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from aista.audio.segments import Segment
 from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
-from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds
+from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds, pieces_of
 from aista.inference.translating import Request
 from aista.model.speech_lm import AistaForConditionalGeneration
 
@@ -87,8 +88,12 @@ class System(Baseline):
 
     @property
     def longest_seconds(self) -> float:
-        """88 windows: 29.92 s."""
+        """All that Whisper takes: 30 s."""
         return longest_seconds(self.model)
+
+    def pieces(self, samples: np.ndarray) -> list[Segment]:
+        """Cut a recording as this kind of model hears it."""
+        return pieces_of(self.model, samples)
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound in SALMONN's wording."""

@@ -21,7 +21,7 @@ from aista.baselines.pretrained import ask, load_model, load_processor
 from aista.errors import ConfigError
 from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.translating import Request
-from aista.model.bases import locate
+from aista.model.bases import locate, refusal
 
 PROMPTS = {
     "st": "Translate the speech into {language}. Answer with the translation only.",
@@ -180,7 +180,13 @@ def _class_of(source: str, revision: str | None) -> tuple[str, Any]:
     try:
         config = AutoConfig.from_pretrained(locate(source, revision=revision), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"transformers knows no model at {source}.", got=str(error)) from error
+        told = refusal("", source, error)
+        raise ConfigError(
+            f"transformers knows no model at {source}.",
+            got=told.got,
+            expected=told.expected,
+            advice=told.advice,
+        ) from error
     for auto in (AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq):
         if type(config) in auto._model_mapping:
             return str(config.model_type), auto

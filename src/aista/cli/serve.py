@@ -27,6 +27,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
     beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
     max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Largest upload in megabytes.")] = 25.0,
+    max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 120.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
 ) -> None:
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
@@ -44,4 +45,5 @@ def serve(
             advice="pip install 'aista[serve]'",
         ) from None
     translator = load(model, device=device, num_beams=beams)
-    uvicorn.run(create_app(translator, max_upload_mb=max_upload_mb), host=host, port=port)
+    service = create_app(translator, max_upload_mb=max_upload_mb, max_minutes=max_minutes)
+    uvicorn.run(service, host=host, port=port)

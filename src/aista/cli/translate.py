@@ -62,6 +62,7 @@ def translate(
     batch_size: Annotated[int, typer.Option(min=1, help="Segments at once; does not change the text.")] = 8,
     beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to one segment.")] = 200,
+    max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 720.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
 ) -> None:
     """Translate speech. A long recording is cut at quiet places; nothing is left out.
@@ -78,6 +79,7 @@ def translate(
     translator = load(
         model, device=device, batch_size=batch_size, num_beams=beams, max_new_tokens=max_new_tokens
     )
+    translator.max_minutes = max_minutes
     failures = 0
     for name, result in zip(files, translator.stream(map(_sound, files), target, source=source), strict=True):
         if isinstance(result, AistaError):

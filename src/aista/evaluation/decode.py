@@ -12,7 +12,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aista.audio.segments import segment
 from aista.data.dataset import SpeechDataset
 from aista.data.json_lines import read_json_lines
 from aista.data.manifest import Utterance
@@ -165,7 +164,7 @@ def _pieces(translator: SpeechTranslator, content: Any) -> list[Any]:
     """Cut samples (n,) into what the system hears at once; cached features (frames, D) are heard at once."""
     if content.ndim == 2:
         return [content]
-    found = segment(content, max_seconds=translator.longest_seconds)
+    found = translator.pieces(content)
     return [content[piece.start_sample : piece.end_sample] for piece in found if not piece.silent]
 
 

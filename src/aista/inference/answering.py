@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from aista.audio.files import is_silent
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from aista.audio.segments import Segment, segment
 from aista.config import Settings
 
 
@@ -121,6 +123,20 @@ def read_answer(tokens: list[int], tokenizer: Any, end: int, max_new_tokens: int
 
 
 def longest_seconds(model: Any) -> float:
-    """Return how much audio a model hears at once, in seconds: its encoder's span, in whole windows."""
-    windows = model.config.max_windows
-    return windows * model.config.frames_per_window * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+    """Return how much audio a model hears at once, in seconds: all that its speech encoder takes."""
+    return model.config.max_samples / SAMPLE_RATE_HZ
+
+
+def pieces_of(model: Any, samples: np.ndarray) -> list[Segment]:
+    """Cut a recording into what a model hears at once; every verb cuts so.
+
+    What the speech encoder takes whole stays whole, as it is in training. The pieces of anything longer are
+    whole windows at most, so that no sound is lost between them.
+
+    Args:
+        samples: float32 (n,), 16 kHz.
+    """
+    if 0 < len(samples) <= model.config.max_samples:
+        return [Segment(0, len(samples), is_silent(samples))]
+    frames = model.config.max_windows * model.config.frames_per_window
+    return segment(samples, max_seconds=frames * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ)

@@ -14,15 +14,17 @@ from typing import Any, overload
 
 import numpy as np
 
-from aista.audio.files import AudioSource, load_audio
+from aista.audio.files import MAX_MINUTES, AudioSource, Recording, read_audio
+from aista.audio.offset import offset_of, told_offset, without_offset
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.audio.segments import Segment, segment
 from aista.errors import AistaError, AudioError, ConfigError, ModelInputError
 from aista.inference.answering import Answer, GenerationSettings
 from aista.text.languages import language
 
-Sound = AudioSource | np.ndarray
-"""What can be translated: a path, the bytes of a file, a stream, or float samples (n,) at 16 kHz."""
+Sound = AudioSource | np.ndarray | Recording
+"""What can be translated: a path, the bytes of a file, a stream, float samples (n,) at 16 kHz, or a recording
+that was read before (:func:`aista.audio.files.read_audio`)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Translation:
 
     Attributes:
         text: The whole text.
-        segments: Its pieces, in order; together they cover the recording.
+        segments: Its pieces, in order; together they cover the recording. Times are those of the file: the
+            sound of a video may begin later than its picture.
         source: Where the sound came from.
         language: ISO code of the text.
         task: ``st`` or ``asr``.
@@ -93,7 +96,7 @@ class _Recording:
     """A recording on its way through the model."""
 
     source: str
-    num_samples: int
+    heard: Recording
     segments: list[Segment]
     answers: list[Answer | None]
 
@@ -117,6 +120,7 @@ class SpeechTranslator(ABC):
         tasks: What it can be asked for.
         reads_text: Whether :meth:`answer_texts` is there.
         zero_shot: Whether it is evaluated beyond its directions too, with a warning.
+        max_minutes: Longest recording that is read.
         shortest_samples: A recording with fewer is warned of; 0: none is too short.
     """
 
@@ -125,12 +129,17 @@ class SpeechTranslator(ABC):
     tasks: frozenset[str] = frozenset({"st", "asr"})
     reads_text: bool = False
     zero_shot: bool = False
+    max_minutes: float = MAX_MINUTES
     shortest_samples: int = 0
 
     @property
     @abstractmethod
     def longest_seconds(self) -> float:
         """How much it hears at once, in seconds."""
+
+    def pieces(self, samples: np.ndarray) -> list[Segment]:
+        """Cut a recording (n,) into what it hears at once, at quiet places; nothing is left out."""
+        return segment(samples, max_seconds=self.longest_seconds)
 
     @abstractmethod
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
@@ -224,13 +233,14 @@ class SpeechTranslator(ABC):
         batch: list[tuple[_Recording, int, np.ndarray]] = []
         for sound in sounds:
             try:
-                samples, name = read(sound)
+                heard, name = listen(sound, max_minutes=self.max_minutes)
             except AudioError as error:
                 waiting.append(error)
                 yield from self._completed(waiting, request)
                 continue
-            pieces = segment(samples, max_seconds=self.longest_seconds)
-            recording = _Recording(name, len(samples), pieces, [None] * len(pieces))
+            samples = heard.samples
+            pieces = self.pieces(samples)
+            recording = _Recording(name, heard, pieces, [None] * len(pieces))
             waiting.append(recording)
             for index, piece in enumerate(pieces):
                 if not piece.silent:
@@ -260,8 +270,10 @@ class SpeechTranslator(ABC):
 
     def _translation(self, recording: _Recording, request: Request) -> Translation:
         pairs = list(zip(recording.segments, recording.answers, strict=True))
+        late = recording.heard.start_seconds
         segments = tuple(
-            TranslatedSegment(s.start_seconds, s.end_seconds, a.text if a else "", s.silent) for s, a in pairs
+            TranslatedSegment(late + s.start_seconds, late + s.end_seconds, a.text if a else "", s.silent)
+            for s, a in pairs
         )
         return Translation(
             text=joined((row.text for row in segments), request.target),
@@ -269,7 +281,7 @@ class SpeechTranslator(ABC):
             source=recording.source,
             language=request.target,
             task=request.task,
-            duration_seconds=recording.num_samples / SAMPLE_RATE_HZ,
+            duration_seconds=len(recording.heard.samples) / SAMPLE_RATE_HZ,
             model=self.name,
             settings=self.generation.model_dump(),
             warnings=tuple(_warnings(recording, self.generation.max_new_tokens, self.shortest_samples)),
@@ -277,11 +289,13 @@ class SpeechTranslator(ABC):
 
 
 def _warnings(recording: _Recording, max_new_tokens: int, shortest_samples: int) -> Iterator[str]:
+    yield from recording.heard.remarks
+    num_samples = len(recording.heard.samples)
     if all(piece.silent for piece in recording.segments):
         yield "the recording is silent (nothing reaches -60 dBFS): there is nothing to translate"
         return
-    if recording.num_samples < shortest_samples:
-        seconds, window = recording.num_samples / SAMPLE_RATE_HZ, shortest_samples / SAMPLE_RATE_HZ
+    if num_samples < shortest_samples:
+        seconds, window = num_samples / SAMPLE_RATE_HZ, shortest_samples / SAMPLE_RATE_HZ
         yield f"{seconds:.2f} s is less than one speech token ({window:.2f} s): too short to hold words"
     places: dict[str, list[str]] = {}
     for piece, result in zip(recording.segments, recording.answers, strict=True):
@@ -303,14 +317,23 @@ def _trouble(piece: Segment, result: Answer | None, max_new_tokens: int) -> str:
 
 
 def read(sound: Sound) -> tuple[np.ndarray, str]:
-    """Return 16 kHz samples and a name for them.
+    """Return 16 kHz samples and a name for them; errors as of :func:`listen`."""
+    heard, name = listen(sound)
+    return heard.samples, name
+
+
+def listen(sound: Sound, *, max_minutes: float = MAX_MINUTES) -> tuple[Recording, str]:
+    """Return what is heard in a sound, and a name for it.
 
     Raises:
-        AudioError: The sound cannot be read; samples must be a one-dimensional array of finite floats.
+        AudioError: The sound cannot be read, or is longer than ``max_minutes``; samples must be a
+            one-dimensional array of finite floats.
     """
+    if isinstance(sound, Recording):
+        return sound, "<recording>"
     if not isinstance(sound, np.ndarray):
         name = os.fspath(sound) if isinstance(sound, str | os.PathLike) else getattr(sound, "name", "<bytes>")
-        return load_audio(sound), str(name)
+        return read_audio(sound, max_minutes=max_minutes), str(name)
     if sound.ndim != 1 or sound.size == 0 or not np.issubdtype(sound.dtype, np.floating):
         raise AudioError(
             "These samples cannot be translated.",
@@ -320,7 +343,9 @@ def read(sound: Sound) -> tuple[np.ndarray, str]:
         )
     if not np.isfinite(sound).all():
         raise AudioError("The samples hold something that is no number.", got="NaN or infinity")
-    return sound.astype(np.float32, copy=False), "<samples>"
+    samples = sound.astype(np.float32, copy=False)
+    remarks = (told_offset(offset),) if (offset := offset_of(samples)) else ()
+    return Recording(without_offset(samples), remarks=remarks), "<samples>"
 
 
 def joined(texts: Iterable[str], code: str) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from aista.audio.rates import SAMPLES_PER_FRAME, SAMPLES_PER_WINDOW
-from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds
+from aista.audio.segments import Segment
+from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds, pieces_of
 from aista.inference.translating import (
     Request,
     Sound,
@@ -85,6 +86,10 @@ class Translator(SpeechTranslator):
     def longest_seconds(self) -> float:
         """How much the model hears at once, in seconds."""
         return longest_seconds(self.model)
+
+    def pieces(self, samples: np.ndarray) -> list[Segment]:
+        """Cut a recording as this kind of model hears it."""
+        return pieces_of(self.model, samples)
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound, or cached features (frames, D), in the standard wording of the task."""

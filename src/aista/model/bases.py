@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,24 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             yield from read_pickle(file).items()
 
 
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a name leads to somewhere in the folder, as it stands: links are followed where they lead."""
+    return Path(os.path.normpath(folder / name)).is_relative_to(os.path.normpath(folder))
+
+
 def _weight_files(folder: Path) -> list[Path]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if index.is_file():
-            return [
-                folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            ]
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            outside = [shard for shard in shards if not _is_inside(folder, shard)]
+            if outside:
+                raise CheckpointError(
+                    "The index of the weights names a file outside its folder.",
+                    got=f"{index}: {outside[0]!r}",
+                    expected="names of files beside it",
+                )
+            return [folder / shard for shard in shards]
         if (folder / name).is_file():
             return [folder / name]
     raise CheckpointError(
@@ -123,11 +135,9 @@ def read_config(folder: Path, kind: type | None = None) -> PreTrainedConfig:
         CheckpointError: There is none, or it describes another kind of model.
     """
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            "This folder holds no model that can be used here.", got=f"{folder}: {error}"
-        ) from error
+        raise refusal("This folder holds no model that can be used here.", folder, error) from error
     if kind is not None and not isinstance(config, kind):
         raise CheckpointError(
             "This base is of another kind.",
@@ -135,6 +145,18 @@ def read_config(folder: Path, kind: type | None = None) -> PreTrainedConfig:
             expected=kind.model_type,  # type: ignore[attr-defined]
         )
     return config
+
+
+def refusal(what: str, source: str | os.PathLike, error: Exception) -> CheckpointError:
+    """Return the error for what transformers would not load, without its advice to run a folder's code."""
+    if "trust_remote_code" not in str(error):
+        return CheckpointError(what, got=f"{source}: {error}")
+    return CheckpointError(
+        what,
+        got=f"{source} needs program code that lies beside its weights",
+        expected="a model that transformers itself knows: such code is never run here",
+        advice="Choose another model, or one converted to a class of transformers.",
+    )
 
 
 def speech_config(path: Path) -> WhisperConfig:
@@ -229,7 +251,7 @@ def load_backbone(
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise CheckpointError("This backbone cannot be loaded.", got=f"{path}: {error}") from error
+        raise refusal("This backbone cannot be loaded.", path, error) from error
     model, report = loaded
     if report["missing_keys"] or report["mismatched_keys"]:
         names = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
@@ -272,11 +294,9 @@ def load_tokenizer(path: Path) -> Any:
         CheckpointError: The folder holds none.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise CheckpointError(
-            "This folder holds no tokenizer that can be read.", got=f"{path}: {error}"
-        ) from error
+        raise refusal("This folder holds no tokenizer that can be read.", path, error) from error
     check_tokenizer(tokenizer, str(path))
     return tokenizer
 

@@ -60,7 +60,9 @@ class AistaForConditionalGeneration(Hearing, PreTrainedModel):
         self.audio_encoder = audio_encoder
         if audio_encoder is None and config.audio_config is not None:
             self.audio_encoder = BeatsModel(config.audio_config)
-        self.backbone = backbone or AutoModelForCausalLM.from_config(config.text_config)
+        self.backbone = backbone or AutoModelForCausalLM.from_config(
+            config.text_config, trust_remote_code=False
+        )
         self.family = family(config.family or config.text_config.model_type)
         self.requires_grad_(False)
         with hidden.seeded(config.seed):

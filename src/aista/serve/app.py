@@ -6,6 +6,7 @@ What cannot be honoured is refused with 400, never ignored: a temperature, a pro
 
 from __future__ import annotations
 
+import io
 import threading
 from importlib.resources import files
 from typing import Annotated, Any, Literal
@@ -13,10 +14,14 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
 
+from aista.audio.files import Overlong, Recording
 from aista.errors import AistaError, AudioError, ConfigError
 from aista.inference.formats import render
+from aista.inference.translating import listen
 from aista.inference.translator import Translation, Translator
+from aista.serve.bounds import Bounds
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 
@@ -29,26 +34,40 @@ class UnknownModel(AistaError):
     """A request names a model that is not served here."""
 
 
-_STATUS: dict[type[AistaError], int] = {TooLarge: 413, UnknownModel: 404, AudioError: 400, ConfigError: 400}
+_STATUS: dict[type[AistaError], int] = {
+    TooLarge: 413,
+    Overlong: 413,
+    UnknownModel: 404,
+    AudioError: 400,
+    ConfigError: 400,
+}
+MAX_MINUTES = 120.0
+_IN_MEMORY = 4  # recordings that are decoded, or wait decoded for their turn, at once
 
 
-def create_app(translator: Translator, *, max_upload_mb: float = 25.0) -> FastAPI:
+def create_app(
+    translator: Translator, *, max_upload_mb: float = 25.0, max_minutes: float = MAX_MINUTES
+) -> FastAPI:
     """Return the web application around one model; requests take turns at it.
 
     Args:
         translator: What translates.
-        max_upload_mb: Largest upload in megabytes; more is answered with 413.
+        max_upload_mb: Largest upload in megabytes; more is answered with 413, before it is stored.
+        max_minutes: Longest recording, decoded; more is answered with 413, before it fills the memory.
     """
     app = FastAPI(title="aista", docs_url="/docs", redoc_url=None)
+    app.add_middleware(Bounds, max_upload_mb=max_upload_mb)
     turn = threading.Lock()
+    places = threading.BoundedSemaphore(_IN_MEMORY)
 
     def answer(
         file: UploadFile, target: str, source: str, response_format: ResponseFormat, asked: dict[str, Any]
     ) -> Response:
         _refuse_what_is_not_done(translator.name, asked)
-        sound = _read(file, max_upload_mb)
-        with turn:
-            result = translator.translate(sound, target, source=source)
+        with places:
+            sound = _read(file, max_upload_mb, max_minutes)
+            with turn:
+                result = translator.translate(sound, target, source=source)
         return _response(result, response_format)
 
     @app.get("/", response_class=HTMLResponse)
@@ -93,6 +112,7 @@ def create_app(translator: Translator, *, max_upload_mb: float = 25.0) -> FastAP
 
     app.add_exception_handler(AistaError, _explain)
     app.add_exception_handler(RequestValidationError, _explain_form)
+    app.add_exception_handler(HTTPException, _explain_http)
     return app
 
 
@@ -106,14 +126,20 @@ def _refuse_what_is_not_done(served: str, asked: dict[str, Any]) -> None:
             )
 
 
-def _read(file: UploadFile, max_upload_mb: float) -> bytes:
+def _read(file: UploadFile, max_upload_mb: float, max_minutes: float) -> Recording:
+    """Decode an upload.
+
+    Raises:
+        TooLarge: It has too many bytes.
+        Overlong: It lasts too long.
+        AudioError: It is no sound.
+    """
     limit = int(max_upload_mb * 1_000_000)
-    sound = file.file.read(limit + 1)
-    if len(sound) > limit:
-        raise TooLarge(f"{file.filename}: the upload is too large.", expected=f"at most {max_upload_mb:g} MB")
-    if not sound:
-        raise AudioError(f"{file.filename}: is empty.", got="0 bytes")
-    return sound
+    data = io.BytesIO(file.file.read(limit + 1))
+    data.name = (file.filename or "the upload").encode("utf-8", "replace").decode("utf-8")
+    if data.seek(0, io.SEEK_END) > limit:
+        raise TooLarge(f"{data.name}: the upload is too large.", expected=f"at most {max_upload_mb:g} MB")
+    return listen(data, max_minutes=max_minutes)[0]
 
 
 def _response(result: Translation, response_format: ResponseFormat) -> Response:
@@ -148,6 +174,12 @@ def _explain_form(request: Request, error: Exception) -> JSONResponse:
     problems = error.errors() if isinstance(error, RequestValidationError) else []
     told = "; ".join(f"{row['loc'][-1]}: {row['msg']}" for row in problems)
     return _error(told, "InvalidForm", 400)
+
+
+def _explain_http(request: Request, error: Exception) -> JSONResponse:
+    """Turn what the framework itself refuses (no such page, a broken form, too many bytes) into that form."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _error(str(getattr(error, "detail", error)), "Refused", status)
 
 
 def _error(message: str, code: str, status: int) -> JSONResponse:

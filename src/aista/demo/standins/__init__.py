@@ -105,7 +105,9 @@ def _score_whisper(folder: Path, corpora: Path, limit: int) -> dict[str, Any]:
     paths, texts = _transcribed(corpora / "whisper_dev.jsonl")
     model = WhisperForConditionalGeneration.from_pretrained(folder)
     features, _ = whisper.log_mel(paths[:limit])
-    heard = whisper.transcribe(model, AutoTokenizer.from_pretrained(folder), features)
+    heard = whisper.transcribe(
+        model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), features
+    )
     score = wer(heard, texts[:limit], "en")
     return {"wer": round(score.value, 2), "utterances": len(heard), "signature": score.signature}
 
@@ -116,8 +118,8 @@ def _score_language_model(folder: Path, corpora: Path, limit: int) -> dict[str, 
     from aista.demo.standins import language_model
     from aista.evaluation.metrics import bleu
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    tokens = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", trust_remote_code=False).eval()
+    tokens = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     template = loop.card(folder)["recipe"].get("template", "chatml")
     drawn = grammar.sentences(limit, seed=1_000_003, split="test")
     sources = [sentence.en for sentence in drawn]
