@@ -21,27 +21,37 @@ class Kind:
         demuxer: FFmpeg's name for it.
         begins: What a file of it begins with.
         declares_length: Whether it says how long it is, so that what was decoded can be held against it.
+        marks: What every beginning of it holds, and how many bytes after its first: quick to look for.
     """
 
     name: str
     demuxer: str
     begins: re.Pattern[bytes]
     declares_length: bool = True
+    marks: tuple[tuple[bytes, int], ...] = ()
 
 
-def _kind(name: str, demuxer: str, begins: bytes, *, declares_length: bool = True) -> Kind:
-    return Kind(name, demuxer, re.compile(begins, re.DOTALL), declares_length)
+def _kind(
+    name: str,
+    demuxer: str,
+    begins: bytes,
+    *marks: bytes,
+    declares_length: bool = True,
+    lead: int = 0,
+) -> Kind:
+    found = tuple((mark, lead) for mark in marks)
+    return Kind(name, demuxer, re.compile(begins, re.DOTALL), declares_length, found)
 
 
-WAV = _kind("WAV", "wav", rb"(?:RIFF|RIFX|RF64|BW64).{4}WAVE")
-W64 = _kind("W64", "w64", rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00")
-AIFF = _kind("AIFF", "aiff", rb"FORM.{4}AIF[FC]")
+WAV = _kind("WAV", "wav", rb"(?:RIFF|RIFX|RF64|BW64).{4}WAVE", b"RIFF", b"RIFX", b"RF64", b"BW64")
+W64 = _kind("W64", "w64", rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00", b"riff\x2e\x91")
+AIFF = _kind("AIFF", "aiff", rb"FORM.{4}AIF[FC]", b"FORM")
 AVI = _kind("AVI", "avi", rb"RIFF.{4}AVI ")
-FLAC = _kind("FLAC", "flac", rb"fLaC")
-OGG = _kind("Ogg", "ogg", rb"OggS")
+FLAC = _kind("FLAC", "flac", rb"fLaC", b"fLaC")
+OGG = _kind("Ogg", "ogg", rb"OggS", b"OggS\x00\x02")
 MP3 = _kind("MP3", "mp3", rb"\xff[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff]", declares_length=False)
-MP4 = _kind("MP4", "mov", rb".{4}(?:ftyp|moov|mdat|wide|skip|free|pnot|styp|moof|sidx)")
-MATROSKA = _kind("Matroska", "matroska", rb"\x1aE\xdf\xa3")
+MP4 = _kind("MP4", "mov", rb".{4}(?:ftyp|moov|mdat|wide|skip|free|pnot|styp|moof|sidx)", b"ftyp", lead=4)
+MATROSKA = _kind("Matroska", "matroska", rb"\x1aE\xdf\xa3", b"\x1aE\xdf\xa3")
 
 KINDS: tuple[Kind, ...] = (
     WAV,
@@ -52,12 +62,17 @@ KINDS: tuple[Kind, ...] = (
     OGG,
     MP4,
     MATROSKA,
-    _kind("CAF", "caf", rb"caff\x00\x01\x00\x00"),
-    _kind("AU", "au", rb"\.snd\x00\x00"),
-    _kind("NIST SPHERE", "nistsphere", rb"NIST_1A\n"),
-    _kind("ASF", "asf", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"),
-    _kind("FLV", "flv", rb"FLV\x01.\x00\x00\x00\x09", declares_length=False),
-    _kind("AMR", "amr", rb"#!AMR(?:-WB)?\n", declares_length=False),
+    _kind("CAF", "caf", rb"caff\x00\x01\x00\x00", b"caff\x00\x01"),
+    _kind("AU", "au", rb"\.snd\x00\x00", b".snd\x00\x00"),
+    _kind("NIST SPHERE", "nistsphere", rb"NIST_1A\n", b"NIST_1A\n"),
+    _kind(
+        "ASF",
+        "asf",
+        rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",
+        b"\x30\x26\xb2\x75\x8e\x66",
+    ),
+    _kind("FLV", "flv", rb"FLV\x01.\x00\x00\x00\x09", b"FLV\x01", declares_length=False),
+    _kind("AMR", "amr", rb"#!AMR(?:-WB)?\n", b"#!AMR", declares_length=False),
     _kind("MPEG-TS", "mpegts", rb"(?:G.{187}G.{187}G|.{4}G.{191}G.{191}G)", declares_length=False),
     _kind("MPEG-PS", "mpeg", rb"\x00\x00\x01\xba", declares_length=False),
     _kind("AC-3", "ac3", rb"\x0bw.{3}[\x00-\x57]", declares_length=False),
@@ -89,6 +104,19 @@ CERTAIN = re.compile(
     re.DOTALL,
 )
 LONGEST_BEGINNING = 64
+_USUAL = (*WAV.marks[:1], *FLAC.marks, *OGG.marks, *MP4.marks)
+
+
+def beginning(block: bytes, first: int, kind: Kind | None) -> int | None:
+    """Return where in a block another file certainly begins: of the same kind, or of a usual one."""
+    found = []
+    for mark, lead in dict.fromkeys([*(kind.marks if kind else ()), *_USUAL]):
+        place = block.find(mark, first + lead)
+        while place >= 0 and not CERTAIN.match(block, place - lead):
+            place = block.find(mark, place + 1)
+        if place >= 0:
+            found.append(place - lead)
+    return min(found, default=None)
 
 
 def id3_bytes(head: bytes) -> int:

@@ -11,7 +11,7 @@ from aista.audio.rates import SAMPLE_RATE_HZ
 
 AUDIBLE_HZ = 20.0
 OFFSET_LEVEL = 1e-3  # -60 dBFS: what is_silent calls silence
-OFFSET_SHARE = 0.1  # of the level around it: the mean of half a second of noise is a hundredth
+OFFSET_SHARE = 0.25  # of the level around it; of noise a hundredth, of speech (it is not symmetric) a tenth
 _HALF_SECOND = SAMPLE_RATE_HZ // 2
 _BLOCK = 1 << 20
 
@@ -23,7 +23,7 @@ def offset_of(samples: np.ndarray) -> float:
         samples: float32 (n,), full scale 1.0.
 
     Returns:
-        A mean that reaches -60 dBFS and a tenth of the level (root mean square) around it.
+        A mean that reaches -60 dBFS and a quarter of the level (root mean square) around it.
     """
     starts = range(0, max(1, len(samples) - _HALF_SECOND // 2), _HALF_SECOND)
     found = 0.0

@@ -18,7 +18,7 @@ from aista.audio import kinds
 from aista.audio.kinds import Kind
 from aista.errors import AudioError
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 18
 _MOST_PARTS = 10_000
 _MOST_GARBAGE = 1 << 20  # before the first frame of an MP3
 _MOST_CANDIDATES = 200_000  # for the place where an MP3 goes on: what looks like a frame may be none
@@ -106,8 +106,12 @@ class _Bytes:
             first = self._loaded(place, kinds.LONGEST_BEGINNING)
             if found := pattern.search(self._block, first):
                 return self._start + found.start()
-            place = max(place, self._start + len(self._block) - kinds.LONGEST_BEGINNING) + 1
+            place = self._next(place)
         return self.size
+
+    def _next(self, place: int) -> int:
+        """Return where to go on looking: what hangs over the end of the block is looked at again."""
+        return max(place, self._start + len(self._block) - kinds.LONGEST_BEGINNING) + 1
 
     def _loaded(self, place: int, count: int) -> int:
         """Make a block hold some bytes and return where they are in it."""
@@ -118,9 +122,15 @@ class _Bytes:
             first = 0
         return first
 
-    def find_beginning(self, place: int) -> int:
+    def find_beginning(self, place: int, kind: Kind | None = None) -> int:
         """Return where the next file certainly begins from ``place`` on, or the size."""
-        return self.search(kinds.CERTAIN, place)
+        while place < self.size:
+            first = self._loaded(place, kinds.LONGEST_BEGINNING)
+            found = kinds.beginning(self._block, first, kind)
+            if found is not None:
+                return self._start + found
+            place = self._next(place)
+        return self.size
 
 
 def parts(stream: BinaryIO) -> list[Part]:
@@ -179,7 +189,7 @@ def _end(data: _Bytes, body: int, kind: Kind) -> int:
     if kind is kinds.AVI:  # a long one goes on in further RIFFs, so only another kind ends it
         return data.size
     least = after[kind](data, body) if kind in after else body + 1
-    return data.find_beginning(max(least, body + 1))
+    return data.find_beginning(max(least, body + 1), kind)
 
 
 def _iff_end(data: _Bytes, body: int) -> int:
@@ -267,7 +277,7 @@ def _wav(data: _Bytes, start: int, body: int) -> Part:
     _, first, size = sound
     left = data.size - first
     if size == 0 and left and not _is_chunks(data, first):
-        end = data.find_beginning(first)
+        end = data.find_beginning(first, kinds.WAV)
         patches = (
             (first - 4, struct.pack(f"{order}I", min(end - first, 0xFFFFFFFE))),
             (body + 4, struct.pack(f"{order}I", min(end - body - 8, 0xFFFFFFFE))),
@@ -276,7 +286,7 @@ def _wav(data: _Bytes, start: int, body: int) -> Part:
         return Part(kinds.WAV, start, end, patches=patches, remarks=(remark,))
     if size > left:
         if size >= _PLACEHOLDER:
-            return Part(kinds.WAV, start, data.find_beginning(first))
+            return Part(kinds.WAV, start, data.find_beginning(first, kinds.WAV))
         remark = f"cut off: its header says {size:,} bytes of samples, {left:,} are there"
         return Part(kinds.WAV, start, data.size, remarks=(remark,))
     return _ended(data, Part(kinds.WAV, start, data.size), max(first + size, min(body + 8 + riff, data.size)))
@@ -284,7 +294,7 @@ def _wav(data: _Bytes, start: int, body: int) -> Part:
 
 def _ended(data: _Bytes, part: Part, end: int) -> Part:
     """Return a part that says it ends at ``end``: up to the next file, with a remark on what is between."""
-    following = data.find_beginning(end) if end < data.size else data.size
+    following = data.find_beginning(end, part.kind) if end < data.size else data.size
     stray = following - end
     remarks = part.remarks
     if stray > _STRAY_BYTES:
