@@ -109,14 +109,14 @@ _USUAL = (*WAV.marks[:1], *FLAC.marks, *OGG.marks, *MP4.marks)
 
 def beginning(block: bytes, first: int, kind: Kind | None) -> int | None:
     """Return where in a block another file certainly begins: of the same kind, or of a usual one."""
-    found = []
+    found = len(block)
     for mark, lead in dict.fromkeys([*(kind.marks if kind else ()), *_USUAL]):
-        place = block.find(mark, first + lead)
+        place = block.find(mark, first + lead, found)
         while place >= 0 and not CERTAIN.match(block, place - lead):
-            place = block.find(mark, place + 1)
+            place = block.find(mark, place + 1, found)
         if place >= 0:
-            found.append(place - lead)
-    return min(found, default=None)
+            found = place - lead
+    return found if found < len(block) else None
 
 
 def id3_bytes(head: bytes) -> int:
