@@ -352,6 +352,16 @@ def test_hugging_face_columns_and_splits_have_to_be_named(folder, data_set):
         import_manifest("huggingface", source, folder / "x.jsonl", options)
 
 
+@pytest.mark.parametrize(("channels", "wanted"), [([0, 1], [0, 1]), (["TED", "BBC"], [None, None])])
+def test_channels_of_hugging_face_data_sets(folder, channels, wanted):
+    datasets = pytest.importorskip("datasets")
+    columns = {"id": ["u", "v"], "audio": ["clips/a.wav", "clips/b.wav"], "text": ["x", "y"]}
+    datasets.Dataset.from_dict({**columns, "channel": channels}).to_parquet(folder / "t.parquet")
+    options = Options(audio_root=folder)
+    import_manifest("huggingface", folder / "t.parquet", folder / "m.jsonl", options)
+    assert [row.channel for row in Manifest(folder / "m.jsonl")] == wanted
+
+
 def test_what_is_no_data_set_is_refused(folder, data_set):
     (folder / "broken.parquet").write_bytes(b"PAR1 not really PAR1")
     for source in (folder / "broken.parquet", folder / "missing"):

@@ -63,7 +63,10 @@ def _columns(data: Dataset, options: Options) -> dict[str, str]:
         field: next(name for name in names if name in data.column_names)
         for field, names in _USUAL.items()
         if any(name in data.column_names for name in names)
-    } | options.columns
+    }
+    if "channel" in columns and not str(getattr(data.features["channel"], "dtype", "")).startswith("int"):
+        del columns["channel"]  # not the number of a channel, but e.g. the name of a broadcaster
+    columns |= options.columns
     columns = {field: column for field, column in columns.items() if column}  # "channel=": no column
     unknown = sorted(set(columns.values()) - set(data.column_names))
     if unknown or "audio" not in columns:
