@@ -9,33 +9,106 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from aista.errors import ConfigError
 from aista.files import write_whole
+from aista.settings_text import as_yaml, override, read_settings
+
+Content = Literal["manifest", "model", "layers"]
+
+
+def _expanded(path: str) -> str:
+    """Return a path with ``~`` and ``$VARIABLES`` replaced, as a shell does; a file's own name stays."""
+    if ("~" not in path[:1] and "$" not in path) or os.path.exists(path):
+        return path
+    found = os.path.expandvars(os.path.expanduser(path))
+    if unknown := re.search(r"\$(?:\w+|\{[^}]*\})", found):
+        raise ValueError(f"the environment has no variable {unknown[0]}")
+    if found.startswith("~"):
+        raise ValueError(f"there is no user {found.split('/')[0]}")
+    return found
+
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+PathName = Annotated[Name, AfterValidator(_expanded)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Layer = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and every key must be known."""
+    """Base of all settings: immutable, and every key must be known.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    Attributes:
+        harmless: Fields that change where a run writes, how fast it is or what it logs, but not its result:
+            another attempt may have other values.
+        contents: Fields that name files, and of what kind: manifests, models, reports of chosen layers. What
+            is in those files belongs to a run as its settings do.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    contents: ClassVar[Mapping[str, Content]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_the_defaults_of_a_section(cls, values: Any) -> Any:
+        """Fill up a section that is given in part with this class's defaults, not with the section's own."""
+        if not isinstance(values, dict):
+            return values
+        filled = dict(values)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, Settings) and isinstance(values.get(name), dict):
+                filled[name] = _merged(field.default.model_dump(exclude_unset=True), values[name])
+        return filled
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
+        """Refuse ``true`` where a number belongs, which Python would take for 1."""
+        if _holds_switch(value) and not _takes_switch(cls.model_fields[str(field.field_name)].annotation):
+            raise ValueError("neither true nor false can stand here")
+        return value
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | None = None, overrides: Iterable[str] = ()) -> Self:
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        overrides: Iterable[str] = (),
+        given: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Read a YAML file (or start from the defaults) and apply ``dotted.key=value`` overrides.
+
+        Args:
+            path: The file.
+            overrides: They win over the file, and of two the later.
+            given: Values that win over both.
 
         Raises:
             ConfigError: The file cannot be read, or a key or a value is not allowed.
         """
-        values = _read_yaml(Path(path)) if path is not None else {}
-        for override in overrides:
-            _apply(values, override)
-        return cls.of(values, source=str(path or "the command line"))
+        values = read_settings(Path(path)) if path is not None else {}
+        for text in overrides:
+            override(values, text)
+        return cls.of({**values, **(given or {})}, source=str(path or "the command line"))
 
     @classmethod
     def of(cls, values: dict[str, Any], source: str = "the given values") -> Self:
@@ -58,48 +131,64 @@ class Settings(BaseModel):
         """Write the resolved settings as YAML."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        write_whole(target, as_yaml(self.model_dump(mode="json")))
 
     def sha256(self) -> str:
-        """Hash of the resolved settings: equal settings, equal hash."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """Hash of the settings that make a result: equal results, equal hash."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that make a result, by their dotted keys: all but those that are harmless."""
+        found: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name in self._without_effect():
+                continue
+            if isinstance(value, Settings):
+                found |= {f"{name}.{key}": inner for key, inner in value.identity().items()}
+            else:
+                found[name] = self.model_dump(mode="json", include={name})[name]
+        return found
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the settings file {path}.", got=str(error)) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML.", got=str(error)) from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path} does not hold settings.", got=type(values).__name__, expected="key: value rows"
-        )
-    return values
+    def _without_effect(self) -> frozenset[str]:
+        return self.harmless
 
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one ``dotted.key=value``; the value is read as YAML."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(
-            f"Cannot understand the override {override!r}.", expected="key=value, e.g. train.max_steps=100"
-        )
-    *parents, last = key.strip().split(".")
-    place = values
-    for name in parents:
-        inner = place.get(name)
-        place[name] = dict(inner) if isinstance(inner, dict) else {}
-        place = place[name]
-    place[last] = yaml.safe_load(text)
+    def named_contents(self) -> Iterator[tuple[str, Content, str]]:
+        """Yield (dotted key, kind, name) of every file that these settings name."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                for key, kind, file in value.named_contents():
+                    yield f"{name}.{key}", kind, file
+            elif name in self.contents:
+                files = [value] if isinstance(value, str) else value or []
+                yield from ((name, self.contents[name], file) for file in files if isinstance(file, str))
 
 
 def _explain(row: Any) -> str:
     place = ".".join(str(part) for part in row["loc"]) or "(top level)"
-    return f"{place}: {'unknown key' if row['type'] == 'extra_forbidden' else row['msg']}"
+    if row["type"] == "extra_forbidden":
+        return f"{place}: unknown key"
+    message = row["msg"].removeprefix("Value error, ")
+    told = isinstance(row["input"], (dict, Settings)) or row["type"] == "missing"
+    return f"{place}: {message}" if told else f"{place}: {message} (got {row['input']!r})"
+
+
+def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a section with what is given in their place, key by key."""
+    values = {**defaults, **given}
+    for name, default in defaults.items():
+        if isinstance(default, dict) and isinstance(given.get(name), dict):
+            values[name] = _merged(default, given[name])
+    return values
+
+
+def _holds_switch(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list) and any(map(_holds_switch, value)))
+
+
+def _takes_switch(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_takes_switch, get_args(annotation)))
 
 
 class QFormerSettings(Settings):
@@ -109,23 +198,32 @@ class QFormerSettings(Settings):
         frames_per_window, queries_per_window: The paper's L = 17 frames of 20 ms and N = 1 (5.2).
     """
 
-    frames_per_window: int = Field(default=17, ge=1)
-    queries_per_window: int = Field(default=1, ge=1)
-    hidden_size: int = 768
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
+    frames_per_window: Count = 17
+    queries_per_window: Count = 1
+    hidden_size: Count = 768
+    num_hidden_layers: Count = 2
+    num_attention_heads: Count = 12
+    intermediate_size: Count = 3072
+    hidden_dropout_prob: Dropout = 0.1
+    attention_probs_dropout_prob: Dropout = 0.1
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
+        return self
 
 
 class LoraSettings(Settings):
     """Low-rank adapters in the backbone (DESIGN decision 9); no target named: the backbone family's own."""
 
-    r: int = 8
-    alpha: int = 32
-    dropout: float = 0.1
-    targets: list[str] | None = None
+    r: int = Field(default=8, ge=0)
+    alpha: Count = 32
+    dropout: Dropout = 0.1
+    targets: list[Name] | None = None
 
 
 class ModelSettings(Settings):
@@ -139,15 +237,17 @@ class ModelSettings(Settings):
             direction and get the length of the backbone's own token embeddings.
     """
 
-    speech_encoder: str
-    backbone: str
-    audio_encoder: str | None = None
+    contents = {"speech_encoder": "model", "backbone": "model", "audio_encoder": "model"}
+
+    speech_encoder: PathName
+    backbone: PathName
+    audio_encoder: PathName | None = None
     qformer: QFormerSettings = QFormerSettings()
     lora: LoraSettings = LoraSettings()
     speech_tokens: Literal["voiced", "padded"] = "voiced"
     speech_window_seconds: float | None = Field(default=None, gt=0)
     speech_token_scale: Literal["free", "embeddings"] = "free"
-    template: str | None = None
+    template: Name | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["8bit", "4bit"] | None = None
 
@@ -166,13 +266,16 @@ class DataSettings(Settings):
             their rows, captioned sounds to their beginning, the others skipped. Each is counted and logged.
     """
 
-    train: list[str] = Field(min_length=1)
-    validation: list[str] = []
-    weights: list[float] | None = None
-    features: str | None = None
-    num_workers: int = 0
-    max_corrupt_share: float = 0.01
-    max_seconds: float | None = None
+    harmless = frozenset({"features", "num_workers"})
+    contents = {"train": "manifest", "validation": "manifest"}
+
+    train: list[PathName] = Field(min_length=1)
+    validation: list[PathName] = []
+    weights: list[Annotated[float, Field(gt=0)]] | None = None
+    features: PathName | None = None
+    num_workers: int = Field(default=0, ge=0)
+    max_corrupt_share: Share = 0.01
+    max_seconds: float | None = Field(default=None, gt=0)
     too_long: Literal["error", "skip", "segment"] = "error"
 
     @model_validator(mode="after")
@@ -197,31 +300,40 @@ class TrainSettings(Settings):
         compile_blocks: Compile the backbone's blocks with ``torch.compile``.
     """
 
-    max_steps: int = 80_000
-    global_batch_size: int | None = Field(default=None, ge=1)
-    per_device_train_batch_size: int = 32
-    per_device_eval_batch_size: int = 32
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 3e-5
-    warmup_start_learning_rate: float = 1e-6
-    min_learning_rate: float = 1e-5
-    warmup_steps: int = 9_000
-    salmonn_epoch_steps: int | None = None
-    weight_decay: float = 0.05
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = 0.0
+    harmless = frozenset({
+        "per_device_eval_batch_size", "save_steps", "logging_steps", "report_to", "activation_checkpointing",
+        "attn_implementation", "compile_blocks",
+    })  # fmt: skip
+
+    max_steps: Count = 80_000
+    global_batch_size: Count | None = None
+    per_device_train_batch_size: Count = 32
+    per_device_eval_batch_size: Count = 32
+    gradient_accumulation_steps: Count = 1
+    learning_rate: float = Field(default=3e-5, gt=0, le=1)
+    warmup_start_learning_rate: Share = 1e-6
+    min_learning_rate: Share = 1e-5
+    warmup_steps: int = Field(default=9_000, ge=0)
+    salmonn_epoch_steps: Count | None = None
+    weight_decay: Share = 0.05
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(default=1e-8, gt=0, le=1)
+    max_grad_norm: float = Field(default=0.0, ge=0)
     precision: Literal["bf16", "fp32"] = "fp32"
-    eval_steps: int | None = None
-    save_steps: int = 1_000
-    patience: int | None = None
-    logging_steps: int = 20
+    eval_steps: Count | None = None
+    save_steps: Count = 1_000
+    patience: Count | None = None
+    logging_steps: Count = 20
     nonfinite: Literal["stop", "skip"] = "stop"
     activation_checkpointing: bool = False
-    attn_implementation: str | None = None
+    attn_implementation: Name | None = None
     compile_blocks: bool = False
-    report_to: list[str] = []
+    report_to: list[Name] = []
+
+    def _without_effect(self) -> frozenset[str]:
+        micro_batches = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+        return self.harmless | (micro_batches if self.global_batch_size else frozenset())
 
     @model_validator(mode="after")
     def _saves_fall_on_validations(self) -> Self:
@@ -231,6 +343,18 @@ class TrainSettings(Settings):
             )
         if self.patience and not self.eval_steps:
             raise ValueError("patience counts validations: set eval_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _the_steps_are_in_order(self) -> Self:
+        steps = {"warmup_steps": self.warmup_steps, "eval_steps": self.eval_steps or 0}
+        rates = {name: getattr(self, name) for name in ("warmup_start_learning_rate", "min_learning_rate")}
+        faults = [f"{name} ({n}) must not exceed max_steps ({self.max_steps})"
+                  for name, n in steps.items() if n > self.max_steps]  # fmt: skip
+        faults += [f"{name} ({rate:g}) must not exceed learning_rate ({self.learning_rate:g})"
+                   for name, rate in rates.items() if rate > self.learning_rate]  # fmt: skip
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")
@@ -254,9 +378,11 @@ class AlignmentSettings(Settings):
         options: Keyword arguments of the method.
     """
 
-    method: str = "wasserstein"
-    layers: list[int] | str = [0]
-    alpha: float = Field(default=0.99, ge=0, le=1)
+    contents = {"layers": "layers"}
+
+    method: Name = "wasserstein"
+    layers: list[Layer] | PathName = [0]
+    alpha: Share = 0.99
     options: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -275,27 +401,65 @@ class AlignmentSettings(Settings):
 class PretrainSettings(Settings):
     """Stage 1 (paper 4.1): speech recognition and audio captioning; the paper aligns nothing here."""
 
-    output: str
+    harmless = frozenset({"output"})
+
+    output: PathName
     model: ModelSettings
     data: DataSettings
     train: TrainSettings = TrainSettings()
     alignment: AlignmentSettings = AlignmentSettings(method="none")
     prompt_pool: bool = True
-    seed: int = 42
+    seed: Seed = 42
+
+    @model_validator(mode="after")
+    def _what_is_to_be_validated_is(self) -> Self:
+        _require_validation(self)
+        return self
 
 
 class JointSettings(Settings):
     """Stage 3 (paper 4.3): translation and alignment, from a stage-1 model."""
 
-    output: str
-    init: str
+    harmless = frozenset({"output"})
+    contents = {"init": "model"}
+
+    output: PathName
+    init: PathName
     data: DataSettings
     train: TrainSettings = TrainSettings(
         warmup_steps=3_000, max_steps=90_000, eval_steps=3_000, save_steps=3_000, patience=4
     )
     alignment: AlignmentSettings = AlignmentSettings()
     prompt_pool: bool = False
-    seed: int = 42
+    seed: Seed = 42
+
+    @model_validator(mode="after")
+    def _what_is_to_be_validated_is(self) -> Self:
+        _require_validation(self)
+        return self
+
+
+def _require_validation(settings: PretrainSettings | JointSettings) -> None:
+    """Demand that validation data is validated on, and that validations have data.
+
+    Where nothing says when, it is at every ``save_steps``.
+
+    Raises:
+        ValueError: There is one without the other.
+    """
+    train, some = settings.train, bool(settings.data.validation)
+    if train.eval_steps and not some:
+        raise ValueError(
+            f"train.eval_steps is {train.eval_steps}, but data.validation names nothing to validate on: "
+            "name a manifest, or set train.eval_steps and train.patience to null"
+        )
+    if some and train.eval_steps is None:
+        if train.save_steps > train.max_steps:
+            raise ValueError(
+                f"data.validation would never be used in {train.max_steps} steps: set train.eval_steps"
+            )
+        every = train.model_copy(update={"eval_steps": train.save_steps})
+        object.__setattr__(settings, "train", every)
 
 
 class SelectSettings(Settings):
@@ -311,16 +475,19 @@ class SelectSettings(Settings):
         compare_costs: Also report the MRR under the other costs (``exact`` mode; each takes as long again).
     """
 
-    output: str
-    model: str
-    data: list[str] = Field(min_length=1)
+    harmless = frozenset({"output", "batch_size", "features"})
+    contents = {"model": "model", "data": "manifest"}
+
+    output: PathName
+    model: PathName
+    data: list[PathName] = Field(min_length=1)
     num_pairs: int = Field(default=1_000, ge=2)
-    max_seconds: float | None = None
-    threshold: float = 0.05
-    threshold_times_chance: float | None = None
+    max_seconds: float | None = Field(default=None, gt=0)
+    threshold: Share = 0.05
+    threshold_times_chance: float | None = Field(default=None, ge=0)
     mode: Literal["exact", "decide"] = "exact"
     cost: Literal["squared_euclidean", "cosine", "standardised"] = "squared_euclidean"
     compare_costs: bool = True
-    batch_size: int = 16
-    features: str | None = None
-    seed: int = 42
+    batch_size: Count = 16
+    features: PathName | None = None
+    seed: Seed = 42

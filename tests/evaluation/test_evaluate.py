@@ -17,7 +17,7 @@ from aista.cli import evaluate as evaluate_verb
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.demo.report import write_report
-from aista.errors import EvaluationError
+from aista.errors import ConfigError, EvaluationError
 from aista.evaluation import evaluate as module
 from aista.evaluation.decode import decode, read_hypotheses
 from aista.evaluation.evaluate import compare, evaluate, hears
@@ -136,7 +136,7 @@ def test_a_finished_evaluation_is_read_and_another_model_is_not_mistaken_for_it(
     monkeypatch.setattr("aista.inference.translator.load", lambda *_: pytest.fail("loaded again"))
     assert evaluate(settings(folder, out)) == results
     monkeypatch.undo()
-    with pytest.raises(EvaluationError, match="another model"):
+    with pytest.raises(ConfigError, match=r"model was .*, is .*other"):
         evaluate(settings(folder, out, model=str(folder / "other")))
 
 

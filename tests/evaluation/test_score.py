@@ -13,7 +13,7 @@ from aista.audio.files import write_audio
 from aista.cli import evaluate as evaluate_verb
 from aista.data.collate import SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.errors import ConfigError, EvaluationError
+from aista.errors import ConfigError
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import compare, evaluate, hears, score
 from aista.evaluation.settings import EvaluateSettings, ScoreSettings
@@ -136,7 +136,7 @@ def test_it_goes_on_where_it_was_killed_and_asks_failed_rows_again(folder):
     assert found["scores"]["bleu_ja"] == whole["scores"]["bleu_ja"]
     finished = German()
     assert score(finished, settings(folder)) == found and finished.asked == 0
-    with pytest.raises(EvaluationError, match="another model"):
+    with pytest.raises(ConfigError, match="another model"):
         score(German(), settings(folder), {"id": "somebody else"})
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from aista.checkpoints.hub import SOURCES, sha256_of
+from aista.checkpoints.hub import SOURCES
 from aista.errors import CheckpointError
+from aista.files import sha256_of
 from aista.model.beats import BeatsForAudioTagging, BeatsModel
 from aista.model.beats_file import read_checkpoint
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from aista.errors import CheckpointError, ConfigError
+from aista.files import sha256_of
 
-__all__ = ["SOURCES", "File", "Place", "Source", "download", "sha256_of", "verify"]
+__all__ = ["SOURCES", "File", "Place", "Source", "download", "verify"]
 
 _ENDPOINT = "https://huggingface.co"
-_NO_ANSWER = (httpx.HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
+# The hub's own errors descend from those of its HTTP library, whichever that is: nothing here imports one.
+NO_ANSWER: tuple[Any, ...] = (
+    *HfHubHTTPError.__bases__,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
@@ -143,12 +148,6 @@ def source(name: str) -> Source:
     return SOURCES[name]
 
 
-def sha256_of(path: Path) -> str:
-    """Return a file's digest, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(path: Path, file: File) -> None:
     """Demand a file's known size and digest.
 
@@ -193,7 +192,7 @@ def download(name: str, to: str | Path | None = None, tell: Callable[[str], None
     for place in wanted.places:
         try:
             return _fetch(place, folder, tell)
-        except _NO_ANSWER as error:
+        except NO_ANSWER as error:
             failures.append(f"{place.repository}: {type(error).__name__}")
             tell(f"{place.repository} did not give it ({type(error).__name__})")
     raise CheckpointError(

@@ -25,27 +25,28 @@ from aista.evaluation.decode import decode, request_of
 from aista.evaluation.inside import teacher_forced_accuracy, transport_costs
 from aista.evaluation.metrics import bleu_metric
 from aista.evaluation.results import (
+    MAY_CHANGE,
     RESULTS,
     Clock,
     Part,
-    finished,
     has_target,
     has_text,
     part_warnings,
+    read_results,
     remembered,
     set_names,
-    sha256_of,
     versions,
     write_results,
 )
 from aista.evaluation.settings import EvaluateSettings, ScoreSettings
 from aista.evaluation.significance import compare
+from aista.files import sha256_of
 from aista.inference.translating import SpeechTranslator
-from aista.model.bases import locate
+from aista.run_folder import claim, inputs_of, sha256_of_model
 from aista.selection.report import LayerReport
 from aista.text.languages import language
 
-__all__ = ["compare", "evaluate", "hears", "model_fingerprint", "score", "versions"]
+__all__ = ["compare", "evaluate", "hears", "score", "versions"]
 
 _HEARING_CLIPS = 4
 
@@ -62,8 +63,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         speech slot), ``wer_en``, ``chrf_captions``, ``token_accuracy`` (percent), ``log_wasserstein``.
 
     Raises:
-        EvaluationError: Two manifests have one name, or the output belongs to another evaluation.
-        ConfigError: No row can be answered.
+        EvaluationError: Two manifests have one name.
+        ConfigError: No row can be answered, or the output belongs to another evaluation.
         ManifestError: A manifest or a row cannot be used.
 
     Cost:
@@ -73,7 +74,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
     layers = settings.layers
     chosen = LayerReport.load(layers).selected if isinstance(layers, str) else list(layers)
-    made_by = {"model_fingerprint": model_fingerprint(settings.model), "layers": chosen}
+    made_by = {"model_fingerprint": sha256_of_model(settings.model), "layers": chosen}
     search = settings.generation.model_dump()
     return _run(lambda: translator.load(settings.model, **search), settings, made_by)
 
@@ -111,14 +112,28 @@ def _run(
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure one system on every test set; what is finished is read, without loading the system."""
+    set_names(settings.data)  # what cannot be told apart is refused first
+    output = Path(settings.output)
+
+    def inputs() -> dict[str, str]:
+        return {**inputs_of(settings), "system": made_by["model_fingerprint"]}
+
+    with claim(output, settings, inputs, result=RESULTS, may_change=MAY_CHANGE) as finished:
+        if finished:
+            return read_results(output)
+        _check_languages(settings)
+        return _measured(load(), settings, made_by, about or {})
+
+
+def _measured(
+    system: SpeechTranslator,
+    settings: EvaluateSettings | ScoreSettings,
+    made_by: dict[str, Any],
+    about: dict[str, Any],
+) -> dict[str, Any]:
     names, output = set_names(settings.data), Path(settings.output)
-    output.mkdir(parents=True, exist_ok=True)
-    hashes = {name: sha256_of(path) for name, path in zip(names, settings.data, strict=True)}
+    hashes = {name: sha256_of(Path(path)) for name, path in zip(names, settings.data, strict=True)}
     made_by = {**made_by, "settings_sha256": settings.sha256(), "data_sha256": hashes}
-    if (kept := finished(output / RESULTS, made_by)) is not None:
-        return kept
-    _check_languages(settings)
-    system = load()
     seconds: dict[str, float] = defaultdict(float)
     parts: dict[str, Part] = {}
     warnings: list[str] = []
@@ -130,7 +145,7 @@ def _run(
     if not any(part.is_anything for part in parts.values()):
         raise ConfigError(f"{system.name} can answer no row of these sets.", got="; ".join(warnings))
     taken = {name: round(value, 2) for name, value in seconds.items()}
-    extra = {"warnings": warnings, **made_by, **(about or {}), "seconds": taken}
+    extra = {"warnings": warnings, **made_by, **about, "seconds": taken}
     return write_results(system.name, settings, parts, extra, output)
 
 
@@ -289,13 +304,3 @@ def hears(translator: SpeechTranslator, dataset: SpeechDataset) -> bool:
         if answers[0].text != answers[1].text:
             return True
     return asked == 0
-
-
-def model_fingerprint(name: str) -> str:
-    """Identify a model folder by the content of its configuration and weights."""
-    digest = hashlib.sha256()
-    folder = locate(name)
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        if path.name not in ("training.json", "history.json"):
-            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 from unicodedata import is_normalized
 
 from aista.config import Settings
-from aista.data.manifest import Manifest, Utterance
+from aista.data.manifest import Utterance
 from aista.errors import EvaluationError
 from aista.evaluation import metrics
 from aista.evaluation.decode import Hypothesis
@@ -23,6 +23,8 @@ from aista.files import write_whole
 from aista.text.characters import is_blank, without_invisible
 
 RESULTS = "results.json"
+# Another attempt may ask for more in the same folder: what is there is used again, the results are made anew.
+MAY_CHANGE = ("measures", "limit", "layers", "silence_check")
 
 
 @dataclass
@@ -53,17 +55,9 @@ def set_names(manifests: Sequence[str]) -> list[str]:
     return names
 
 
-def finished(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the results of a finished evaluation if they were made by these very things."""
-    if not path.exists():
-        return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return kept if all(kept.get(name) == value for name, value in made_by.items()) else None
-
-
-def sha256_of(manifest: str) -> str:
-    """Return the hash of a manifest (which must be there)."""
-    return hashlib.sha256(Manifest(manifest).path.read_bytes()).hexdigest()
+def read_results(output: Path) -> dict[str, Any]:
+    """Read the results of a finished evaluation."""
+    return dict(json.loads((output / RESULTS).read_text(encoding="utf-8")))
 
 
 def has_target(row: Utterance) -> bool:

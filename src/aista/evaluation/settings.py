@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from aista.config import Settings
+from aista.config import Count, Layer, Name, PathName, Settings
 from aista.inference.answering import GenerationSettings
 
 __all__ = ["BaselineSettings", "EvaluateSettings", "GenerationSettings", "ScoreSettings"]
@@ -33,14 +33,19 @@ class EvaluateSettings(Settings):
             not hear.
     """
 
-    output: str
-    model: str
-    data: list[str] = Field(min_length=1)
-    measures: list[Measure] = ["speech", "text_translation", "token_accuracy", "log_wasserstein"]
-    layers: list[int] | str = [0]
+    harmless = frozenset({"output", "features"})
+    contents = {"model": "model", "data": "manifest", "layers": "layers"}
+
+    output: PathName
+    model: PathName
+    data: list[PathName] = Field(min_length=1)
+    measures: list[Measure] = Field(
+        default=["speech", "text_translation", "token_accuracy", "log_wasserstein"], min_length=1
+    )
+    layers: list[Layer] | PathName = [0]
     generation: GenerationSettings = GenerationSettings()
-    limit: int | None = Field(default=None, ge=1)
-    features: str | None = None
+    limit: Count | None = None
+    features: PathName | None = None
     silence_check: bool = True
 
 
@@ -52,10 +57,13 @@ class ScoreSettings(Settings):
         measures: ``speech``, and ``text_translation`` where the system also takes text.
     """
 
-    output: str
-    data: list[str] = Field(min_length=1)
-    measures: list[Literal["speech", "text_translation"]] = ["speech"]
-    limit: int | None = Field(default=None, ge=1)
+    harmless = frozenset({"output"})
+    contents = {"data": "manifest"}
+
+    output: PathName
+    data: list[PathName] = Field(min_length=1)
+    measures: list[Literal["speech", "text_translation"]] = Field(default=["speech"], min_length=1)
+    limit: Count | None = None
     silence_check: bool = True
 
 
@@ -68,6 +76,6 @@ class BaselineSettings(ScoreSettings):
         generation: Search settings that differ from its own.
     """
 
-    baseline: str
+    baseline: Name
     options: dict[str, Any] = {}
     generation: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from pydantic import Field
 from aista.audio.files import is_silent
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.audio.segments import Segment, segment
-from aista.config import Settings
+from aista.config import Count, Settings
 
 
 class GenerationSettings(Settings):
@@ -26,11 +26,13 @@ class GenerationSettings(Settings):
         length_penalty, repetition_penalty: As in transformers; they matter with beams only and always.
     """
 
-    num_beams: int = Field(default=1, ge=1)
-    max_new_tokens: int = Field(default=200, ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    length_penalty: float = 1.0
-    repetition_penalty: float = 1.0
+    harmless = frozenset({"batch_size"})
+
+    num_beams: Count = 1
+    max_new_tokens: Count = 200
+    batch_size: Count = 16
+    length_penalty: float = Field(default=1.0, ge=-10, le=10)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import numpy as np
 from aista.analysis.embedding_map import FEWEST, Closeness, MeanStates, closeness, density, mean_states, plane
 from aista.data.collate import SpeechDataset
 from aista.data.manifest import Manifest
-from aista.evaluation.evaluate import model_fingerprint
 from aista.evaluation.inside import transport_map
 from aista.inference.answering import longest_seconds
 from aista.reproduce.exhibit import PLACE
 from aista.reproduce.plan import Context, Run
 from aista.reproduce.sentences import chosen_sentences, pairs_of_runs, saved_clip
+from aista.run_folder import sha256_of_model
 from aista.selection.report import LayerReport
 
 MOST_PAIRS = 1000
@@ -66,7 +66,7 @@ def figure5(context: Context) -> dict[str, Any] | None:
 
 def _remembered(context: Context, run: Run) -> MeanStates:
     """Return the mean states of a run's test clips, from disk if they were computed for this very model."""
-    digest = hashlib.sha256(model_fingerprint(str(run.model)).encode())
+    digest = hashlib.sha256(sha256_of_model(str(run.model)).encode())
     for path in context.tests:
         digest.update(Path(path).read_bytes())
     place = context.folder / "cache" / f"{run.name.replace('/', '-')}.npz"

@@ -18,6 +18,7 @@ from aista.demo.stages import Clock, console
 from aista.errors import AistaError, ConfigError
 from aista.evaluation.settings import BaselineSettings
 from aista.reproduce.measured import DIVERGED
+from aista.run_folder import inputs_of, is_finished
 
 TRAINING = ("pretrain", "joint")
 LAUNCHED = (*TRAINING, "select")
@@ -59,12 +60,11 @@ class Work:
 
     def already(self) -> Outcome | None:
         """Return how it ended, under these very settings, if it did."""
-        saved = self.output / "settings.yaml"
-        if not saved.exists() or not self._same(saved):
-            return None
-        if (self.output / DIVERGED).exists():
-            return Outcome.RESULT
-        return Outcome.FINISHED if (self.output / _VERBS[self.verb][1]).exists() else None
+        ends = ((DIVERGED, Outcome.RESULT), (_VERBS[self.verb][1], Outcome.FINISHED))
+        for name, outcome in ends:
+            if is_finished(self.output, self.settings, lambda: inputs_of(self.settings), result=name):
+                return outcome
+        return None
 
     def command(self, folder: Path, launch: Sequence[str]) -> list[str]:
         """Write the settings into a folder and return the command that uses them."""
@@ -109,12 +109,6 @@ class Work:
         self.output.mkdir(parents=True, exist_ok=True)
         (self.output / DIVERGED).write_text(json.dumps({"reason": line.strip()}))
         return True
-
-    def _same(self, saved: Path) -> bool:
-        try:
-            return type(self.settings).load(saved) == self.settings
-        except ConfigError:
-            return False
 
     def _call(self) -> None:
         if isinstance(self.settings, BaselineSettings):

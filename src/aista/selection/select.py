@@ -16,11 +16,12 @@ from aista import processes, retrieval
 from aista.config import SelectSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest, Utterance
-from aista.errors import ConfigError, ManifestError
+from aista.errors import ManifestError
 from aista.model.feature_cache import cached_features
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.ot.cost import COSTS
+from aista.run_folder import claim, inputs_of
 from aista.selection.crowding import crowding, length_only_mrr, under_cost
 from aista.selection.hidden_states import LayerStates, extract, layer_states
 from aista.selection.report import LayerReport, LayerRow
@@ -40,8 +41,11 @@ def select(settings: SelectSettings) -> LayerReport:
         ConfigError: The output folder holds another selection.
     """
     output = Path(settings.output)
-    if done := processes.by_main(lambda: _finished_or_started(output, settings)):
-        return done
+    with claim(output, settings, lambda: inputs_of(settings), result=REPORT) as done:
+        return LayerReport.load(output / REPORT) if done else _select(settings, output)
+
+
+def _select(settings: SelectSettings, output: Path) -> LayerReport:
     model, processor = _load(settings.model)
     store = cached_features(model, processor, settings.data, settings.features) if settings.features else None
     dataset = SpeechDataset([Manifest(path) for path in settings.data], features=store)
@@ -52,20 +56,6 @@ def select(settings: SelectSettings) -> LayerReport:
     mine = range(processes.rank(), model.config.text_config.num_hidden_layers + 1, processes.count())
     report = rank_layers(layer_states(folders, mine, len(texts)), texts, settings, name=settings.model)
     return processes.by_main(lambda: _finish(output, report))
-
-
-def _finished_or_started(output: Path, settings: SelectSettings) -> LayerReport | None:
-    """Return the report of a finished selection, or open the folder for a new one."""
-    if not (output / REPORT).exists():
-        settings.save(output / "settings.yaml")
-        return None
-    report = LayerReport.load(output / REPORT)
-    if report.settings_sha256 == settings.sha256():
-        return report
-    raise ConfigError(
-        f"{output} holds a selection made with other settings.",
-        advice="Choose another output, or delete it.",
-    )
 
 
 def _finish(output: Path, report: LayerReport) -> LayerReport:

@@ -7,8 +7,9 @@ from pathlib import Path
 from aista.config import ModelSettings, PretrainSettings
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.run_folder import claim, inputs_of
 from aista.training.aligning import aligned
-from aista.training.run import Run, finished, train
+from aista.training.run import FINISHED, Run, finished_run, train
 
 
 def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditionalGeneration, AistaProcessor]:
@@ -41,8 +42,10 @@ def pretrain(settings: PretrainSettings) -> Run:
 
     Running it again goes on where it stopped, or returns at once when it is finished.
     """
-    if done := finished(Path(settings.output), settings):
-        return done
-    model, processor = fresh_model(settings.model, settings.seed)
-    objective = aligned(model, settings.alignment, seed=settings.seed)
-    return train(settings, objective, processor)
+    output = Path(settings.output)
+    with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
+        if done:
+            return finished_run(output)
+        model, processor = fresh_model(settings.model, settings.seed)
+        objective = aligned(model, settings.alignment, seed=settings.seed)
+        return train(settings, objective, processor)

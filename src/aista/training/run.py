@@ -55,31 +55,14 @@ class Interrupted(TrainingError):
     """The run was stopped by a signal; its state is saved and the same command goes on."""
 
 
-def finished(output: Path, settings: PretrainSettings | JointSettings) -> Run | None:
-    """Return the run of a folder that is finished under these very settings, or None.
-
-    Raises:
-        ConfigError: The folder belongs to a run with other settings.
-    """
-    return processes.by_main(lambda: _look_for_finished(output, settings))
-
-
-def _look_for_finished(output: Path, settings: PretrainSettings | JointSettings) -> Run | None:
-    saved = output / "settings.yaml"
-    if saved.exists() and type(settings).load(saved) != settings:
-        raise ConfigError(
-            f"{output} holds a run with other settings.",
-            got=f"{saved} differs from the settings of this command",
-            advice="Choose another output, delete that folder, or use its settings to go on with it.",
-        )
-    if not (output / FINISHED).exists():
-        return None
+def finished_run(output: Path) -> Run:
+    """Read the run of a folder that is finished."""
     row = json.loads((output / FINISHED).read_text())
     return Run(output, row["steps"], row["seconds"], row["best_token_accuracy"])
 
 
 def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjective, processor: Any) -> Run:
-    """Train under the settings of a stage, resuming where an earlier attempt stopped.
+    """Train in a claimed folder, under the settings of a stage; go on where an earlier attempt stopped.
 
     Under a launcher every process trains on its share of each batch; the main one writes.
 
@@ -90,7 +73,6 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
     output = Path(settings.output)
     require_reporters(settings.train)
     speed_up(objective.model, settings.train)
-    processes.by_main(lambda: _begin(output, settings))
     set_seed(settings.seed)
     trainer = AistaTrainer(
         model=objective,
@@ -122,12 +104,6 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
     trainer.save_model(str(output))
     with writing(output):
         return processes.by_main(lambda: _finish(output, trainer, processor, seconds))
-
-
-def _begin(output: Path, settings: PretrainSettings | JointSettings) -> None:
-    """Claim the folder of a run."""
-    with writing(output):
-        settings.save(output / "settings.yaml")
 
 
 def speed_up(model: Any, settings: TrainSettings) -> None:
