@@ -94,7 +94,7 @@ def pretrain_settings(folder: Path, **train: object) -> PretrainSettings:
         "per_device_train_batch_size": 3,
         "save_steps": 2,
         "logging_steps": 1,
-        "warmup_steps": 2,
+        "warmup_steps": min(2, int(str(train.get("max_steps", 2)))),
     }
     return PretrainSettings.of(
         {
@@ -120,7 +120,8 @@ def joint_settings(folder: Path, init: str, **changes: object) -> JointSettings:
         "save_steps": 2,
         "logging_steps": 1,
     }
-    train = {**steps, "warmup_steps": 2, "learning_rate": 1e-3, **changes.pop("train", {})}  # type: ignore[dict-item]
+    train = {**steps, "learning_rate": 1e-3, **changes.pop("train", {})}  # type: ignore[dict-item]
+    train.setdefault("warmup_steps", min(2, train["max_steps"]))
     data = {
         "train": [str(manifest(folder / "st.jsonl"))],
         "validation": [str(manifest(folder / "dev.jsonl", count=4))],

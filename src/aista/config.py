@@ -442,7 +442,7 @@ class JointSettings(Settings):
 def _require_validation(settings: PretrainSettings | JointSettings) -> None:
     """Demand that validation data is validated on, and that validations have data.
 
-    Where nothing says when, it is at every ``save_steps``.
+    Where nothing is said of it, it is at every ``save_steps``; ``eval_steps: null`` says never.
 
     Raises:
         ValueError: There is one without the other.
@@ -453,7 +453,7 @@ def _require_validation(settings: PretrainSettings | JointSettings) -> None:
             f"train.eval_steps is {train.eval_steps}, but data.validation names nothing to validate on: "
             "name a manifest, or set train.eval_steps and train.patience to null"
         )
-    if some and train.eval_steps is None:
+    if some and "eval_steps" not in train.model_fields_set:
         if train.save_steps > train.max_steps:
             raise ValueError(
                 f"data.validation would never be used in {train.max_steps} steps: set train.eval_steps"

@@ -55,9 +55,8 @@ def test_every_method_is_a_system_with_settings_that_can_be_read() -> None:
         "figure6", systems=found
     )
     for system in found.values():
-        JointSettings.load(
-            None, ["output=a", "init=b", "data.train=[c]", "train.max_steps=5", *system.overrides]
-        )
+        data = {"train": ["c"], "validation": ["d"]}
+        JointSettings.load(None, system.overrides, {"output": "a", "init": "b", "data": data})
 
 
 def test_layer_sets_end_at_the_last_block() -> None:
