@@ -50,9 +50,7 @@ def test_save_and_load_give_equal_settings(tmp_path: Path) -> None:
 
 def test_overrides_reach_nested_settings(tmp_path: Path) -> None:
     PretrainSettings.of(MINIMAL).save(tmp_path / "s.yaml")
-    changed = PretrainSettings.load(
-        tmp_path / "s.yaml", ["seed=7", "model.lora.targets=[a, b]"]
-    )
+    changed = PretrainSettings.load(tmp_path / "s.yaml", ["seed=7", "model.lora.targets=[a, b]"])
     assert changed.seed == 7 and changed.model.lora.targets == ["a", "b"]
 
 

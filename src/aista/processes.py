@@ -12,6 +12,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from aista.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -43,6 +45,31 @@ def device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def device_named(name: str | None) -> torch.device:
+    """Return a device by name; None: this process's own.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    import torch
+
+    if name is None:
+        return device()
+    try:
+        place = torch.device(name)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        raise ConfigError(
+            f"There is no device {name!r} here.",
+            got=str(error).split("\n")[0],
+            expected=", ".join(["cpu", *gpus]),
+        ) from None
+    if place.type == "meta":
+        raise ConfigError(f"Nothing can be computed on the device {name!r}.", expected="cpu or cuda")
+    return place
 
 
 def gather(value: T) -> list[T]:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from aista import processes
 from aista.config import Content, Settings
-from aista.errors import ConfigError, ManifestError
+from aista.errors import AistaError, ConfigError, ManifestError
 from aista.files import sha256_of, write_whole
 from aista.model.bases import locate
 
@@ -117,7 +117,7 @@ def is_finished(
         return False
     try:
         return not _differing_settings(folder, settings) and not _differing_inputs(folder, inputs())
-    except ConfigError:
+    except AistaError:
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ CONTENT = b"weights"
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     """Two mirrors of a small file; the first can be told to fail or to lie."""
-    digest = hub.hashlib.sha256(CONTENT).hexdigest()
+    digest = hashlib.sha256(CONTENT).hexdigest()
     file = hub.File("in/some.pt", len(CONTENT), digest)
     places = (hub.Place("one/mirror", (file,), "c0ffee"), hub.Place("two/mirror", (file,), kind="dataset"))
     monkeypatch.setitem(hub.SOURCES, "fake", hub.Source("Fake weights", 0.1, places))
@@ -80,7 +81,7 @@ def test_without_a_network_the_message_says_what_to_do_by_hand(fake):
 def test_unknown_digests_are_asked_of_the_hub(fake, monkeypatch):
     """A whole repository: its commit, its safetensors rather than its pickles, sizes and digests checked."""
     answers, _, folder = fake
-    lfs = SimpleNamespace(sha256=hub.hashlib.sha256(CONTENT).hexdigest())
+    lfs = SimpleNamespace(sha256=hashlib.sha256(CONTENT).hexdigest())
     names = ("config.json", "model.safetensors", "pytorch_model.bin", "img/x.png")
     entries = [SimpleNamespace(rfilename=name, size=len(CONTENT), lfs=lfs) for name in names]
     api = SimpleNamespace(repo_info=lambda *_, **__: SimpleNamespace(sha="abc", siblings=entries))

@@ -27,10 +27,15 @@ _PACKAGES = (
     "soxr",
     "tokenizers",
 )
-# Optional packages: module, what it is for, how to get it.
+# Optional packages: module, what it is for, how to get it (in a copy of the repository).
 _OPTIONAL = (
-    ("espeakng_loader", "speech of the demo", "pip install 'aista[demo]'"),
-    ("tensorboard", "training curves", "pip install 'aista[tensorboard]'"),
+    ("espeakng_loader", "speech of the demo", "pip install '.[demo]'"),
+    ("av", "m4a, mp4 and other containers of sound", "pip install '.[containers]'"),
+    ("fastapi", "aista serve", "pip install '.[serve]'"),
+    ("uvicorn", "aista serve", "pip install '.[serve]'"),
+    ("datasets", "import of Hugging Face data sets", "pip install '.[huggingface]'"),
+    ("webdataset", "training from shards", "pip install '.[shards]'"),
+    ("tensorboard", "training curves", "pip install '.[tensorboard]'"),
     ("bitsandbytes", "4-bit and 8-bit backbones on a GPU", "pip install bitsandbytes"),
 )
 _LEAST_DISK_GIB, _LEAST_MEMORY_GIB = 2, 4

@@ -50,26 +50,29 @@ def evaluate(
 
     from aista.errors import ConfigError
 
-    changes = list(overrides or [])
-    changes += [f"data={json.dumps([str(path) for path in data], ensure_ascii=False)}"] if data else []
-    changes += [f"output={json.dumps(str(output), ensure_ascii=False)}"] if output else []
     if options and baseline is None:
         raise ConfigError("--baseline-option needs --baseline NAME.", got=" ".join(options))
-    results = _baseline(baseline, options or [], config, changes) if baseline else _model(config, changes)
+    given: dict[str, Any] = {"data": [str(path) for path in data]} if data else {}
+    given |= {"output": str(output)} if output else {}
+    changes = [*(overrides or []), *(f"options.{option}" for option in options or [])]
+    if baseline is None:
+        results = _model(config, changes, given)
+    else:
+        results = _baseline(config, changes, {**given, "baseline": baseline})
     if as_json:
         typer.echo(json.dumps(results, ensure_ascii=False, indent=1))
     else:
         _show(results)
 
 
-def _model(config: str | None, changes: list[str]) -> dict[str, Any]:
+def _model(config: str | None, changes: list[str], given: dict[str, Any]) -> dict[str, Any]:
     from aista.evaluation.evaluate import evaluate
     from aista.evaluation.settings import EvaluateSettings
 
-    return evaluate(EvaluateSettings.load(config, changes))
+    return evaluate(EvaluateSettings.load(config, changes, given))
 
 
-def _baseline(name: str, options: list[str], config: str | None, changes: list[str]) -> dict[str, Any]:
+def _baseline(config: str | None, changes: list[str], given: dict[str, Any]) -> dict[str, Any]:
     """Load a baseline and score it."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -79,8 +82,7 @@ def _baseline(name: str, options: list[str], config: str | None, changes: list[s
     from aista.evaluation.settings import BaselineSettings
 
     disable_progress_bar()
-    given = [f"baseline={name}", *(f"options.{option}" for option in options)]
-    settings = BaselineSettings.load(config, [*changes, *given])
+    settings = BaselineSettings.load(config, changes, given)
     for path in settings.data:  # what is not there is told before gigabytes are loaded
         Manifest(path)
     system = baseline(settings.baseline, generation=settings.generation, **settings.options)

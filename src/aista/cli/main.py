@@ -6,6 +6,7 @@ that ``aista --help`` is there at once.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import os
@@ -22,6 +23,8 @@ _VERBS = (
     "download", "doctor", "estimate", "engine",
 )  # fmt: skip
 _GROUPS = ("data", "import", "export")
+# Full, read-only, over quota, or failing.
+_OF_A_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,7 +54,7 @@ def _add_verbs() -> None:
 
 
 def main() -> None:
-    """Run a verb; an error of ours is a message and exit code 2, an interruption exit code 130."""
+    """Run a verb; an error of ours or of a disk is a message and exit code 2, an interruption code 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if "download" not in sys.argv:  # bars of transformers' own for loading a file of some megabytes
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -65,6 +68,13 @@ def main() -> None:
         if processes.is_main() or not interrupted:
             _tell(error)
         sys.exit(130 if interrupted else 2)
+    except OSError as error:
+        if error.filename is None and error.errno not in _OF_A_DISK:
+            raise  # no file is at fault: a mistake of ours, whose place must be seen
+        what = error.strerror or type(error).__name__
+        advice = "Make room, check the path and its permissions, or choose another output."
+        _tell(AistaError(f"{what}: {error.filename or 'the output'}", advice=advice))
+        sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("Stopped.", err=True)
         sys.exit(130)
@@ -75,4 +85,4 @@ def _tell(error: AistaError) -> None:
 
     console = Console(stderr=True, highlight=False)
     console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-    console.print(str(error), markup=False)
+    console.print(str(error), markup=False, soft_wrap=True)  # addresses and paths stay whole

@@ -42,7 +42,7 @@ def serve(
         raise ConfigError(
             "Serving needs packages that are not installed.",
             got=str(error),
-            advice="pip install 'aista[serve]'",
+            advice="in a copy of the repository: pip install '.[serve]'",
         ) from None
     translator = load(model, device=device, num_beams=beams)
     service = create_app(translator, max_upload_mb=max_upload_mb, max_minutes=max_minutes)

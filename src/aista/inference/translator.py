@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
+from aista import processes
 from aista.audio.rates import SAMPLES_PER_FRAME, SAMPLES_PER_WINDOW
 from aista.audio.segments import Segment
 from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds, pieces_of
@@ -40,7 +40,7 @@ def load(
 
     Raises:
         CheckpointError: There is no such model, or its parts do not belong together.
-        ConfigError: An option is unknown.
+        ConfigError: An option is unknown, or there is no such device.
     """
     name = SHIPPED if path is None else os.fspath(path)
     generation = GenerationSettings.of(options, source="the options of load")
@@ -49,8 +49,8 @@ def load(
     from aista.model.processing import AistaProcessor
     from aista.model.speech_lm import AistaForConditionalGeneration
 
+    place = processes.device_named(device)
     folder = locate(name)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = AistaForConditionalGeneration.from_pretrained(folder).to(place).eval()
     return Translator(model, AistaProcessor.from_pretrained(folder), name=name, generation=generation)
 
