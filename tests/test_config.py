@@ -55,7 +55,7 @@ def test_overrides_reach_nested_settings(tmp_path: Path) -> None:
 
 
 def test_settings_of_older_runs_load_where_their_retired_keys_say_what_is_left() -> None:
-    joint = {"output": "o", "init": "i", "data": {"train": ["m"]}}
+    joint = {"output": "o", "init": "i", "data": {"train": ["m"], "validation": ["v"]}}
     older = {"alpha": 0.9, "balance": "fixed", "ratio": 0.3, "alpha_end": None, "reselect": None}
     assert JointSettings.of(joint | {"alignment": older}) == JointSettings.of(
         joint | {"alignment": {"alpha": 0.9}}

@@ -1,0 +1,115 @@
+"""What the command line refuses: in words, with exit code 2, before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from aista.cli import main
+from aista.run_folder import held
+
+
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that is refused; return what is told on stderr."""
+    monkeypatch.setattr(sys, "argv", ["aista", *arguments])
+    monkeypatch.setattr(main, "_add_verbs", lambda: None if main.app.registered_groups else ADD())
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in told, told
+    return told
+
+
+ADD = main._add_verbs
+JOINT = "output: out\ninit: aista:stage1\ndata: {train: [st.jsonl], validation: [st.jsonl]}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["translate", "clip.wav", "--to", "zh", "--device", "banana"], ["no device 'banana'", "cpu"]),
+        (["translate", "clip.wav", "--to", "zh", "--device", "cuda:77"], ["no device 'cuda:77'"]),
+        (["translate", "clip.wav", "--to", "zh", "--device", "meta"], ["'meta'"]),
+        (["translate", "clip.wav", "--to", "zh", "--output-format", "docx"], ["docx", "srt"]),
+        (["reproduce", "all", "--scale", "big"], ["big", "small", "paper"]),
+        (["estimate", "--preset", "banana"], ["banana"]),
+        (["estimate", "--preset", "qwen2-7b", "--dtype", "int3"], ["int3"]),
+        (["engine", "banana"], ["banana", "fsdp2"]),
+        (["download", "banana"], ["banana", "whisper"]),
+    ],
+)
+def test_an_unknown_word_is_told_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.wav").touch()
+    told = said(monkeypatch, capsys, *arguments)
+    assert all(word in told for word in words), told
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.max_steps=-1", "train.max_steps"),
+        ("train.max_steps=yes", "train.max_steps"),
+        ("train.learning_rate=.nan", "finite"),
+        ("train.logging_steps=0", "train.logging_steps"),
+        ("data.num_workers=-2", "data.num_workers"),
+        ("data.max_corrupt_share=7", "data.max_corrupt_share"),
+        ("seed=-1", "seed"),
+        ("seed=!!python/object/apply:os.system [ls]", "seed"),
+        ("data.train=[a", "data.train=[a"),
+        ("train.warmup_steps=99999999", "must not exceed max_steps"),
+        ("output=$NO_SUCH_VARIABLE/x", "NO_SUCH_VARIABLE"),
+        ("trian.max_steps=3", "trian"),
+        ("data.validation=[]", "names nothing to validate on"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["joint"])
+def test_a_setting_out_of_its_range_is_named_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    verb: str,
+    override: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(JOINT)
+    assert words in said(monkeypatch, capsys, verb, "--config", "s.yaml", "--set", override)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
+
+
+def test_a_folder_at_work_and_a_folder_that_cannot_be_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(JOINT)
+    (tmp_path / "st.jsonl").write_text("{}\n")
+    with held(tmp_path / "out"):
+        told = said(monkeypatch, capsys, "joint", "--config", "s.yaml")
+    assert "Another process" in told and str(os.getpid()) in told
+    told = said(monkeypatch, capsys, "joint", "--config", "s.yaml", "--set", "output=s.yaml/x")
+    assert "cannot be written" in told
+
+
+def test_a_disk_that_refuses_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refuse() -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "x"))
+
+    monkeypatch.setattr(main, "app", refuse)
+    monkeypatch.setattr(main, "_add_verbs", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["aista"])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and "No space left" in told and str(tmp_path / "x") in told
