@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aista.audio.files import AudioInfo, is_silent, load_audio, probe
+from aista.audio.files import AudioInfo, is_silent, probe
 from aista.audio.rates import MAX_SECONDS, SAMPLE_RATE_HZ
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ManifestError
@@ -42,6 +42,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     ),
     "short audio": ("warning", "is shorter than 0.1 s"),
     "silent audio": ("warning", "nothing in it reaches -60 dBFS"),
+    "odd audio": ("warning", "has a DC offset, channels that cancel, no end, or a header that is not true"),
     "clipped audio": ("warning", "more than 0.1 % of its samples are at full scale"),
     "empty text": ("warning", "has a text that holds nothing"),
     "odd text": (
@@ -168,6 +169,7 @@ class _Sound:
     error: str | None = None
     silent: bool = False
     clipped: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 def _batches(manifest: Manifest, report: CheckReport) -> Iterator[list[tuple[int, Utterance]]]:
@@ -199,12 +201,13 @@ def _listen(manifest: Manifest, row: Utterance, decode: bool) -> _Sound:
             left = whole - row.offset
             if left <= 0 or (row.duration or 0) > left + _MISMATCH_SECONDS:
                 return _Sound(row.duration, whole, f"the span ends after the file ({whole:.2f} s)")
-            return _Sound(row.duration or left, whole)
-        samples = load_audio(path, **row.span)
+            return _Sound(row.duration or left, whole, remarks=info.remarks)
+        heard = read_audio(path, **row.span)
+        samples = heard.samples
     except AudioError as error:
         return _Sound(row.duration, None, error.what + (f" ({error.got})" if error.got else ""))
     clipped = float(np.mean(np.abs(samples) >= 0.999)) > _CLIPPED_SHARE
-    return _Sound(len(samples) / SAMPLE_RATE_HZ, whole, None, is_silent(samples), clipped)
+    return _Sound(len(samples) / SAMPLE_RATE_HZ, whole, None, is_silent(samples), clipped, heard.remarks)
 
 
 def _not_in_it(row: Utterance, info: AudioInfo) -> str | None:
@@ -234,6 +237,8 @@ def _check_sound(
         report.note("unreadable audio", f"{where}: {sound.error}")
     if sound.seconds is None:
         return
+    for remark in sound.remarks:
+        report.note("odd audio", f"{where}: {remark}")
     report.hours_by_task[row.task] += sound.seconds / 3600
     report.histogram[int(np.searchsorted(HISTOGRAM_EDGES, sound.seconds, side="right")) - 1] += 1
     if row.duration is None:
