@@ -25,6 +25,7 @@ def folder(tmp_path):
     write_audio(tmp_path / "good.wav", noise(2))
     write_audio(tmp_path / "silent.wav", np.zeros(32_000))
     write_audio(tmp_path / "clipped.wav", noise(2, 3.0))
+    write_audio(tmp_path / "offset.wav", noise(2) + 0.3)
     write_audio(tmp_path / "long.wav", noise(31))
     write_audio(tmp_path / "blip.wav", noise(0.05))
     (tmp_path / "empty.wav").touch()
@@ -45,6 +46,7 @@ HARMS = {
     "long audio": [{**GOOD, "audio": "long.wav", "duration": 31.0}],
     "short audio": [{**GOOD, "audio": "blip.wav", "duration": 0.05}],
     "silent audio": [{**GOOD, "audio": "silent.wav"}],
+    "odd audio": [{**GOOD, "audio": "offset.wav"}],
     "clipped audio": [{**GOOD, "audio": "clipped.wav"}],
     "empty text": [{**GOOD, "text": "  "}],
     "odd text": [{**GOOD, "text": "ALL CAPITALS HERE"}],

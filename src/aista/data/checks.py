@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aista.audio.files import AudioInfo, is_silent, probe
+from aista.audio.files import AudioInfo, is_silent, probe, read_audio
 from aista.audio.rates import MAX_SECONDS, SAMPLE_RATE_HZ
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ManifestError
