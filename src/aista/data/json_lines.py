@@ -27,11 +27,30 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
 
 
+class KeyTwiceError(ValueError):
+    """An object has one key twice: nobody knows which value was meant."""
+
+
+def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dictionary; for ``object_pairs_hook``.
+
+    Raises:
+        KeyTwiceError: A key stands twice.
+    """
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise KeyTwiceError(", ".join(sorted({name for name in names if names.count(name) > 1})))
+    return row
+
+
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=keys_once)
     except json.JSONDecodeError as error:
         raise ManifestError(f"{where}: no JSON.", got=error.msg) from None
+    except KeyTwiceError as error:
+        raise ManifestError(f"{where}: a key stands twice.", got=error) from None
     if not isinstance(row, dict):
         raise ManifestError(f"{where}: no JSON object.", got=type(row).__name__)
     return row

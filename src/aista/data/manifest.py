@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from aista.data.json_lines import KeyTwiceError, keys_once
 from aista.errors import ManifestError
 
 Task = Literal["asr", "aac", "st", "mt"]
@@ -203,7 +204,11 @@ class Manifest(Sequence[Utterance]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         try:
-            return Utterance.model_validate_json(self.raw(index))
+            row = Utterance.model_validate_json(self.raw(index))
+            json.loads(self.raw(index), object_pairs_hook=keys_once)
+            return row
+        except KeyTwiceError as error:
+            raise ManifestError(f"{self.where(index)}: a key stands twice.", got=error) from None
         except ValidationError as error:
             raise ManifestError(
                 f"{self.where(index)}: not a valid utterance.",
