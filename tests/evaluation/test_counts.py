@@ -42,9 +42,10 @@ class Parrot(SpeechTranslator):
 def run(folder: Path, rows: list[tuple[str, str | None, str]], output: str = "out", **changes):
     """Score (task, reference, answer) rows; ids are r0, r1, ..."""
     folder.mkdir(exist_ok=True)
+    noise = np.random.default_rng(0)
     utterances, answers = [], {}
     for number, (task, reference, answer) in enumerate(rows):
-        samples = np.full(1_600 + number, 0.1, np.float32)
+        samples = (0.1 * noise.standard_normal(1_600 + number)).astype(np.float32)
         answers[len(samples)] = answer
         write_audio(folder / f"{number}.wav", samples)
         values = {"id": f"r{number}", "audio": f"{number}.wav", "task": task}

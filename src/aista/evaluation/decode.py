@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,9 @@ from tqdm import tqdm
 from aista.data.dataset import SpeechDataset
 from aista.data.json_lines import read_json_lines
 from aista.data.manifest import Utterance
-from aista.errors import AudioError, EvaluationError
+from aista.errors import AistaError, AudioError, EvaluationError
 from aista.files import write_whole
-from aista.inference.answering import Answer
-from aista.inference.translating import Request, SpeechTranslator, joined
+from aista.inference.translating import Answered, Content, Request, SpeechTranslator, joined
 
 
 @dataclass(frozen=True)
@@ -91,81 +88,42 @@ def decode(
     _claim(path, {**search, "from_text": from_text, "from": fingerprint})
     done = {row.id: row for row in read_hypotheses(path) if row.id in order and not row.error}
     todo = [index for utterance_id, index in order.items() if utterance_id not in done]
-    batches = _batches(utterances, todo, translator.generation.batch_size)
-    with path.open("a", encoding="utf-8") as file:
-        for request, indices in tqdm(batches, desc=description, unit="batch", disable=not todo):
-            for row in _answered(translator, dataset, indices, request, from_text):
+    groups: dict[Request, list[int]] = defaultdict(list)  # only what is asked alike can share a batch
+    for index in sorted(todo, key=lambda index: (utterances[index].duration or 0.0, index)):
+        groups[request_of(utterances[index])].append(index)
+    with path.open("a", encoding="utf-8") as file, tqdm(total=len(todo), desc=description, unit="row") as bar:
+        for request, indices in groups.items():
+            contents = (_content(dataset, index, from_text) for index in indices)
+            for index, answered in zip(indices, translator.answer_all(contents, request), strict=True):
+                row = _hypothesis(utterances[index], answered, from_text)
                 done[row.id] = row
                 file.write(row.line())
-            file.flush()
+                file.flush()
+                bar.update()
     return [done[utterance.id] for utterance in utterances]
 
 
-def _batches(
-    utterances: Sequence[Utterance], todo: Sequence[int], batch_size: int
-) -> list[tuple[Request, list[int]]]:
-    """Return batches of rows of which the same is asked, short ones first."""
-
-    def key(index: int) -> tuple[Any, ...]:
-        request = request_of(utterances[index])
-        return request.task, request.source, request.target, request.prompt or ""
-
-    ordered = sorted(todo, key=lambda index: (key(index), utterances[index].duration or 0.0, index))
-    batches = []
-    for _, group in groupby(ordered, key):
-        indices = list(group)
-        starts = range(0, len(indices), batch_size)
-        request = request_of(utterances[indices[0]])
-        batches += [(request, indices[start : start + batch_size]) for start in starts]
-    return batches
+def _content(dataset: SpeechDataset, index: int, from_text: bool) -> Content | AistaError:
+    """Return what is asked about, or why it cannot be read."""
+    try:
+        return dataset.utterance(index).text or "" if from_text else dataset[index][1]
+    except AudioError as error:
+        return error
 
 
-def _answered(
-    translator: SpeechTranslator,
-    dataset: SpeechDataset,
-    indices: Sequence[int],
-    request: Request,
-    from_text: bool,
-) -> Iterator[Hypothesis]:
-    """Answer a few rows; a clip that is too long to be heard at once is heard in segments."""
-    pieces: list[Any] = []
-    owners: list[int] = []
-    errors: dict[int, str] = {}
-    for index in indices:
-        try:
-            parts = [dataset.utterance(index).text] if from_text else _pieces(translator, dataset[index][1])
-        except AudioError as error:
-            errors[index], parts = str(error), []
-        pieces += parts
-        owners += [index] * len(parts)
-    ask = translator.answer_texts if from_text else translator.answer
-    answers: dict[int, list[Answer]] = defaultdict(list)
-    size = translator.generation.batch_size
-    for start in range(0, len(pieces), size):
-        found = ask(pieces[start : start + size], request)
-        for owner, result in zip(owners[start : start + size], found, strict=True):
-            answers[owner].append(result)
-    for index in indices:
-        row, texts = dataset.utterance(index), answers[index]
-        failure = errors.get(index) or next((result.error for result in texts if result.error), None)
-        yield Hypothesis(
-            id=row.id,
-            task="mt" if from_text else row.task,
-            language=row.answer_lang,
-            hypothesis="" if failure else joined((result.text for result in texts), row.answer_lang),
-            reference=row.target,
-            source=row.text,
-            error=failure,
-            finished=all(result.finished for result in texts),
-        )
-
-
-def _pieces(translator: SpeechTranslator, content: Any) -> list[Any]:
-    """Cut samples (n,) into what the system hears at once; cached features (frames, D) are heard at once."""
-    if content.ndim == 2:
-        return [content]
-    found = translator.pieces(content)
-    return [content[piece.start_sample : piece.end_sample] for piece in found if not piece.silent]
+def _hypothesis(row: Utterance, answered: Answered | AistaError, from_text: bool) -> Hypothesis:
+    error = str(answered) if isinstance(answered, AistaError) else answered.error
+    texts = [] if isinstance(answered, AistaError) or error else answered.texts
+    return Hypothesis(
+        id=row.id,
+        task="mt" if from_text else row.task,
+        language=row.answer_lang,
+        hypothesis=joined(texts, row.answer_lang),
+        reference=row.target,
+        source=row.text,
+        error=error,
+        finished=isinstance(answered, AistaError) or answered.finished,
+    )
 
 
 def _claim(path: Path, maker: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -25,6 +26,9 @@ from aista.text.languages import language
 Sound = AudioSource | np.ndarray | Recording
 """What can be translated: a path, the bytes of a file, a stream, float samples (n,) at 16 kHz, or a recording
 that was read before (:func:`aista.audio.files.read_audio`)."""
+
+Content = np.ndarray | str
+"""What is asked about: samples (n,) at 16 kHz, cached features (frames, D), or a text in place of sound."""
 
 
 @dataclass(frozen=True)
@@ -92,21 +96,36 @@ class Translation:
 
 
 @dataclass
-class _Recording:
-    """A recording on its way through the model."""
+class Answered:
+    """What was answered to one recording, cut into segments, or to one text.
 
-    source: str
-    heard: Recording
+    Attributes:
+        segments: The pieces of sound in order; of a text, or of cached features, one of no length.
+        answers: Number of a piece -> its answer. Nothing is asked about silent pieces.
+    """
+
     segments: list[Segment]
-    answers: list[Answer | None]
+    answers: dict[int, Answer] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
-        return all(a is not None or s.silent for a, s in zip(self.answers, self.segments, strict=True))
+        """Whether every piece with sound is answered."""
+        return len(self.answers) == sum(not piece.silent for piece in self.segments)
 
     @property
     def error(self) -> str | None:
-        return next((answer.error for answer in self.answers if answer and answer.error), None)
+        """Why a piece has no answer, where one has none."""
+        return next((answer.error for answer in self.answers.values() if answer.error), None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no answer was cut."""
+        return all(answer.finished for answer in self.answers.values())
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of every piece; of a silent one nothing."""
+        return [self.answers[i].text if i in self.answers else "" for i in range(len(self.segments))]
 
 
 class SpeechTranslator(ABC):
@@ -222,104 +241,130 @@ class SpeechTranslator(ABC):
     ) -> Iterator[Translation | AistaError]:
         """Translate many recordings; each result, or the error that stands for it, comes in order.
 
-        Segments of neighbouring recordings share batches; no more than a batch of them is held.
-
         Raises:
             ConfigError: The model was not trained for this direction.
         """
         request = Request("asr" if target == source else "st", source, target)
         self.check(request)
-        waiting: list[_Recording | AistaError] = []
-        batch: list[tuple[_Recording, int, np.ndarray]] = []
-        for sound in sounds:
-            try:
-                heard, name = listen(sound, max_minutes=self.max_minutes)
-            except AudioError as error:
-                waiting.append(error)
-                yield from self._completed(waiting, request)
-                continue
-            samples = heard.samples
-            pieces = self.pieces(samples)
-            recording = _Recording(name, heard, pieces, [None] * len(pieces))
-            waiting.append(recording)
-            for index, piece in enumerate(pieces):
-                if not piece.silent:
-                    batch.append((recording, index, samples[piece.start_sample : piece.end_sample]))
-                if len(batch) == self.generation.batch_size:
-                    self._ask(batch, request)
-            yield from self._completed(waiting, request)
-        self._ask(batch, request)
-        yield from self._completed(waiting, request)
+        heard: deque[tuple[Recording, str]] = deque()
 
-    def _ask(self, batch: list[tuple[_Recording, int, np.ndarray]], request: Request) -> None:
-        """Answer the gathered segments and empty the batch."""
-        answers = self.answer([samples for _, _, samples in batch], request) if batch else []
-        for (recording, index, _), result in zip(batch, answers, strict=True):
-            recording.answers[index] = result
+        def contents() -> Iterator[np.ndarray | AistaError]:
+            for sound in sounds:
+                try:
+                    heard.append(listen(sound, max_minutes=self.max_minutes))
+                    yield heard[-1][0].samples
+                except AudioError as error:
+                    yield error
+
+        for answered in self.answer_all(contents(), request):
+            if isinstance(answered, AistaError):
+                yield answered
+                continue
+            recording, name = heard.popleft()
+            if answered.error:
+                yield ModelInputError(f"{name}: {self.name} failed on it.", got=answered.error)
+            else:
+                yield self._translation(recording, name, answered, request)
+
+    def answer_all(
+        self, contents: Iterable[Content | AistaError], request: Request
+    ) -> Iterator[Answered | AistaError]:
+        """Cut, batch and answer many recordings, or texts; the answers to each come in order.
+
+        Pieces of neighbouring recordings share batches; no more than a batch of them is held.
+
+        Args:
+            contents: Samples (n,) at 16 kHz of any length, cached features (frames, D), or texts: all of one
+                kind. An error is handed on in its place.
+            request: What is asked of all of them.
+        """
+        waiting: deque[Answered | AistaError] = deque()
+        batch: list[tuple[Answered, int, Any]] = []
+        for content in contents:
+            if isinstance(content, AistaError):
+                waiting.append(content)
+            else:
+                waiting.append(answered := Answered(self._cut(content)))
+                for number, piece in enumerate(answered.segments):
+                    if not piece.silent:
+                        batch.append((answered, number, _part(content, piece)))
+                    if len(batch) == self.generation.batch_size:
+                        self._ask(batch, request)
+            yield from _complete(waiting)
+        self._ask(batch, request)
+        yield from _complete(waiting)
+
+    def _cut(self, content: Content) -> list[Segment]:
+        """Cut samples into what is heard at once; texts and cached features are whole."""
+        if isinstance(content, str) or content.ndim == 2:
+            return [Segment(0, 0, False)]
+        return self.pieces(content)
+
+    def _ask(self, batch: list[tuple[Answered, int, Any]], request: Request) -> None:
+        """Answer the gathered pieces and empty the batch."""
+        if not batch:
+            return
+        ask = self.answer_texts if isinstance(batch[0][2], str) else self.answer
+        for (answered, number, _), result in zip(
+            batch, ask([part for *_, part in batch], request), strict=True
+        ):
+            answered.answers[number] = result
         batch.clear()
 
-    def _completed(
-        self, waiting: list[_Recording | AistaError], request: Request
-    ) -> Iterator[Translation | AistaError]:
-        """Hand out what is complete, never past a recording that is not."""
-        while waiting and (isinstance(waiting[0], AistaError) or waiting[0].is_complete):
-            first = waiting.pop(0)
-            if isinstance(first, _Recording) and first.error:
-                first = ModelInputError(f"{first.source}: {self.name} failed on it.", got=first.error)
-            yield first if isinstance(first, AistaError) else self._translation(first, request)
-
-    def _translation(self, recording: _Recording, request: Request) -> Translation:
-        pairs = list(zip(recording.segments, recording.answers, strict=True))
-        late = recording.heard.start_seconds
+    def _translation(
+        self, recording: Recording, name: str, answered: Answered, request: Request
+    ) -> Translation:
+        late = recording.start_seconds
         segments = tuple(
-            TranslatedSegment(late + s.start_seconds, late + s.end_seconds, a.text if a else "", s.silent)
-            for s, a in pairs
+            TranslatedSegment(late + piece.start_seconds, late + piece.end_seconds, text, piece.silent)
+            for piece, text in zip(answered.segments, answered.texts, strict=True)
         )
         return Translation(
-            text=joined((row.text for row in segments), request.target),
+            text=joined(answered.texts, request.target),
             segments=segments,
-            source=recording.source,
+            source=name,
             language=request.target,
             task=request.task,
-            duration_seconds=len(recording.heard.samples) / SAMPLE_RATE_HZ,
+            duration_seconds=len(recording.samples) / SAMPLE_RATE_HZ,
             model=self.name,
             settings=self.generation.model_dump(),
-            warnings=tuple(_warnings(recording, self.generation.max_new_tokens, self.shortest_samples)),
+            warnings=tuple(self._warnings(recording, answered)),
         )
 
+    def _warnings(self, recording: Recording, answered: Answered) -> Iterator[str]:
+        yield from recording.remarks
+        num_samples = len(recording.samples)
+        if all(piece.silent for piece in answered.segments):
+            yield "the recording is silent (nothing reaches -60 dBFS): there is nothing to translate"
+            return
+        if num_samples < self.shortest_samples:
+            seconds, window = num_samples / SAMPLE_RATE_HZ, self.shortest_samples / SAMPLE_RATE_HZ
+            yield f"{seconds:.2f} s is less than one speech token ({window:.2f} s): too short to hold words"
+        places: dict[str, list[str]] = defaultdict(list)
+        for number, piece in enumerate(answered.segments):
+            if trouble := self._trouble(answered.answers.get(number)):
+                places[trouble].append(f"{piece.start_seconds:.1f}-{piece.end_seconds:.1f} s")
+        for trouble, spans in places.items():
+            more = f" and {len(spans) - 3} more segments" if len(spans) > 3 else ""
+            yield f"{', '.join(spans[:3])}{more}: {trouble}"
 
-def _warnings(recording: _Recording, max_new_tokens: int, shortest_samples: int) -> Iterator[str]:
-    yield from recording.heard.remarks
-    num_samples = len(recording.heard.samples)
-    if all(piece.silent for piece in recording.segments):
-        yield "the recording is silent (nothing reaches -60 dBFS): there is nothing to translate"
-        return
-    if num_samples < shortest_samples:
-        seconds, window = num_samples / SAMPLE_RATE_HZ, shortest_samples / SAMPLE_RATE_HZ
-        yield f"{seconds:.2f} s is less than one speech token ({window:.2f} s): too short to hold words"
-    places: dict[str, list[str]] = {}
-    for piece, result in zip(recording.segments, recording.answers, strict=True):
-        trouble = _trouble(piece, result, max_new_tokens)
-        if trouble:
-            places.setdefault(trouble, []).append(f"{piece.start_seconds:.1f}-{piece.end_seconds:.1f} s")
-    for trouble, spans in places.items():
-        more = f" and {len(spans) - 3} more segments" if len(spans) > 3 else ""
-        yield f"{', '.join(spans[:3])}{more}: {trouble}"
-
-
-def _trouble(piece: Segment, result: Answer | None, max_new_tokens: int) -> str:
-    """Return what a reader should know about one segment, or nothing."""
-    if piece.silent:
-        return "silent"
-    if result is not None and not result.finished:
-        return f"the answer reached max_new_tokens = {max_new_tokens} and may be cut"
-    return "the model answered nothing" if result is not None and not result.text else ""
+    def _trouble(self, result: Answer | None) -> str:
+        """Return what a reader should know about one segment, or nothing."""
+        if result is None:
+            return "silent"
+        if not result.finished:
+            return f"the answer reached max_new_tokens = {self.generation.max_new_tokens} and may be cut"
+        return "" if result.text else "the model answered nothing"
 
 
-def read(sound: Sound) -> tuple[np.ndarray, str]:
-    """Return 16 kHz samples and a name for them; errors as of :func:`listen`."""
-    heard, name = listen(sound)
-    return heard.samples, name
+def _part(content: Content, piece: Segment) -> Content:
+    return content[piece.start_sample : piece.end_sample] if piece.end_sample else content
+
+
+def _complete(waiting: deque[Answered | AistaError]) -> Iterator[Answered | AistaError]:
+    """Hand out what is complete, never past what is not."""
+    while waiting and (isinstance(waiting[0], AistaError) or waiting[0].is_complete):
+        yield waiting.popleft()
 
 
 def listen(sound: Sound, *, max_minutes: float = MAX_MINUTES) -> tuple[Recording, str]:

@@ -18,11 +18,10 @@ from aista.inference.translating import (
     SpeechTranslator,
     TranslatedSegment,
     Translation,
-    read,
 )
 from aista.text.prompts import instruction
 
-__all__ = ["SHIPPED", "Sound", "TranslatedSegment", "Translation", "Translator", "load", "read"]
+__all__ = ["SHIPPED", "Sound", "TranslatedSegment", "Translation", "Translator", "load"]
 
 SHIPPED = "aista:model"
 
