@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes, alignment
-from aista.alignment.retrieval import Method, all_distances, info_nce, max_similarities
-from aista.errors import ConfigError
+from aista.alignment.retrieval import Method, info_nce
+from aista.errors import ConfigError, TransportError
+from aista.ot.all_pairs import all_distances, max_similarities
 
 WIDTH, HEARD, WRITTEN = 5, (6, 4, 5, 3), (4, 3, 2, 4)
 IDS = torch.tensor([[1, 2, 3, 1], [4, 4, 5, 0], [6, 7, 0, 0], [8, 8, 2, 9]])
@@ -182,3 +183,31 @@ def test_standardised_layers_keep_their_own_moments() -> None:
 def test_options_that_mean_nothing_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Method((0,), **options)  # type: ignore[arg-type]
+
+
+def test_clouds_without_tokens_and_states_that_are_not_finite_are_named() -> None:
+    given = paired()
+    speech, mask = given.speech[0].detach().clone(), given.speech_mask.clone()
+    mask[2] = False
+    with pytest.raises(TransportError, match="no real token"):
+        all_distances(speech, mask, given.text[0], given.text_mask)
+    speech[1, 0, 0] = torch.nan
+    with pytest.raises(TransportError, match="clouds 1 and 0"):
+        all_distances(speech, given.speech_mask, given.text[0], given.text_mask)
+    speech[1, 0, 0] = 0.0
+    speech[1, 5] = torch.nan  # behind the four tokens of clip 1
+    assert all_distances(speech, given.speech_mask, given.text[0], given.text_mask).isfinite().all()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_real_tokens_may_stand_anywhere(threads: int) -> None:
+    """Masks with holes and clouds of every shape: the distances are those of the tokens taken out."""
+    generator = torch.Generator().manual_seed(9)
+    x, y = torch.randn(7, 9, 3, generator=generator), torch.randn(5, 12, 3, generator=generator)
+    x_mask, y_mask = torch.rand(7, 9, generator=generator) < 0.6, torch.rand(5, 12, generator=generator) < 0.4
+    x_mask[:, 3] = y_mask[:, 7] = True
+    found = all_distances(x, x_mask, y, y_mask, threads=threads)
+    for i in range(7):
+        for j in range(5):
+            wanted = ot.emd2([], [], torch.cdist(x[i][x_mask[i]], y[j][y_mask[j]]).square().double().numpy())
+            assert float(found[i, j]) == pytest.approx(wanted, rel=1e-4)

@@ -12,8 +12,8 @@ from aista.alignment import PairedStates, Sizes
 from aista.alignment.base import Alignment
 from aista.alignment.contrastive import masked_mean, same_transcript
 from aista.errors import ConfigError
-from aista.ot.cost import COSTS, RunningMoments, squared_euclidean, standardise, unit_length
-from aista.ot.loss import solve_masked
+from aista.ot.all_pairs import all_distances, max_similarities
+from aista.ot.cost import COSTS, RunningMoments, standardise, unit_length
 
 SIMILARITIES = ("wasserstein", "maxsim", "mean")
 
@@ -141,72 +141,3 @@ def nearest_is_own(scores: Tensor, same: Tensor) -> Tensor:
     """Share of the rows of (B, B) scores whose best column holds the row's own text (scalar)."""
     best = scores.argmax(1)
     return same[torch.arange(len(scores), device=scores.device), best].to(scores.dtype).mean()
-
-
-def max_similarities(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
-    """Mean over the tokens of y of the largest inner product with a token of x, for all pairs of clouds.
-
-    Args:
-        x: (B, N, d), x_mask: (B, N) bool. y: (C, M, d), y_mask: (C, M) bool.
-
-    Returns:
-        (B, C).
-    """
-    products = torch.einsum("bnd,cmd->bncm", x, y).masked_fill(~x_mask[:, :, None, None], float("-inf"))
-    best = products.amax(1).masked_fill(~y_mask, 0.0)
-    return best.sum(-1) / y_mask.sum(1)
-
-
-def all_distances(
-    speech: Tensor, speech_mask: Tensor, text: Tensor, text_mask: Tensor, *, threads: int = 0
-) -> Tensor:
-    """Exact transport distance of every speech cloud to every text cloud, differentiable in the speech.
-
-    Args:
-        speech: (B, N, d) any float type, on any device. speech_mask: (B, N) bool, True = real token.
-        text: (C, M, d). text_mask: (C, M).
-        threads: CPU threads for the solver; 0 = torch's number.
-
-    Returns:
-        (B, C) float32 (float64 if the states are).
-
-    Raises:
-        TransportError: A row has no real token, or real tokens are not finite.
-
-    Equation: 1. Gradient: envelope theorem, the plans are constants; none into the text.
-    Cost: two products of 2 B C N M d operations, B C solves; memory B C N M.
-    """
-    threads = threads or torch.get_num_threads()
-    with torch.autocast(speech.device.type, enabled=False):
-        return _AllTransports.apply(speech, speech_mask, text.detach(), text_mask, threads)
-
-
-class _AllTransports(torch.autograd.Function):
-    """Distances forward, envelope gradient backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, speech: Tensor, speech_mask: Tensor, text: Tensor, text_mask: Tensor, threads: int
-    ) -> Tensor:
-        (rows, n), (cols, m) = speech_mask.shape, text_mask.shape
-        flat = [x.flatten(0, 1)[None] for x in (speech, text, speech_mask, text_mask)]
-        cost = squared_euclidean(*flat).view(rows, n, cols, m).transpose(1, 2).reshape(-1, n, m)
-        values, plan = solve_masked(
-            cost, speech_mask.repeat_interleave(cols, 0), text_mask.repeat(rows, 1), threads
-        )
-        ctx.save_for_backward(speech, speech_mask, text, text_mask, plan)
-        return values.view(rows, cols)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        speech, speech_mask, text, text_mask, plan = ctx.saved_tensors
-        (rows, n), (cols, m) = speech_mask.shape, text_mask.shape
-        with torch.autocast(speech.device.type, enabled=False):
-            weight = plan.view(rows, cols, n, m) * grad.to(plan.dtype)[:, :, None, None]
-            weight = weight.transpose(1, 2).reshape(rows, n, cols * m)
-            x = speech.to(plan.dtype).masked_fill(~speech_mask[..., None], 0.0)
-            y = text.to(plan.dtype).masked_fill(~text_mask[..., None], 0.0).flatten(0, 1)
-            # Both sides minus one point of the text: the same difference, without its common offset.
-            centre = y.sum(0) / text_mask.sum()
-            slope = 2.0 * (weight.sum(2, keepdim=True) * (x - centre) - weight @ (y - centre))
-        return slope.masked_fill_(~speech_mask[..., None], 0.0).to(speech.dtype), None, None, None, None
