@@ -285,6 +285,20 @@ class DataSettings(Settings):
         return self
 
 
+class PartRates(Settings):
+    """Peak learning rates of single parts; None: ``learning_rate``. The schedule scales all of them alike.
+
+    Attributes:
+        qformer: The LayerNorms, the queries and the window Q-Former. projection: To the backbone's width.
+        lora: The adapters in the backbone. alignment: What the alignment method owns.
+    """
+
+    qformer: float | None = Field(default=None, gt=0, le=1)
+    projection: float | None = Field(default=None, gt=0, le=1)
+    lora: float | None = Field(default=None, gt=0, le=1)
+    alignment: float | None = Field(default=None, gt=0, le=1)
+
+
 class TrainSettings(Settings):
     """Optimisation; the defaults are the paper's stage 1 (A.1). Names are those of ``TrainingArguments``.
 
@@ -292,6 +306,7 @@ class TrainSettings(Settings):
         global_batch_size: Utterances per optimiser step over all processes. Set, it decides how many
             micro-batches of ``per_device_train_batch_size`` are accumulated, so that one file gives the same
             steps on any number of devices.
+        learning_rates: Peak learning rates of parts that differ from ``learning_rate``.
         salmonn_epoch_steps: Restart the warm-up every so many steps, as SALMONN's scheduler does at its
             epochs; for comparison with its runs alone.
         nonfinite: What a loss that is not finite does: ``stop`` the run, or ``skip`` the batch (and, on an
@@ -311,6 +326,7 @@ class TrainSettings(Settings):
     per_device_eval_batch_size: Count = 32
     gradient_accumulation_steps: Count = 1
     learning_rate: float = Field(default=3e-5, gt=0, le=1)
+    learning_rates: PartRates = PartRates()
     warmup_start_learning_rate: Share = 1e-6
     min_learning_rate: Share = 1e-5
     warmup_steps: int = Field(default=9_000, ge=0)

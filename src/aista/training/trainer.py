@@ -30,6 +30,7 @@ from aista.training.journal import Journal
 from aista.training.meter import Meter
 from aista.training.nonfinite import FiniteLosses
 from aista.training.objective import SpeechTextObjective
+from aista.training.parts import split_by_part
 from aista.training.schedule import learning_rate
 
 
@@ -154,6 +155,14 @@ class AistaTrainer(CheckpointingTrainer):
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the optimiser, with learning rates of their own for the parts that have one."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        given = self.settings.learning_rates.model_dump().items()
+        if rates := {part: rate for part, rate in given if rate is not None}:
+            split_by_part(optimizer, self.model.named_parameters(), rates)
+        return optimizer
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Decay matrices and queries; never biases and LayerNorms (SALMONN.md section 6)."""
