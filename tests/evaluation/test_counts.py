@@ -167,3 +167,11 @@ def test_rows_beyond_what_a_system_was_trained_for_are_told(tmp_path, monkeypatc
     assert ("wer_en" in found["scores"]) is zero_shot
     [told] = found["warnings"]
     assert ("asked all the same" if zero_shot else "left out") in told and "2 rows" in told
+
+
+@pytest.mark.parametrize("blank", [" ", "\u200b"])
+def test_rows_without_a_transcript_are_told_where_text_is_translated(tmp_path, blank):
+    rows = [("st", "良い", "良い"), ("st", "良い", "良い")]
+    found = run(tmp_path, rows, measures=["speech", "text_translation"], source=blank)
+    assert set(found["scores"]) == {"bleu_ja", "chrf_ja"}
+    assert found["warnings"] == ["set: 2 rows have no transcript: text_translation leaves them out"]

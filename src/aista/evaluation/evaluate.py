@@ -222,9 +222,13 @@ class _Bench:
             return []
         rows: list[int] = []
         foreign: Counter[str] = Counter()
+        without_text = 0
         for index, row in enumerate(self.sounds.utterances()):
-            fits = row.task in ("st", "mt") and has_text(row) if from_text else row.audio is not None
+            fits = row.task in ("st", "mt") if from_text else row.audio is not None
             if not fits or not has_target(row):
+                continue
+            if from_text and not has_text(row):
+                without_text += 1
                 continue
             try:
                 self.system.check(request_of(row))
@@ -233,6 +237,8 @@ class _Bench:
                 if not self.system.zero_shot:
                     continue
             rows.append(index)
+        if without_text:
+            self.warnings.append(f"{without_text} rows have no transcript: text_translation leaves them out")
         for what, count in foreign.items():
             how = "asked all the same" if self.system.zero_shot else "left out"
             self.warnings.append(f"{count} rows {how}: {what}")

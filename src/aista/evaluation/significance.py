@@ -84,7 +84,7 @@ def paired_bootstrap(
         EvaluationError: The three lists do not pair up.
 
     Departs:
-        sacreBLEU draws the same resamples but counts ``| |D_b| - mean |D_b| | > |D|``: one-sided where the
+        sacreBLEU draws the same resamples but counts ``|D_b| - mean |D_b| > |D|``: one-sided where the
         systems differ, never above about 0.4 where they do not, and without ties, so that two systems that
         differ in nothing but spaces have its smallest p.
     """
