@@ -38,6 +38,7 @@ from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.sampling import LengthGroupedSampler, padding_waste
 from aista.data.shards import write_shards
 from aista.model import AistaForConditionalGeneration, AistaProcessor
+from aista.speech_llm import SpeechLM
 from tests.tiny import tokenizer
 
 
@@ -208,16 +209,16 @@ def cache_figures(folder: Path, manifest: Manifest, steps: int = 3, batch_size: 
     with FeatureStoreWriter(folder / "features", speech.config.feature_dim) as writer, torch.no_grad():
         for row, samples in (plain[i] for i in range(len(plain))):
             inputs = processor.audio_inputs([samples])
-            frames = speech.encode_audio(**inputs)[0][: speech.config.frames_for(len(samples))]
+            frames = speech.encode_audio(inputs)[0][: speech.config.frames_for(len(samples))]
             writer.add(plain.feature_key(row), frames.numpy())
     cached = SpeechDataset(manifest, features=FeatureStore(folder / "features")).subset(range(len(plain)))
-    collator = Collator(processor)
+    speech_llm = SpeechLM(speech, processor)
+    collator = Collator(speech_llm.batcher)
 
     def train(dataset: SpeechDataset) -> None:
         for start in range(0, len(dataset), batch_size):
             batch = collator([dataset[i] for i in range(start, start + batch_size)])
-            batch.pop("ids")
-            speech(**batch).loss.backward()
+            speech_llm.predict(batch["speech"], logits="all").loss.backward()
 
     speech.train()
     uncached_step, cached_step = (

@@ -42,9 +42,8 @@ from transformers import Blip2QFormerConfig, Qwen2Config, WhisperConfig
 from aista.alignment import alignment
 from aista.config import TrainSettings
 from aista.model import AistaConfig, AistaForConditionalGeneration
-from aista.model.layout import Layout
-from aista.model.spans import Row, Span, batch_rows, stack
 from aista.retrieval import exact_ranks
+from aista.speech_llm import Batch, Row
 from aista.training.objective import SpeechTextObjective
 from aista.training.run import speed_up
 
@@ -94,25 +93,16 @@ def batch_of(size: Size, config: AistaConfig, seed: int = 0) -> dict[str, Any]:
     def words(count: float) -> list[int]:
         return rng.integers(10, size.vocabulary, max(3, round(count))).tolist()
 
-    rows, transcripts = [], []
+    rows, written = [], []
     for clip, number in zip(clips, samples, strict=True):
-        tokens = config.tokens_for(number)
-        prompt = words(PREFIX) + [0] * tokens + words(SUFFIX)
-        rows.append(Row(prompt, Span(PREFIX, PREFIX + tokens), True, words(3.0 * clip)))
-        transcripts.append(words(PREFIX) + words(2.7 * clip))
-    batch: dict[str, Any] = batch_rows(rows, 0, "right")
-    ids, mask = stack(transcripts, 0, "right")
-    inside = mask.clone()
-    inside[:, :PREFIX] = False
+        tokens, prefix = config.tokens_for(number), words(PREFIX)
+        prompt = prefix + [config.audio_token_id] * tokens + words(SUFFIX)
+        rows.append(Row(prompt, PREFIX, PREFIX + tokens, words(3.0 * clip)))
+        transcript = prefix + words(2.7 * clip)
+        written.append(Row(transcript, PREFIX, len(transcript), []))
     frames = max(config.frames_for(number) for number in samples)
-    return batch | {
-        "layout": Layout.of_rows(rows, "right"),
-        "speech_features": torch.randn(size.batch, frames, FEATURES),
-        "num_samples": torch.tensor(samples),
-        "transcript_input_ids": ids,
-        "transcript_attention_mask": mask.long(),
-        "transcript_mask": inside,
-    }
+    sound = {"speech_features": torch.randn(size.batch, frames, FEATURES), "num_samples": samples}
+    return {"speech": Batch.of_rows(rows, 0, "right", sound), "text": Batch.of_rows(written, 0, "right")}
 
 
 # ---- the variants ----
@@ -139,27 +129,21 @@ def obvious_step(model: AistaForConditionalGeneration, layers: Iterable[int]) ->
 
     def loss(batch: dict[str, Any]) -> Tensor:
         model.train()
-        named = ("input_ids", "attention_mask", "speech_mask")
-        audio = {name: batch[name] for name in ("speech_features", "num_samples")}
-        embeds = model._embed(*(batch[name] for name in named), **audio)
-        spoken = model.backbone(
-            inputs_embeds=embeds, attention_mask=batch["attention_mask"], output_hidden_states=True
-        )
-        labels = batch["labels"][:, 1:].flatten()
+        heard, text = batch["speech"], batch["text"]
+        spoken = model(heard.input_ids, heard.attention_mask, output_hidden_states=True, **heard.sound)
+        labels = heard.labels[:, 1:].flatten()
         ce = torch.nn.functional.cross_entropy(spoken.logits[:, :-1].flatten(0, 1).float(), labels)
         with torch.no_grad():
-            written = model.backbone(
-                input_ids=batch["transcript_input_ids"],
-                attention_mask=batch["transcript_attention_mask"],
-                output_hidden_states=True,
-            )
+            written = model.backbone(text.input_ids, text.attention_mask, output_hidden_states=True)
         distances = []
         for layer in layers:
-            for row in range(len(labels) // (batch["labels"].shape[1] - 1)):
-                speech = spoken.hidden_states[layer][row][batch["speech_mask"][row]]
-                text = written.hidden_states[layer][row][batch["transcript_mask"][row]]
-                masses = torch.full((len(speech),), 1 / len(speech)), torch.full((len(text),), 1 / len(text))
-                distances.append(ot.emd2(*masses, ot.dist(speech, text)))
+            for row in range(heard.size):
+                speech = spoken.hidden_states[layer][row][heard.span[row]]
+                texts = written.hidden_states[layer][row][text.span[row]]
+                masses = (
+                    torch.full((len(speech),), 1 / len(speech)), torch.full((len(texts),), 1 / len(texts))
+                )  # fmt: skip
+                distances.append(ot.emd2(*masses, ot.dist(speech, texts)))
         return 0.99 * ce + 0.01 * torch.stack(distances).mean()
 
     return loss
@@ -247,8 +231,11 @@ def features(repeats: int) -> dict[str, Any]:
     size = Size(batch=4)
     model = model_of(size, encoder_layers=6)
     batch = batch_of(size, model.config)
-    audio = {"input_features": torch.randn(size.batch, 80, 3000)}
-    fresh = {name: value for name, value in batch.items() if name != "speech_features"} | audio
+    sound = {
+        "input_features": torch.randn(size.batch, 80, 3000),
+        "num_samples": batch["speech"].sound["num_samples"],
+    }
+    fresh = {**batch, "speech": replace(batch["speech"], sound=sound)}
     loss = aista_step(model, (0, 1))
     spent: list[float] = []
     encode = model.encode_audio

@@ -31,6 +31,7 @@ from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.inference.answering import GenerationSettings, Question, answer
 from aista.model import AistaForConditionalGeneration, AistaProcessor
+from aista.speech_llm import SpeechLM
 from aista.text.prompts import instruction
 
 BATCH = 16
@@ -71,13 +72,14 @@ def compare(model: Any, processor: Any, sounds: list[np.ndarray], to: str, beams
     prompt = instruction("st", to)
     totals = {1: np.zeros(2), BATCH: np.zeros(2)}
     different = 0
-    answer(model, processor, [Question(prompt, samples=sounds[0])], GenerationSettings(num_beams=beams))
+    speech_llm = SpeechLM(model, processor)
+    answer(speech_llm, [Question(prompt, sounds[0])], GenerationSettings(num_beams=beams))
     for start in range(0, len(sounds), BATCH):
-        questions = [Question(prompt, samples=samples) for samples in sounds[start : start + BATCH]]
+        questions = [Question(prompt, samples) for samples in sounds[start : start + BATCH]]
         texts = {}
         for size in (1, BATCH) if start % (2 * BATCH) else (BATCH, 1):
             generation = GenerationSettings(num_beams=beams, batch_size=size)
-            answers, wall, cpu = timed(lambda: answer(model, processor, questions, generation))  # noqa: B023
+            answers, wall, cpu = timed(lambda: answer(speech_llm, questions, generation))  # noqa: B023
             texts[size] = [each.text for each in answers]
             totals[size] += (wall, cpu)
         different += sum(one != other for one, other in zip(texts[1], texts[BATCH], strict=True))

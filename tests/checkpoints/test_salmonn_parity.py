@@ -6,6 +6,7 @@ Tolerances: 2e-5 relative to max(1, scale) on the audio side, 2e-4 on hidden sta
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from safetensors.torch import load_file
 
 from aista.checkpoints import salmonn
 from aista.config import TrainSettings
-from aista.model import AistaForConditionalGeneration, AistaProcessor
-from aista.model.spans import text_ids
+from aista.model import AistaForConditionalGeneration, AistaProcessor, SpeechInputs
+from aista.speech_llm import Batch, Batcher, SpeechLM
+from aista.text.tokens import text_ids
 from aista.training.schedule import learning_rate
-from tests.model.speech_states import speech_states
+from tests.model.speech_states import speech_states, tokens_of
 
 CASES = ("single_1p73s", "short_0p4s", "batch_1p0_2p35_3p9s")
 
@@ -69,11 +71,15 @@ def prompts(recording: dict) -> list[str]:
     return [text.replace("{}", question) for text, question in zip(inner, fill, strict=True)]
 
 
-def encoded(model: AistaForConditionalGeneration, batch: dict) -> dict:
+def encoded(model: AistaForConditionalGeneration, batch: Batch) -> Batch:
     """The same batch with the encoders' work done once."""
-    audio = {name: batch[name] for name in ("input_features", "fbank", "fbank_mask", "num_samples")}
-    rest = {name: tensor for name, tensor in batch.items() if name not in audio}
-    return rest | {"speech_features": model.encode_audio(**audio), "num_samples": audio["num_samples"]}
+    audio = SpeechInputs(**batch.sound)
+    sound = {"speech_features": model.encode_audio(audio), "num_samples": audio.num_samples}
+    return replace(batch, sound=sound)
+
+
+def run(model: AistaForConditionalGeneration, batch: Batch, **options):
+    return model(batch.input_ids, batch.attention_mask, labels=batch.labels, **batch.sound, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,10 +87,10 @@ def test_from_audio_to_embeddings(kit, model, processor, case):
     """Log-mel, filterbank, masks, Whisper, BEATs, windows, every Q-Former state, projected embeddings."""
     wanted, waves = recorded(kit, case)
     batch = processor.audio_inputs(waves)
-    close(batch["input_features"], wanted["spectrogram"])
-    close(batch["fbank"], wanted["beats_fbank_normed"])
-    assert np.array_equal(batch["fbank_mask"], ~wanted["mask_fbank"])
-    states = speech_states(model, **batch)
+    close(batch.input_features, wanted["spectrogram"])
+    close(batch.fbank, wanted["beats_fbank_normed"])
+    assert np.array_equal(batch.fbank_mask, ~wanted["mask_fbank"])
+    states = speech_states(model, batch)
     close(states["speech"], wanted["whisper_features"])
     assert np.array_equal(states["audio"].mask, ~wanted["mask_tokens"])
     close(states["audio"].hidden_states[1], wanted["beats_layer0_out"])
@@ -113,8 +119,8 @@ def test_half_a_minute(kit, model, processor, summary):
     recipe = summary["cases"]["long_31p3s"]["audio_recipe"][0]
     wave = make_audio(recipe["n"], recipe["seed"])[:480_000] / 32768.0
     batch = processor.audio_inputs([wave])
-    states = speech_states(model, **batch)
-    close(batch["fbank"][:, ::61], wanted["beats_fbank_normed"])
+    states = speech_states(model, batch)
+    close(batch.fbank[:, ::61], wanted["beats_fbank_normed"])
     close(states["speech"][:, ::17], wanted["whisper_features"])
     close(states["audio"].features[:, ::17], wanted["beats_features"])
     close(states["embeddings"], wanted["embeds"])
@@ -130,32 +136,34 @@ def test_token_ids(processor, summary):
 @pytest.mark.parametrize(("name", "case"), [("llm_single_prompt", CASES[0]), ("llm_multi_prompt", CASES[2])])
 def test_every_layer_the_loss_and_the_accuracy(kit, model, processor, summary, name, case):
     wanted, recording = np.load(kit / f"{name}.npz"), summary[name]
-    batch = processor(
+    batch = Batcher(processor, model.config).training(
         recorded(kit, case)[1],
         prompts(recording),
         recording["text"],
         padding_side="between",
         max_target_tokens=recording["max_txt_len"],
     )
-    assert np.array_equal(batch["labels"], wanted["labels"])
-    assert np.array_equal(batch["attention_mask"], wanted["attention_mask"])
+    assert np.array_equal(batch.labels, wanted["labels"])
+    assert np.array_equal(batch.attention_mask, wanted["attention_mask"])
     with torch.no_grad():
-        output = model(**batch, capture_layers=range(5))
-    for layer, states in output.hidden_states.items():
+        output = run(model, batch, output_hidden_states=True)
+    assert len(output.hidden_states) == 5
+    for layer, states in enumerate(output.hidden_states):
         close(states[-1], wanted[f"hidden{layer}_lastrow"], 2e-4)
     tail = wanted["logits_tail"]
     close(output.logits[:, -tail.shape[1] :], tail, 2e-4)
     assert output.loss.item() == pytest.approx(recording["loss"], abs=1e-5)
-    asked = batch["labels"][:, 1:] != -100
-    right = (output.logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]) & asked
+    asked = batch.labels[:, 1:] != -100
+    right = (output.logits[:, :-1].argmax(-1) == batch.labels[:, 1:]) & asked
     assert (int(right.sum()), int(asked.sum())) == (recording["correct"], recording["total"])
 
 
 @pytest.mark.parametrize("name", ["greedy_single", "beam4_single"])
 def test_generated_ids(kit, model, processor, summary, name):
     recording = summary["generate"][name]
-    batch = processor(recorded(kit, CASES[0])[1], prompts(recording))
-    ids = model.generate(**batch, max_new_tokens=12, num_beams=recording["kwargs"]["num_beams"])
+    batch = Batcher(processor, model.config).translation(recorded(kit, CASES[0])[1], prompts(recording))
+    beams = recording["kwargs"]["num_beams"]
+    ids = SpeechLM(model).generate(batch, max_new_tokens=12, num_beams=beams)
     assert ids.tolist() == [row[1:] for row in recording["ids"]]  # 4.28 returned BOS first
 
 
@@ -166,15 +174,15 @@ def test_a_batch_of_unequal_prompts(kit, model, processor, summary):
     """
     recording = summary["generate"]["beam4_batch3"]
     _, waves = recorded(kit, CASES[2])
-    texts, lengths = prompts(recording), [len(wave) for wave in waves]
+    texts, batcher, speech_llm = prompts(recording), Batcher(processor, model.config), SpeechLM(model)
     options = {"max_new_tokens": 12, "num_beams": 4}
-    batch = encoded(model, processor(waves, texts, padding_side="right"))
-    assert model.generate(**batch, **options).tolist() == [row[1:] for row in recording["ids"]]
-    features = [rows.numpy() for rows in batch["speech_features"]]
-    left = model.generate(**processor(features=features, num_samples=lengths, text=texts), **options)
+    batch = encoded(model, batcher.translation(waves, texts, padding_side="right"))
+    assert speech_llm.generate(batch, **options).tolist() == [row[1:] for row in recording["ids"]]
+    features = [rows.numpy() for rows in batch.sound["speech_features"]]
+    left = speech_llm.generate(batcher.translation(features, texts), **options)
     assert left[1].tolist() == recording["ids"][1][1:]  # the longest prompt has no pads
-    last = processor(features=features[2:], num_samples=lengths[2:], text=texts[2:])
-    assert left[2].tolist() == model.generate(**last, **options)[0].tolist()
+    last = batcher.translation(features[2:], texts[2:])
+    assert left[2].tolist() == speech_llm.generate(last, **options)[0].tolist()
 
 
 def test_four_steps_of_training(kit, summary):
@@ -182,7 +190,7 @@ def test_four_steps_of_training(kit, summary):
     model, recording = load(kit, parity=True), summary["train4"]
     processor = AistaProcessor.from_config(model.config)
     texts = summary["llm_multi_prompt"]
-    batch = processor(
+    batch = Batcher(processor, model.config).training(
         recorded(kit, CASES[2])[1],
         prompts(texts),
         texts["text"],
@@ -206,7 +214,7 @@ def test_four_steps_of_training(kit, summary):
     for step, (rate, loss) in enumerate(zip(recording["lrs"], recording["losses"], strict=True)):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        output = model(**batch)
+        output = run(model, batch)
         assert output.loss.item() == pytest.approx(loss, abs=1e-5)
         output.loss.backward()
         if step == 0:
@@ -224,9 +232,9 @@ def test_without_parity_the_weights_are_the_same_and_rows_stand_alone(kit):
     processor = AistaProcessor.from_config(model.config)
     _, waves = recorded(kit, CASES[2])
     with torch.no_grad():
-        together, _ = model.get_audio_features(**processor.audio_inputs(waves[:2]))
-        alone, _ = model.get_audio_features(**processor.audio_inputs(waves[:1]))
-        exact, _ = load(kit, parity=True).get_audio_features(**processor.audio_inputs(waves[:1]))
+        together, _ = tokens_of(model, processor.audio_inputs(waves[:2]))
+        alone, _ = tokens_of(model, processor.audio_inputs(waves[:1]))
+        exact, _ = tokens_of(load(kit, parity=True), processor.audio_inputs(waves[:1]))
     torch.testing.assert_close(together[:1], alone, atol=2e-5, rtol=0)
     torch.testing.assert_close(exact, alone, atol=2e-5, rtol=0)
 

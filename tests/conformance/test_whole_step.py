@@ -17,6 +17,7 @@ from aista.config import PretrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError
+from aista.speech_llm import Batcher
 from aista.training.arguments import require_whole_steps
 from aista.training.objective import SpeechTextObjective
 from aista.training.pretrain import fresh_model
@@ -61,15 +62,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple:
 def step(trained: SpeechTextObjective, collator: Collator, micro_batches: list[list]) -> dict[str, Any]:
     """The sums over a step's micro-batches: losses, figures and gradients."""
     batches = [collator(rows) for rows in micro_batches]
-    for batch in batches:
-        batch.pop("ids")
     tokens = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
-    pairs = max(sum(int(trained.usable_pairs(batch)) for batch in batches), 1)
+    pairs = max(sum(int(trained.usable_pairs(batch["speech"], batch["text"])) for batch in batches), 1)
     trained.zero_grad()
     found: dict[str, Any] = {"loss": 0.0}
     weights: dict[str, float] = {}
     for batch in batches:
-        joint = trained(**batch, num_items_in_batch=tokens, num_pairs=pairs)
+        two = {"speech": batch["speech"], "text": batch["text"]}
+        joint = trained(**two, num_items_in_batch=tokens, num_pairs=pairs)
         joint.loss.backward()
         found["loss"] += float(joint.loss.detach())
         for name, value in joint.parts.items():
@@ -85,7 +85,8 @@ def test_a_step_is_the_same_however_it_is_cut(name: str, options: dict, parts: t
     model, processor, items = parts
     method = alignment(name, LAYERS, Sizes(32, 262), **options)
     trained = SpeechTextObjective(model, method, 0.5).train()
-    collator = Collator(processor, transcripts=True, transcript_answers=method.needs_logits)
+    batcher = Batcher(processor, model.config)
+    collator = Collator(batcher, transcripts=True, transcript_answers=method.needs_logits)
     if method.over_batch:
         with pytest.raises(ConfigError, match="cannot be cut into micro-batches"):
             require_whole_steps(method, 2)
@@ -107,7 +108,7 @@ def test_a_batch_of_text_alone_has_no_alignment(parts: tuple) -> None:
     """A micro-batch without any sound beside one with: its rows count for the cross-entropy only."""
     model, processor, items = parts
     trained = SpeechTextObjective(model, alignment("wasserstein", LAYERS), 0.5).train()
-    collator = Collator(processor, transcripts=True)
+    collator = Collator(Batcher(processor, model.config), transcripts=True)
     written = [(utterance, utterance.text) for utterance, _ in items[2:]]
     mixed = step(trained, collator, [items[:2], written])
     alone = step(trained, collator, [items[:2]])

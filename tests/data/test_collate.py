@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,14 +15,28 @@ from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.sampling import LengthGroupedSampler
 from aista.data.sound_names import SoundNames
-from aista.errors import AudioError, ManifestError, ModelInputError, TrainingError
+from aista.errors import AudioError, ManifestError, TrainingError
+
+
+@dataclass
+class Recorded:
+    """What a batcher was handed."""
+
+    contents: list
+    instructions: list
+    targets: list | None = None
+    transcripts: list | None = None
+    labels: None = None
 
 
 class Recorder:
-    """A processor that gives back what it was handed."""
+    """A batcher that gives back what it was handed."""
 
-    def __call__(self, **arguments):
-        return arguments
+    translation = training = staticmethod(Recorded)
+
+    @staticmethod
+    def written(batch, transcripts, whole):
+        return transcripts
 
 
 def corpus(folder, count=8, *, corrupt=(), name="m.jsonl"):
@@ -103,9 +118,8 @@ def test_cached_features_take_the_place_of_samples(tmp_path):
         for utterance, _ in (clips[i] for i in range(7)):
             writer.add(clips.feature_key(utterance), np.ones((17, 4)))
     dataset = SpeechDataset(manifest, features=FeatureStore(tmp_path / "cache"))
-    batch = Collator(Recorder())([dataset[0], dataset[1]])
-    assert [f.shape for f in batch["features"]] == [(17, 4), (17, 4)]
-    assert batch["num_samples"] == [5_440, 5_440] and "audio" not in batch
+    batch = Collator(Recorder())([dataset[0], dataset[1]])["speech"]
+    assert [f.shape for f in batch.contents] == [(17, 4), (17, 4)]
     with pytest.raises(AudioError, match="are not in"):
         dataset[7]
 
@@ -169,12 +183,13 @@ def test_too_long_is_an_error_or_a_counted_skip(tmp_path, caplog):
 def test_collator_hands_over_audio_instructions_and_texts(tmp_path):
     dataset = SpeechDataset(corpus(tmp_path))
     batch = Collator(Recorder(), transcripts=True)([dataset[0], dataset[1]])
-    assert batch["text"] == ["Translate the speech into Chinese."] * 2
-    assert batch["targets"] == ["文 0", "文 1"] and batch["transcripts"] == ["text 0", "text 1"]
-    assert batch["sampling_rate"] == 16_000 and [len(a) for a in batch["audio"]] == [1_600, 3_200]
+    speech = batch["speech"]
+    assert speech.instructions == ["Translate the speech into Chinese."] * 2
+    assert speech.targets == ["文 0", "文 1"] and batch["text"] == ["text 0", "text 1"]
+    assert [len(a) for a in speech.contents] == [1_600, 3_200]
     assert batch["ids"] == ["u0", "u1"]
     question = Collator(Recorder(), targets=False)([dataset[0]])
-    assert question["targets"] is None and question["transcripts"] is None
+    assert question["speech"].targets is None and question["text"] is None
 
 
 def test_prompts_are_drawn_by_epoch_and_id_or_fixed(tmp_path):
@@ -194,9 +209,7 @@ def test_text_rows_fill_the_slot_with_text(tmp_path):
     rows = [Utterance(id="t", task="mt", tgt_lang="ja", text="Hi.", translation="やあ。")]
     write_manifest(tmp_path / "mt.jsonl", rows)
     dataset = SpeechDataset([Manifest(tmp_path / "mt.jsonl"), corpus(tmp_path)])
-    assert Collator(Recorder())([dataset[0]])["source_text"] == ["Hi."]
-    with pytest.raises(ModelInputError, match="mixes"):
-        Collator(Recorder())([dataset[0], dataset[1]])
+    assert Collator(Recorder())([dataset[0]])["speech"].contents == ["Hi."]
 
 
 def test_missing_text_is_refused(tmp_path):

@@ -17,6 +17,7 @@ from aista.data.manifest import Manifest, TimedText, write_manifest
 from aista.data.prepare import prepare
 from aista.data.shards import write_shards
 from aista.model import AistaForConditionalGeneration, AistaProcessor
+from aista.speech_llm import SpeechLM
 from aista.training.joint import joint
 from aista.training.pretrain import pretrain
 from aista.training.run import Interrupted
@@ -44,10 +45,10 @@ def test_a_batch_of_every_corpus_trains(tmp_path, model, name):
     miniatures.ALL[name](tmp_path / "source")
     reports = prepare(name, tmp_path / "source", tmp_path / "out", **OPTIONS.get(name, {}))
     dataset = SpeechDataset([Manifest(report.manifest) for report in reports])
-    collator = Collator(AistaProcessor.from_config(model.config), prompt_pool=True)
-    batch = collator([dataset[i] for i in range(min(4, len(dataset)))])
-    batch.pop("ids")
-    loss = model(**batch).loss
+    speech_llm = SpeechLM(model, AistaProcessor.from_config(model.config))
+    collator = Collator(speech_llm.batcher, prompt_pool=True)
+    batch = collator([dataset[i] for i in range(min(4, len(dataset)))])["speech"]
+    loss = speech_llm.predict(batch).loss
     loss.backward()
     assert torch.isfinite(loss) and loss > 0
     gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]

@@ -14,11 +14,16 @@ import numpy as np
 import torch
 
 WINDOW = 5440
-END = 1
+END, SOUND = 1, 2
 
 
 class Tokenizer:
-    """One token per character; 0 pads, 1 ends."""
+    """One token per character; 0 pads, 1 ends, 2 stands for the sound."""
+
+    pad_token_id, eos_token_id = 0, END
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in text]}
 
     def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
         return "".join(chr(token) for token in tokens if token > END or not skip_special_tokens)
@@ -29,18 +34,27 @@ class Processor:
 
     tokenizer = Tokenizer()
 
-    def __call__(self, *, text, padding_side, audio=None, sampling_rate=None, features=None, num_samples=None,
-                 source_text=None) -> dict[str, Any]:  # fmt: skip
-        assert padding_side == "left"
-        if source_text is not None:
-            answers = list(source_text)
-        elif features is not None:
-            answers = [f"f{len(f)}" for f in features]
-        else:
-            assert sampling_rate == 16_000 and all(a.dtype == np.float32 and len(a) for a in audio)
-            answers = [f"w{-(-len(a) // WINDOW)}" if a.any() else "hush" for a in audio]
-        tongue = ["中" if "Chinese" in t else "日" if "Japanese" in t else "e" for t in text]
-        return {"answers": [[ord(c) for c in t + a] for t, a in zip(tongue, answers, strict=True)]}
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize) -> str:
+        assert add_generation_prompt and not tokenize
+        (wording,) = [part["text"] for part in messages[0]["content"] if part["type"] == "text"]
+        tongue = "中" if "Chinese" in wording else "日" if "Japanese" in wording else "e"
+        return tongue + chr(SOUND)
+
+    def __call__(self, *, text, audio=None, sampling_rate=None, padding=True, return_tensors="pt"):
+        ids = torch.tensor([[ord(letter) for letter in line] for line in text])
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if audio is None:
+            return inputs
+        assert sampling_rate == 16_000
+        answers = [self.answer_of(sound) for sound in audio]
+        return {**inputs, "answers": [[ord(c) for c in t[0] + a] for t, a in zip(text, answers, strict=True)]}
+
+    @staticmethod
+    def answer_of(sound: np.ndarray) -> str:
+        if sound.ndim == 2:
+            return f"f{len(sound)}"
+        assert sound.dtype == np.float32 and len(sound)
+        return f"w{-(-len(sound) // WINDOW)}" if sound.any() else "hush"
 
 
 @dataclass
@@ -60,13 +74,20 @@ class Model:
             frames_per_window=17,
             end_token_id=END,
             max_samples=self.max_windows * 17 * 320,
+            audio_token_id=SOUND,
         )
 
-    def generate(self, answers, *, max_new_tokens, num_beams, **_: Any) -> torch.Tensor:
+    def get_decoder(self) -> SimpleNamespace:
+        return SimpleNamespace(layers=[])
+
+    def generate(self, input_ids, attention_mask, answers=None, *, max_new_tokens, num_beams, **_: Any):
+        assert attention_mask[:, -1].all()
+        if answers is None:  # a text stands in the slot
+            answers = [ids[real].tolist() for ids, real in zip(input_ids, attention_mask.bool(), strict=True)]
         self.batches.append(len(answers))
         rows = [[*row, END][:max_new_tokens] for row in answers]
         width = max(map(len, rows))
-        return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        return torch.cat([input_ids, torch.tensor([row + [0] * (width - len(row)) for row in rows])], dim=1)
 
 
 def tone(seconds: float, *, loudness: float = 0.3) -> np.ndarray:

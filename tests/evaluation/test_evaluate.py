@@ -95,11 +95,11 @@ def test_every_measure_comes_out_with_its_signature(results):
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_batch_size_changes_no_hypothesis(folder, translator, num_beams):
     dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
-    questions = [Question(f"Say {i}.", samples=dataset[i][1]) for i in range(6)]
+    questions = [Question(f"Say {i}.", dataset[i][1]) for i in range(6)]
     found = []
     for size in (1, 2, 6):
         generation = GenerationSettings(max_new_tokens=6, batch_size=size, num_beams=num_beams)
-        found.append(texts(answer(translator.model, translator.processor, questions, generation)))
+        found.append(texts(answer(translator.speech_llm, questions, generation)))
     assert found[0] == found[1] == found[2] and len(set(found[0])) > 1
 
 
@@ -159,16 +159,16 @@ def test_zero_shot_text_translation_keeps_the_prompt_and_replaces_the_speech(fol
 def test_log_wasserstein_is_pots(folder, translator):
     pairs = SpeechDataset(Manifest(folder / "st.jsonl")).subset(range(3))
     costs = transport_costs(translator.model, translator.processor, pairs, [2])["2"]
-    batch = Collator(translator.processor, transcripts=True)([pairs[i] for i in range(3)])
-    batch.pop("ids")
-    mask = batch.pop("transcript_mask")
-    ids, attention = batch.pop("transcript_input_ids"), batch.pop("transcript_attention_mask")
+    batch = Collator(translator.speech_llm.batcher, transcripts=True)([pairs[i] for i in range(3)])
+    heard, read = batch["speech"], batch["text"]
     with torch.no_grad():
-        spoken = translator.model(**batch, capture_layers=(2,))
-        written = translator.model.text_states(ids, attention, (2,))[2]
+        spoken = translator.model(
+            heard.input_ids, heard.attention_mask, output_hidden_states=True, **heard.sound
+        ).hidden_states[2]
+        written = translator.speech_llm.text_states(read, (2,))[2]
     for row in range(3):
-        s = spoken.hidden_states[2][row][spoken.speech_mask[row]].double().numpy()
-        t = written[row][mask[row]].double().numpy()
+        s = spoken[row][heard.span[row]].double().numpy()
+        t = written[row][read.span[row]].double().numpy()
         assert math.exp(costs[row]) == pytest.approx(pot.emd2([], [], pot.dist(s, t)), rel=1e-5)
 
 
@@ -185,11 +185,10 @@ def test_token_accuracy_is_that_of_row_by_row_argmax(folder, translator):
     dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
     right = total = 0
     for i in range(len(dataset)):
-        batch = Collator(translator.processor)([dataset[i]])
-        batch.pop("ids")
+        batch = Collator(translator.speech_llm.batcher)([dataset[i]])["speech"]
         with torch.no_grad():
-            best = translator.model(**batch).logits[0].argmax(-1)
-        for position, label in enumerate(batch["labels"][0].tolist()):
+            best = translator.speech_llm.predict(batch, logits="all").logits[0].argmax(-1)
+        for position, label in enumerate(batch.labels[0].tolist()):
             if label != -100:
                 total += 1
                 right += int(best[position - 1]) == label

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from aista.model import AistaForConditionalGeneration, AistaProcessor, BeatsConfig, BeatsModel
+from aista.speech_llm import Batch
 from tests.tiny import tokenizer, whisper
 
 SIZES = {"vocab_size": 262, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -86,6 +87,11 @@ def bases(tmp_path_factory) -> Bases:
 def pair(bases):
     """One model and its processor, shared by tests that leave them as they are."""
     return bases.model()
+
+
+def run(model, batch: Batch, **options):
+    """The model itself on a batch, as anyone would call a model of transformers."""
+    return model(batch.input_ids, batch.attention_mask, labels=batch.labels, **batch.sound, **options)
 
 
 def noise(*seconds: float, seed: int = 0) -> list[np.ndarray]:

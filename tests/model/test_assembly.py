@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMultimodalLM
 
 from aista.errors import CheckpointError, ConfigError
-from aista.model import AistaForConditionalGeneration
-from aista.model.bases import identify, load_speech_encoder
+from aista.model import AistaForConditionalGeneration, AistaProcessor
+from aista.model.bases import identify, load_speech_encoder, load_tokenizer
+from aista.model.loading import spare_token_id
 from aista.model.weights import fingerprint, read_pickle
-from tests.model.conftest import QFORMER, noise
+from aista.speech_llm import Batcher
+from tests.model.conftest import QFORMER, noise, run
 
 load = AistaForConditionalGeneration.from_pretrained
 
@@ -45,15 +47,38 @@ def test_only_the_trained_part_is_saved(pair, saved):
 
 def test_loaded_it_is_the_same_model(pair, saved):
     model, processor = pair
-    batch = processor(noise(0.5, 1.1), "Go.", ["x", "yy"])
+    batch = Batcher(processor, model.config).training(noise(0.5, 1.1), ["Go."] * 2, ["x", "yy"])
     for again in (
         load(saved, dtype="float32"),
         AutoModelForMultimodalLM.from_pretrained(saved, dtype="float32"),
     ):
         assert isinstance(again, AistaForConditionalGeneration)
-        assert torch.equal(again(**batch).logits, model(**batch).logits)
+        assert torch.equal(run(again, batch).logits, run(model, batch).logits)
         assert again.trained_names() == model.trained_names()
     assert AutoConfig.from_pretrained(saved).model_type == "aista"
+
+
+def test_a_model_saved_before_there_was_a_placeholder_is_the_same_model(pair, copy):
+    """The placeholder is then one past the vocabulary, which is never looked up."""
+    model, processor = pair
+    content = json.loads((copy / "config.json").read_text())
+    del content["audio_token_id"]
+    (copy / "config.json").write_text(json.dumps(content))
+    old = load(copy, dtype="float32")
+    assert old.config.audio_token_id == old.config.text_config.vocab_size
+    batches = [
+        Batcher(made, made.config).training(noise(0.5, 1.1), ["Go."] * 2, ["x", "yy"])
+        for made in (processor, AistaProcessor.from_pretrained(copy))
+    ]
+    logits = [run(*each).logits for each in zip((model, old), batches, strict=True)]
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [(262, None), (300, 262)])
+def test_the_placeholder_is_a_row_that_no_token_uses(bases, rows, wanted):
+    tokenizer = load_tokenizer(Path(bases.path("qwen2")))
+    assert max(tokenizer.get_vocab().values()) == 261
+    assert spare_token_id(tokenizer, rows) == wanted
 
 
 def test_the_trainable_state_is_strict(pair, bases):

@@ -12,6 +12,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from aista.errors import CheckpointError, ConfigError
 from aista.model import AistaForConditionalGeneration, backbones
+from aista.speech_llm import SpeechLM
 from tests.model.conftest import noise
 from tests.tiny import tokenizer
 
@@ -53,14 +54,16 @@ def test_the_guide_adds_a_language_model_in_one_file(bases, neox, tmp_path, monk
     else:
         monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path / "kept")])
     model, processor = bases.model("gpt_neox", beats=False, family="kept.my_neox" if dotted else None)
-    batch = processor(noise(0.5, 1.2), "Go.", ["x", "yy"], transcripts=["a", "bc"])
-    text = {key: batch.pop(key) for key in list(batch) if key.startswith("transcript")}
-    output = model(**batch, capture_layers=[0, 1, 3])
+    speech_llm = SpeechLM(model, processor)
+    batch = speech_llm.batcher.training(noise(0.5, 1.2), ["Go."] * 2, ["x", "yy"])
+    text = speech_llm.batcher.written(batch, ["a", "bc"])
+    output = speech_llm.predict(batch, [0, 1, 3])
     output.loss.backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if ".lora_B" in n)
-    states = model.text_states(text["transcript_input_ids"], text["transcript_attention_mask"], [1])
+    states = speech_llm.text_states(text, [1])
     assert states[1].shape[-1] == 32
-    assert model.generate(**processor(noise(0.5), "Go."), max_new_tokens=3).shape == (1, 3)
+    question = speech_llm.batcher.translation(noise(0.5), ["Go."])
+    assert speech_llm.generate(question, max_new_tokens=3).shape == (1, 3)
     model.save_pretrained(tmp_path / "saved")
     AistaForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype="float32")
     if dotted:

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from aista.errors import CheckpointError
-from aista.model.assembly import configure
 from aista.model.bases import check_tokenizer, load_tokenizer
+from aista.model.loading import configure
 from aista.model.processing import AistaProcessor
 from tests import tiny
 

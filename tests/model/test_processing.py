@@ -9,7 +9,9 @@ from transformers import AutoProcessor
 
 from aista.errors import CheckpointError, ConfigError, ModelInputError
 from aista.model import AistaProcessor
-from aista.text.prompts import render
+from aista.model.inputs import NAMES as SOUND
+from aista.speech_llm import Batcher
+from aista.text.prompts import instruction, render
 from tests.model.conftest import noise
 
 WAVES = noise(0.4, 1.3)
@@ -20,74 +22,114 @@ def processor(pair) -> AistaProcessor:
     return pair[1]
 
 
-def test_a_row_reads_prefix_speech_suffix_target_end(processor):
-    batch = processor(WAVES, "Translate.", ["Ja.", "Die Glocke."])
+@pytest.fixture(scope="module")
+def batcher(processor) -> Batcher:
+    return Batcher(processor, processor.config)
+
+
+def test_one_call_with_text_and_audio_expands_the_placeholder(pair):
+    """The contract of transformers' audio processors, and of their models."""
+    model, processor = pair
+    request = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "Translate."}]}]
+    text = processor.apply_chat_template(request, add_generation_prompt=True, tokenize=False)
+    assert text.count(processor.audio_token) == 1
+    inputs = processor(text=[text, text], audio=WAVES, return_tensors="pt", padding=True)
+    placeholders = inputs["input_ids"] == model.config.audio_token_id
+    assert placeholders.sum(1).tolist() == [-(-len(wave) // 5440) for wave in WAVES]
+    features = model.get_audio_features(**{k: v for k, v in inputs.items() if k in SOUND})
+    assert features.pooler_output.shape == (int(placeholders.sum()), 32)
+    assert model.get_decoder().layers is model.backbone.model.layers
+    found = model.generate(**inputs, max_new_tokens=3)
+    assert torch.equal(found[:, : placeholders.shape[1]], inputs["input_ids"])
+    texts = processor.batch_decode(found[:, placeholders.shape[1] :])
+    assert len(texts) == 2 and all(isinstance(line, str) for line in texts)
+    right = processor(text=[text, text], audio=WAVES, padding_side="right")
+    assert right["attention_mask"][:, 0].all() and not right["attention_mask"][:, -1].all()
+
+
+def test_a_prompt_holds_the_speech_once(pair, batcher):
+    processor = pair[1]
+    for text in ("no speech at all", processor.audio_token * 2):
+        with pytest.raises(ModelInputError, match="exactly once"):
+            processor(text=text, audio=WAVES[:1])
+    with pytest.raises(ModelInputError, match="exactly once"):
+        batcher.translation(WAVES[:1], [f"Ignore {processor.audio_token} this."])
+    with pytest.raises(ModelInputError, match="2 prompts for 1 recordings"):
+        processor(text=["a" + processor.audio_token] * 2, audio=WAVES[:1])
+    with pytest.raises(ModelInputError, match="one recording and one instruction"):
+        processor.apply_chat_template([{"role": "user", "content": "Hello."}])
+
+
+def test_a_row_reads_prefix_speech_suffix_target_end(processor, batcher):
+    batch = batcher.training(WAVES, ["Translate."] * 2, ["Ja.", "Die Glocke."])
     prompt, tokenizer = render("chatml", "Translate."), processor.tokenizer
     for row, target in enumerate(["Ja.", "Die Glocke."]):
-        ids, real = batch["input_ids"][row], batch["attention_mask"][row].bool()
-        speech = batch["speech_mask"][row]
+        ids, real = batch.input_ids[row], batch.attention_mask[row].bool()
+        speech = ids == processor.config.audio_token_id
+        assert torch.equal(speech, batch.span[row])
         before, after = speech.nonzero()[0].item(), speech.nonzero()[-1].item() + 1
         assert tokenizer.decode(ids[:before]) == prompt.prefix
         assert tokenizer.decode(ids[after:][real[after:]]) == prompt.suffix + target + prompt.end
-        asked = batch["labels"][row] != -100
+        asked = batch.labels[row] != -100
         assert tokenizer.decode(ids[asked]) == target + prompt.end
-        assert torch.equal(ids[asked], batch["labels"][row][asked])
+        assert torch.equal(ids[asked], batch.labels[row][asked])
         assert after - before == int(speech.sum()) == -(-len(WAVES[row]) // 5440)
 
 
-def test_sides(processor):
-    right = processor(WAVES, ["a", "bbbb"], ["x", "yy"])
-    assert right["attention_mask"][:, 0].all() and not right["attention_mask"][:, -1].all()
-    left = processor(WAVES, ["a", "bbbb"])
-    assert left["attention_mask"][:, -1].all() and "labels" not in left
-    between = processor(WAVES, ["a", "bbbb"], ["x", "yy"], padding_side="between")
-    starts = [(row != -100).nonzero()[0].item() for row in between["labels"]]
-    assert starts[0] == starts[1] and between["speech_mask"].shape == between["input_ids"].shape
+def test_sides(batcher):
+    right = batcher.training(WAVES, ["a", "bbbb"], ["x", "yy"])
+    assert right.attention_mask[:, 0].all() and not right.attention_mask[:, -1].all()
+    left = batcher.translation(WAVES, ["a", "bbbb"])
+    assert left.attention_mask[:, -1].all() and left.labels is None
+    between = batcher.training(WAVES, ["a", "bbbb"], ["x", "yy"], padding_side="between")
+    starts = [(row != -100).nonzero()[0].item() for row in between.labels]
+    assert starts[0] == starts[1] and between.span.shape == between.input_ids.shape
     for batch in (left, between):
-        assert torch.equal(batch["speech_mask"].sum(1), right["speech_mask"].sum(1))
+        assert torch.equal(batch.span.sum(1), right.span.sum(1))
     with pytest.raises(ModelInputError, match="padding_side"):
-        processor(WAVES, "a", padding_side="middle")
+        batcher.translation(WAVES, ["a"] * 2, padding_side="middle")
 
 
-def test_the_text_branch_is_the_prefix_and_the_transcript(processor):
-    batch = processor(WAVES, "Translate.", ["x", "y"], transcripts=["Yes.", "The bell rings."])
+def test_the_text_branch_is_the_prefix_and_the_transcript(processor, batcher):
+    speech = batcher.training(WAVES, ["Translate."] * 2, ["x", "y"])
+    batch = batcher.written(speech, ["Yes.", "The bell rings."])
     tokenizer, prompt = processor.tokenizer, render("chatml", "Translate.")
     for row, text in enumerate(["Yes.", "The bell rings."]):
-        ids, inside = batch["transcript_input_ids"][row], batch["transcript_mask"][row]
+        ids, inside = batch.input_ids[row], batch.span[row]
         assert tokenizer.decode(ids[inside]) == text
-        real = batch["transcript_attention_mask"][row].bool()
+        real = batch.attention_mask[row].bool()
         assert tokenizer.decode(ids[real]) == prompt.prefix + text
 
 
-def test_text_may_stand_where_speech_would(processor):
-    batch = processor(source_text=["Hello."], text="Translate.")
-    assert not batch["speech_mask"].any() and "input_features" not in batch
-    text = processor.tokenizer.decode(batch["input_ids"][0])
+def test_text_may_stand_where_speech_would(processor, batcher):
+    batch = batcher.translation(["Hello."], ["Translate."])
+    assert not (batch.input_ids == processor.config.audio_token_id).any() and not batch.sound
+    text = processor.tokenizer.decode(batch.input_ids[0])
     prompt = render("chatml", "Translate.")
     assert text == prompt.prefix + "Hello." + prompt.suffix
 
 
-def test_the_standard_instruction_is_asked_for_by_task_and_language(processor):
-    ids = processor(WAVES[:1], task="st", language="zh")["input_ids"][0]
+def test_the_standard_instruction_is_asked_for_by_task_and_language(processor, batcher):
+    ids = batcher.translation(WAVES[:1], [instruction("st", "zh")]).input_ids[0]
     assert "Chinese" in processor.tokenizer.decode(ids)
     with pytest.raises(ConfigError, match=r"(?i)language"):
-        processor(WAVES[:1], task="st", language="xx")
+        batcher.translation(WAVES[:1], [instruction("st", "xx")])
     with pytest.raises(ConfigError, match="task"):
-        processor(WAVES[:1], task="dance", language="zh")
+        batcher.translation(WAVES[:1], [instruction("dance", "zh")])
 
 
-def test_answers_are_cut_end_included(processor):
-    batch = processor(WAVES[:1], "a", ["abcdef"], max_target_tokens=3)
-    asked = batch["labels"][0] != -100
-    assert processor.tokenizer.decode(batch["labels"][0][asked]) == "abc"
+def test_answers_are_cut_end_included(processor, batcher):
+    batch = batcher.training(WAVES[:1], ["a"], ["abcdef"], max_target_tokens=3)
+    asked = batch.labels[0] != -100
+    assert processor.tokenizer.decode(batch.labels[0][asked]) == "abc"
 
 
-def test_the_mel_follows_the_encoder(pair, processor):
+def test_the_mel_follows_the_encoder(pair, processor, batcher):
     """Whatever length the folder's extractor pads to, the encoder gets its own."""
-    mel = processor(WAVES, "a")["input_features"]
+    mel = processor.audio_inputs(WAVES).input_features
     assert mel.shape == (2, 80, 2 * pair[0].config.speech_config.max_source_positions)
-    longest = processor([np.zeros(processor.config.max_samples, np.float32)], "a")
-    assert longest["speech_mask"].sum() == processor.config.max_windows
+    longest = batcher.translation([np.zeros(processor.config.max_samples, np.float32)], ["a"])
+    assert longest.span.sum() == processor.config.max_windows
 
 
 @pytest.mark.parametrize(
@@ -101,38 +143,41 @@ def test_the_mel_follows_the_encoder(pair, processor):
         (np.zeros(16_000 * 31, np.float32), "longer than the speech encoder"),
     ],
 )
-def test_bad_audio_is_named(processor, audio, message):
+def test_bad_audio_is_named(batcher, audio, message):
     with pytest.raises(ModelInputError, match=message) as error:
-        processor([WAVES[0], audio], "a")
+        batcher.translation([WAVES[0], audio], ["a"] * 2)
     assert "Item 1" in str(error.value)
 
 
-def test_bad_calls_are_named(processor):
+def test_bad_calls_are_named(processor, batcher):
     with pytest.raises(ModelInputError, match="sample rate"):
-        processor(WAVES, "a", sampling_rate=8000)
-    for arguments in ({"text": "a"}, {"audio": [], "text": "a"}, {"audio": WAVES, "source_text": ["a", "b"]}):
-        with pytest.raises(ModelInputError, match="Exactly one thing"):
-            processor(**arguments)
+        processor(text="a" + processor.audio_token, audio=WAVES[:1], sampling_rate=8000)
+    with pytest.raises(ModelInputError, match="empty batch"):
+        batcher.translation([], [])
+    with pytest.raises(ModelInputError, match="mixes sound and text"):
+        batcher.translation([WAVES[0], "b"], ["a"] * 2)
     with pytest.raises(ModelInputError, match="3 targets for a batch of 2"):
-        processor(WAVES, "a", ["x", "y", "z"])
-    with pytest.raises(ModelInputError, match="need num_samples"):
-        processor(features=[np.zeros((17, 32))], text="a")
-    with pytest.raises(ModelInputError, match="do not fit"):
-        processor(features=[np.zeros((5, 32))], num_samples=[16_000], text="a")
+        batcher.training(WAVES, ["a"] * 2, ["x", "y", "z"])
+    for features in (np.zeros((5, 32)), np.zeros((17, 31)), np.zeros((0, 32))):
+        with pytest.raises(ModelInputError, match="do not fit"):
+            batcher.translation([features], ["a"])
     with pytest.raises(ConfigError, match="slot inside"):
-        processor(WAVES, "Please <Speech> translate")
+        batcher.translation(WAVES, ["Please <Speech> translate"] * 2)
+    with pytest.raises(ModelInputError, match="padded torch tensors"):
+        processor(text="a", return_tensors="np")
 
 
 def test_saved_and_loaded_it_does_the_same(pair, tmp_path):
     model, processor = pair
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    wanted = processor(WAVES, "Go.", ["x", "y"])
+    text = [f"Go. {processor.audio_token}", f"{processor.audio_token} now"]
+    wanted = processor(text, WAVES)
     for again in (AistaProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert isinstance(again, AistaProcessor)
-        found = again(WAVES, "Go.", ["x", "y"])
+        found = again(text, WAVES)
         assert found.keys() == wanted.keys()
         tensors = [name for name in wanted if isinstance(wanted[name], torch.Tensor)]
-        assert "labels" in tensors and all(torch.equal(found[name], wanted[name]) for name in tensors)
+        assert "input_features" in tensors and all(torch.equal(found[name], wanted[name]) for name in tensors)
     with pytest.raises(CheckpointError, match="no saved model"):
         AistaProcessor.from_pretrained(tmp_path.parent)

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from aista.errors import ConfigError, ModelInputError
-from aista.model import AistaForConditionalGeneration
-from tests.model.conftest import BACKBONES, QFORMER, noise
-from tests.model.speech_states import speech_states
+from aista.model import AistaForConditionalGeneration, SpeechInputs
+from aista.speech_llm import Batch, Batcher, SpeechLM
+from tests.model.conftest import BACKBONES, QFORMER, noise, run
+from tests.model.speech_states import speech_states, tokens_of
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 WAVES = noise(0.4, 1.3, 1.9)
 TARGETS = ["Ja.", "Die Glocke.", "Es ist spät."]
 
 
-def training_batch(processor, **options):
-    return processor(WAVES, "Translate.", TARGETS, **options)
+def prompts_of(processor, waves, instructions, **options) -> Batch:
+    batcher = Batcher(processor, processor.config)
+    return batcher.translation(waves, instructions, **options)
 
 
-def audio_of(batch: dict) -> dict:
-    names = ("input_features", "fbank", "fbank_mask", "num_samples")
-    return {name: batch[name] for name in names if name in batch}
+def training_batch(processor, **options) -> Batch:
+    batcher = Batcher(processor, processor.config)
+    return batcher.training(WAVES, ["Translate."] * 3, TARGETS, **options)
+
+
+def text_batch(processor, batch: Batch, texts: list[str]) -> Batch:
+    return Batcher(processor, processor.config).written(batch, texts)
+
+
+def generated(model, batch: Batch, **options):
+    return SpeechLM(model).generate(batch, **options)
 
 
 @pytest.mark.parametrize("speech_tokens", ["voiced", "padded"])
@@ -33,14 +45,15 @@ def test_a_batch_gives_what_its_rows_give_alone(bases, speech_tokens):
     texts = ["Translate." * (1 + i % 3) for i in range(8)]
     targets = ["a" * (1 + 2 * i) for i in range(8)]
     with torch.no_grad():
-        batch = processor(waves, texts, targets)
-        together = model(**batch).logits
+        batcher = Batcher(processor, model.config)
+        batch = batcher.training(waves, texts, targets)
+        together = run(model, batch).logits
         for row in range(8):
-            one = processor(waves[row : row + 1], texts[row : row + 1], targets[row : row + 1])
-            alone = model(**one).logits[0]
-            real = together[row, batch["attention_mask"][row].bool()]
+            one = batcher.training(waves[row : row + 1], texts[row : row + 1], targets[row : row + 1])
+            alone = run(model, one).logits[0]
+            real = together[row, batch.attention_mask[row].bool()]
             torch.testing.assert_close(real, alone, atol=1e-4, rtol=0)
-    tokens = batch["speech_mask"].sum(1).tolist()
+    tokens = (batch.input_ids == model.config.audio_token_id).sum(1).tolist()
     assert tokens == ([88] * 8 if speech_tokens == "padded" else [-(-len(w) // 5440) for w in waves])
 
 
@@ -49,23 +62,15 @@ def test_captured_states_are_transformers_own(bases, backbone):
     """Numbered as output_hidden_states, for every family, with gradient."""
     model, processor = bases.model(backbone, beats=False)
     batch = training_batch(processor)
-    output = model(**batch, capture_layers=range(4))
-    embeds = model._embed(
-        batch["input_ids"], batch["attention_mask"], batch["speech_mask"], **audio_of(batch)
-    )
-    reference = model.backbone(
-        inputs_embeds=embeds,
-        attention_mask=batch["attention_mask"],
-        position_ids=model._positions(batch["attention_mask"]),
-        output_hidden_states=True,
-    ).hidden_states
-    assert sorted(output.hidden_states) == [0, 1, 2, 3]
-    real = batch["attention_mask"].bool()
-    for layer, states in output.hidden_states.items():
+    output = SpeechLM(model).predict(batch, range(4))
+    reference = run(model, batch, output_hidden_states=True).hidden_states
+    assert sorted(output.states) == [0, 1, 2, 3]
+    real = batch.attention_mask.bool()
+    for layer, states in output.states.items():
         torch.testing.assert_close(states[real], reference[layer][real])
         assert states.requires_grad
     with pytest.raises(ModelInputError, match="no such layer"):
-        model(**batch, capture_layers=[4])
+        SpeechLM(model).predict(batch, [4])
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -73,15 +78,16 @@ def test_captured_states_are_transformers_own(bases, backbone):
 def test_text_states_are_those_of_the_whole_backbone(bases, backbone, layers):
     """Shortened and without dropout: the same hidden states, and the backbone is whole again after it."""
     model, processor = bases.model(backbone, beats=False)
-    batch = training_batch(processor, transcripts=["Yes.", "The bell.", "It is late."])
-    ids, mask = batch["transcript_input_ids"], batch["transcript_attention_mask"]
+    text = text_batch(processor, training_batch(processor), ["Yes.", "The bell.", "It is late."])
+    speech_llm = SpeechLM(model)
     model.train()
-    states = model.text_states(ids, mask, layers)
+    states = speech_llm.text_states(text, layers)
     assert model.backbone.training and len(model.family.blocks_of(model.backbone)) == 3
     model.eval()
-    whole = model(ids, mask, capture_layers=layers).hidden_states
+    whole = model(text.input_ids, text.attention_mask, output_hidden_states=True).hidden_states
+    real = text.attention_mask.bool()
     for layer in layers:
-        torch.testing.assert_close(states[layer], whole[layer], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(states[layer][real], whole[layer][real], atol=1e-5, rtol=1e-5)
         assert not states[layer].requires_grad
 
 
@@ -89,11 +95,11 @@ def test_what_follows_the_transcript_does_not_matter(pair):
     """Decision 3: prefix and transcript are enough."""
     model, processor = pair
     texts = ["Yes.", "The bell.", "It is late."]
-    branch = training_batch(processor, transcripts=texts)
-    whole = processor(source_text=texts, text="Translate.", targets=TARGETS)
-    states = model.text_states(branch["transcript_input_ids"], branch["transcript_attention_mask"], [0, 1, 2])
-    full = model(whole["input_ids"], whole["attention_mask"], capture_layers=[0, 1, 2]).hidden_states
-    for row, inside in enumerate(branch["transcript_mask"]):
+    branch = text_batch(processor, training_batch(processor), texts)
+    whole = Batcher(processor, model.config).training(texts, ["Translate."] * 3, TARGETS)
+    states = SpeechLM(model).text_states(branch, [0, 1, 2])
+    full = model(whole.input_ids, whole.attention_mask, output_hidden_states=True).hidden_states
+    for row, inside in enumerate(branch.span):
         place = inside.nonzero()[:, 0]
         for layer in states:
             torch.testing.assert_close(
@@ -106,12 +112,11 @@ def test_what_follows_the_transcript_does_not_matter(pair):
 def test_cached_features_change_nothing(bases, beats, speech_tokens):
     model, processor = bases.model(beats=beats, speech_tokens=speech_tokens)
     fresh = training_batch(processor)
-    features = [model.encode_audio(**processor.audio_inputs([wave]))[0].numpy() for wave in WAVES]
+    features = [model.encode_audio(processor.audio_inputs([wave]))[0].numpy() for wave in WAVES]
     assert [len(f) for f in features] == [model.config.frames_for(len(wave)) for wave in WAVES]
-    cached = processor(
-        features=features, num_samples=[len(w) for w in WAVES], text="Translate.", targets=TARGETS
-    )
-    torch.testing.assert_close(model(**cached).logits, model(**fresh).logits, atol=2e-5, rtol=0)
+    cached = Batcher(processor, model.config).training(features, ["Translate."] * 3, TARGETS)
+    assert "speech_features" in cached.sound and "input_features" not in cached.sound
+    torch.testing.assert_close(run(model, cached).logits, run(model, fresh).logits, atol=2e-5, rtol=0)
 
 
 def test_only_the_trained_part_learns(pair, bases):
@@ -120,7 +125,7 @@ def test_only_the_trained_part_learns(pair, bases):
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     model.train()
-    model(**training_batch(processor)).loss.backward()
+    run(model, training_batch(processor)).loss.backward()
     untouched = {name for name, p in model.named_parameters() if p.requires_grad and not p.grad.any()}
     # One query per window: self-attention over one element does not depend on its queries and keys.
     assert all(".attention.attention.query" in n or ".attention.attention.key" in n for n in untouched)
@@ -140,11 +145,11 @@ def test_frozen_encoders_stay_in_eval_mode(pair):
 def test_the_loss_is_a_sum_over_whatever_it_is_divided_by(pair):
     model, processor = pair
     batch = training_batch(processor)
-    count = int((batch["labels"] != -100).sum())
-    mean = model(**batch).loss
-    torch.testing.assert_close(model(**batch, num_items_in_batch=10 * count).loss, mean / 10)
-    logits = model(**batch).logits[:, :-1].log_softmax(-1)
-    labels = batch["labels"][:, 1:]
+    count = int((batch.labels != -100).sum())
+    mean = run(model, batch).loss
+    torch.testing.assert_close(run(model, batch, num_items_in_batch=10 * count).loss, mean / 10)
+    logits = run(model, batch).logits[:, :-1].log_softmax(-1)
+    labels = batch.labels[:, 1:]
     picked = logits.gather(2, labels.clamp(min=0)[..., None])[..., 0][labels != -100]
     torch.testing.assert_close(mean, -picked.mean())
 
@@ -155,28 +160,26 @@ def test_generation_in_a_batch_is_generation_alone(bases, backbone, num_beams):
     model, processor = bases.model(backbone)
     texts = ["Translate.", "Say it in Chinese, please.", "Go."]
     options = {"num_beams": num_beams, "max_new_tokens": 8}
-    together = model.generate(**processor(WAVES, texts), **options)
+    together = generated(model, prompts_of(processor, WAVES, texts), **options)
     for row in range(3):
-        alone = model.generate(**processor(WAVES[row : row + 1], texts[row : row + 1]), **options)[0]
+        one = prompts_of(processor, WAVES[row : row + 1], texts[row : row + 1])
+        alone = generated(model, one, **options)[0]
         assert together[row, : len(alone)].tolist() == alone.tolist()
 
 
 def test_generation_is_teacher_forcing_one_by_one(pair):
     model, processor = pair
-    batch = processor(WAVES[:1], "Translate.")
-    ids = model.generate(**batch, max_new_tokens=5)[0]
-    audio = audio_of(batch)
+    batch = prompts_of(processor, WAVES[:1], ["Translate."])
+    ids = generated(model, batch, max_new_tokens=5)[0]
     for place, token in enumerate(ids.tolist()):
-        row = torch.cat([batch["input_ids"], ids[None, :place]], 1)
-        mask = torch.ones_like(row)
-        speech = torch.nn.functional.pad(batch["speech_mask"], (0, place))
-        assert model(row, mask, speech, **audio).logits[0, -1].argmax().item() == token
+        row = torch.cat([batch.input_ids, ids[None, :place]], 1)
+        assert model(row, torch.ones_like(row), **batch.sound).logits[0, -1].argmax().item() == token
 
 
 def test_generation_leaves_training_mode_and_base_habits_alone(bases):
     model, processor = bases.model()
     model.train()
-    model.generate(**training_batch(processor, padding_side="left"), max_new_tokens=2)
+    generated(model, training_batch(processor, padding_side="left"), max_new_tokens=2)
     assert model.training
     assert model.backbone.generation_config.temperature in (None, 1.0)
 
@@ -222,32 +225,31 @@ def test_mixed_types(bases):
     model.train()
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            loss = model(**batch).loss
+            loss = run(model, batch).loss
         loss.backward()
         assert loss.isfinite()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        warm = model.encode_audio(**audio_of(batch))
-    assert torch.equal(warm, model.encode_audio(**audio_of(batch)))
+        warm = model.encode_audio(SpeechInputs(**batch.sound))
+    assert torch.equal(warm, model.encode_audio(SpeechInputs(**batch.sound)))
 
 
 def test_audio_and_slots_must_fit(pair, bases):
     model, processor = pair
     batch = training_batch(processor)
-    without = dict(batch, speech_mask=torch.zeros_like(batch["speech_mask"]))
+    without = replace(batch, input_ids=batch.input_ids.masked_fill(batch.span, 0))
     with pytest.raises(ModelInputError, match="no <Speech> slot"):
-        model(**without)
-    deaf = {name: batch[name] for name in ("input_ids", "attention_mask", "speech_mask")}
+        run(model, without)
     with pytest.raises(ModelInputError, match="slot has no audio"):
-        model(**deaf)
+        run(model, replace(batch, sound={}))
     other = bases.model(speech_tokens="padded")[1]
     with pytest.raises(ModelInputError, match="agree in speech_tokens"):
-        model(**training_batch(other))
+        run(model, training_batch(other))
     with pytest.raises(ModelInputError, match="on the left"):
-        model.generate(**processor(WAVES, ["a", "bb", "ccc"], padding_side="right"))
+        generated(model, prompts_of(processor, WAVES, ["a", "bb", "ccc"], padding_side="right"))
     with pytest.raises(ModelInputError, match="fewer features"):
         model.get_audio_features(speech_features=torch.zeros(1, 10, 32), num_samples=torch.tensor([16_000]))
     with pytest.raises(ModelInputError, match="BEATs too"):
-        model.get_audio_features(input_features=batch["input_features"])
+        model.get_audio_features(input_features=batch.sound["input_features"])
 
 
 def test_settings_are_checked(bases):
@@ -269,8 +271,8 @@ def test_settings_are_checked(bases):
 def test_speech_states_agree_with_the_features(pair):
     model, processor = pair
     audio = processor.audio_inputs(WAVES)
-    states = speech_states(model, **audio)
-    embeddings, mask = model.get_audio_features(**audio)
+    states = speech_states(model, audio)
+    embeddings, mask = tokens_of(model, audio)
     torch.testing.assert_close(states["embeddings"], embeddings.detach())
     assert torch.equal(states["mask"], mask) and len(states["query_states"]) == 3
     assert states["windows"].shape == (int(mask.sum()), 17, model.config.feature_dim)
@@ -285,8 +287,8 @@ def test_recomputed_activations_give_the_same_gradients(bases):
         if recompute:
             model.activation_checkpointing_enable()
         model.train()
-        output = model(**training_batch(processor), capture_layers=[0, 2])
-        (output.loss + output.hidden_states[2].square().mean() + output.hidden_states[0].mean()).backward()
+        output = SpeechLM(model).predict(training_batch(processor), [0, 2])
+        (output.loss + output.states[2].square().mean() + output.states[0].mean()).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():

@@ -28,10 +28,8 @@ def tokens_of(model: AistaForConditionalGeneration, seconds: float) -> torch.Ten
     samples = int(16_000 * seconds)
     noise = (np.random.default_rng(1).standard_normal(samples) * 0.1).astype(np.float32)
     inputs = AistaProcessor.from_config(model.config).audio_inputs([noise])
-    features = model.encode_audio(**inputs)
-    batch = {"speech_features": features, "num_samples": inputs["num_samples"]}
-    found = model.get_audio_features(**batch)
-    return found[0][found[1]] if isinstance(found, tuple) else found.pooler_output
+    cached = {"speech_features": model.encode_audio(inputs), "num_samples": inputs.num_samples}
+    return model.get_audio_features(**cached).pooler_output
 
 
 def test_speech_tokens_are_as_long_as_the_backbones_embeddings(tmp_path: Path) -> None:

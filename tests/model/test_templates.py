@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from aista.errors import ConfigError
-from aista.model.assembly import configure
-from aista.model.spans import broken_tags, prefix_ids, suitable_template, text_ids
+from aista.model.loading import configure
 from aista.text.prompts import TEMPLATES, render, template
+from aista.text.tokens import broken_tags, suitable_template, text_ids
 from tests.tiny import language_model, whisper
 
 CHAT = ["<|im_start|>", "<|im_end|>"]
@@ -66,7 +66,8 @@ def test_a_model_is_not_configured_with_a_template_in_pieces(tmp_path: Path) -> 
 def test_the_chat_form_of_qwen_puts_system_and_user_before_the_speech() -> None:
     made = tokenizer_with(CHAT)
     prompt = render("qwen_chat", "Translate.")
-    assert made.decode(prefix_ids(made, prompt)) == (
+    assert not prompt.bos
+    assert made.decode(text_ids(made, prompt.prefix)) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     )
     assert prompt.suffix == "\nTranslate.<|im_end|>\n<|im_start|>assistant\n"

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from aista.config import JointSettings, PretrainSettings, SelectSettings
 from aista.model import AistaConfig, BeatsConfig, BeatsModel
-from aista.model.assembly import qformer_config
 from aista.model.estimate import on_meta, qwen2_7b, vicuna, whisper_large_v2
+from aista.model.loading import qformer_config
 from aista.selection.select import select
 from aista.training.arguments import training_arguments
 from aista.training.joint import joint

@@ -119,7 +119,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
 
     with monkeypatch.context() as patch:
         if moment == "weights":
-            patch.setattr("aista.model.assembly.save_file", fail)
+            patch.setattr("aista.model.loading.save_file", fail)
         else:  # torch.save's own words, when the second checkpoint is written
             saved = torch.save
 

@@ -10,6 +10,7 @@ from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.speech_llm import Batcher, SpeechLM
 from aista.training.objective import SpeechTextObjective, predictions
 from aista.training.pretrain import fresh_model
 from tests import tiny
@@ -24,9 +25,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple:
 
 
 def batch(processor: AistaProcessor, dataset: SpeechDataset, **options: bool) -> dict:
-    found = Collator(processor, **options)([dataset[i] for i in range(len(dataset))])
-    found.pop("ids")
-    return found
+    collator = Collator(Batcher(processor, processor.config), **options)
+    found = collator([dataset[i] for i in range(len(dataset))])
+    return {"speech": found["speech"], "text": found["text"]}
 
 
 def objective(model: AistaForConditionalGeneration, name: str, alpha: float = 0.5) -> SpeechTextObjective:
@@ -39,16 +40,12 @@ def test_an_answer_behind_the_transcript_changes_none_of_its_states(parts: tuple
     model.eval()
     short = batch(processor, dataset, transcripts=True)
     long = batch(processor, dataset, transcripts=True, transcript_answers=True)
-    states = [
-        model.text_states(given["transcript_input_ids"], given["transcript_attention_mask"], (0, 3))
-        for given in (short, long)
-    ]
+    texts = short["text"], long["text"]
+    states = [SpeechLM(model).text_states(text, (0, 3)) for text in texts]
     for layer in (0, 3):
-        one, other = (
-            state[layer][given["transcript_mask"]] for state, given in zip(states, (short, long), strict=True)
-        )
+        one, other = (state[layer][text.span] for state, text in zip(states, texts, strict=True))
         torch.testing.assert_close(one, other)
-    ids, read = long["labels"], long["transcript_labels"]
+    ids, read = long["speech"].labels, long["text"].labels
     assert ids[ids != -100].tolist() == read[read != -100].tolist()
 
 
@@ -58,15 +55,16 @@ def test_both_branches_predict_the_same_tokens(parts: tuple) -> None:
     model.eval()
     given = batch(processor, dataset, transcripts=True, transcript_answers=True)
     written = [dataset.utterance(i).text for i in range(len(dataset))]
-    instructions = [Collator(processor).instruction(dataset.utterance(i)) for i in range(len(dataset))]
+    batcher, speech_llm = Batcher(processor, model.config), SpeechLM(model)
+    instructions = [Collator(batcher).instruction(dataset.utterance(i)) for i in range(len(dataset))]
     targets = [dataset.utterance(i).target for i in range(len(dataset))]
-    row = processor(source_text=written, text=instructions, targets=targets)
-    wanted = predictions(model(row["input_ids"], row["attention_mask"]).logits, row["labels"])
-    outputs = model.text_outputs(given["transcript_input_ids"], given["transcript_attention_mask"])
-    found = predictions(outputs.logits, given["transcript_labels"])
+    row = batcher.training(written, instructions, targets)
+    wanted = predictions(model(row.input_ids, row.attention_mask).logits, row.labels)
+    outputs = speech_llm.text_outputs(given["text"])
+    found = predictions(outputs.logits, given["text"].labels)
     assert torch.equal(found[1], wanted[1])
     torch.testing.assert_close(found[0][found[1]], wanted[0][wanted[1]])
-    frozen = model.text_outputs(given["transcript_input_ids"], given["transcript_attention_mask"], lora=False)
+    frozen = speech_llm.text_outputs(given["text"], lora=False)
     torch.testing.assert_close(frozen.logits, outputs.logits)  # fresh LoRA is no LoRA
 
 
@@ -76,12 +74,12 @@ def test_the_text_branch_runs_for_those_who_look_at_it(
 ) -> None:
     model, processor, dataset = parts
     ran = []
-    for branch in ("text_states", "text_outputs"):
-        original = getattr(model, branch)
-        monkeypatch.setattr(
-            model, branch, lambda *a, _b=branch, _o=original, **k: ran.append(_b) or _o(*a, **k)
-        )
     trained = objective(model, name)
+    for branch in ("text_states", "text_outputs"):
+        original = getattr(trained.speech_llm, branch)
+        monkeypatch.setattr(
+            trained.speech_llm, branch, lambda *a, _b=branch, _o=original, **k: ran.append(_b) or _o(*a, **k)
+        )
     method = trained.alignment
     joint = trained(
         **batch(processor, dataset, transcripts=method.active, transcript_answers=method.needs_logits)

@@ -11,6 +11,7 @@ import torch
 from aista.config import TrainSettings
 from aista.errors import ConfigError
 from aista.model import AistaForConditionalGeneration, AistaProcessor
+from aista.speech_llm import SpeechLM
 from aista.training.pretrain import fresh_model
 from aista.training.run import speed_up
 from tests import tiny
@@ -28,16 +29,17 @@ def parts(
 def states(parts: tuple[AistaForConditionalGeneration, AistaProcessor]) -> list[torch.Tensor]:
     """What a step looks at: the loss, hidden states of speech, of a text at layer 1 and at layer 0."""
     model, processor = parts
-    batch = processor(noise(0.5, 1.0), "Translate.", ["Ja.", "Nein."], transcripts=["Yes.", "No, no."])
-    text = batch.pop("transcript_input_ids"), batch.pop("transcript_attention_mask")
-    del batch["transcript_mask"]
+    speech_llm = SpeechLM(model, processor)
+    batcher = speech_llm.batcher
+    batch = batcher.training(noise(0.5, 1.0), ["Translate."] * 2, ["Ja.", "Nein."])
+    text = batcher.written(batch, ["Yes.", "No, no."])
     found = []
     for _ in range(2):
-        output = model(**batch, capture_layers=[0, 2])
+        output = speech_llm.predict(batch, [0, 2], logits="all")
         output.loss.backward()
-        written = model.text_states(*text, [1])[1]
-        embedded = model.text_states(*text, [0])[0]
-        found = [output.loss, output.hidden_states[0], output.hidden_states[2], written, embedded]
+        written = speech_llm.text_states(text, [1])[1]
+        embedded = speech_llm.text_states(text, [0])[0]
+        found = [output.loss, output.states[0], output.states[2], written, embedded]
     return [each.detach() for each in found]
 
 

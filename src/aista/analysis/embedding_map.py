@@ -21,9 +21,10 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.collate import SpeechDataset
 from aista.errors import EvaluationError
 from aista.selection.hidden_states import paired_states
+from aista.speech_llm import SpeechLM
 
 FEWEST = 4
 SHARES = (0.25, 0.5, 0.75)
@@ -55,8 +56,7 @@ def mean_states(
     """
     spoken: list[np.ndarray] = []
     written: list[np.ndarray] = []
-    collator = Collator(processor, transcripts=True)
-    for speech, text in paired_states(model, dataset, collator, (layer,), batch_size):
+    for speech, text in paired_states(SpeechLM(model, processor), dataset, (layer,), batch_size):
         spoken += [states.mean(dim=0).numpy() for states in speech[layer]]
         written += [states.mean(dim=0).numpy() for states in text[layer]]
     return MeanStates(np.stack(spoken), np.stack(written))

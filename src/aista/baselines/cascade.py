@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperForConditionalGeneration
 
 from aista.audio.rates import SAMPLE_RATE_HZ
@@ -21,8 +22,6 @@ from aista.baselines.base import Baseline, identity
 from aista.errors import CheckpointError, ConfigError
 from aista.inference.answering import Answer, read_answer
 from aista.inference.translating import Request
-from aista.model import spans
-from aista.model.assembly import default_dtype
 from aista.model.backbones import family
 from aista.model.bases import (
     load_backbone,
@@ -32,8 +31,10 @@ from aista.model.bases import (
     read_config,
     speech_config,
 )
+from aista.model.loading import default_dtype
 from aista.text.languages import language
 from aista.text.prompts import instruction, render
+from aista.text.tokens import end_token_id, suitable_template, text_ids
 
 CHAT = "chat"
 _MOST_PROMPT_TOKENS = 4  # start, language, task, no timestamps
@@ -83,7 +84,7 @@ class System(Baseline):
         self.llm: Any = load_backbone(writing, kind).to(self.device).eval()
         self.tokenizer = load_tokenizer(writing)
         if template != CHAT:
-            template = spans.suitable_template(self.tokenizer, template, _template_of(writing))
+            template = suitable_template(self.tokenizer, template, _template_of(writing))
         self.template = template
         if self.template == CHAT and not getattr(self.tokenizer, "chat_template", None):
             raise ConfigError("This language model brings no chat form.", got=llm, advice="Set template.")
@@ -148,10 +149,12 @@ class System(Baseline):
 
     def _translated(self, texts: Sequence[str], request: Request) -> list[Answer]:
         rows, end = self._prompts(texts, request)
-        ids, mask = spans.stack(rows, end, "left")
+        tensors = [torch.tensor(row) for row in rows]
+        ids = pad_sequence(tensors, True, end, padding_side="left")
+        mask = pad_sequence([torch.ones_like(row) for row in tensors], True, padding_side="left")
         new = self.llm.generate(
             input_ids=ids.to(self.device),
-            attention_mask=mask.long().to(self.device),
+            attention_mask=mask.to(self.device),
             do_sample=False,
             eos_token_id=end,
             pad_token_id=end,
@@ -165,15 +168,17 @@ class System(Baseline):
         if self.template == CHAT:
             return [self._chat(text, request) for text in texts], int(self.tokenizer.eos_token_id)
         prompt = render(self.template, instruction("st", request.target))
-        end = spans.end_token_id(self.tokenizer, self.template)
-        slots = [spans.text_ids(self.tokenizer, text) for text in texts]
-        return [spans.make_row(self.tokenizer, prompt, slot, [], end).prompt for slot in slots], end
+        end = end_token_id(self.tokenizer, self.template)
+        bos = [self.tokenizer.bos_token_id] if prompt.bos and self.tokenizer.bos_token_id is not None else []
+        pieces = [[prompt.prefix, text, prompt.suffix] for text in texts]
+        ids = [[token for piece in row for token in text_ids(self.tokenizer, piece)] for row in pieces]
+        return [bos + row for row in ids], end
 
     def _chat(self, text: str, request: Request) -> list[int]:
         names = {"source": language(request.source).name, "target": language(request.target).name}
         message = {"role": "user", "content": _CHAT_WORDING.format(text=text, **names)}
         written = self.tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-        return spans.text_ids(self.tokenizer, written)
+        return text_ids(self.tokenizer, written)
 
 
 def _whisper(folder: Path) -> Any:

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 
 from aista.errors import CheckpointError
 from aista.inference.answering import Answer, GenerationSettings, read_answer
-from aista.model.assembly import default_dtype
 from aista.model.bases import check_tokenizer, locate, refusal
+from aista.model.loading import default_dtype
 
 _SAMPLING = ("temperature", "top_p", "top_k", "typical_p", "min_p")
 

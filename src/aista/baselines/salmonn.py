@@ -14,6 +14,7 @@ from aista.checkpoints import salmonn
 from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds, pieces_of
 from aista.inference.translating import Request
 from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.speech_llm import SpeechLM
 
 # SALMONN's test prompts (its En-Ja is zero-shot: no training prompt asks for Japanese).
 PROMPTS = {
@@ -98,5 +99,5 @@ class System(Baseline):
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound in SALMONN's wording."""
         wording = worded(PROMPTS, request, self.prompt)
-        questions = [Question(wording, samples=samples) for samples in pieces]
-        return answer(self.model, self.processor, questions, self.generation)
+        questions = [Question(wording, samples) for samples in pieces]
+        return answer(SpeechLM(self.model, self.processor), questions, self.generation)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aista.errors import CheckpointError
-from aista.model import assembly, bases
+from aista.model import loading
 from aista.model.configuration import AistaConfig
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
@@ -141,9 +141,8 @@ def load(
     report.settings = settings
     config = _configure(state, settings, whisper, beats, llm, qformer_heads, parity)
     _require_llm(state, config, any_llm)
-    for role, place in assembly.locate_bases(config).items():
-        config.bases[role]["fingerprint"] = bases.identify(role, place)
-    parts = assembly.load_parts(config, dtype=dtype, quantization=quantization, device_map=device_map)
+    loading.identify_bases(config)
+    parts = loading.load_parts(config, loading.Options(dtype, quantization, device_map))
     _check_leaks(state, parts["audio_encoder"], config, report)
     model = AistaForConditionalGeneration(config, **parts)
     taken = {ours: state[theirs] for theirs, ours in report.taken.items()}
@@ -226,7 +225,7 @@ def _configure(
             else "This checkpoint was trained without BEATs.",
             advice="Give --beats PATH." if beats is None else "Leave --beats out.",
         )
-    config = assembly.configure(
+    return loading.configure(
         whisper,
         llm,
         beats,
@@ -248,9 +247,8 @@ def _configure(
         position_ids="slots" if parity else "mask",
         template="vicuna",
         batch_invariant=not parity,
+        extra_rows=1 if parity else 0,
     )
-    config.extra_rows = 1 if parity else 0
-    return config
 
 
 def _require_windows(settings: Mapping[str, Any]) -> None:

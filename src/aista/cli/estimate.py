@@ -69,7 +69,7 @@ def estimate(
 
 def _configured(path: str, overrides: list[str]) -> AistaConfig:
     from aista.config import PretrainSettings
-    from aista.model.assembly import configure
+    from aista.model.loading import configure
 
     settings = PretrainSettings.load(path, overrides).model
     return configure(

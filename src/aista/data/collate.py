@@ -1,4 +1,4 @@
-"""From utterances and their sound to batches: what a processor is handed."""
+"""From utterances and their sound to batches."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Any
 
 import torch
 
-from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.data.dataset import Content, SpeechDataset
 from aista.data.manifest import Utterance
-from aista.errors import ManifestError, ModelInputError
+from aista.errors import ManifestError
 from aista.text.prompts import instruction
 
 __all__ = ["Collator", "Content", "SpeechDataset"]
 
 
 class Collator:
-    """Hands the rows of a batch to the processor; may be sent to worker processes.
+    """Hands the rows of a batch to a model's batcher; may be sent to worker processes.
 
     Args:
-        processor: Called as ``AistaProcessor`` is.
+        batcher: Of the model, see ``aista.speech_llm.Batcher``.
         transcripts: Also encode the transcripts, for the text branch of an alignment loss.
         transcript_answers: Let the transcripts be followed by question and answer, as the speech is.
         targets: Encode what should be answered; without it the batch is a question only.
@@ -31,7 +30,7 @@ class Collator:
 
     def __init__(
         self,
-        processor: Any,
+        batcher: Any,
         *,
         transcripts: bool = False,
         transcript_answers: bool = False,
@@ -39,7 +38,7 @@ class Collator:
         prompt_pool: bool = False,
         seed: int = 0,
     ) -> None:
-        self.processor = processor
+        self.batcher = batcher
         self.transcripts, self.transcript_answers, self.targets = transcripts, transcript_answers, targets
         self.prompt_pool, self.seed = prompt_pool, seed
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # seen by living workers too
@@ -56,37 +55,24 @@ class Collator:
         return instruction(utterance.task, utterance.answer_lang, draw=draw)
 
     def __call__(self, items: Sequence[tuple[Utterance, Content]]) -> dict[str, Any]:
-        """Return the processor's batch, plus ``ids``.
+        """Return ``speech``, a batch of the rows; ``text``, the same with transcripts in place of speech, or
+        None; ``labels`` of ``speech`` (trainers count them); and ``ids``.
 
         Raises:
             ManifestError: A row lacks its target or its transcript.
             ModelInputError: Sound, features and text are mixed in one batch.
         """
-        rows = [utterance for utterance, _ in items]
-        batch = self.processor(
-            text=[self.instruction(row) for row in rows],
-            targets=[row.target for row in rows] if self.targets else None,
-            transcripts=[_transcript(row) for row in rows] if self.transcripts else None,
-            transcript_answers=self.transcript_answers,
-            **_slot([content for _, content in items]),
-        )
-        return {**batch, "ids": [row.id for row in rows]}
-
-
-def _slot(contents: list[Content]) -> dict[str, Any]:
-    """Return the processor's arguments for what stands in the speech slot."""
-    kinds = {"text" if isinstance(content, str) else content.ndim for content in contents}
-    if len(kinds) > 1:
-        raise ModelInputError(
-            "A batch mixes sound and text.",
-            advice="Keep rows of task mt in a manifest of their own, apart from rows with audio.",
-        )
-    if kinds == {"text"}:
-        return {"source_text": contents}
-    if kinds == {1}:
-        return {"audio": contents, "sampling_rate": SAMPLE_RATE_HZ}
-    # Whole windows of frames were cached: their number says how many samples they stand for.
-    return {"features": contents, "num_samples": [len(content) * SAMPLES_PER_FRAME for content in contents]}
+        rows, contents = [row for row, _ in items], [content for _, content in items]
+        instructions = [self.instruction(row) for row in rows]
+        if self.targets:
+            speech = self.batcher.training(contents, instructions, [row.target for row in rows])
+        else:
+            speech = self.batcher.translation(contents, instructions)
+        text = None
+        if self.transcripts:
+            transcripts = [_transcript(row) for row in rows]
+            text = self.batcher.written(speech, transcripts, whole=self.transcript_answers)
+        return {"speech": speech, "text": text, "labels": speech.labels, "ids": [row.id for row in rows]}
 
 
 def _transcript(utterance: Utterance) -> str:

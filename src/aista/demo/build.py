@@ -21,7 +21,7 @@ from aista.demo.model_card import write_card
 from aista.demo.stages import NANO_TRAIN, Clock, bar, shipped_settings
 from aista.evaluation.evaluate import evaluate
 from aista.evaluation.settings import EvaluateSettings
-from aista.model.assembly import read_trained, write_trained
+from aista.model.loading import read_trained, write_trained
 from aista.selection.select import select
 from aista.training.joint import joint
 from aista.training.pretrain import pretrain

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from aista import ot
 from aista.data.collate import Collator, SpeechDataset
 from aista.evaluation.metrics import token_accuracy
-from aista.model.spans import text_ids
 from aista.retrieval import pair_distances
 from aista.selection.hidden_states import paired_states
+from aista.speech_llm import Batch, SpeechLM
+from aista.text.tokens import text_ids
 
 _BATCH = 16
 
@@ -25,9 +26,9 @@ _BATCH = 16
 def teacher_forced_accuracy(model: Any, processor: Any, dataset: SpeechDataset) -> tuple[int, int]:
     """Return (right target tokens, target tokens) of a model that is shown the right beginning."""
     right = total = 0
-    for batch in _batches(model, processor, dataset, "token accuracy"):
-        labels = batch["labels"]
-        correct, count = token_accuracy(model(**batch).logits, labels)
+    speech_llm = SpeechLM(model, processor)
+    for batch in _batches(speech_llm, dataset, "token accuracy"):
+        correct, count = token_accuracy(speech_llm.predict(batch, logits="all").logits, batch.labels)
         right, total = right + correct, total + count
     return right, total
 
@@ -83,16 +84,12 @@ def transport_map(model: Any, processor: Any, dataset: SpeechDataset, layer: int
 def _states(
     model: Any, processor: Any, dataset: SpeechDataset, layers: tuple[int, ...]
 ) -> Iterator[tuple[dict[int, list[Tensor]], dict[int, list[Tensor]]]]:
-    return paired_states(model, dataset, Collator(processor, transcripts=True), layers, _BATCH)
+    return paired_states(SpeechLM(model, processor), dataset, layers, _BATCH)
 
 
-def _batches(
-    model: Any, processor: Any, dataset: SpeechDataset, description: str
-) -> Iterator[dict[str, Any]]:
-    collator = Collator(processor)
+def _batches(speech_llm: SpeechLM, dataset: SpeechDataset, description: str) -> Iterator[Batch]:
+    collator = Collator(speech_llm.batcher)
     starts = range(0, len(dataset), _BATCH)
     for start in tqdm(starts, desc=description, unit="batch"):
         rows = [dataset[i] for i in range(start, min(start + _BATCH, len(dataset)))]
-        batch = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in collator(rows).items()}
-        batch.pop("ids", None)
-        yield batch
+        yield collator(rows)["speech"].to(speech_llm.model.device)

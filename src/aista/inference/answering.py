@@ -39,20 +39,15 @@ class GenerationSettings(Settings):
 class Question:
     """One thing to ask the model: an instruction, and what stands in the speech slot.
 
-    Exactly one of ``samples``, ``features`` and ``source_text`` is given.
-
     Attributes:
         instruction: What is asked for.
-        samples: float32 (n,), 16 kHz; no longer than the model hears at once.
-        features: (frames, D) cached outputs of the frozen encoders, with ``num_samples`` of their audio.
-        source_text: Text that stands where speech would stand (zero-shot text translation).
+        content: Samples, float32 (n,) at 16 kHz, no longer than the model hears at once; or (frames, D)
+            cached outputs of the frozen encoders; or a text that stands where speech would stand (zero-shot
+            text translation).
     """
 
     instruction: str
-    samples: np.ndarray | None = None
-    features: np.ndarray | None = None
-    num_samples: int | None = None
-    source_text: str | None = None
+    content: np.ndarray | str
 
 
 @dataclass(frozen=True)
@@ -71,14 +66,11 @@ class Answer:
 
 
 @torch.no_grad()
-def answer(
-    model: Any, processor: Any, questions: Sequence[Question], generation: GenerationSettings
-) -> list[Answer]:
+def answer(speech_llm: Any, questions: Sequence[Question], generation: GenerationSettings) -> list[Answer]:
     """Ask the model, ``generation.batch_size`` questions at a time.
 
     Args:
-        model: An ``AistaForConditionalGeneration`` in eval mode.
-        processor: Its processor.
+        speech_llm: A ``SpeechLM``, its model in eval mode.
         questions: All of one kind: samples, features, or text.
         generation: How to search.
 
@@ -88,32 +80,16 @@ def answer(
     answers: list[Answer] = []
     for start in range(0, len(questions), generation.batch_size):
         batch = questions[start : start + generation.batch_size]
-        inputs = processor(text=[row.instruction for row in batch], padding_side="left", **_slot(batch))
-        inputs = {key: _placed(value, model) for key, value in inputs.items()}
+        instructions = [row.instruction for row in batch]
+        inputs = speech_llm.batcher.translation([row.content for row in batch], instructions)
         options = generation.model_dump(exclude={"batch_size"})
-        new_tokens = model.generate(**inputs, **options, do_sample=False)
-        end = model.config.end_token_id
+        new_tokens = speech_llm.generate(inputs.to(speech_llm.model.device), **options, do_sample=False)
+        end = speech_llm.model.config.end_token_id
+        tokenizer = speech_llm.processor.tokenizer
         answers += [
-            read_answer(row, processor.tokenizer, end, generation.max_new_tokens)
-            for row in new_tokens.tolist()
+            read_answer(row, tokenizer, end, generation.max_new_tokens) for row in new_tokens.tolist()
         ]
     return answers
-
-
-def _slot(batch: Sequence[Question]) -> dict[str, Any]:
-    """Return the processor's arguments for what stands in the speech slot."""
-    if batch[0].source_text is not None:
-        return {"source_text": [row.source_text for row in batch]}
-    if batch[0].features is not None:
-        return {
-            "features": [row.features for row in batch],
-            "num_samples": [row.num_samples for row in batch],
-        }
-    return {"audio": [row.samples for row in batch], "sampling_rate": SAMPLE_RATE_HZ}
-
-
-def _placed(value: Any, model: Any) -> Any:
-    return value.to(model.device) if isinstance(value, torch.Tensor) else value
 
 
 def read_answer(tokens: list[int], tokenizer: Any, end: int, max_new_tokens: int) -> Answer:

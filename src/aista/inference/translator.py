@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aista import processes
-from aista.audio.rates import SAMPLES_PER_FRAME, SAMPLES_PER_WINDOW
+from aista.audio.rates import SAMPLES_PER_WINDOW
 from aista.audio.segments import Segment
 from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds, pieces_of
 from aista.inference.translating import (
@@ -19,6 +19,7 @@ from aista.inference.translating import (
     TranslatedSegment,
     Translation,
 )
+from aista.speech_llm import SpeechLM
 from aista.text.prompts import instruction
 
 __all__ = ["SHIPPED", "Sound", "TranslatedSegment", "Translation", "Translator", "load"]
@@ -44,14 +45,10 @@ def load(
     name = SHIPPED if path is None else os.fspath(path)
     generation = GenerationSettings.of(options, source="the options of load")
 
-    from aista.model.bases import locate
-    from aista.model.processing import AistaProcessor
-    from aista.model.speech_lm import AistaForConditionalGeneration
-
     place = processes.device_named(device)
-    folder = locate(name)
-    model = AistaForConditionalGeneration.from_pretrained(folder).to(place).eval()
-    return Translator(model, AistaProcessor.from_pretrained(folder), name=name, generation=generation)
+    speech_llm = SpeechLM.load(name)
+    speech_llm.model.to(place)
+    return Translator(speech_llm.model, speech_llm.processor, name=name, generation=generation)
 
 
 class Translator(SpeechTranslator):
@@ -73,6 +70,7 @@ class Translator(SpeechTranslator):
     ) -> None:
         self.model = model
         self.processor = processor
+        self.speech_llm = SpeechLM(model, processor)
         self.name = name
         self.generation = generation or GenerationSettings()
 
@@ -93,17 +91,9 @@ class Translator(SpeechTranslator):
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound, or cached features (frames, D), in the standard wording of the task."""
         wording = request.prompt or instruction(request.task, request.target)
-        questions = [_question(wording, piece) for piece in pieces]
-        return answer(self.model, self.processor, questions, self.generation)
+        return answer(self.speech_llm, [Question(wording, piece) for piece in pieces], self.generation)
 
     def answer_texts(self, texts: Sequence[str], request: Request) -> list[Answer]:
         """Answer texts that stand where the speech would stand (zero-shot text translation)."""
         wording = request.prompt or instruction(request.task, request.target)
-        questions = [Question(wording, source_text=text) for text in texts]
-        return answer(self.model, self.processor, questions, self.generation)
-
-
-def _question(wording: str, piece: np.ndarray) -> Question:
-    if piece.ndim == 2:
-        return Question(wording, features=piece, num_samples=len(piece) * SAMPLES_PER_FRAME)
-    return Question(wording, samples=piece)
+        return answer(self.speech_llm, [Question(wording, text) for text in texts], self.generation)

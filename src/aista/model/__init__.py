@@ -4,7 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoPr
 
 from aista.model.beats import BeatsForAudioTagging, BeatsModel
 from aista.model.configuration import AistaConfig, BeatsConfig
-from aista.model.outputs import AistaOutput
+from aista.model.inputs import SpeechInputs
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 
@@ -17,9 +17,9 @@ AutoProcessor.register(AistaConfig, AistaProcessor, exist_ok=True)
 __all__ = [
     "AistaConfig",
     "AistaForConditionalGeneration",
-    "AistaOutput",
     "AistaProcessor",
     "BeatsConfig",
     "BeatsForAudioTagging",
     "BeatsModel",
+    "SpeechInputs",
 ]

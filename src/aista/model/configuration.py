@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from huggingface_hub.dataclasses import strict
-from torch import Tensor
 from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig, WhisperConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -86,6 +84,8 @@ class AistaConfig(PreTrainedConfig):
             ``model_type``.
         directions: What it was trained for so far, e.g. ``en-en`` (recognition), ``en-zh``; None: unknown.
         pad_token_id, end_token_id: Fills rows; closes an answer.
+        audio_token_id: Placeholder of a speech token in ``input_ids``. It is never looked up. None: one past
+            the backbone's vocabulary (its ``extra_rows`` included).
         extra_rows: Rows of zeros after the backbone's vocabulary (SALMONN adds one for its ``[PAD]``, and its
             zero logit takes part in the softmax).
         seed: Of the trainable parts' first values.
@@ -116,6 +116,7 @@ class AistaConfig(PreTrainedConfig):
     directions: list[str] | None = None
     pad_token_id: int = 0
     end_token_id: int = 0
+    audio_token_id: int | None = None
     extra_rows: int = 0
     seed: int = 0
     tie_word_embeddings: bool = False
@@ -136,6 +137,8 @@ class AistaConfig(PreTrainedConfig):
         self.lora = LORA_DEFAULTS | (self.lora or {})
         self.bases = self.bases or {}
         super().__post_init__(**kwargs)
+        if self.audio_token_id is None:  # also in models that were saved before there was a placeholder
+            self.audio_token_id = self.text_config.vocab_size + self.extra_rows
 
     @property
     def feature_dim(self) -> int:
@@ -157,13 +160,6 @@ class AistaConfig(PreTrainedConfig):
         if self.speech_tokens == "padded":
             return self.max_windows
         return min(-(-num_samples // (self.frames_per_window * SAMPLES_PER_FRAME)), self.max_windows)
-
-    def windows_of(self, num_samples: Tensor) -> Tensor:
-        """Return ``windows_for`` of every element, on its device."""
-        if self.speech_tokens == "padded":
-            return torch.full_like(num_samples, self.max_windows)
-        window = self.frames_per_window * SAMPLES_PER_FRAME
-        return (-(-num_samples // window)).clamp(max=self.max_windows)
 
     def frames_for(self, num_samples: int) -> int:
         """Return the number of encoder frames that matter for ``num_samples`` (what a cache has to keep)."""

@@ -10,8 +10,8 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config, WhisperConf
 
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import ConfigError
-from aista.model.assembly import qformer_config
 from aista.model.configuration import AistaConfig, BeatsConfig
+from aista.model.loading import qformer_config
 from aista.model.speech_lm import AistaForConditionalGeneration
 
 GIB = 2**30

@@ -121,8 +121,8 @@ def _encode(
             rows = clips.readable(chosen)
             if not rows:
                 continue
-            audio = processor.audio_inputs([samples for _, samples in rows])
-            frames = model.encode_audio(**{name: value.to(device) for name, value in audio.items()})
+            speech = processor.audio_inputs([samples for _, samples in rows])
+            frames = model.encode_audio(speech.to(device))
             for (utterance, samples), features in zip(rows, frames.cpu(), strict=True):
                 key = clips.feature_key(utterance)
                 writer.add(key, features[: model.config.frames_for(len(samples))].numpy())

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, WhisperFeatureExtractor
 from transformers.processing_utils import ProcessorMixin
 
 from aista.audio.fbank import beats_fbank, num_fbank_frames
-from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.errors import ModelInputError
-from aista.model import assembly, bases, spans
+from aista.model import bases, loading
 from aista.model.configuration import AistaConfig
-from aista.model.layout import Layout
-from aista.text.prompts import instruction, render
+from aista.model.inputs import SpeechInputs
+from aista.text.prompts import render, template
+from aista.text.tokens import text_ids
 
 __all__ = ["AistaProcessor"]
 
@@ -28,7 +29,12 @@ class AistaProcessor(ProcessorMixin):
     """Everything between a user's audio and text and the tensors the model takes.
 
     It follows the model's configuration, so the two cannot disagree about windows, templates or tokens.
+
+    Attributes:
+        audio_token: Stands for the speech in the text of a prompt; it is no token of the tokenizer.
     """
+
+    audio_token = "<|audio|>"
 
     def __init__(
         self, feature_extractor: WhisperFeatureExtractor, tokenizer: Any, config: AistaConfig
@@ -41,7 +47,7 @@ class AistaProcessor(ProcessorMixin):
     @classmethod
     def from_config(cls, config: AistaConfig, *, beside: Path | None = None) -> AistaProcessor:
         """Make the processor of a model from its configuration; its bases must be at hand."""
-        paths = assembly.locate_bases(config, beside)
+        paths = loading.locate_bases(config, beside)
         extractor = bases.load_feature_extractor(paths["speech_encoder"])
         return cls(extractor, bases.load_tokenizer(paths["backbone"]), config)
 
@@ -49,8 +55,8 @@ class AistaProcessor(ProcessorMixin):
     def from_bases(
         cls, speech_encoder: str, backbone: str, audio_encoder: str | None = None, **settings: Any
     ) -> AistaProcessor:
-        """Make the processor for a model on these bases; arguments as for ``assembly.configure``."""
-        return cls.from_config(assembly.configure(speech_encoder, backbone, audio_encoder, **settings))
+        """Make the processor for a model on these bases; arguments as for ``loading.configure``."""
+        return cls.from_config(loading.configure(speech_encoder, backbone, audio_encoder, **settings))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> AistaProcessor:  # type: ignore[override]
@@ -60,7 +66,7 @@ class AistaProcessor(ProcessorMixin):
             CheckpointError: The folder holds no saved model.
         """
         folder = bases.locate(str(folder))
-        config = assembly.read_checkpoint_config(folder)
+        config = loading.read_checkpoint_config(folder)
         if not (folder / "tokenizer_config.json").is_file():
             return cls.from_config(config, beside=folder)
         extractor = WhisperFeatureExtractor.from_pretrained(folder)
@@ -72,168 +78,130 @@ class AistaProcessor(ProcessorMixin):
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(folder)
         self.feature_extractor.save_pretrained(folder)
-        if not (folder / assembly.CONFIG).is_file():
+        if not (folder / loading.CONFIG).is_file():
             self.config.save_pretrained(folder)
 
     # ---- using
 
     def __call__(
         self,
+        text: Sequence[str] | str,
         audio: Sequence[np.ndarray] | None = None,
-        text: Sequence[str] | str | None = None,
-        targets: Sequence[str] | None = None,
-        transcripts: Sequence[str] | None = None,
         *,
-        transcript_answers: bool = False,
+        padding_side: str = "left",
         sampling_rate: int = SAMPLE_RATE_HZ,
-        features: Sequence[np.ndarray] | None = None,
-        num_samples: Sequence[int] | None = None,
-        source_text: Sequence[str] | None = None,
-        task: str = "st",
-        language: str | None = None,
-        padding_side: str | None = None,
-        max_target_tokens: int | None = None,
+        padding: bool = True,
+        return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Prepare a batch.
-
-        Exactly one of ``audio``, ``features`` and ``source_text`` fills the ``<Speech>`` slot of the prompts.
+        """Prepare prompts and sound: what ``forward`` and ``generate`` take.
 
         Args:
-            audio: B mono recordings, float arrays (n,) at 16 kHz with full scale 1.0.
-            text: B instructions, or one for all; None: the standard one for ``task`` and ``language``.
-            targets: B answers. Each ends with the template's end token.
-            transcripts: B transcripts, for the text branch of the alignment.
-            transcript_answers: Let them be followed by the question and the target, as the speech is.
+            text: B prompts, as ``apply_chat_template`` returns them: one ``audio_token`` in each. It is
+                expanded to as many placeholders as there are speech tokens. What stands before it and after
+                it is tokenised separately.
+            audio: B mono recordings, float arrays (n,) at 16 kHz with full scale 1.0; or B cached encoder
+                outputs (frames, D). None: placeholders stay single.
+            padding_side: ``left``, to generate, or ``right``.
             sampling_rate: Of ``audio``, in Hz; anything but 16,000 is refused rather than resampled unseen.
-            features: B cached encoder outputs (frames, D), with ``num_samples``, the lengths of their audio.
-            source_text: B texts that stand where the speech would (zero-shot text translation).
-            task, language: For the standard instruction, see ``aista.text.prompts``.
-            padding_side: ``right`` (default with targets), ``left`` (default without: to generate), or
-                ``between`` prompt and target (SALMONN's habit).
-            max_target_tokens: Cut answers to so many tokens, end included (a cut answer has no end).
+            padding, return_tensors: Padded torch tensors are the only kind there is.
 
         Returns:
-            ``input_ids``, ``attention_mask``, ``speech_mask`` (B, T), ``labels`` (with targets),
-            ``num_samples`` (B,); ``input_features`` (B, mel, frames), ``fbank`` (B, T, 128) and
-            ``fbank_mask``, or ``speech_features`` (B, F, D); with transcripts ``transcript_input_ids``,
-            ``transcript_attention_mask`` and ``transcript_mask`` (B, S), and with ``transcript_answers``
-            ``transcript_labels`` (B, S); with targets, ``layout``: the batch in numbers.
+            ``input_ids`` and ``attention_mask`` (B, T), and the fields of ``SpeechInputs``.
 
         Raises:
-            ModelInputError: Nothing or too much fills the slot, the numbers of things differ, or audio is
-                empty, not finite, too long, of another rate or of another kind.
-            ConfigError: The task, language or template is unknown.
+            ModelInputError: Prompts and recordings differ in number, a prompt has not exactly one
+                placeholder, or audio is empty, not finite, too long, of another rate or of another kind.
         """
-        size = _one_of(audio, features, source_text)
-        texts = self._instructions(text, size, task, language)
-        for name, things in (("text", texts), ("targets", targets), ("transcripts", transcripts)):
-            if things is not None and len(things) != size:
-                raise ModelInputError(f"There are {len(things)} {name} for a batch of {size}.")
-        batch: dict[str, Any] = {}
-        if audio is not None:
-            batch = self.audio_inputs(audio, sampling_rate)
-        elif features is not None:
-            batch = self._cached(features, num_samples)
-        slots: list[int | list[int]]
-        if source_text is not None:
-            slots = [spans.text_ids(self.tokenizer, line) for line in source_text]
-        else:
-            slots = [self.config.tokens_for(n) for n in batch["num_samples"].tolist()]
-        side = padding_side or ("left" if targets is None else "right")
-        batch |= self._sequences(texts, slots, targets, side, max_target_tokens)
-        if transcripts is not None:
-            answers = targets if transcript_answers else None
-            batch |= self._text_branch(texts, transcripts, answers, max_target_tokens)
-            if targets is not None:
-                widest = int(batch["transcript_mask"].sum(1).max())
-                batch["layout"] = replace(batch["layout"], widest_transcript=widest)
-        return BatchFeature(batch)
+        prompts = [text] if isinstance(text, str) else list(text)
+        if not padding or return_tensors != "pt":
+            raise ModelInputError(
+                "This processor gives padded torch tensors only.", got=(padding, return_tensors)
+            )
+        speech = None if audio is None else self.audio_inputs(audio, sampling_rate)
+        counts = [1] * len(prompts)
+        if speech is not None:
+            counts = [self.config.tokens_for(length) for length in speech.num_samples or ()]
+        if len(prompts) != len(counts):
+            raise ModelInputError(f"There are {len(prompts)} prompts for {len(counts)} recordings.")
+        rows = [
+            torch.tensor(self._ids(prompt, count, speech is not None))
+            for prompt, count in zip(prompts, counts, strict=True)
+        ]
+        real = [torch.ones_like(row) for row in rows]
+        batch = {
+            "input_ids": pad_sequence(rows, True, self.config.pad_token_id, padding_side),
+            "attention_mask": pad_sequence(real, True, 0, padding_side),
+        }
+        return BatchFeature(batch | ({} if speech is None else speech.to_dict()))
+
+    def _ids(self, prompt: str, count: int, has_speech: bool) -> list[int]:
+        """Tokenise one prompt, ``count`` placeholders where its ``audio_token`` stands."""
+        pieces = prompt.split(self.audio_token)
+        if len(pieces) > 2 or (has_speech and len(pieces) < 2):
+            raise ModelInputError(
+                "A prompt must hold the speech exactly once.",
+                got=f"{len(pieces) - 1} times {self.audio_token} in {prompt!r}",
+                advice="processor.apply_chat_template puts it there.",
+            )
+        bos = template(self.config.template).bos and self.tokenizer.bos_token_id is not None
+        ids = [self.tokenizer.bos_token_id] if bos else []
+        ids += text_ids(self.tokenizer, pieces[0])
+        if len(pieces) == 2:
+            ids += [self.config.audio_token_id] * count + text_ids(self.tokenizer, pieces[1])
+        return ids
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Sequence[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tokenize: bool = False,
+    ) -> str:
+        """Write down one request in the template of this model.
+
+        Args:
+            conversation: One message of the user: ``{"role": "user", "content": [{"type": "audio"}, {"type":
+                "text", "text": instruction}]}``.
+            add_generation_prompt, tokenize: True and False are the only values there are.
+
+        Returns:
+            The prompt, ``audio_token`` in the speech's place.
+
+        Raises:
+            ModelInputError: It is not one request about one recording.
+            ConfigError: The instruction holds the speech slot inside its text.
+        """
+        parts = conversation[0]["content"] if len(conversation) == 1 else ()
+        lines = [part["text"] for part in parts if isinstance(part, dict) and part["type"] == "text"]
+        if len(parts) != 2 or len(lines) != 1 or not add_generation_prompt or tokenize:
+            raise ModelInputError(
+                "This model takes one recording and one instruction.",
+                got=list(conversation),
+                expected='[{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": ...}]}]',
+            )
+        prompt = render(self.config.template, lines[0])
+        return prompt.prefix + self.audio_token + prompt.suffix
 
     def batch_decode(self, ids: Tensor, **options: Any) -> list[str]:
         """Turn generated ids (B, T) into texts, without special tokens and outer blanks."""
         options = {"skip_special_tokens": True} | options
         return [line.strip() for line in self.tokenizer.batch_decode(ids, **options)]
 
-    # ---- text
-
-    def _instructions(
-        self, text: Sequence[str] | str | None, size: int, task: str, language: str | None
-    ) -> list[str]:
-        if text is None:
-            text = instruction(task, language)
-        return [text] * size if isinstance(text, str) else list(text)
-
-    def _sequences(
-        self,
-        texts: Sequence[str],
-        slots: Sequence[int | list[int]],
-        targets: Sequence[str] | None,
-        side: str,
-        most: int | None,
-    ) -> dict[str, Any]:
-        if side not in ("left", "right", "between"):
-            raise ModelInputError("Unknown padding_side.", got=side, expected="left, right or between")
-        rows = self._rows(texts, slots, targets, most)
-        batch: dict[str, Any] = spans.batch_rows(rows, self.config.pad_token_id, side)
-        if targets is None:
-            del batch["labels"]
-        else:
-            batch["layout"] = Layout.of_rows(rows, side)
-        return batch
-
-    def _rows(
-        self,
-        texts: Sequence[str],
-        slots: Sequence[int | list[int]],
-        targets: Sequence[str] | None,
-        most: int | None,
-    ) -> list[spans.Row]:
-        pad, rows = self.config.pad_token_id, []
-        for row, (line, slot) in enumerate(zip(texts, slots, strict=True)):
-            target: list[int] = []
-            if targets is not None:
-                target = [*spans.text_ids(self.tokenizer, targets[row]), self.config.end_token_id][:most]
-            rows.append(spans.make_row(self.tokenizer, render(self.config.template, line), slot, target, pad))
-        return rows
-
-    def _text_branch(
-        self,
-        texts: Sequence[str],
-        transcripts: Sequence[str],
-        answers: Sequence[str] | None,
-        most: int | None,
-    ) -> dict[str, Tensor]:
-        """Prefix and transcript; question and answer, which cannot change their states, only if asked for."""
-        inside = [spans.text_ids(self.tokenizer, transcript) for transcript in transcripts]
-        rows = self._rows(texts, inside, answers, most)
-        sequences = [
-            row.prompt[: row.slot.stop] if answers is None else row.prompt + row.target for row in rows
-        ]
-        places = [
-            [row.slot.start <= place < row.slot.stop for place in range(len(sequence))]
-            for row, sequence in zip(rows, sequences, strict=True)
-        ]
-        ids, mask = spans.stack(sequences, self.config.pad_token_id, "right")
-        batch = {
-            "transcript_input_ids": ids,
-            "transcript_attention_mask": mask.long(),
-            "transcript_mask": spans.stack(places, 0, "right")[0].bool(),
-        }
-        if answers is not None:
-            labels = [[spans.IGNORED] * len(row.prompt) + row.target for row in rows]
-            batch["transcript_labels"] = spans.stack(labels, spans.IGNORED, "right")[0]
-        return batch
-
     # ---- audio
 
-    def audio_inputs(
-        self, audio: Sequence[np.ndarray], sampling_rate: int = SAMPLE_RATE_HZ
-    ) -> dict[str, Tensor]:
-        """Return what ``encode_audio`` takes: ``input_features``, ``num_samples``, ``fbank``, ``fbank_mask``.
+    def audio_inputs(self, audio: Sequence[np.ndarray], sampling_rate: int = SAMPLE_RATE_HZ) -> SpeechInputs:
+        """Return what the encoders take, or took.
+
+        Args:
+            audio: B recordings (n,), or B cached encoder outputs (frames, D).
 
         Raises:
             ModelInputError: A recording is empty, not finite, too long, of another rate or of another kind.
         """
+        if not len(audio):
+            raise ModelInputError("There is no recording in this batch.")
+        if np.ndim(audio[0]) == 2:
+            return self._cached(audio)
         if sampling_rate != SAMPLE_RATE_HZ:
             raise ModelInputError(
                 "The audio has another sample rate than the model.",
@@ -249,8 +217,8 @@ class AistaProcessor(ProcessorMixin):
             max_length=self.config.max_samples,
             return_tensors="pt",
         )["input_features"]
-        batch = {"input_features": mel, "num_samples": torch.tensor([len(wave) for wave in waves])}
-        return batch | (self._fbank(waves) if self.config.audio_config is not None else {})
+        banks = self._fbank(waves) if self.config.audio_config is not None else {}
+        return SpeechInputs(tuple(len(wave) for wave in waves), mel, **banks)
 
     def _fbank(self, waves: list[np.ndarray]) -> dict[str, Tensor]:
         """Filterbanks for BEATs and their mask: each row for itself, or (SALMONN) of rows padded as audio."""
@@ -263,41 +231,30 @@ class AistaProcessor(ProcessorMixin):
             for wave, length in zip(waves, padded, strict=True)
         ]
         frames = num_fbank_frames(longest)
-        fbank = torch.nn.utils.rnn.pad_sequence(banks, batch_first=True)
+        fbank = pad_sequence(banks, batch_first=True)
         if beats.batch_invariant:
             real = torch.tensor([num_fbank_frames(length) for length in lengths])
         else:  # a frame is real if one of the samples that fall to its share is
             real = torch.tensor([-(-length // (longest // frames)) for length in lengths]).clamp(max=frames)
         return {"fbank": fbank, "fbank_mask": torch.arange(frames)[None] < real[:, None]}
 
-    def _cached(self, features: Sequence[np.ndarray], num_samples: Sequence[int] | None) -> dict[str, Tensor]:
-        if num_samples is None or len(num_samples) != len(features):
-            raise ModelInputError("Cached features need num_samples, the length of each one's audio.")
-        rows = []
-        for row, (array, length) in enumerate(zip(features, num_samples, strict=True)):
-            wanted = self.config.frames_for(int(length))
-            if array.ndim != 2 or array.shape[1] != self.config.feature_dim or len(array) < wanted:
+    def _cached(self, features: Sequence[np.ndarray]) -> SpeechInputs:
+        """Whole windows of frames were cached: their number says how many samples they stand for."""
+        rows, lengths = [], []
+        for row, array in enumerate(features):
+            windows = len(array) // self.config.frames_per_window
+            lengths.append(windows * self.config.frames_per_window * SAMPLES_PER_FRAME)
+            wanted = self.config.frames_for(lengths[-1])
+            if np.shape(array)[1:] != (self.config.feature_dim,) or not 0 < wanted <= len(array):
                 raise ModelInputError(
-                    f"Cached features of item {row} do not fit the model and the length of the audio.",
-                    got=array.shape,
-                    expected=(wanted, self.config.feature_dim),
-                    advice="Cache again: they come from other encoders or another setting of speech_tokens.",
+                    f"Cached features of item {row} do not fit the model.",
+                    got=np.shape(array),
+                    expected=(max(wanted, self.config.frames_per_window), self.config.feature_dim),
+                    advice="Cache again: they come from other encoders or another setting of speech_tokens. "
+                    "(If this is a recording: it must be mono, of shape (samples,).)",
                 )
             rows.append(torch.from_numpy(np.asarray(array[:wanted], dtype=np.float32)))
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return {"speech_features": padded, "num_samples": torch.tensor([int(n) for n in num_samples])}
-
-
-def _one_of(*fillers: Sequence[Any] | None) -> int:
-    """Demand that one thing fills the slot; return the size of the batch."""
-    given = [thing for thing in fillers if thing is not None]
-    if len(given) != 1 or not len(given[0]):
-        raise ModelInputError(
-            "Exactly one thing must fill the <Speech> slot.",
-            got=f"{len(given)} of audio, features, source_text" if len(given) != 1 else "an empty batch",
-            advice="processor(audio=[samples], text=[instruction])",
-        )
-    return len(given[0])
+        return SpeechInputs(tuple(lengths), speech_features=pad_sequence(rows, batch_first=True))
 
 
 def check_audio(samples: np.ndarray, max_samples: int, row: int = 0) -> np.ndarray:

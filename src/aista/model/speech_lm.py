@@ -1,33 +1,39 @@
-"""The speech LLM: frozen encoders, the window Q-Former, and a backbone with LoRA."""
+"""The speech LLM: frozen encoders, the window Q-Former, and a backbone with LoRA.
+
+It follows transformers' contract of audio LLMs: a placeholder in ``input_ids`` for every speech token,
+``get_audio_features``, ``get_decoder``, ``generate``.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import can_return_tuple
 
-from aista.errors import ModelInputError
-from aista.model import assembly, hidden
+from aista.errors import ConfigError, ModelInputError
+from aista.model import loading
 from aista.model.backbones import family
 from aista.model.beats import BeatsModel
 from aista.model.configuration import AistaConfig
-from aista.model.hearing import Hearing
-from aista.model.layout import Layout, places, put, take
-from aista.model.lora import add_lora, is_lora, switched
-from aista.model.outputs import MOST_LOGITS, AistaOutput, Targets
+from aista.model.inputs import SpeechInputs, require_placeholders
+from aista.model.lora import add_lora, is_lora
+from aista.model.modes import eval_mode, salmonn_positions, seeded
+from aista.model.positions import positions, put
+from aista.model.projection import TOKEN_SCALES, embedding_length
 from aista.model.sharded import set_whole
 from aista.model.weights import require_match
 from aista.model.window_qformer import WindowQFormer
 
 
-class AistaForConditionalGeneration(Hearing, PreTrainedModel):
-    """Speech in, text out (Equations 2 and 3 of the paper).
+class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Speech in, text out (Equation 2 of the paper).
 
     Trained are the window Q-Former with its LayerNorms and projection, and LoRA; the encoders and the
     backbone stay as they are, and the encoders stay in eval mode. Saved is only what is trained, with the
@@ -65,7 +71,7 @@ class AistaForConditionalGeneration(Hearing, PreTrainedModel):
         )
         self.family = family(config.family or config.text_config.model_type)
         self.requires_grad_(False)
-        with hidden.seeded(config.seed):
+        with seeded(config.seed):
             self.window_qformer = WindowQFormer(config)
             targets = config.lora["targets"]
             add_lora(self.backbone, config.lora, self.family.lora_targets if targets is None else targets)
@@ -74,17 +80,83 @@ class AistaForConditionalGeneration(Hearing, PreTrainedModel):
         self.post_init()
         self.train(False)
 
-    @classmethod
-    def from_bases(
-        cls, speech_encoder: str, backbone: str, audio_encoder: str | None = None, **settings: Any
-    ):
-        """Build a model on frozen bases, its trainable parts fresh; see ``assembly.from_bases``."""
-        return assembly.from_bases(cls, speech_encoder, backbone, audio_encoder, **settings)
+    # ---- building, saving, loading
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **settings: Any):  # type: ignore[override]
-        """Load what was trained onto its bases; see ``assembly.from_pretrained``."""
-        return assembly.from_pretrained(cls, folder, **settings)
+    def from_bases(
+        cls,
+        speech_encoder: str,
+        backbone: str,
+        audio_encoder: str | None = None,
+        *,
+        dtype: torch.dtype | str | None = None,
+        quantization: str | None = None,
+        device_map: Any = None,
+        attn_implementation: str | None = None,
+        **settings: Any,
+    ):
+        """Build a model on frozen bases, its trainable parts drawn from a seed.
+
+        Args:
+            speech_encoder, backbone, audio_encoder, settings: As for ``loading.configure``; and
+                ``speech_token_scale``: ``free``: speech tokens are what the projection gives; ``embeddings``:
+                they are as long as this backbone's token embeddings.
+            dtype: Of the frozen speech encoder and backbone (BEATs and everything trained are float32);
+                bfloat16 on a GPU and float32 elsewhere by default.
+            quantization: ``4bit`` or ``8bit`` for the backbone.
+            device_map, attn_implementation: Handed to transformers for the backbone.
+        """
+        scale = settings.pop("speech_token_scale", TOKEN_SCALES[0])
+        if scale not in TOKEN_SCALES:
+            raise ConfigError("Unknown speech_token_scale.", got=scale, expected=" or ".join(TOKEN_SCALES))
+        config = loading.configure(speech_encoder, backbone, audio_encoder, **settings)
+        loading.identify_bases(config)
+        options = loading.Options(dtype, quantization, device_map, attn_implementation)
+        parts = loading.load_parts(config, options)
+        if scale == "embeddings":
+            config.speech_token_length = embedding_length(parts["backbone"].get_input_embeddings())
+        return cls(config, **parts).on_one_device()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        folder: str | Path,
+        *,
+        replace_bases: dict[str, str] | None = None,
+        check_bases: bool = True,
+        dtype: torch.dtype | str | None = None,
+        quantization: str | None = None,
+        device_map: Any = None,
+        attn_implementation: str | None = None,
+        **_: Any,
+    ):
+        """Load a saved model onto its bases.
+
+        Args:
+            folder: What ``save_pretrained`` wrote, or a hub id.
+            replace_bases: Where the bases lie on this machine, by role, if not where they lay.
+            check_bases: Refuse bases with another fingerprint. (With False they are taken with a warning.)
+            dtype, quantization, device_map, attn_implementation: As for ``from_bases``.
+
+        Raises:
+            CheckpointError: Weights are missing, superfluous, misshapen or damaged; a base is nowhere, or is
+                not the one that this model was trained on.
+        """
+        checkpoint = loading.open_checkpoint(folder, replace_bases, check_bases)
+        options = loading.Options(dtype, quantization, device_map, attn_implementation)
+        parts = loading.load_parts(checkpoint.config, options, beside=checkpoint.folder)
+        model = cls(checkpoint.config, **parts).on_one_device()
+        model.load_trainable(checkpoint.trained)
+        return model
+
+    def on_one_device(self):
+        """Bring the audio side to where the backbone, wherever a device map put it, takes its embeddings."""
+        device: Any = self.get_input_embeddings().weight.device
+        parts: list[Any] = [self.speech_encoder, self.audio_encoder, self.window_qformer]
+        for part in parts:
+            if part is not None:
+                part.to(device)
+        return self
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -93,9 +165,19 @@ class AistaForConditionalGeneration(Hearing, PreTrainedModel):
         state_dict: dict[str, Tensor] | None = None,
         **_: Any,
     ) -> None:
-        """Save configuration and trained tensors; see ``assembly.save_pretrained``."""
-        if is_main_process:
-            assembly.save_pretrained(self, save_directory, state_dict)
+        """Save the configuration and the trained tensors, and nothing of the bases.
+
+        Args:
+            save_directory: Made if it does not exist; files appear whole or not at all.
+            is_main_process: False: nothing is written.
+            state_dict: A full state dict to take the tensors from (of a sharded model), instead of its own.
+        """
+        if not is_main_process:
+            return
+        own = self.trainable_state_dict()
+        self.config.architectures = [type(self).__name__]
+        trained = own if state_dict is None else {name: state_dict[name] for name in own}
+        loading.save_checkpoint(self.config, trained, Path(save_directory))
 
     # ---- what is trained
 
@@ -122,7 +204,7 @@ class AistaForConditionalGeneration(Hearing, PreTrainedModel):
             set_whole(tensor, state[name])
 
     def train(self, mode: bool = True):
-        """Set training mode; the frozen encoders stay in eval mode (DESIGN decision 14)."""
+        """Set training mode; the frozen encoders stay in eval mode (docs/decisions)."""
         super().train(mode)
         self.speech_encoder.eval()
         if self.audio_encoder is not None:
@@ -137,212 +219,160 @@ class AistaForConditionalGeneration(Hearing, PreTrainedModel):
         """Return the backbone's LM head."""
         return self.backbone.get_output_embeddings()
 
+    def get_decoder(self) -> nn.Module:
+        """Return the backbone without its LM head; its blocks lie at ``blocks_path``."""
+        return self.family.decoder_of(self.backbone)
+
+    @property
+    def blocks_path(self) -> str:
+        """Dotted path, from the decoder, of the list of its blocks: ``layers`` in most families."""
+        return self.family.blocks
+
+    # ---- from sound to speech tokens
+
+    @torch.no_grad()
+    def encode_audio(self, speech: SpeechInputs) -> Tensor:
+        """Run the frozen encoders: what a feature cache keeps.
+
+        Args:
+            speech: With ``input_features``, and for BEATs with ``fbank``.
+
+        Returns:
+            (B, F, D) float32: both encoders' outputs side by side, before the trainable LayerNorms, cut to
+            the frames of the row with the most windows (``config.frames_for``).
+
+        Autocast does not reach into it: cached and fresh features are the same numbers.
+        """
+        if speech.input_features is None:
+            raise ModelInputError("There is neither audio nor cached speech_features.")
+        frames = max(self._num_windows(speech)) * self.config.frames_per_window
+        with torch.autocast(speech.input_features.device.type, enabled=False):
+            given = speech.input_features.to(self.speech_encoder.conv1.weight.dtype)
+            features = self.speech_encoder(given).last_hidden_state[:, :frames].float()
+            if self.audio_encoder is None:
+                return features
+            if speech.fbank is None:
+                raise ModelInputError("This model hears through BEATs too: fbank is missing.")
+            audio = self.audio_encoder(speech.fbank.float(), speech.fbank_mask).features[:, :frames]
+        return torch.cat([features, F.pad(audio, (0, 0, 0, frames - audio.shape[1]))], dim=-1)
+
+    @can_return_tuple
+    def get_audio_features(
+        self, input_features: Tensor | None = None, **audio: Any
+    ) -> BaseModelOutputWithPooling:
+        """Turn audio, or cached encoder features, into speech tokens.
+
+        Args:
+            input_features, audio: The fields of ``SpeechInputs``.
+
+        Returns:
+            ``pooler_output`` (N, d): the speech tokens of all rows one after another, of the backbone's
+            width, which stand at the placeholders; ``last_hidden_state`` (B, F, D): the encoders' outputs.
+
+        Raises:
+            ModelInputError: Neither audio nor features, or features that are too short.
+        """
+        speech = SpeechInputs(input_features=input_features, **audio)
+        features = speech.speech_features
+        if features is None:
+            features = self.encode_audio(speech)
+        windows = self._num_windows(speech)
+        if max(windows) * self.config.frames_per_window > features.shape[1]:
+            raise ModelInputError(
+                "There are fewer features than num_samples implies.",
+                got=tuple(features.shape),
+                expected=f"{max(windows) * self.config.frames_per_window} frames",
+                advice="Were they cached for another setting of speech_tokens?",
+            )
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features, pooler_output=self.window_qformer(features, windows)
+        )
+
+    def _num_windows(self, speech: SpeechInputs) -> list[int]:
+        """Return the windows of every row."""
+        if speech.num_samples is None:
+            return [self.config.max_windows] * speech.size
+        return [self.config.windows_for(length) for length in speech.num_samples]
+
     # ---- the backbone
 
-    def _embed(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        speech_mask: Tensor | None,
-        layout: Layout | None = None,
-        **audio: Any,
-    ) -> Tensor:
-        """Look up the text and put the speech tokens in their places: (B, T, d)."""
-        layout = layout or Layout.read(attention_mask, speech_mask)
-        real = attention_mask.bool() if speech_mask is None else attention_mask.bool() & ~speech_mask
-        embeds = self.get_input_embeddings()(input_ids.masked_fill(~real, 0))
-        embeds = embeds.masked_fill(~real[..., None], 0)
-        given = any(value is not None for key, value in audio.items() if key != "num_samples")
-        if speech_mask is None or not (given or layout.speech_tokens):
+    def _embed(self, input_ids: Tensor, attention_mask: Tensor | None, speech: SpeechInputs | None) -> Tensor:
+        """Look up the text and put the speech tokens at their placeholders: (B, T, d), zero at pads."""
+        placeholders = input_ids.eq(self.config.audio_token_id)  # type: ignore[arg-type]
+        if input_ids.device.type == "cpu":  # an accelerator is not asked in the middle of a step
+            windows = [] if speech is None else self._num_windows(speech)
+            expected = [count * self.config.queries_per_window for count in windows]
+            require_placeholders(placeholders.sum(1), expected)
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
+        if attention_mask is not None:
+            embeds = embeds.masked_fill(~attention_mask.bool()[..., None], 0)
+        if speech is None:
             return embeds
-        if not given or not layout.speech_tokens:
-            raise ModelInputError(
-                "There is audio but no <Speech> slot for it." if given else "The <Speech> slot has no audio.",
-                advice="Build the batch with the processor of this model.",
-            )
-        queries = self.config.queries_per_window
-        if embeds.device.type == "cpu":
-            self._require_slots(speech_mask.sum(1), audio.get("num_samples"))
-        features, windows, most = self._features(layout.widest_speech // queries, **audio)
-        tokens, _ = self.window_qformer.tokens(features, windows, most, layout.speech_tokens // queries)
-        return put(embeds, places(speech_mask, layout.speech_tokens), tokens)
+        tokens = self.get_audio_features(**speech.to_dict()).pooler_output
+        return put(embeds, positions(placeholders, len(tokens)), tokens)
 
-    def _attention(self, attention_mask: Tensor, layout: Layout) -> dict[str, Tensor | None]:
-        """Return the mask and the positions that the backbone needs.
-
-        None of both where pads stand on the right alone: causal attention never looks at them, columns are
-        positions, and without a mask attention has faster kernels.
-        """
-        if layout.right_padded:
-            return {"attention_mask": None, "position_ids": None}
-        return {"attention_mask": attention_mask, "position_ids": self._positions(attention_mask)}
-
-    def _positions(self, attention_mask: Tensor) -> Tensor | None:
-        if self.config.position_ids == "slots":
-            return None  # transformers then counts every column
-        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-    def _predict(
-        self, embeds: Tensor, attention: dict[str, Tensor | None], targets: Targets | None, keep: str
-    ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
-        """Run the backbone: logits as ``keep`` says, and the score of the targets."""
-        inputs = {"inputs_embeds": embeds, **attention, "use_cache": False}
-        if targets is None or keep == "all":
-            logits = self.backbone(**inputs).logits
-            return logits, None if targets is None else targets.score(take(logits, targets.where))
-        head: Any = self.get_output_embeddings()
-        rows = MOST_LOGITS // (self.config.text_config.vocab_size + self.config.extra_rows)
-        if keep == "targets" or len(targets.ids) <= rows or not self._head_is_plain:
-            with hidden.head_at(self.backbone, targets.where):
-                logits = self.backbone(**inputs).logits[0]
-            return logits, targets.score(logits)
-        with hidden.head_at(self.backbone, targets.where, see=0) as states:
-            self.backbone(**inputs)
-        return None, targets.score_states(head, states[0], max(1, rows // 2))
-
-    @functools.cached_property
-    def _head_is_plain(self) -> bool:
-        return hidden.head_is_plain(self.backbone)
+    def _position_ids(self, attention_mask: Tensor | None, length: int) -> Tensor | None:
+        """Number the last ``length`` positions; None lets transformers count every column."""
+        if attention_mask is None or self.config.position_ids == "slots":
+            return None
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        speech_mask: Tensor | None = None,
-        labels: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         *,
-        input_features: Tensor | None = None,
-        fbank: Tensor | None = None,
-        fbank_mask: Tensor | None = None,
-        speech_features: Tensor | None = None,
-        num_samples: Tensor | None = None,
-        capture_layers: Iterable[int] = (),
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        layout: Layout | None = None,
-        logits: Literal["all", "targets", "none"] = "all",
-    ) -> AistaOutput:
-        """Predict the target (Equations 2 and 3).
+        **options: Any,
+    ) -> CausalLMOutputWithPast:
+        """Predict the target (Equation 2).
 
         Args:
-            input_ids: (B, T) int64; at speech positions anything (it is never looked up).
-            attention_mask: (B, T), 1 where real.
-            speech_mask: (B, T) bool, where the speech tokens stand; None or all False for text alone.
+            input_ids: (B, T) int64, ``config.audio_token_id`` at the speech tokens' positions.
+            attention_mask: (B, T), 1 where real. None: all are, or pads follow on the right alone, where
+                causal attention never looks (attention has faster kernels without a mask).
+            inputs_embeds: (B, T, d) in place of ``input_ids`` and sound.
             labels: (B, T) int64, -100 outside the target.
-            input_features, fbank, fbank_mask, speech_features, num_samples: As for ``get_audio_features``.
-            capture_layers: Layers whose hidden states are wanted, 0 (embeddings) to L (after the final norm).
             num_items_in_batch: Divides the summed cross-entropy; without it, the number of target tokens
                 does.
-            layout: The batch in numbers, as the processor gives it: with it nothing here waits for an
-                accelerator. On the CPU the masks are read.
-            logits: Which are computed and returned: of every place; of the places that predict a label; or
-                none, and then a large vocabulary's never exist all at once.
+            options: The fields of ``SpeechInputs``, and what the backbone takes: ``position_ids``,
+                ``past_key_values``, ``use_cache``, ``output_hidden_states``, ``logits_to_keep``.
 
         Raises:
-            ModelInputError: Audio and slots do not fit each other, or there is no such layer.
+            ModelInputError: Audio and placeholders do not fit each other.
         """
-        layout = Layout.of(layout, attention_mask, speech_mask, labels)
-        embeds = self._embed(
-            input_ids,
-            attention_mask,
-            speech_mask,
-            layout,
-            input_features=input_features,
-            fbank=fbank,
-            fbank_mask=fbank_mask,
-            speech_features=speech_features,
-            num_samples=num_samples,
-        )
-        targets = None if labels is None else Targets(labels, layout.targets)
-        with hidden.capture(self.backbone, self.family, capture_layers) as states:
-            kept, score = self._predict(embeds, self._attention(attention_mask, layout), targets, logits)
-        output = AistaOutput(
-            logits=kept, hidden_states=states or None, speech_mask=speech_mask, layout=layout
-        )
-        if score is not None:
-            divisor = max(layout.targets, 1) if num_items_in_batch is None else num_items_in_batch
-            output.loss, output.correct, output.targets = score[0] / divisor, score[1], layout.targets
+        speech = SpeechInputs.pop(options)
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ModelInputError("There are neither input_ids nor inputs_embeds.")
+            inputs_embeds = self._embed(input_ids, attention_mask, speech)
+        if options.get("position_ids") is None:
+            options["position_ids"] = self._position_ids(attention_mask, inputs_embeds.shape[1])
+        options.setdefault("use_cache", False)
+        output = self.backbone(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options)
+        if labels is not None:
+            logits, wanted = output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+            divisor = (
+                (wanted != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            )
+            output.loss = F.cross_entropy(logits.float(), wanted, reduction="sum") / divisor
         return output
 
     @torch.no_grad()
-    def text_states(
-        self,
-        transcript_input_ids: Tensor,
-        transcript_attention_mask: Tensor,
-        layers: Iterable[int],
-        layout: Layout | None = None,
-    ) -> dict[int, Tensor]:
-        """Return hidden states of transcripts that stand where speech would (the text branch of Section 4.3).
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:  # type: ignore[override]
+        """Continue prompts. The encoders run once, whatever the number of beams.
 
         Args:
-            transcript_input_ids: (B, S) prefix and transcript; nothing after it matters (causal attention).
-            transcript_attention_mask: (B, S).
-            layers: Layers wanted, 0 to L.
-            layout: The batch in numbers, with which nothing here waits for an accelerator.
+            input_ids, attention_mask: (B, T), padded on the left (right: SALMONN's ``slots``).
+            options: The fields of ``SpeechInputs``, and settings of transformers' ``GenerationConfig``.
 
         Returns:
-            {layer: (B, S, d)}; at pads on the right anything.
-
-        Gradient: none. Cost: only the blocks below the highest layer run, for layer 0 none; LoRA is active,
-        dropout is off.
-        """
-        given = None if layout is None else Layout(right_padded=True)  # as the processor builds this branch
-        layout = Layout.of(given, transcript_attention_mask)
-        embeds = self._embed(transcript_input_ids, transcript_attention_mask, None, layout)
-        with (
-            hidden.eval_mode(self.backbone),
-            hidden.truncated(self.backbone, self.family, layers) as top,
-            hidden.capture(self.backbone, self.family, layers, top) as states,
-        ):
-            self.family.decoder_of(self.backbone)(
-                inputs_embeds=embeds,
-                **self._attention(transcript_attention_mask, layout),
-                use_cache=False,
-            )
-        return states
-
-    @torch.no_grad()
-    def text_outputs(
-        self, input_ids: Tensor, attention_mask: Tensor, layers: Iterable[int] = (), *, lora: bool = True
-    ) -> AistaOutput:
-        """Return logits (B, T, V) and hidden states of whole texts: a teacher that reads instead of hearing.
-
-        Args:
-            input_ids, attention_mask: (B, T), without speech.
-            layers: Layers wanted, 0 to L.
-            lora: False: the backbone as it was before LoRA.
-
-        Gradient: none. Dropout is off.
-        """
-        with hidden.eval_mode(self.backbone), switched(self.backbone, lora):
-            return self(input_ids, attention_mask, capture_layers=layers)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        speech_mask: Tensor | None = None,
-        *,
-        num_beams: int = 1,
-        max_new_tokens: int = 200,
-        input_features: Tensor | None = None,
-        fbank: Tensor | None = None,
-        fbank_mask: Tensor | None = None,
-        speech_features: Tensor | None = None,
-        num_samples: Tensor | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """Answer prompts.
-
-        Args:
-            input_ids, attention_mask, speech_mask: (B, T), padded on the left (right: SALMONN's ``slots``).
-            num_beams, max_new_tokens, options: Settings of transformers' ``GenerationConfig``.
-
-        Returns:
-            (B, new tokens) int64, without the prompt; rows that end early are filled with the pad token.
+            (B, T + new tokens) int64, the prompts first; rows that end early are filled with the pad token.
 
         Raises:
-            ModelInputError: The prompts are padded on the right, or audio and slots do not fit.
+            ModelInputError: The prompts are padded on the right, or audio and placeholders do not fit.
         """
         slots = self.config.position_ids == "slots"
         if not slots and not attention_mask[:, -1].all():
@@ -350,31 +380,13 @@ class AistaForConditionalGeneration(Hearing, PreTrainedModel):
                 "Prompts must be padded on the left to be answered.",
                 advice='processor(..., padding_side="left")',
             )
-        for name in [
-            name for name in options if name in ("labels", "layout") or name.startswith("transcript")
-        ]:
-            options.pop(name)
-        settings = GenerationConfig(
-            **{
-                "do_sample": False,
-                "eos_token_id": self.config.end_token_id,
-                "pad_token_id": self.config.pad_token_id,
-                "num_beams": num_beams,
-                "max_new_tokens": max_new_tokens,
-                **options,
-            }
-        )
-        with hidden.eval_mode(self), hidden.salmonn_positions(self.backbone, slots):
-            embeds = self._embed(
-                input_ids,
-                attention_mask,
-                speech_mask,
-                input_features=input_features,
-                fbank=fbank,
-                fbank_mask=fbank_mask,
-                speech_features=speech_features,
-                num_samples=num_samples,
+        speech = SpeechInputs.pop(options)
+        ends = {"eos_token_id": self.config.end_token_id, "pad_token_id": self.config.pad_token_id}
+        settings = GenerationConfig(**{"do_sample": False, "max_new_tokens": 200, **ends, **options})
+        with eval_mode(self), salmonn_positions(self.backbone, slots):
+            new = self.backbone.generate(
+                inputs_embeds=self._embed(input_ids, attention_mask, speech),
+                attention_mask=attention_mask,
+                generation_config=settings,
             )
-            return self.backbone.generate(
-                inputs_embeds=embeds, attention_mask=attention_mask, generation_config=settings
-            )
+        return torch.cat([input_ids, new], dim=1)

@@ -6,12 +6,14 @@ Everything trainable besides LoRA lives here: a LayerNorm per encoder, the queri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerModel
 
 from aista.model.configuration import AistaConfig
-from aista.model.layout import places, take
+from aista.model.positions import numbers, take
 from aista.model.projection import Projection
 
 
@@ -47,50 +49,34 @@ class WindowQFormer(nn.Module):
         audio = self.audio_norm(audio).masked_fill(~given, 0.0)
         return torch.cat([self.speech_norm(speech), audio.to(speech.dtype)], dim=-1)
 
-    def windows(
-        self, frames: Tensor, num_windows: Tensor, most: int | None = None, total: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def windows(self, frames: Tensor, num_windows: Sequence[int]) -> Tensor:
         """Cut fused frames into the windows that count.
 
         Args:
             frames: (B, F, D).
-            num_windows: (B,) int64.
-            most, total: Their maximum and sum, if the host knows them; else the device is asked.
+            num_windows: Windows of every row, known to the host.
 
         Returns:
-            (W, frames per window, D) the windows of all rows one after another, and their mask (B, N).
+            (W, frames per window, D) the windows of all rows one after another.
         """
-        most = int(num_windows.max()) if most is None else most
-        mask = torch.arange(most, device=frames.device)[None] < num_windows[:, None]
+        most = max(num_windows)
         cut = frames[:, : most * self.frames].unflatten(1, (most, self.frames))
-        return take(cut, places(mask, total)), mask
+        real = [row * most + window for row, count in enumerate(num_windows) for window in range(count)]
+        return take(cut, numbers(real, frames.device))
 
-    def tokens(
-        self, features: Tensor, num_windows: Tensor, most: int | None = None, total: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Summarise every window that counts; arguments as for ``forward`` and ``windows``.
-
-        Returns:
-            (W * queries, d) the speech tokens of all rows one after another, and their mask (B, N * queries).
-        """
-        windows, mask = self.windows(self.fuse(features), num_windows, most, total)
-        query = self.query.expand(len(windows), -1, -1)
-        summaries = self.qformer(query_embeds=query, encoder_hidden_states=windows).last_hidden_state
-        return self.projection(summaries).flatten(0, 1), mask.repeat_interleave(self.queries, dim=1)
-
-    def forward(self, features: Tensor, num_windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise every window.
+    def forward(self, features: Tensor, num_windows: Sequence[int]) -> Tensor:
+        """Summarise every window that counts.
 
         Args:
             features: (B, F, D) raw encoder features, F at least frames per window times the most windows.
-            num_windows: (B,) int64, at least 1 in some row.
+            num_windows: Windows of every row, at least 1 in some row.
 
         Returns:
-            Embeddings (B, N * queries, d) of the backbone's width, zero where not real, and their mask, bool.
+            (W * queries, d) speech tokens of the backbone's width, all rows one after another.
 
         Cost: windows of padding are not computed.
         """
-        tokens, mask = self.tokens(features, num_windows)
-        embeddings = tokens.new_zeros(*mask.shape, tokens.shape[-1])
-        embeddings[mask] = tokens
-        return embeddings, mask
+        windows = self.windows(self.fuse(features), num_windows)
+        query = self.query.expand(len(windows), -1, -1)
+        summaries = self.qformer(query_embeds=query, encoder_hidden_states=windows).last_hidden_state
+        return self.projection(summaries).flatten(0, 1)

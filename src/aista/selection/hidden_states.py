@@ -10,7 +10,6 @@ from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from aista import processes
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
+from aista.speech_llm import SpeechLM
 
 _SIDES = ("speech", "text")
 
@@ -41,9 +41,8 @@ class LayerStates:
 
 @torch.no_grad()
 def paired_states(
-    model: Any,
+    speech_llm: SpeechLM,
     dataset: SpeechDataset,
-    collator: Collator,
     layers: tuple[int, ...],
     batch_size: int,
     starts: Iterable[int] | None = None,
@@ -53,23 +52,18 @@ def paired_states(
     The speech stands before the instruction and attention is causal, so the instruction changes nothing.
 
     Args:
-        collator: One that encodes transcripts too.
         layers: Numbered as ``output_hidden_states``.
         starts: Where the wanted batches begin; None: all of them.
     """
-    model.eval()
+    model, collator = speech_llm.model.eval(), Collator(speech_llm.batcher, transcripts=True)
     chosen = list(range(0, len(dataset), batch_size) if starts is None else starts)
     for start in tqdm(chosen, desc="hidden states", unit="batch", disable=not processes.is_main()):
-        rows = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        batch = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in collator(rows).items()}
-        batch.pop("ids", None)
-        mask = batch.pop("transcript_mask")
-        ids, attention = batch.pop("transcript_input_ids"), batch.pop("transcript_attention_mask")
-        spoken = model(**batch, capture_layers=layers)
-        written = model.text_states(ids, attention, layers)
+        batch = collator([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
+        speech, text = batch["speech"].to(model.device), batch["text"].to(model.device)
+        spoken, written = speech_llm.states(speech, layers), speech_llm.text_states(text, layers)
         yield (
-            {layer: _pieces(spoken.hidden_states[layer], spoken.speech_mask) for layer in layers},
-            {layer: _pieces(written[layer], mask) for layer in layers},
+            {layer: _pieces(spoken[layer], speech.span) for layer in layers},
+            {layer: _pieces(written[layer], text.span) for layer in layers},
         )
 
 
@@ -77,21 +71,20 @@ def _pieces(states: Tensor, mask: Tensor) -> list[Tensor]:
     return [row[keep].float().cpu() for row, keep in zip(states, mask, strict=True)]
 
 
-def extract(model: Any, dataset: SpeechDataset, collator: Collator, folder: Path, batch_size: int) -> None:
+def extract(speech_llm: SpeechLM, dataset: SpeechDataset, folder: Path, batch_size: int) -> None:
     """Write the speech and transcript states of this process's pairs, at every layer, under ``folder``.
 
     Batches are dealt out whole, so a state does not depend on the number of processes. States are kept in
-    float32: bfloat16 loses ranks where a dimension is massive (TRANSPORT.md, E).
+    float32: bfloat16 loses ranks where a dimension is massive.
     """
-    layers = tuple(range(model.config.text_config.num_hidden_layers + 1))
-    dim = model.config.text_config.hidden_size
+    layers, dim = tuple(range(speech_llm.num_layers + 1)), speech_llm.hidden_size
     writers = {
         (side, layer): FeatureStoreWriter(_store(folder, side, layer), dim, dtype="float32")
         for side in _SIDES
         for layer in layers
     }
     starts = range(processes.rank() * batch_size, len(dataset), processes.count() * batch_size)
-    batches = paired_states(model, dataset, collator, layers, batch_size, starts)
+    batches = paired_states(speech_llm, dataset, layers, batch_size, starts)
     for start, (speech, text) in zip(starts, batches, strict=True):
         for side, states in zip(_SIDES, (speech, text), strict=True):
             for layer in layers:

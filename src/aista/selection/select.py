@@ -14,17 +14,16 @@ from torch import Tensor
 
 from aista import processes, retrieval
 from aista.config import SelectSettings
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.collate import SpeechDataset
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import ManifestError
 from aista.model.feature_cache import cached_features
-from aista.model.processing import AistaProcessor
-from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.ot.cost import COSTS
 from aista.run_folder import claim, inputs_of
 from aista.selection.crowding import crowding, length_only_mrr, under_cost
 from aista.selection.hidden_states import LayerStates, extract, layer_states
 from aista.selection.report import LayerReport, LayerRow
+from aista.speech_llm import SpeechLM
 
 REPORT = "layers.json"
 _DONE = "COMPLETE"
@@ -46,14 +45,16 @@ def select(settings: SelectSettings) -> LayerReport:
 
 
 def _select(settings: SelectSettings, output: Path) -> LayerReport:
-    model, processor = _load(settings.model)
-    store = cached_features(model, processor, settings.data, settings.features) if settings.features else None
+    speech_llm = _load(settings.model)
+    store = None
+    if settings.features:
+        store = cached_features(speech_llm.model, speech_llm.processor, settings.data, settings.features)
     dataset = SpeechDataset([Manifest(path) for path in settings.data], features=store)
     drawn = draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed, _limits(dataset, settings))
     pairs = dataset.subset(drawn)
-    folders = _extracted(model, processor, pairs, output / "states", settings.batch_size)
+    folders = _extracted(speech_llm, pairs, output / "states", settings.batch_size)
     texts = [utterance.text or "" for utterance in pairs.utterances()]
-    mine = range(processes.rank(), model.config.text_config.num_hidden_layers + 1, processes.count())
+    mine = range(processes.rank(), speech_llm.num_layers + 1, processes.count())
     report = rank_layers(layer_states(folders, mine, len(texts)), texts, settings, name=settings.model)
     return processes.by_main(lambda: _finish(output, report))
 
@@ -66,11 +67,10 @@ def _finish(output: Path, report: LayerReport) -> LayerReport:
     return report
 
 
-def _load(folder: str) -> tuple[AistaForConditionalGeneration, AistaProcessor]:
+def _load(source: str) -> SpeechLM:
     """Load a model onto this process's device."""
     place = {"": processes.device()} if torch.cuda.is_available() else None
-    model = AistaForConditionalGeneration.from_pretrained(folder, device_map=place)
-    return model.eval(), AistaProcessor.from_pretrained(folder)
+    return SpeechLM.load(source, device_map=place)
 
 
 def _limits(dataset: SpeechDataset, settings: SelectSettings) -> Sequence[bool] | None:
@@ -78,15 +78,13 @@ def _limits(dataset: SpeechDataset, settings: SelectSettings) -> Sequence[bool] 
     return None if settings.max_seconds is None else (dataset.lengths <= settings.max_seconds).tolist()
 
 
-def _extracted(
-    model: Any, processor: AistaProcessor, pairs: SpeechDataset, states: Path, batch_size: int
-) -> list[Path]:
+def _extracted(speech_llm: SpeechLM, pairs: SpeechDataset, states: Path, batch_size: int) -> list[Path]:
     """Bring all pairs' hidden states to disk, each process its share; return the folders of the shares."""
     folders = [states / f"{rank}_of_{processes.count()}" for rank in range(processes.count())]
     own = folders[processes.rank()]
     if not (own / _DONE).exists():
         shutil.rmtree(own, ignore_errors=True)
-        extract(model, pairs, Collator(processor, transcripts=True), own, batch_size)
+        extract(speech_llm, pairs, own, batch_size)
         (own / _DONE).touch()
     processes.wait()
     return folders

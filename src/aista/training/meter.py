@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +18,8 @@ class Meter:
         self._cells = self._rows = 0
         self._start = time.perf_counter()
 
-    def note(self, batch: dict[str, Any]) -> None:
-        """Count a micro-batch of the collator."""
-        mask = batch["attention_mask"]
+    def note(self, mask: Tensor) -> None:
+        """Count a micro-batch by its attention mask (B, T)."""
         self._counts.append(mask.sum())
         self._rows, self._cells = self._rows + mask.shape[0], self._cells + mask.numel()
 

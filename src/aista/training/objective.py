@@ -18,13 +18,10 @@ from torch import Tensor, nn
 from aista.alignment import PairedStates
 from aista.alignment.base import Alignment, gather_pairs, joint_loss
 from aista.errors import CheckpointError
-from aista.model.assembly import read_trained
-from aista.model.layout import Layout
-from aista.model.outputs import AistaOutput
+from aista.model.loading import read_trained
 from aista.model.sharded import set_whole, settle, whole
-from aista.model.spans import IGNORED, take_span
-from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.model.weights import require_match
+from aista.speech_llm import IGNORED, Batch, Output, SpeechLM, take_span
 
 OWN_WEIGHTS = "objective.safetensors"
 _MODEL = "model."
@@ -59,89 +56,79 @@ class SpeechTextObjective(nn.Module):
     Gradient: through the speech branch and into the method's own parameters; the text branch runs without.
     """
 
-    main_input_name = "input_ids"
-
-    def __init__(
-        self, model: AistaForConditionalGeneration, alignment: Alignment, alpha: float = 1.0
-    ) -> None:
+    def __init__(self, model: Any, alignment: Alignment, alpha: float = 1.0) -> None:
         super().__init__()
         self.model, self.alignment, self.alpha = model, alignment, alpha
+        self.speech_llm = SpeechLM(model)  # no module: the model has one name here
 
     def forward(
         self,
         *,
+        speech: Batch,
+        text: Batch | None = None,
         num_items_in_batch: Tensor | float | None = None,
         num_pairs: Tensor | float | None = None,
-        **batch: Tensor,
     ) -> Joint:
         """Return the loss of one micro-batch; in eval mode, the counts of a validation.
 
         Args:
+            speech: What is heard, and its targets.
+            text: The same with transcripts in place of speech. In eval mode it is not looked at.
             num_items_in_batch: Divides the summed cross-entropy: the target tokens of the optimiser step.
             num_pairs: Divides the summed alignment losses: the usable pairs of the optimiser step.
-            batch: What the collator gives, without ``ids``. In eval mode the text branch is not looked at.
 
         Equation: 2, 6.
         """
-        text = {name: batch.pop(name) for name in list(batch) if name.startswith("transcript_")}
         if not self.training:
-            return self._validate(batch)
-        outputs = self.model(
-            **batch,
-            capture_layers=self.alignment.layers,
+            return self._validate(speech)
+        output: Any = self.speech_llm.predict(
+            speech,
+            self.alignment.layers,
             num_items_in_batch=num_items_in_batch,
             logits="all" if self.alignment.needs_logits else "none",
         )
-        parts = {"ce": outputs.loss.detach(), "token_accuracy": outputs.correct / max(outputs.targets, 1)}
-        weights: dict[str, Tensor | int] = {"token_accuracy": outputs.targets}
+        accuracy = output.correct / max(speech.num_targets, 1)
+        parts = {"ce": output.loss.detach(), "token_accuracy": accuracy}
+        weights: dict[str, Tensor | int] = {"token_accuracy": speech.num_targets}
         losses: dict[str, Tensor] = {}
-        if self.alignment.active:
-            states = self.paired_states(outputs, batch["labels"], text)
+        if self.alignment.active and text is not None:
+            states = self.paired_states(output, speech, text)
             if self.alignment.over_batch:  # every process computes the loss of all pairs
                 states, num_pairs = gather_pairs(states), None
             losses = self.alignment(states, num_pairs)
             weights |= dict.fromkeys(self.alignment.report, len(states.speech_mask))
             parts |= {name: value.detach() for name, value in {**losses, **self.alignment.report}.items()}
-        return Joint(joint_loss(outputs.loss, losses, self.alpha), parts, weights)
+        return Joint(joint_loss(output.loss, losses, self.alpha), parts, weights)
 
-    def usable_pairs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Count the pairs of a batch of the collator that have an alignment loss: a scalar."""
-        if not self.alignment.active:
+    def usable_pairs(self, speech: Batch, text: Batch | None) -> Tensor:
+        """Count the pairs of a batch that have an alignment loss: a scalar."""
+        if not self.alignment.active or text is None:
             return torch.zeros((), dtype=torch.int64)
-        transcripts = batch["transcript_mask"], batch["transcript_input_ids"]
-        return self.alignment.usable(batch["speech_mask"], *transcripts).sum()
+        return self.alignment.usable(speech.speech_mask, text.span, text.input_ids).sum()
 
-    def _validate(self, batch: dict[str, Tensor]) -> Joint:
+    def _validate(self, speech: Batch) -> Joint:
         """Count correct and all target tokens, with teacher forcing."""
-        outputs = self.model(**batch, logits="none")
-        tokens = outputs.correct.new_full((), outputs.targets)
-        return Joint(
-            outputs.loss, {"correct": outputs.correct, "tokens": tokens, "ce": outputs.loss * tokens}
-        )
+        output: Any = self.speech_llm.predict(speech)
+        tokens = output.correct.new_full((), speech.num_targets)
+        return Joint(output.loss, {"correct": output.correct, "tokens": tokens, "ce": output.loss * tokens})
 
     # ---- the two branches ----
 
-    def paired_states(self, outputs: AistaOutput, labels: Tensor, text: dict[str, Tensor]) -> PairedStates:
+    def paired_states(self, output: Output, speech: Batch, text: Batch) -> PairedStates:
         """Take the speech span of the speech branch and the transcript span of the text branch.
 
         Args:
-            outputs: Of the speech branch, with the method's layers captured.
-            labels: (B, T) of the speech branch.
-            text: The collator's ``transcript_*``.
+            output: Of the speech branch, with the method's layers captured.
         """
-        layout: Any = outputs.layout
-        wide, read_wide = layout.widest_speech, layout.widest_transcript or None
-        states, text_logits = self._text_branch(text, layout)
-        captured: Any = outputs.hidden_states
-        heard: Any = outputs.speech_mask
-        read = text["transcript_mask"]
-        transcript_ids, text_mask = take_span(text["transcript_input_ids"], read, read_wide)
-        logits: Any = outputs.logits
-        speech_logits, mask = predictions(logits, labels) if self.alignment.needs_logits else (None, None)
+        states, text_logits = self._text_branch(text)
+        transcript_ids, text_mask = take_span(text.input_ids, text.span, text.widest_span)
+        speech_logits, mask = None, None
+        if self.alignment.needs_logits and output.logits is not None and speech.labels is not None:
+            speech_logits, mask = predictions(output.logits, speech.labels)
         return PairedStates(
-            speech={k: take_span(captured[k], heard, wide)[0] for k in self.alignment.layers},
-            speech_mask=take_span(heard, heard, wide)[1],
-            text={k: take_span(state, read, read_wide)[0] for k, state in states.items()},
+            speech={k: take_span(s, speech.span, speech.widest_span)[0] for k, s in output.states.items()},
+            speech_mask=take_span(speech.span, speech.speech_mask, speech.widest_span)[1],
+            text={k: take_span(s, text.span, text.widest_span)[0] for k, s in states.items()},
             text_mask=text_mask,
             transcript_ids=transcript_ids,
             speech_logits=speech_logits,
@@ -150,16 +137,14 @@ class SpeechTextObjective(nn.Module):
         )
 
     @torch.no_grad()
-    def _text_branch(
-        self, text: dict[str, Tensor], layout: Layout
-    ) -> tuple[dict[int, Tensor], Tensor | None]:
+    def _text_branch(self, text: Batch) -> tuple[dict[int, Tensor], Tensor | None]:
         """Return the transcripts' hidden states (B, S, d) by layer and logits (B, T, V): what is wanted."""
         wanted = self.alignment.layers if self.alignment.needs_text else ()
-        ids, mask = text["transcript_input_ids"], text["transcript_attention_mask"]
         if self.alignment.needs_logits:
-            outputs: Any = self.model.text_outputs(ids, mask, wanted, lora=not self.alignment.frozen_teacher)
-            return outputs.hidden_states or {}, predictions(outputs.logits, text["transcript_labels"])[0]
-        return (self.model.text_states(ids, mask, wanted, layout) if wanted else {}), None
+            lora = not self.alignment.frozen_teacher
+            output: Any = self.speech_llm.text_outputs(text, wanted, lora=lora)
+            return output.states, predictions(output.logits, text.labels)[0]  # type: ignore[arg-type]
+        return (self.speech_llm.text_states(text, wanted) if wanted else {}), None
 
     # ---- the model's face, which trainers and engines look for on what they train ----
 

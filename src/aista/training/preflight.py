@@ -23,6 +23,7 @@ from aista.data.collate import Collator, SpeechDataset
 from aista.files import write_whole
 from aista.retrieval import exact_ranks
 from aista.selection.hidden_states import paired_states
+from aista.speech_llm import SpeechLM
 
 PAIRS = 32
 SWAMPED = 1.0
@@ -140,11 +141,12 @@ def preflight(
     was_training = model.training
     speech: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     text: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for spoken, written in paired_states(model, pairs, Collator(processor, transcripts=True), layers, PAIRS):
+    speech_llm = SpeechLM(model, processor)
+    for spoken, written in paired_states(speech_llm, pairs, layers, PAIRS):
         for layer in layers:
             speech[layer] += spoken[layer]
             text[layer] += written[layer]
-    cross_entropy = _cross_entropy(model, processor, pairs)
+    cross_entropy = _cross_entropy(speech_llm, pairs)
     model.train(was_training)
     value = _own_loss(objective, speech, text)
     count = len(speech[layers[0]])
@@ -168,11 +170,10 @@ def _first_of_each_clip(dataset: SpeechDataset, rows: list[int]) -> SpeechDatase
     return dataset.subset(list(chosen.values()))
 
 
-def _cross_entropy(model: Any, processor: Any, pairs: SpeechDataset) -> float:
-    batch = Collator(processor)([pairs[i] for i in range(len(pairs))])
-    batch.pop("ids", None)
-    moved = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    return float(model(**moved).loss)
+def _cross_entropy(speech_llm: SpeechLM, pairs: SpeechDataset) -> float:
+    batch = Collator(speech_llm.batcher)([pairs[i] for i in range(len(pairs))])["speech"]
+    loss: Any = speech_llm.predict(batch.to(speech_llm.model.device)).loss
+    return float(loss)
 
 
 def _own_loss(

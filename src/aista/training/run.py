@@ -23,6 +23,7 @@ from aista.data.manifest import Manifest
 from aista.errors import ConfigError, TrainingError
 from aista.files import write_whole
 from aista.model.feature_cache import cached_features
+from aista.speech_llm import Batcher, SpeechLM
 from aista.training.arguments import require_reporters
 from aista.training.callbacks import StopOnSignal
 from aista.training.journal import PROGRESS
@@ -114,13 +115,13 @@ def speed_up(model: Any, settings: TrainSettings) -> None:
     """
     if settings.attn_implementation:
         try:
-            model.backbone.set_attn_implementation(settings.attn_implementation)
+            model.get_decoder().set_attn_implementation(settings.attn_implementation)
         except (ValueError, ImportError) as error:
             raise ConfigError(
                 "This attention cannot be had.", got=error, expected="sdpa, eager or flash_attention_2"
             ) from error
     if settings.compile_blocks:
-        for block in model.family.blocks_of(model.backbone):
+        for block in SpeechLM(model).decoder.blocks:
             # The forward alone: hooks that take hidden states must stay outside what is compiled.
             block.forward = torch.compile(block.forward, dynamic=True)
 
@@ -147,7 +148,7 @@ def _data(
         "train_dataset": dataset(data.train),
         "eval_dataset": dataset(data.validation) if data.validation else None,
         "data_collator": Collator(
-            processor,
+            Batcher(processor, objective.config),
             transcripts=objective.alignment.active,
             transcript_answers=objective.alignment.needs_logits,
             prompt_pool=settings.prompt_pool,

@@ -23,6 +23,7 @@ from transformers.trainer_callback import ProgressCallback
 from aista import processes
 from aista.config import TrainSettings
 from aista.data.sampling import LengthGroupedSampler
+from aista.speech_llm import Batch
 from aista.training.arguments import METRIC, require_whole_steps, training_arguments
 from aista.training.callbacks import Progress, StopOnSignal
 from aista.training.checkpointing import CheckpointingTrainer
@@ -54,7 +55,7 @@ class AistaTrainer(CheckpointingTrainer):
         num_workers: int = 0, weights: list[float] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         args = training_arguments(output, settings, seed, num_workers)
-        # Several GPUs want a launcher: DataParallel would tear a batch from its numbers (Layout).
+        # Several GPUs want a launcher: DataParallel would tear a batch from its numbers.
         args._n_gpu = min(args.n_gpu, 1)
         require_whole_steps(model.alignment, args.gradient_accumulation_steps)
         super().__init__(model=model, args=args, **kwargs)
@@ -81,7 +82,7 @@ class AistaTrainer(CheckpointingTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Take the micro-batches of a step, and count its targets and its usable pairs over all processes."""
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = [self.trained_module.usable_pairs(batch) for batch in samples]
+        counts = [self.trained_module.usable_pairs(batch["speech"], batch["text"]) for batch in samples]
         pairs = torch.stack(counts).sum().to(self.args.device) if counts else torch.zeros((), device=device)
         # Engines average the gradients of the processes; the pairs are counted over all of them.
         self._num_pairs = self.accelerator.reduce(pairs.float(), reduction="mean").clamp(min=1e-9)
@@ -103,13 +104,14 @@ class AistaTrainer(CheckpointingTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the objective's loss for one micro-batch, and keep its parts for the log."""
-        ids = inputs.pop("ids", None)
+        ids = inputs.get("ids")
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # Engines average the gradients of the processes; the tokens were counted over all of them.
             num_items_in_batch = num_items_in_batch / self.accelerator.num_processes
-        self.meter.note(inputs)
+        self.meter.note(inputs["speech"].attention_mask)
         joint = model(
-            **inputs,
+            speech=inputs["speech"],
+            text=inputs["text"],
             num_items_in_batch=num_items_in_batch,
             num_pairs=self._num_pairs,
         )
@@ -205,8 +207,7 @@ class AistaTrainer(CheckpointingTrainer):
         self.model.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
         for batch, share in self._validation_batches(eval_dataset):
-            batch = {k: v for k, v in batch.items() if k != "ids" and not k.startswith("transcript_")}
-            totals += share * self._token_counts(self._prepare_inputs(batch))
+            totals += share * self._token_counts(batch["speech"].to(self.args.device))
         self.model.train(was_training)
         correct, count, loss = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {
@@ -241,8 +242,8 @@ class AistaTrainer(CheckpointingTrainer):
             yield batch, int(turn * ranks + mine < len(starts))
 
     @torch.no_grad()
-    def _token_counts(self, batch: dict[str, Tensor]) -> Tensor:
+    def _token_counts(self, batch: Batch) -> Tensor:
         """Return (correct target tokens, target tokens, summed cross-entropy) of a batch."""
         with self.compute_loss_context_manager():
-            parts = self.model(**batch).parts
+            parts = self.model(speech=batch).parts
         return torch.stack([parts["correct"], parts["tokens"], parts["ce"]]).double()

@@ -1,4 +1,7 @@
-"""Building a speech LLM on its bases, saving what was trained of it, and loading that again."""
+"""What a speech LLM is built from, and what is kept of it: its configuration, bases and trained tensors.
+
+The model class itself is not known here: it asks for parts and puts them together.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,14 +24,8 @@ from aista.errors import CheckpointError, ConfigError
 from aista.model import bases
 from aista.model.backbones import family as backbone_family
 from aista.model.configuration import AistaConfig
-from aista.model.projection import TOKEN_SCALES, embedding_length
-from aista.model.spans import end_token_id, suitable_template
 from aista.model.weights import fingerprint
-
-if TYPE_CHECKING:
-    from aista.model.speech_lm import AistaForConditionalGeneration
-
-Model = TypeVar("Model", bound="AistaForConditionalGeneration")
+from aista.text.tokens import end_token_id, suitable_template
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -41,20 +39,31 @@ def default_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
+@dataclass(frozen=True)
+class Options:
+    """How bases are loaded.
+
+    Attributes:
+        dtype: Of the frozen speech encoder and backbone; None: ``default_dtype``.
+        quantization: ``4bit`` or ``8bit`` for the backbone.
+        device_map, attn_implementation: Handed to transformers for the backbone.
+    """
+
+    dtype: torch.dtype | str | None = None
+    quantization: str | None = None
+    device_map: Any = None
+    attn_implementation: str | None = None
+
+
 def configure(
     speech_encoder: str,
     backbone: str,
     audio_encoder: str | None = None,
     *,
     qformer: dict[str, Any] | None = None,
-    lora: dict[str, Any] | None = None,
-    speech_tokens: str = "voiced",
-    speech_window_seconds: float | None = None,
-    position_ids: str = "mask",
     template: str | None = None,
-    family: str | None = None,
     batch_invariant: bool = True,
-    seed: int = 0,
+    **settings: Any,
 ) -> AistaConfig:
     """Describe a model on three bases, without loading weights.
 
@@ -64,27 +73,28 @@ def configure(
         audio_encoder: A BEATs file or folder, or None.
         qformer: Settings of ``Blip2QFormerConfig`` that differ from SALMONN's, and ``frames_per_window`` and
             ``queries_per_window``.
-        lora: ``r``, ``alpha``, ``dropout``, ``targets``.
-        speech_tokens, speech_window_seconds, position_ids, template, family: See ``AistaConfig``; by default
-            the family's template, or where the backbone lacks its tags one without them.
+        template: Prompt template; None: the one of the backbone's family, or where the backbone lacks its
+            tags one without them.
         batch_invariant: False: BEATs treats padding as SALMONN does.
-        seed: Of the trainable parts.
+        settings: Of ``AistaConfig``: ``lora``, ``speech_tokens``, ``speech_window_seconds``,
+            ``position_ids``, ``family``, ``extra_rows``, ``seed``.
 
     Raises:
         CheckpointError: A base is nowhere, or of another kind.
         ConfigError: A setting is unknown or fits nothing.
     """
+    if unknown := sorted(set(settings) - set(AistaConfig.__annotations__)):
+        raise ConfigError("Unknown settings of the model.", got=unknown)
     named = {"speech_encoder": speech_encoder, "audio_encoder": audio_encoder, "backbone": backbone}
     given = {role: bases.describe(str(source)) for role, source in named.items() if source is not None}
     paths = {role: bases.locate(base["source"], revision=base["revision"]) for role, base in given.items()}
     text_config = bases.read_config(paths["backbone"]).get_text_config()
     tokenizer = bases.load_tokenizer(paths["backbone"])
-    template = suitable_template(
-        tokenizer, template, backbone_family(family or text_config.model_type).template
-    )
+    own = backbone_family(settings.get("family") or text_config.model_type).template
+    template = suitable_template(tokenizer, template, own)
     speech_config = bases.speech_config(paths["speech_encoder"])
-    if speech_window_seconds is not None:
-        speech_config.max_source_positions = positions_of(speech_window_seconds, speech_config)
+    if (seconds := settings.get("speech_window_seconds")) is not None:
+        speech_config.max_source_positions = positions_of(seconds, speech_config)
     audio_config = bases.audio_config(paths["audio_encoder"]) if audio_encoder else None
     if audio_config is not None:
         audio_config.batch_invariant = batch_invariant
@@ -96,16 +106,12 @@ def configure(
         audio_config=audio_config,
         qformer_config=qformer_config(inner, speech_config, audio_config),
         text_config=text_config,
-        lora=lora,
         bases=given,
-        speech_tokens=speech_tokens,
-        speech_window_seconds=speech_window_seconds,
-        position_ids=position_ids,
         template=template,
-        family=family,
         end_token_id=end,
         pad_token_id=end,
-        seed=seed,
+        audio_token_id=spare_token_id(tokenizer, text_config.vocab_size),
+        **settings,
         **window,
     )
 
@@ -127,6 +133,12 @@ def positions_of(window_seconds: float, speech_config: Any) -> int:
     return positions
 
 
+def spare_token_id(tokenizer: Any, vocabulary: int) -> int | None:
+    """Return the first row of a backbone's vocabulary that its tokenizer never uses; None: there is none."""
+    unused = max(tokenizer.get_vocab().values()) + 1
+    return unused if unused < vocabulary else None
+
+
 def qformer_config(settings: dict[str, Any], speech_config: Any, audio_config: Any) -> Blip2QFormerConfig:
     """Return the window Q-Former's configuration: SALMONN's, changed by ``settings``.
 
@@ -140,17 +152,10 @@ def qformer_config(settings: dict[str, Any], speech_config: Any, audio_config: A
     return Blip2QFormerConfig(**QFORMER | settings, encoder_hidden_size=width)
 
 
-def load_parts(
-    config: AistaConfig,
-    *,
-    dtype: torch.dtype | str | None = None,
-    quantization: str | None = None,
-    device_map: Any = None,
-    attn_implementation: str | None = None,
-    beside: Path | None = None,
-) -> dict[str, Any]:
-    """Load the frozen bases that a configuration names."""
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or default_dtype()
+def load_parts(config: AistaConfig, options: Options, *, beside: Path | None = None) -> dict[str, Any]:
+    """Load the frozen bases that a configuration names: the parts of the model's constructor."""
+    dtype = options.dtype or default_dtype()
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     paths = locate_bases(config, beside)
     audio = bases.load_audio_encoder(paths["audio_encoder"]) if "audio_encoder" in paths else None
     if audio is not None:
@@ -158,9 +163,9 @@ def load_parts(
     backbone = bases.load_backbone(
         paths["backbone"],
         dtype,
-        quantization=quantization,
-        device_map=device_map,
-        attn_implementation=attn_implementation,
+        quantization=options.quantization,
+        device_map=options.device_map,
+        attn_implementation=options.attn_implementation,
     )
     if config.extra_rows:
         bases.append_rows(backbone, config.extra_rows)
@@ -181,75 +186,17 @@ def locate_bases(config: AistaConfig, beside: Path | None = None) -> dict[str, P
     }
 
 
-def from_bases(
-    cls: type[Model],
-    speech_encoder: str,
-    backbone: str,
-    audio_encoder: str | None = None,
-    *,
-    dtype: torch.dtype | str | None = None,
-    quantization: str | None = None,
-    device_map: Any = None,
-    attn_implementation: str | None = None,
-    speech_token_scale: str = "free",
-    **settings: Any,
-) -> Model:
-    """Build a model on frozen bases, its trainable parts drawn from a seed.
-
-    Args:
-        speech_encoder, backbone, audio_encoder, settings: As for ``configure``.
-        dtype: Of the frozen speech encoder and backbone (BEATs and everything trained are float32);
-            bfloat16 on a GPU and float32 elsewhere by default.
-        quantization: ``4bit`` or ``8bit`` for the backbone.
-        device_map, attn_implementation: Handed to transformers for the backbone.
-        speech_token_scale: ``free``: speech tokens are what the projection gives; ``embeddings``: they are as
-            long as this backbone's token embeddings.
-    """
-    if speech_token_scale not in TOKEN_SCALES:
-        raise ConfigError(
-            "Unknown speech_token_scale.", got=speech_token_scale, expected=" or ".join(TOKEN_SCALES)
-        )
-    config = configure(speech_encoder, backbone, audio_encoder, **settings)
+def identify_bases(config: AistaConfig) -> None:
+    """Write the fingerprints of the bases into a configuration."""
     for role, path in locate_bases(config).items():
         config.bases[role]["fingerprint"] = bases.identify(role, path)
-    parts = load_parts(
-        config,
-        dtype=dtype,
-        quantization=quantization,
-        device_map=device_map,
-        attn_implementation=attn_implementation,
-    )
-    if speech_token_scale == "embeddings":
-        config.speech_token_length = embedding_length(parts["backbone"].get_input_embeddings())
-    return _on_one_device(cls(config, **parts))
 
 
-def _on_one_device(model: Model) -> Model:
-    """Bring the audio side to where the backbone, wherever a device map put it, takes its embeddings."""
-    device: Any = model.get_input_embeddings().weight.device
-    parts: list[Any] = [model.speech_encoder, model.audio_encoder, model.window_qformer]
-    for part in parts:
-        if part is not None:
-            part.to(device)
-    return model
-
-
-def save_pretrained(
-    model: AistaForConditionalGeneration, folder: str | Path, state: dict[str, Tensor] | None = None
-) -> None:
-    """Save the configuration and the trained tensors, and nothing of the bases.
-
-    Args:
-        folder: Made if it does not exist; files appear whole or not at all.
-        state: A full state dict to take the tensors from (of a sharded model), instead of the model's own.
-    """
-    folder = Path(folder)
+def save_checkpoint(config: AistaConfig, trained: dict[str, Tensor], folder: Path) -> None:
+    """Save a configuration and trained tensors; files appear whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = model.trainable_state_dict()
-    chosen = own if state is None else {name: state[name] for name in own}
-    write_trained(folder, {name: tensor.detach().cpu().contiguous() for name, tensor in chosen.items()})
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
+    write_trained(folder, {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()})
+    config.save_pretrained(folder)
 
 
 def write_trained(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -308,51 +255,38 @@ def read_trained(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def from_pretrained(
-    cls: type[Model],
-    folder: str | Path,
-    *,
-    replace_bases: dict[str, str] | None = None,
-    check_bases: bool = True,
-    dtype: torch.dtype | str | None = None,
-    quantization: str | None = None,
-    device_map: Any = None,
-    attn_implementation: str | None = None,
-    **_: Any,
-) -> Model:
-    """Load a saved model onto its bases.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved model whose bases were found to be the right ones."""
+
+    folder: Path
+    config: AistaConfig
+    trained: dict[str, Tensor]
+
+
+def open_checkpoint(
+    source: str | Path, replace_bases: dict[str, str] | None = None, check_bases: bool = True
+) -> Checkpoint:
+    """Read a saved model, and look at the bases it names.
 
     Args:
-        folder: What ``save_pretrained`` wrote, or a hub id.
+        source: What ``save_checkpoint`` wrote, or a hub id.
         replace_bases: Where the bases lie on this machine, by role, if not where they lay.
         check_bases: Refuse bases with another fingerprint. (With False they are taken with a warning.)
-        dtype, quantization, device_map, attn_implementation: As for ``from_bases``.
 
     Raises:
-        CheckpointError: Weights are missing, superfluous, misshapen or damaged; a base is nowhere, or is not
-            the one that this model was trained on.
+        CheckpointError: Weights are missing or damaged; a base is nowhere, or is another one.
     """
-    folder = bases.locate(str(folder))
+    folder = bases.locate(str(source))
     config = read_checkpoint_config(folder)
     _require_known_family(config.family)
-    for role, source in (replace_bases or {}).items():
+    for role, base in (replace_bases or {}).items():
         if role not in config.bases:
             raise ConfigError("This model has no such base.", got=role, expected=list(config.bases or {}))
-        config.bases[role] |= bases.describe(str(source))
+        config.bases[role] |= bases.describe(str(base))
     for role, path in locate_bases(config, folder).items():
         _require_same_base(role, path, config.bases[role].get("fingerprint"), strict=check_bases)
-    trained = read_trained(folder)
-    parts = load_parts(
-        config,
-        dtype=dtype,
-        quantization=quantization,
-        device_map=device_map,
-        attn_implementation=attn_implementation,
-        beside=folder,
-    )
-    model = _on_one_device(cls(config, **parts))
-    model.load_trainable(trained)
-    return model
+    return Checkpoint(folder, config, read_trained(folder))
 
 
 def _require_known_family(name: str | None) -> None:

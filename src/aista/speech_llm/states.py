@@ -1,0 +1,128 @@
+"""Hidden states of chosen layers of any decoder, and a decoder that runs no further than they need.
+
+A decoder is what transformers' ``get_decoder()`` returns: the stack below the LM head, with a list of blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+from typing import Any
+
+from torch import Tensor, nn
+
+from aista.errors import ConfigError, ModelInputError
+
+
+def _first(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else value[0]
+
+
+def check_layers(layers: Iterable[int], top: int) -> list[int]:
+    """Demand layers between 0 and ``top``.
+
+    Raises:
+        ModelInputError: There is no such layer.
+    """
+    wanted = sorted({int(layer) for layer in layers})
+    if wanted and not 0 <= wanted[0] <= wanted[-1] <= top:
+        raise ModelInputError("There is no such layer.", got=wanted, expected=f"0 (embeddings) to {top}")
+    return wanted
+
+
+class Decoder:
+    """A stack of blocks with a final norm.
+
+    Args:
+        module: What runs: embeddings, blocks, norm.
+        path: Dotted path, from ``module``, of the list of its blocks.
+
+    Raises:
+        ConfigError: There is no list of blocks.
+    """
+
+    def __init__(self, module: nn.Module, path: str = "layers") -> None:
+        self.module = module
+        parent, _, self._name = path.rpartition(".")
+        try:
+            self._owner: Any = reduce(getattr, parent.split("."), module) if parent else module
+            self.num_layers = len(self.blocks)
+        except (AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"This decoder has no list of blocks at {path!r}, so no layer of it can be looked at.",
+                got=type(module).__name__,
+                advice="A backbone is described in a family file, see docs/guides/own-backbone.md.",
+            ) from error
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks, first to last."""
+        return getattr(self._owner, self._name)
+
+    @contextmanager
+    def capture(self, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+        """Collect hidden states while the decoder runs, with their gradient, of the asked layers only.
+
+        Args:
+            layers: Numbered as transformers' ``output_hidden_states``: 0 enters the first block, l leaves
+                block l, except that the last one, L, is taken after the final norm.
+
+        Yields:
+            {layer: (B, T, d)}, filled when the decoder has run.
+        """
+        states: dict[int, Tensor] = {}
+        hooks = []
+
+        def keep_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            states[0] = args[0] if args else kwargs["hidden_states"]
+
+        def keep_output(layer: int) -> Any:
+            def hook(_: nn.Module, __: tuple, output: Any) -> None:
+                states[layer] = _first(output)
+
+            return hook
+
+        for layer in check_layers(layers, self.num_layers):
+            if layer == self.num_layers:
+                hooks.append(self.module.register_forward_hook(keep_output(layer)))
+            elif layer == 0:
+                hooks.append(self.blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
+            else:
+                hooks.append(self.blocks[layer - 1].register_forward_hook(keep_output(layer)))
+        try:
+            yield states
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
+    def truncated(self, layers: Iterable[int]) -> Iterator[None]:
+        """End after the blocks that the asked layers need; for layer 0 alone none computes."""
+        blocks = self.blocks
+        needed = max(check_layers(layers, self.num_layers), default=0)
+        kept = blocks[: max(1, needed)]
+        setattr(self._owner, self._name, kept)
+        try:
+            with contextlib.nullcontext() if needed else _passing(kept[0]):
+                yield
+        finally:
+            setattr(self._owner, self._name, blocks)
+
+
+@contextmanager
+def _passing(block: nn.Module) -> Iterator[None]:
+    """Let a block hand on what enters it. Blocks that may return more than a tensor are left to compute."""
+    if inspect.signature(type(block).forward).return_annotation not in (Tensor, "torch.Tensor", "Tensor"):
+        yield
+        return
+    replaced = block.__dict__.get("forward")  # accelerate puts one there when it spreads a model
+    block.forward = lambda hidden_states, *_, **__: hidden_states
+    try:
+        yield
+    finally:
+        del block.forward
+        if replaced is not None:
+            block.forward = replaced
