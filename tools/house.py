@@ -36,7 +36,9 @@ class Function:
     name: str
     lines: int
     parameters: int
-    exempt: bool  # a numba kernel or a verb of the command line, whose parameters are its arguments or options
+    exempt: (
+        bool  # a numba kernel or a verb of the command line, whose parameters are its arguments or options
+    )
 
 
 def functions(path: str, text: str) -> Iterator[Function]:
@@ -53,7 +55,9 @@ def functions(path: str, text: str) -> Iterator[Function]:
 
 def _is_docstring(node: ast.stmt) -> bool:
     return (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
     )
 
 
@@ -108,7 +112,11 @@ def at_commit(commit: str) -> dict[str, str]:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     paths = git("ls-tree", "-r", "--name-only", commit, "src/aista").split()
-    return {path.removeprefix("src/aista/"): git("show", f"{commit}:{path}") for path in paths if path.endswith(".py")}
+    return {
+        path.removeprefix("src/aista/"): git("show", f"{commit}:{path}")
+        for path in paths
+        if path.endswith(".py")
+    }
 
 
 # ---- walks ----
@@ -121,9 +129,9 @@ def traced() -> Iterator[list[str]]:
 
     def look(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_name != "<module>" and code.co_filename.startswith(str(PACKAGE)):
-            if not _importing(frame):
-                seen.setdefault(str(Path(code.co_filename).relative_to(PACKAGE)))
+        ours = event == "call" and code.co_filename.startswith(str(PACKAGE))
+        if ours and not _importing(frame):
+            seen.setdefault(str(Path(code.co_filename).relative_to(PACKAGE)))
 
     found: list[str] = []
     sys.setprofile(look)
@@ -175,9 +183,18 @@ def row_to_loss(folder: Path) -> list[str]:
     rows = []
     for number in range(2):
         sound = folder / f"u{number}.wav"
-        soundfile.write(sound, np.random.default_rng(number).normal(0, 0.05, 16_000).astype("float32"), 16_000)
+        soundfile.write(
+            sound, np.random.default_rng(number).normal(0, 0.05, 16_000).astype("float32"), 16_000
+        )
         rows.append(
-            {"id": f"u{number}", "audio": sound.name, "text": "A bell.", "tgt_lang": "zh", "translation": "一口钟。", "task": "st"}
+            {
+                "id": f"u{number}",
+                "audio": sound.name,
+                "text": "A bell.",
+                "tgt_lang": "zh",
+                "translation": "一口钟。",
+                "task": "st",
+            }
         )
     manifest = folder / "st.jsonl"
     manifest.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -186,7 +203,13 @@ def row_to_loss(folder: Path) -> list[str]:
             "output": str(folder / "joint"),
             "init": "aista:stage1",
             "data": {"train": [str(manifest)]},
-            "train": {"max_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": 2, "save_steps": 1, "logging_steps": 1},
+            "train": {
+                "max_steps": 1,
+                "warmup_steps": 0,
+                "per_device_train_batch_size": 2,
+                "save_steps": 1,
+                "logging_steps": 1,
+            },
             "alignment": {"layers": [0, 1]},
         }
     )
@@ -204,7 +227,9 @@ def walks() -> dict[str, list[str]]:
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--at", metavar="COMMIT", help="measure this commit instead of the working tree")
     parser.add_argument("--walks", action="store_true", help="run the two walks and list their files")
     options = parser.parse_args()

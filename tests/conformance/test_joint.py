@@ -124,7 +124,7 @@ def test_a_new_method_is_one_file(
 
 
 def test_what_no_method_understands() -> None:
-    with pytest.raises(ConfigError, match="No alignment method"):
+    with pytest.raises(ConfigError, match="There is no alignment method"):
         method("telepathy")
     with pytest.raises(ConfigError, match="sizes"):
         aista.alignment.alignment("ctc", (0,))

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aista.errors import ConfigError
+from aista import plugins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +73,7 @@ class Sizes:
 
 def names() -> list[str]:
     """Return the name of every method in this package."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return plugins.names(__name__, hidden=("base",))
 
 
 def method(name: str) -> type[Alignment]:
@@ -86,15 +85,8 @@ def method(name: str) -> type[Alignment]:
     Raises:
         ConfigError: No such method.
     """
-    dotted = name if "." in name else f"{__name__}.{name}"
-    try:
-        return importlib.import_module(dotted).Method
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(
-            f"No alignment method {name!r}.",
-            got=str(error),
-            expected=f"{', '.join(names())}, or the dotted path of a module that defines Method",
-        ) from None
+    kind = "alignment method"
+    return plugins.member(plugins.find(__name__, name, kind=kind, hidden=("base",)), "Method", kind=kind)
 
 
 def alignment(name: str, layers: tuple[int, ...], sizes: Sizes | None = None, **options: Any) -> Alignment:
@@ -115,16 +107,12 @@ def alignment(name: str, layers: tuple[int, ...], sizes: Sizes | None = None, **
 
     cls = method(name)
     given = cls.fixed_layers if cls.fixed_layers is not None else tuple(layers)
+    options = plugins.options_of(cls, options, kind=f"The alignment method {name!r}")
     if "sizes" in inspect.signature(cls).parameters:
         options["sizes"] = sizes
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(sizes.seed if sizes else 0)
-            return cls(given, **options)
-    except TypeError as error:
-        raise ConfigError(
-            f"The alignment method {name!r} does not take these options.", got=str(error)
-        ) from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sizes.seed if sizes else 0)
+        return cls(given, **options)
 
 
 def __getattr__(name: str) -> Any:

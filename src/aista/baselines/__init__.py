@@ -7,11 +7,9 @@ because no code or weights are public, has its published numbers in ``reported``
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from typing import TYPE_CHECKING, Any
 
+from aista import plugins
 from aista.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ _NOT_SYSTEMS = ("base", "pretrained", "reported", "runner")
 
 def names() -> list[str]:
     """Return the name of every system in this package that can be run."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_SYSTEMS)
+    return plugins.names(__name__, hidden=_NOT_SYSTEMS)
 
 
 def baseline(name: str, *, generation: dict[str, Any] | None = None, **options: Any) -> Baseline:
@@ -41,7 +39,6 @@ def baseline(name: str, *, generation: dict[str, Any] | None = None, **options: 
     """
     from aista.baselines import reported
 
-    dotted = name if "." in name else f"{__name__}.{name}"
     if name in _NOT_SYSTEMS or ("." not in name and name not in names()):
         known = reported.note(name)
         raise ConfigError(
@@ -49,16 +46,5 @@ def baseline(name: str, *, generation: dict[str, Any] | None = None, **options: 
             got=known,
             expected=f"{', '.join(names())}, or the dotted path of a module that defines System",
         )
-    try:
-        system = importlib.import_module(dotted).System
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"{name!r} is no module that defines System.", got=str(error)) from None
-    try:
-        inspect.signature(system).bind(generation=generation, **options)
-    except TypeError as error:
-        raise ConfigError(
-            f"The system {name!r} does not take these options.",
-            got=str(error),
-            expected=", ".join(inspect.signature(system).parameters),
-        ) from None
-    return system(generation=generation, **options)
+    system = plugins.member(plugins.find(__name__, name, kind="system"), "System", kind="system")
+    return system(generation=generation, **plugins.options_of(system, options, kind=f"The system {name!r}"))

@@ -15,12 +15,11 @@ A third party's corpus is named by its dotted module.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from dataclasses import dataclass
 from types import ModuleType
 
-from aista.errors import ConfigError, ManifestError
+from aista import plugins
+from aista.errors import ManifestError
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Absent(ManifestError):
 
 def names() -> list[str]:
     """Return the names of the built-in corpora."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return plugins.names(__name__)
 
 
 def corpus(name: str) -> ModuleType:
@@ -54,7 +53,4 @@ def corpus(name: str) -> ModuleType:
     Raises:
         ConfigError: There is no such corpus.
     """
-    try:
-        return importlib.import_module(name if "." in name else f"{__name__}.{name}")
-    except ModuleNotFoundError:
-        raise ConfigError(f"There is no corpus {name!r}.", expected=", ".join(names())) from None
+    return plugins.find(__name__, name, kind="corpus")

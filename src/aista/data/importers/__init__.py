@@ -12,9 +12,7 @@ the places of the first. What a row gives less of than its source says is noted 
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +24,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from aista import plugins
 from aista.audio.files import probe
 from aista.data.foreign_rows import guarded
 from aista.data.manifest import Manifest, Utterance, complaints, numbered, write_manifest
@@ -85,7 +84,7 @@ class Imported:
 
 def names() -> list[str]:
     """Return the names of the built-in formats."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return plugins.names(__name__)
 
 
 def importer(name: str) -> ModuleType:
@@ -94,14 +93,7 @@ def importer(name: str) -> ModuleType:
     Raises:
         ConfigError: There is no such format.
     """
-    module = name if "." in name else f"{__name__}.{name}"
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and not module.startswith(error.name):
-            advice = f"pip install {error.name}"
-            raise ConfigError(f"The format {name!r} needs {error.name}.", advice=advice) from None
-        raise ConfigError(f"There is no format {name!r}.", expected=", ".join(names())) from None
+    return plugins.find(__name__, name, kind="format")
 
 
 def import_manifest(

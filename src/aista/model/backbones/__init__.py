@@ -7,14 +7,13 @@ which most causal LMs follow). A dotted name takes the family from a third party
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 from torch import nn
 
+from aista import plugins
 from aista.errors import ConfigError
 
 
@@ -61,7 +60,7 @@ def _follow(module: nn.Module, path: str) -> Any:
 
 def names() -> list[str]:
     """Return the families that have a file here."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return plugins.names(__name__)
 
 
 def family(model_type: str) -> Family:
@@ -73,10 +72,6 @@ def family(model_type: str) -> Family:
     Raises:
         ConfigError: A dotted name leads nowhere.
     """
-    if "." in model_type:
-        try:
-            return importlib.import_module(model_type).FAMILY
-        except (ImportError, AttributeError) as error:
-            raise ConfigError("This backbone family cannot be imported.", got=model_type) from error
-    name = model_type if model_type in names() else "default"
-    return importlib.import_module(f"{__name__}.{name}").FAMILY
+    kind = "backbone family"
+    name = model_type if "." in model_type or model_type in names() else "default"
+    return plugins.member(plugins.find(__name__, name, kind=kind), "FAMILY", kind=kind)
