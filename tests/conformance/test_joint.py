@@ -23,7 +23,7 @@ from tests.training.interrupting import interrupted_after
 
 GUIDE = Path(__file__).parents[2] / "docs/guides/alignment-methods.md"
 ONE_FILE = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0]
-TWO_STEPS = {"max_steps": 2, "eval_steps": None, "save_steps": 2}
+TWO_STEPS = {"max_steps": 2, "eval_steps": None, "patience": None, "save_steps": 2}
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ class _AllTransports(torch.autograd.Function):
         rows, cols = x[x_mask], y[y_mask]
         lengths = [mask.sum(1) for mask in (x_mask, y_mask)]
         cost = squared_euclidean(rows, cols)
-        values, plans = _solve_blocks(cost, *(each.tolist() for each in lengths), threads)
+        values, plans = _solve_blocks(cost, lengths[0].tolist(), lengths[1].tolist(), threads)
         ctx.save_for_backward(rows, cols, x_mask, *lengths, plans)
         return values
 
