@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from aista.cli import evaluate as evaluate_verb
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.demo.report import write_report
 from aista.errors import ConfigError, EvaluationError
 from aista.evaluation import evaluate as module
 from aista.evaluation.decode import decode, read_hypotheses
@@ -25,10 +24,11 @@ from aista.evaluation.inside import teacher_forced_accuracy, transport_costs, tr
 from aista.evaluation.settings import EvaluateSettings, GenerationSettings
 from aista.inference.answering import Question, answer, longest_seconds
 from aista.inference.translator import Translator, load
+from aista.experiments.demo_page import write_report
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from tests import tiny
-from tests.evaluation import invented
+from tests.experiments import invented_demo as invented
 from tests.evaluation.standins import Model, Processor, tone
 
 QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}

@@ -136,7 +136,14 @@ def _shipped() -> list[Check]:
     folder = importlib.resources.files("aista.demo") / "weights"
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
     if not names:
-        return [Check("shipped models", "missing", "none in this installation", "aista demo --from-scratch")]
+        return [
+            Check(
+                "shipped models",
+                "missing",
+                "none in this installation",
+                "python -m tools.standins build --install",
+            )
+        ]
     return [Check("shipped models", "ok", ", ".join(names))]
 
 

@@ -13,7 +13,7 @@ _EPILOG = """Examples:
 
     aista study --seeds 3
 
-    aista study cosine spread_above --seeds 5
+    aista study cosine literal --seeds 5
 
     aista study --no-run
 """
@@ -21,8 +21,10 @@ _EPILOG = """Examples:
 
 @app.command(epilog=_EPILOG)
 def study(
-    ideas: Annotated[list[str] | None, typer.Argument(help="Ideas; all of them where none is named.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of every idea.")] = 3,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Variants; all of them where none is named.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every variant.")] = 3,
     scale: Annotated[
         str, typer.Option(help="small (about two hours), or nano (seconds, for tests).")
     ] = "small",
@@ -37,27 +39,20 @@ def study(
 ) -> None:
     """Try what might make alignment help, beyond the paper: costs, weights, layers, data, stage 1.
 
-    Every idea is compared with a run that lacks it, seed by seed, on the dev set. Stop it with Ctrl-C: runs
-    save what they have and the same command goes on. Exit code 1: a run failed.
+    Every variant is compared with a run that lacks it, seed by seed, on the dev set. Stop it with Ctrl-C:
+    runs save what they have and the same command goes on. Exit code 1: a run failed.
     """
-    import os
+    from aista.experiments.plans.study import StudyPlan
+    from aista.experiments.progress import console
+    from aista.experiments.runner import Runner
 
-    from aista.demo.stages import console
-    from aista.study.study import Study
-
-    asked = Study(
-        output,
-        ideas or [],
-        seeds=seeds,
-        scale=scale,
-        workers=(os.cpu_count() or 1) if workers is None else workers,
-    )
+    runner = Runner(StudyPlan(output, names or [], seeds=seeds, scale=scale), workers=workers)
     if dry_run:
-        typer.echo("\n".join(asked.commands()))
+        typer.echo("\n".join(runner.commands()))
         return
-    failed = [] if no_run else asked.run()
-    table = asked.exhibit()
-    console.print(table.to_text(max(console.width, 132)), markup=False, highlight=False, soft_wrap=True)
+    failed = [] if no_run else runner.run()
+    text = runner.results().to_text(max(console.width, 132))
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
     if failed:
         typer.echo(f"{len(failed)} did not finish: {', '.join(failed)}", err=True)
         raise typer.Exit(1)

@@ -1,0 +1,338 @@
+"""The demo's page: one HTML file with nothing outside it, to read, to look at and to listen to.
+
+``render`` makes the page from plain results and needs no model; ``write_report`` gathers what the stages of
+a demo left in its folder (results, histories, hypotheses, a few sounds and their transport plans).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aista
+from aista.audio.files import load_audio
+from aista.data.collate import SpeechDataset
+from aista.data.manifest import Manifest, Utterance
+from aista.evaluation.decode import read_hypotheses
+from aista.evaluation.evaluate import compare
+from aista.evaluation.inside import TransportMap, transport_map
+from aista.evaluation.metrics import edit_distance
+from aista.experiments import page
+from aista.experiments.page import Clip, Rendering
+from aista.experiments.results import Cell, Row, Table
+from aista.files import write_whole
+from aista.text.languages import language
+
+NAMES = {"base": "base", "ai_sta": "AI-STA"}
+LEVEL = 0.05
+# Table 2 of the paper: base and AI-STA on CoVoST2 with Qwen2-7B.
+PAPER = {"zh": (45.3, 46.0), "ja": (31.0, 31.4)}
+_FIRST = 2
+_HIDDEN = ("steps", "best_validation_accuracy")
+_TITLES = {
+    "token_accuracy": "token accuracy, %", "log_wasserstein": "log transport cost ↓",
+    "chrf_captions": "captions, chrF2", "bleu": "BLEU", "chrf": "chrF2", "wer": "word error rate, % ↓",
+    "cer": "character error rate, % ↓",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the page shows.
+
+    Attributes:
+        results: What ``results.json`` holds.
+        comparisons: Score name -> fields of ``aista.evaluation.significance.Comparison``.
+        clips: Recordings with both systems' translations; those with ``maps`` are also shown as heat maps.
+        histories: System -> logged rows of its training (``step`` and ``ce``, ``wasserstein...`` or
+            ``eval_token_accuracy``).
+        configs: Name -> YAML text of the settings.
+        notice: Shown in a box at the head, e.g. that the numbers are made up.
+        readme: Address of the README; empty: it is not linked.
+    """
+
+    results: Mapping[str, Any]
+    comparisons: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    clips: Sequence[Clip] = ()
+    histories: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    configs: Mapping[str, str] = field(default_factory=dict)
+    notice: str = ""
+    readme: str = ""
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` from what the stages of a demo left in its folder.
+
+    Args:
+        folder: Holds ``results.json``, the models ``base`` and ``ai_sta`` with their ``history.json``, their
+            evaluations under ``evaluate``, the test sets under ``corpus`` and settings under ``configs``.
+
+    Returns:
+        The path of the page.
+    """
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    evaluations = {key: folder / "evaluate" / key for key in NAMES}
+    models = {key: str(folder / key) for key in NAMES}
+    layer = min(results["selected_layers"], default=0)
+    clips = []
+    for name in results["systems"]["base"].get("by_set", {}):
+        clips += chosen_clips(folder / "corpus" / f"{name}.jsonl", evaluations, models, layer)
+    data = ReportData(
+        results=results,
+        comparisons={name: asdict(row) for name, row in compare(*evaluations.values()).items()},
+        clips=clips,
+        histories={key: json.loads((folder / key / "history.json").read_text()) for key in NAMES},
+        configs={path.stem: path.read_text() for path in sorted((folder / "configs").glob("*.yaml"))},
+        readme=readme_from(folder),
+    )
+    path = folder / "report.html"
+    write_whole(path, render(data))
+    return path
+
+
+def readme_from(folder: Path) -> str:
+    """Return the address of the checkout's README as seen from a page in ``folder``; empty without one."""
+    readme = Path(aista.__file__).resolve().parents[2] / page.README
+    return os.path.relpath(readme, folder.resolve()) if readme.exists() else ""
+
+
+def render(data: ReportData) -> str:
+    """Return the whole page."""
+    results = data.results
+    signs = [_sign(_change(data, name)) for name in _scores(results, "bleu_")]
+    return page.render(
+        "demo.html.j2",
+        data=data,
+        results=results,
+        titles=NAMES,
+        signs=signs,
+        layers=_layers(results),
+        speech=[_change(data, name) for name in _scores(results, "bleu_")],
+        text=[_change(data, name) for name in _scores(results, "mt_bleu_")],
+        cost=_pair(results, "log_wasserstein"),
+        accuracy=_pair(results, "token_accuracy"),
+        retrieval={"lines": [_retrieval(results)]},
+        pairs={"rows": _interval_rows(data)},
+        table=_table("scores", "Scores over all sentences", results["systems"], data.comparisons),
+        tables=_tables_by_set(results),
+        signatures=_signatures(results.get("bleu_signature") or {}),
+        curves=[row for row in _curves(data.histories) if row["series"]],
+        level=LEVEL,
+    )
+
+
+def _scores(results: Mapping[str, Any], prefix: str) -> list[str]:
+    systems = results["systems"]
+    return [name for name in systems["base"] if name.startswith(prefix) and name in systems["ai_sta"]]
+
+
+def _pair(results: Mapping[str, Any], name: str) -> dict[str, float] | None:
+    base, system = (results["systems"][key].get(name) for key in NAMES)
+    if base is None or system is None:
+        return None
+    return {"base": base, "system": system, "factor": math.exp(min(abs(base - system), 50.0))}
+
+
+def _change(data: ReportData, name: str) -> dict[str, Any]:
+    """Return what AI-STA changed in one score, with the paper's change where it has one."""
+    base, system = (data.results["systems"][key][name] for key in NAMES)
+    code = name.rsplit("_", 1)[-1]
+    return {
+        "name": name, "language": language(code).name, "base": base, "system": system,
+        "gain": system - base, "p": data.comparisons.get(name, {}).get("p_value"),
+        "paper": PAPER.get(code) if name.startswith("bleu_") else None,
+    }  # fmt: skip
+
+
+def _sign(change: Mapping[str, Any]) -> int:
+    """Return 1 or -1 where a change is more than chance explains, else 0."""
+    if change["p"] is None or change["p"] >= LEVEL:
+        return 0
+    return 1 if change["gain"] > 0 else -1
+
+
+def _layers(results: Mapping[str, Any]) -> dict[str, Any]:
+    mrr, chosen = results["mrr_by_layer"], results["selected_layers"]
+    best = max(range(len(mrr)), key=mrr.__getitem__)
+    return {
+        "best": best, "mrr": mrr[best], "times": mrr[best] / results["chance_mrr"], "chosen": chosen,
+        "are_early": bool(chosen) and max(chosen) <= len(mrr) // 2, "last": len(mrr) - 1,
+    }  # fmt: skip
+
+
+def _retrieval(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the demo's curve as Figure 4 is drawn."""
+    return {
+        "title": "right transcript", "mrr": results["mrr_by_layer"], "selected": results["selected_layers"],
+        "threshold": results.get("threshold") or 0.0, "chance": results["chance_mrr"],
+        "shuffled": results.get("shuffled_mrr_by_layer") or [],
+    }  # fmt: skip
+
+
+def _interval_rows(data: ReportData) -> list[dict[str, Any]]:
+    rows = []
+    for name in [*_scores(data.results, "bleu_"), *_scores(data.results, "mt_bleu_")]:
+        test = data.comparisons.get(name, {})
+        base, system = (data.results["systems"][key][name] for key in NAMES)
+        halves = {f"{key}_half": test.get(f"{key}_half_width") or 0.0 for key in ("base", "system")}
+        rows.append({"name": title_of(name), "base": base, "system": system, **halves})
+    return rows
+
+
+def _tables_by_set(results: Mapping[str, Any]) -> list[Table]:
+    systems = results["systems"]
+    return [
+        _table(name, page.words(name), {key: systems[key]["by_set"][name] for key in NAMES}, {})
+        for name in systems["base"].get("by_set", {})
+    ]
+
+
+def _table(
+    name: str, title: str, systems: Mapping[str, Mapping[str, Any]],
+    comparisons: Mapping[str, Mapping[str, Any]],
+) -> Table:  # fmt: skip
+    """Return all scores of both systems with their difference, and its p where it was tested."""
+    rows = []
+    for score, base in systems["base"].items():
+        system = systems["ai_sta"].get(score)
+        if not (isinstance(base, int | float) and isinstance(system, int | float)) or score in _HIDDEN:
+            continue
+        digits = 2 if score == "log_wasserstein" else 1
+        p = comparisons.get(score, {}).get("p_value")
+        cells = [Cell(value=float(value), digits=digits) for value in (base, system)]
+        cells.append(Cell(value=system - base, digits=digits, signed=True, p_value=p))
+        rows.append(Row(label=title_of(score), cells=cells, key=score))
+    return Table(name=name, title=title, columns=["base", "AI-STA", "difference"], rows=rows)
+
+
+def title_of(score: str) -> str:
+    """Return what a score is called on the page."""
+    if score in _TITLES:
+        return _TITLES[score]
+    *kind, code = score.split("_")
+    measure = _TITLES.get(kind[-1], kind[-1])
+    if kind[-1] in ("wer", "cer"):
+        return f"{language(code).name}, {measure}"
+    return f"{'text' if kind[0] == 'mt' else 'speech'} → {language(code).name}, {measure}"
+
+
+def _signatures(found: Any) -> list[str]:
+    named = found if isinstance(found, Mapping) else {"BLEU": found}
+    return [f"{title_of(name) if '_' in name else name}: {value}" for name, value in named.items()]
+
+
+def _curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """Return the three drawings of the trainings."""
+    shown = (
+        ("ce", "cross-entropy of the translation, per token", False),
+        ("wasserstein", "alignment loss, mean of the aligned layers", True),
+        ("eval_token_accuracy", "token accuracy on held-out sentences", False),
+    )
+    drawings = []
+    for key, title, log in shown:
+        series = [
+            {
+                "name": NAMES[system], "role": "system" if system == "ai_sta" else "base",
+                "points": points,
+            }
+            for system, rows in histories.items()
+            if (points := _points(rows, key))
+        ]  # fmt: skip
+        drawings.append({"title": title, "log": log, "series": series})
+    return drawings
+
+
+def _points(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """Return (step, value) of one logged quantity; of several layers' costs, their mean."""
+    points = []
+    for row in rows:
+        values = [value for key, value in row.items() if key == name or (key.startswith(f"{name}_"))]
+        if values and "step" in row and math.isfinite(mean := sum(values) / len(values)):
+            points.append((float(row["step"]), mean))
+    return points
+
+
+# ---- recordings, chosen by rule ----
+
+_Rows = list[tuple[int, Utterance]]
+
+
+def chosen_clips(
+    manifest: Path, evaluations: Mapping[str, Path], models: Mapping[str, str], layer: int
+) -> list[Clip]:
+    """Return the first clips of a test set and the one on which the systems differ most.
+
+    Args:
+        manifest: The test set; rows that share a recording are shown together.
+        evaluations: System -> output folder of its ``aista evaluate``.
+        models: System -> model folder; the transport plans of the first clip are taken from them.
+        layer: Layer of the transport plans.
+
+    Raises:
+        EvaluationError, ManifestError, AudioError: What the stages left behind cannot be read.
+    """
+    texts = {
+        key: {row.id: row.hypothesis for row in read_hypotheses(folder / f"{manifest.stem}.speech.jsonl")}
+        for key, folder in evaluations.items()
+    }
+    groups = _recordings(Manifest(manifest), texts)
+    names = list(groups)
+    chosen, rest = names[:_FIRST], names[_FIRST:]
+    if rest:
+        chosen.append(max(rest, key=lambda name: _disagreement(groups[name], texts)))
+    maps = _maps(manifest, groups[chosen[0]][0][0], models, layer) if chosen else {}
+    title = page.words(manifest.stem.removeprefix("test_"))
+    clips = []
+    for number, name in enumerate(chosen, start=1):
+        why = "where the two differ most" if name in rest else f"number {number}"
+        clip = _clip(groups[name], texts, manifest, f"{title} words · {why}")
+        clips.append(Clip(**{**vars(clip), "maps": maps if number == 1 else {}}))
+    return clips
+
+
+def _recordings(manifest: Manifest, texts: Mapping[str, Mapping[str, str]]) -> dict[Any, _Rows]:
+    """Group the translated rows by their recording, in order of appearance."""
+    groups: dict[Any, _Rows] = defaultdict(list)
+    for index, row in enumerate(manifest):
+        if row.task == "st" and row.translation and all(row.id in found for found in texts.values()):
+            groups[row.audio, row.offset].append((index, row))
+    return groups
+
+
+def _disagreement(rows: _Rows, texts: Mapping[str, Mapping[str, str]]) -> int:
+    """Count the edits between the systems' translations."""
+    total = 0
+    for _, row in rows:
+        one, *others = (found[row.id] for found in texts.values())
+        total += sum(edit_distance(one, other) for other in others)
+    return total
+
+
+def _maps(manifest: Path, index: int, models: Mapping[str, str], layer: int) -> dict[str, TransportMap]:
+    """Return each system's transport plan for one row."""
+    from aista.inference.translator import load
+
+    clip = SpeechDataset([Manifest(manifest)]).subset([index])
+    maps = {}
+    for key, folder in models.items():
+        translator = load(folder)
+        maps[key] = transport_map(translator.model, translator.processor, clip, layer)[0]
+    return maps
+
+
+def _clip(rows: _Rows, texts: Mapping[str, Mapping[str, str]], manifest: Path, note: str) -> Clip:
+    _, first = rows[0]
+    samples = load_audio(
+        manifest.parent / str(first.audio), offset_seconds=first.offset, duration_seconds=first.duration
+    )
+    renderings = [
+        Rendering(row.answer_lang, row.target, {key: found[row.id] for key, found in texts.items()})
+        for _, row in rows
+    ]
+    return Clip(f"{manifest.stem}-{first.id}", samples, first.text or "", note, renderings)

@@ -1,0 +1,227 @@
+"""Single sentences, chosen by rule: Figure 7's cases, and those whose transport plans are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aista.analysis.cases import Answered, Case, Cases, find_cases
+from aista.audio.files import load_audio, write_audio
+from aista.data.manifest import Manifest, Utterance
+from aista.evaluation.decode import Hypothesis, read_hypotheses
+from aista.evaluation.metrics import chrf
+from aista.experiments.results import PLACE
+from aista.experiments.paper.systems import Context, Run
+from aista.text.languages import language
+
+PAIR = ("base", "ai_sta")
+COUNT = 2
+LONGEST_SECONDS = 12.0
+RULE = (
+    f"Rule: of each backbone and language the {COUNT} sentences with the largest gain and the {COUNT} with "
+    "the largest loss in sentence-level chrF2, one per recording, first seed. Nobody picked."
+)
+_BINS = 14
+
+
+def pairs_of_runs(context: Context) -> dict[str, list[tuple[Run, Run]]]:
+    """Return, by backbone, base and AI-STA of every seed of which both are there, lowest seed first.
+
+    Where directions are trained apart, those of the first direction.
+    """
+    found: dict[str, list[tuple[Run, Run]]] = {}
+    first: dict[str, str] = {}
+    runs = sorted(context.runs, key=lambda run: run.seed)
+    for base in (run for run in runs if run.system == PAIR[0]):
+        if base.direction != first.setdefault(base.backbone, base.direction):
+            continue
+        like = (base.backbone, base.direction, base.seed)
+        for system in runs:
+            if system.system == PAIR[1] and (system.backbone, system.direction, system.seed) == like:
+                found.setdefault(base.backbone, []).append((base, system))
+    order = list(context.layers) or list(found)
+    return {name: found[name] for name in sorted(found, key=lambda n: order.index(n) if n in order else 99)}
+
+
+def figure7(context: Context) -> dict[str, Any] | None:
+    """Return the sentences on which base and AI-STA differ most, both ways, with their sounds."""
+    cases: list[dict[str, Any]] = []
+    counts: list[dict[str, Any]] = []
+    for backbone in pairs_of_runs(context):
+        for code in _languages(context, backbone):
+            rows, others, places = _answers(context, backbone, code)
+            if not rows:
+                continue
+            found = find_cases(rows, _sentence_score, first=PAIR[0], second=PAIR[1], count=COUNT)
+            panel = f"{context.titles.get(backbone, backbone)}, {language(code).name}"
+            counts.append({"panel": panel, "backbone": backbone, "language": code, **_counts(found, rows)})
+            for way, shown in (("better", found.better), ("worse", found.worse)):
+                for case in shown:
+                    name = f"{backbone}-{code}-{case.row.id}"
+                    sound = saved_clip(context, *places[case.row.id], name)
+                    seeds = [_difference(texts[case.row.id], case.row.reference) for texts in others]
+                    cases.append(
+                        {"id": name, "way": way, "panel": panel, "backbone": backbone, **sound}
+                        | _case_values(case, seeds)
+                    )
+    if not counts:
+        return None
+    return {
+        "name": "figure7",
+        "title": "Figure 7: cases",
+        "caption": "Sentences on which base and AI-STA differ most, as many that AI-STA translates better as "
+        "worse. Above: the change in sentence-level chrF2 over all test sentences that changed.",
+        "notes": [RULE, "The paper (6.7) shows two sentences, both in favour of its method."],
+        "data": {
+            "cases": cases,
+            "counts": counts,
+            "titles": {run.system: context.titles.get(run.system, run.system) for run in context.runs},
+            "rows": [_flat(case) for case in cases],
+        },
+    }
+
+
+def _languages(context: Context, backbone: str) -> list[str]:
+    codes: dict[str, None] = {}
+    for run in context.runs:
+        if run.backbone == backbone and run.system in PAIR:
+            codes |= dict.fromkeys(row.language for _, row in _hypotheses(context, run))
+    return list(codes)
+
+
+def _hypotheses(context: Context, run: Run) -> list[tuple[Path, Hypothesis]]:
+    """Return a run's translations of speech, each with the manifest of its test set."""
+    found = []
+    for manifest in context.tests:
+        rows = read_hypotheses(run.evaluation / f"{manifest.stem}.speech.jsonl")
+        found += [(manifest, row) for row in rows if row.task == "st" and not row.error]
+    return found
+
+
+def _answers(
+    context: Context, backbone: str, code: str
+) -> tuple[list[Answered], list[dict[str, dict[str, str]]], dict[str, tuple[Path, int]]]:
+    """Return the first seed's answers of all systems, the pair's of other seeds, each row's place.
+
+    Systems that did not answer every row of the pair are left out.
+    """
+    runs = [run for run in context.runs if run.backbone == backbone]
+    texts: dict[tuple[str, int], dict[str, str]] = {}
+    references: dict[str, tuple[Path, Hypothesis]] = {}
+    for run in runs:
+        mine = {row.id: (path, row) for path, row in _hypotheses(context, run) if row.language == code}
+        if mine:
+            answers = texts.setdefault((run.system, run.seed), {})
+            answers |= {key: row.hypothesis for key, (_, row) in mine.items()}
+        if run.system == PAIR[0]:
+            references |= mine
+    seeds = sorted({seed for name, seed in texts if name == PAIR[0] and (PAIR[1], seed) in texts})
+    if not seeds:
+        return [], [], {}
+    first, *later = seeds
+    utterances = _places(context)
+    shown = {name: found for (name, seed), found in texts.items() if seed == first}
+    ids = [key for key in references if key in utterances and all(key in shown[name] for name in PAIR)]
+    whole = {name: found for name, found in shown.items() if found.keys() >= set(ids)}
+    rows = [_answered(references[key][1], utterances[key][2], whole) for key in ids]
+    others = [{key: {name: texts[name, seed].get(key, "") for name in PAIR} for key in ids} for seed in later]
+    return rows, others, {key: utterances[key][:2] for key in ids}
+
+
+def _places(context: Context) -> dict[str, tuple[Path, int, Utterance]]:
+    """Return id -> manifest, number and utterance of every row of the test sets."""
+    return {row.id: (path, index, row) for path in context.tests for index, row in enumerate(Manifest(path))}
+
+
+def _answered(row: Hypothesis, utterance: Utterance, texts: Mapping[str, Mapping[str, str]]) -> Answered:
+    recording = f"{utterance.audio}@{utterance.offset}#{utterance.channel}"
+    found = {name: answers[row.id] for name, answers in texts.items()}
+    return Answered(row.id, recording, row.language, utterance.text or "", row.reference, found)
+
+
+def _sentence_score(hypothesis: str, reference: str) -> float:
+    return chrf([hypothesis], [reference]).value
+
+
+def _difference(texts: Mapping[str, str], reference: str) -> float:
+    base, system = (_sentence_score(texts[name], reference) for name in PAIR)
+    return system - base
+
+
+def _counts(found: Cases, rows: list[Answered]) -> dict[str, Any]:
+    changed = [d for row in rows if (d := _difference(row.texts, row.reference))]
+    reach = max(10.0, 10 * np.ceil(max(map(abs, changed), default=0.0) / 10))
+    edges = np.linspace(-reach, reach, _BINS + 1)
+    # A change of exactly 0 at an inner edge counts to the right: those were left out above.
+    histogram, _ = np.histogram(changed, bins=edges)
+    return {
+        "num_better": found.num_better,
+        "num_worse": found.num_worse,
+        "num_equal": found.num_equal,
+        "mean_difference": found.mean_difference,
+        "edges": edges.tolist(),
+        "histogram": histogram.tolist(),
+    }
+
+
+def _case_values(case: Case, seeds: list[float]) -> dict[str, Any]:
+    return {
+        "row": case.row.id,
+        "language": case.row.language,
+        "reference": case.row.reference,
+        "texts": dict(case.row.texts),
+        "scores": {name: round(value, 2) for name, value in case.scores.items()},
+        "difference": round(case.difference, 2),
+        "other_seeds": [round(value, 2) for value in seeds],
+    }
+
+
+def _flat(case: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("panel", "way", "row", "audio", "offset", "source", "reference", "difference")
+    return {name: case[name] for name in names} | {f"text_{k}": v for k, v in case["texts"].items()}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A row of a test set and why it is shown."""
+
+    manifest: Path
+    index: int
+    why: str
+
+
+def chosen_sentences(context: Context) -> list[Sentence]:
+    """Return the first recording of every test set, and the first backbone's largest gain and loss."""
+    pairs = pairs_of_runs(context)
+    if not pairs:
+        return []
+    chosen = []
+    for path in context.tests:
+        title = path.stem.removeprefix("test_").replace("_", " ")
+        index = next((i for i, row in enumerate(Manifest(path)) if row.audio and row.text), None)
+        if index is not None:
+            chosen.append(Sentence(path, index, f"first of {title}"))
+    backbone = next(iter(pairs))
+    for code in _languages(context, backbone)[:1]:
+        rows, _, places = _answers(context, backbone, code)
+        found = find_cases(rows, _sentence_score, first=PAIR[0], second=PAIR[1], count=1)
+        tongue = language(code).name
+        for way, shown in (("gain", found.better), ("loss", found.worse)):
+            chosen += [Sentence(*places[c.row.id], f"largest {way} into {tongue}") for c in shown]
+    return chosen
+
+
+def saved_clip(context: Context, manifest: Path, index: int, name: str) -> dict[str, Any]:
+    """Copy a row's sound beside tables and figures and return its file, where it is from, and what is said."""
+    row = Manifest(manifest)[index]
+    source = (
+        Path(row.audio or "") if Path(row.audio or "").is_absolute() else manifest.parent / str(row.audio)
+    )
+    samples = load_audio(source, **row.span)
+    place = Path(PLACE) / "files" / f"{name}.flac"
+    write_audio(context.folder / place, samples[: int(LONGEST_SECONDS * 16_000)])
+    return {"clip": str(place), "audio": str(row.audio), "offset": row.offset, "source": row.text or ""}

@@ -1,0 +1,307 @@
+"""Tables 1 to 5 of the paper from run folders, the paper's values beside ours."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from aista.baselines.reported import REPORTED
+from aista.data.manifest import Manifest
+from aista.model.bases import locate
+from aista.experiments.paper import reported as paper
+from aista.experiments.results import Cell, Row, Table
+from aista.experiments.paper.measured import P_RULE, SEED_RULE, X_RULE, Measured, cell_of, cross_entropies, with_best
+from aista.experiments.paper.systems import Backbone, Context, System
+from aista.selection.report import LayerReport
+
+BOLD_RULE = (
+    "Bold: the highest mean of its group, where it stands above every other by more than both deviations "
+    "together."
+)
+RULES = (SEED_RULE, P_RULE, BOLD_RULE)
+_TITLES = {"zh": "En-Zh", "ja": "En-Ja"}
+_BLEU = ("bleu_zh", "bleu_ja")
+_BASELINES = ("salmonn", "blsp_kd", "qwen_audio", "qwen2_audio")
+Papers = Mapping[str, float | str]
+
+
+class Column(NamedTuple):
+    """A score as a column: its name in results, the paper's value per system, decimals, may be bold."""
+
+    score: str
+    paper: Papers = {}
+    digits: int = 1
+    bold: bool = True
+
+
+def all_tables(context: Context) -> list[Table]:
+    """Return the tables that were asked for."""
+    makers: dict[str, Callable[[Context], Table]] = {
+        "table1": table1, "table2": table2, "table3": table3, "table4": table4, "table5": table5,
+    }  # fmt: skip
+    return [make(context) for name, make in makers.items() if name in context.scope.names]
+
+
+def table1(context: Context) -> Table:
+    """Return what the models were trained on, as counted from the manifests (5.1)."""
+    rows = []
+    for task in ("ASR", "AAC", "ST"):
+        rows.append(Row(label=task, is_heading=True))
+        for row in (row for row in paper.TABLE1 if row.task == task):
+            found = [path for name, path in context.training.items() if name.startswith(row.manifests)]
+            counted = _counted(found) if found else [Cell(), Cell()]
+            cells = [
+                Cell(**cell.model_dump(exclude={"paper", "digits"}), paper=value, digits=0)
+                for cell, value in zip(counted, (row.hours, row.samples), strict=True)
+            ]
+            rows.append(Row(label=row.name, cells=cells))
+        rows += _stand_ins(context, task)
+    return Table(
+        name="table1",
+        title="Table 1: training data",
+        columns=["hours", "samples"],
+        rows=rows,
+        caption="Hours and samples as counted from the manifests; the paper's beside them.",
+        notes=[
+            "In the paper's table WavCaps stands beside ASR; its text (5.1) uses it for captioning, as here."
+        ],
+    )
+
+
+def _counted(manifests: Sequence[Path]) -> list[Cell]:
+    """Return hours and rows of manifests."""
+    seconds, samples = 0.0, 0
+    for path in manifests:
+        for row in Manifest(path):
+            seconds, samples = seconds + (row.duration or 0.0), samples + 1
+    return [Cell(value=seconds / 3600, digits=2), Cell(value=samples, digits=0)]
+
+
+def _stand_ins(context: Context, task: str) -> list[Row]:
+    """Return what the small scale trains on in place of the paper's corpora."""
+    if "ST" not in context.training:
+        return []
+    if task != "ST":
+        manifest = context.training.get(task)
+        cells = _counted([manifest]) if manifest else _shipped_counts(task.lower())
+        return [
+            Row(label={"ASR": "stand-in: spoken sentences", "AAC": "stand-in: sounds"}[task], cells=cells)
+        ]
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for row in Manifest(context.training["ST"]):
+        seconds[row.answer_lang].append(row.duration or 0.0)
+    return [
+        Row(
+            label=f"stand-in: spoken sentences {_TITLES.get(code, code)}",
+            cells=[Cell(value=sum(found) / 3600, digits=2), Cell(value=len(found), digits=0)],
+        )
+        for code, found in seconds.items()
+    ]
+
+
+def _shipped_counts(corpus: str) -> list[Cell]:
+    """Return what the shipped stage-1 models were trained on, as their build counted it (the model card)."""
+    card = (locate("aista:model") / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {corpus} \| ([\d,]+) \| ([\d.]+) \|$", card, re.MULTILINE)
+    if row is None:
+        return [Cell(), Cell()]
+    note = "counted by `python -m tools.standins build`; the stage-1 model comes with the package"
+    samples, hours = float(row[1].replace(",", "")), float(row[2])
+    return [Cell(value=hours, digits=2, note=note), Cell(value=samples, digits=0, note=note)]
+
+
+def table2(context: Context) -> Table:
+    """Return systems x directions (6.1)."""
+    measured, scope = Measured(context), context.scope
+    rows = [Row(label="Baseline models", is_heading=True)]
+    for row in (row for row in REPORTED if row.system in _BASELINES):
+        ours = measured.baseline(row.system) | _own_run_of(row.system, measured, scope.backbones[0])
+        cells = [
+            ours.get(code, Cell()).model_copy(update={"paper": row.bleu[f"en-{code}"]})
+            for code in paper.DIRECTIONS
+        ]
+        rows.append(Row(label=row.title, cells=cells, key=row.system))
+    for name in measured.baselines():
+        if name not in _BASELINES:
+            cells = [measured.baseline(name).get(code, Cell()) for code in paper.DIRECTIONS]
+            rows.append(Row(label=context.titles.get(name, name), cells=cells, key=name))
+    for backbone in scope.backbones[:2]:
+        reported = {s: values for (b, s), values in paper.TABLE2.items() if b == backbone.paper}
+        columns = [
+            Column(f"bleu_{code}", {system: values[code] for system, values in reported.items()})
+            for code in paper.DIRECTIONS
+        ]
+        rows.append(Row(label=f"Our LSM with the {backbone.title}", is_heading=True, group=backbone.name))
+        rows += _rows(measured, backbone, scope.systems_of("table2"), columns)
+    return Table(
+        name="table2",
+        title="Table 2: speech translation, BLEU",
+        columns=list(_TITLES.values()),
+        rows=rows,
+        caption=_caption(context, "CoVoST2, its own backbones"),
+        notes=[
+            *RULES,
+            "In BLSP-KD's row, where there is a number of ours, it is our model trained with the method "
+            "`distillation`, which does the same: no code or weights of it are public.",
+            *_missing(context, "table2"),
+            *measured.warnings(),
+        ],
+        signatures=measured.signatures(_BLEU),
+    )
+
+
+def _own_run_of(system: str, measured: Measured, backbone: Backbone) -> dict[str, Cell]:
+    """Return our own run of a baseline's method, where there is one."""
+    if system != "blsp_kd" or not measured.seeds(backbone.name, "distillation"):
+        return {}
+    return {code: measured.cell(backbone.name, "distillation", f"bleu_{code}") for code in paper.DIRECTIONS}
+
+
+def table3(context: Context) -> Table:
+    """Return layer sets (6.2), on the seeds that all of them have."""
+    measured, backbone = Measured(context), context.scope.backbones[0]
+    shown = {system.name: system for system in context.scope.systems_of("table3")}
+    if "ai_sta" in shown:  # the paper's order: the selected layers last
+        label = f"Layer {_selected(context, backbone)} (selected)"
+        shown["ai_sta"] = System("ai_sta", label, shown.pop("ai_sta").alignment)
+    systems = list(shown.values())
+    seeds = measured.shared_seeds(backbone.name, shown)
+    rows = _rows(measured, backbone, systems, [Column("bleu_zh", paper.TABLE3), Column("bleu_ja")], seeds)
+    rows = [
+        row.model_copy(update={"cells": [*row.cells, _final_loss(context, backbone, row.key, seeds)]})
+        for row in rows
+    ]
+    return Table(
+        name="table3",
+        title="Table 3: which layers are aligned",
+        columns=[*_TITLES.values(), "final CE"],
+        rows=rows,
+        caption=_caption(context, "CoVoST2 En-Zh, Qwen2-7B, where layers 0 and 1 were selected"),
+        notes=[
+            f"Seeds shown: {', '.join(map(str, seeds)) or 'none'}.",
+            X_RULE,
+            *RULES,
+            "Final CE: mean training cross-entropy over the last tenth of the logged steps.",
+            "Layer 1-6 is not in the paper: every layer up to 6 without layer 0.",
+            *_missing(context, "table3"),
+        ],
+        signatures=measured.signatures(_BLEU),
+    )
+
+
+def _final_loss(context: Context, backbone: Backbone, system: str, seeds: Sequence[int]) -> Cell:
+    values = []
+    for seed in seeds or context.scope.seeds:
+        for run in context.scope.runs_of(backbone.name, system, seed):
+            if losses := cross_entropies(run):
+                tenth = losses[-max(1, len(losses) // 10) :]
+                values.append(sum(tenth) / len(tenth))
+    return cell_of(values, digits=3)
+
+
+def table4(context: Context) -> Table:
+    """Return alignment methods (6.3); a method that is found in the package is a row."""
+    measured, backbone = Measured(context), context.scope.backbones[0]
+    systems = sorted(context.scope.systems_of("table4"), key=lambda system: system.name.startswith("ai_sta"))
+    columns = [
+        Column("bleu_zh", paper.TABLE4),
+        Column("bleu_ja"),
+        Column("log_wasserstein", digits=2, bold=False),
+        Column("token_accuracy", digits=1, bold=False),
+    ]
+    counts = [f"{row.title} {len(measured.seeds(backbone.name, row.name))}" for row in systems]
+    return Table(
+        name="table4",
+        title="Table 4: alignment methods",
+        columns=[*_TITLES.values(), "log W", "token accuracy"],
+        rows=_rows(measured, backbone, systems, columns),
+        caption=_caption(context, "CoVoST2 En-Zh, Qwen2-7B"),
+        notes=[
+            f"Number of seeds: {', '.join(counts)}.",
+            "CTC, contrastive and any further method work at the embedding layer, or where they say.",
+            "log W: mean logarithm of the cost of transport from speech to transcript, selected layers.",
+            "Token accuracy: teacher-forced, per cent, on the test sentences.",
+            X_RULE,
+            *RULES,
+            *_missing(context, "table4"),
+        ],
+        signatures=measured.signatures(_BLEU),
+    )
+
+
+def table5(context: Context) -> Table:
+    """Return speech translation beside zero-shot text translation of the same models (6.6)."""
+    measured, scope = Measured(context), context.scope
+    rows = []
+    for backbone in scope.backbones[:2]:
+        reported = {s: values for (b, s), values in paper.TABLE5.items() if b == backbone.paper}
+        spoken, written = ({s: values[i] for s, values in reported.items()} for i in (0, 1))
+        columns = [
+            Column("bleu_zh", spoken), Column("mt_bleu_zh", written), Column("bleu_ja"), Column("mt_bleu_ja"),
+        ]  # fmt: skip
+        rows.append(Row(label=f"Trained on ST: {backbone.title}", is_heading=True, group=backbone.name))
+        rows += _rows(measured, backbone, scope.systems_of("table5"), columns)
+    return Table(
+        name="table5",
+        title="Table 5: speech translation and zero-shot text translation, BLEU",
+        columns=[f"{kind} {title}" for title in _TITLES.values() for kind in ("ST", "MT")],
+        rows=rows,
+        caption=_caption(context, "CoVoST2 En-Zh"),
+        notes=[
+            "MT: the transcript stands where the speech stood, the prompt unchanged; it was not trained.",
+            *RULES,
+            *_missing(context, "table5"),
+        ],
+        signatures=measured.signatures([*_BLEU, "mt_bleu_zh", "mt_bleu_ja"]),
+    )
+
+
+def _rows(
+    measured: Measured, backbone: Backbone, systems: Sequence[System], columns: Sequence[Column],
+    seeds: Sequence[int] | None = None,
+) -> list[Row]:  # fmt: skip
+    """Return one row per system, one cell per column."""
+    cells = []
+    for column in columns:
+        found = [
+            measured.cell(
+                backbone.name, system.name, column.score,
+                paper=column.paper.get(system.name), seeds=seeds, digits=column.digits,
+            )
+            for system in systems
+        ]  # fmt: skip
+        cells.append(with_best(found) if column.bold else found)
+    return [
+        Row(label=system.title, cells=list(row), group=backbone.name, key=system.name)
+        for system, row in zip(systems, zip(*cells, strict=True), strict=True)
+    ]
+
+
+def _selected(context: Context, backbone: Backbone) -> str:
+    """Return the selected layers as ``0-1``, or ``?`` before they are known."""
+    if backbone.name not in context.layers:
+        return "?"
+    layers = LayerReport.load(context.layers[backbone.name]).selected
+    joined = len(layers) > 1 and layers == list(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]}-{layers[-1]}" if joined else ", ".join(map(str, layers)) or "none"
+
+
+def _caption(context: Context, theirs: str) -> str:
+    tests = " + ".join(path.stem for path in context.tests) or "the test set"
+    return f"Ours: sacreBLEU on {tests}, all sentences together. Paper: {theirs}."
+
+
+def _missing(context: Context, name: str) -> list[str]:
+    """Say which systems have no finished run yet."""
+    there = {(run.backbone, run.system) for run in (*context.runs, *context.diverged)}
+    count = 2 if name in ("table2", "table5") else 1
+    wanted = [
+        (backbone.name, system.name)
+        for backbone in context.scope.backbones[:count]
+        for system in context.scope.systems_of(name)
+    ]
+    names = ["/".join(pair) for pair in wanted if pair not in there]
+    return [f"Not finished yet: {', '.join(names)}."] if names else []

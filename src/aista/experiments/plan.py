@@ -1,0 +1,175 @@
+"""What an experiment is: the data it needs, the jobs it runs, the tables and figures it makes of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from aista.errors import AistaError, ConfigError
+from aista.evaluation.settings import BaselineSettings
+from aista.experiments.progress import Clock, console
+from aista.experiments.queue import Command, Outcome
+
+AISTA = (sys.executable, "-m", "aista")
+TRAINING = ("pretrain", "joint")
+LAUNCHED = (*TRAINING, "select")
+DIVERGED = "diverged.json"
+_NOT_FINITE = re.compile(r"loss is not finite|no finite loss")  # what aista.training says when it stops
+# Where a verb's function is, and the file that is there when it has finished.
+_VERBS = {
+    "pretrain": ("aista.training.pretrain", "training.json"),
+    "select": ("aista.selection.select", "layers.json"),
+    "joint": ("aista.training.joint", "training.json"),
+    "evaluate": ("aista.evaluation.evaluate", "results.json"),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One verb of the library with its settings.
+
+    Attributes:
+        name: ``joint qwen2/base/seed_1``; the first word is its kind.
+        verb: ``pretrain``, ``select``, ``joint`` or ``evaluate``.
+        settings: What it is called with; ``BaselineSettings`` evaluate a baseline.
+        needs: Names of other jobs.
+        all_cores: It gets every core: nothing else can run beside it.
+    """
+
+    name: str
+    verb: str
+    settings: Any
+    needs: tuple[str, ...] = ()
+    all_cores: bool = False
+
+    @property
+    def output(self) -> Path:
+        """The folder it leaves behind."""
+        return Path(self.settings.output)
+
+    @property
+    def file_name(self) -> str:
+        """Its name as the name of a file."""
+        return self.name.replace("/", "_").replace(" ", "_")
+
+    def already(self) -> Outcome | None:
+        """Return how it ended, under these very settings, if it did."""
+        saved = self.output / "settings.yaml"
+        if not saved.exists() or not self._same(saved):
+            return None
+        if (self.output / DIVERGED).exists():
+            return Outcome.RESULT
+        return Outcome.FINISHED if (self.output / _VERBS[self.verb][1]).exists() else None
+
+    def arguments(self, folder: Path, launch: Sequence[str] = AISTA) -> list[str]:
+        """Write the settings into ``folder/configs`` and return the command that uses them."""
+        config = folder / "configs" / f"{self.file_name}.yaml"
+        self.settings.save(config)
+        words = [*(launch if self.verb in LAUNCHED else AISTA), self.verb, "--config", str(config)]
+        if isinstance(self.settings, BaselineSettings):
+            words += ["--baseline", self.settings.baseline]
+        return words
+
+    def command(self, folder: Path, launch: Sequence[str] = AISTA) -> Command:
+        """Return it as a command of a queue."""
+        return Command(
+            name=self.name,
+            kind=self.name.split(" ")[0],
+            arguments=self.arguments(folder, launch),
+            log=folder / "logs" / f"{self.file_name}.log",
+            needs=self.needs,
+            already=self.already,
+            is_result=self.has_diverged,
+            is_steady=self.verb in TRAINING,
+            all_cores=self.all_cores,
+        )
+
+    def here(self) -> Outcome:
+        """Do it in this process, unless it is done."""
+        if (before := self.already()) is not None:
+            return before
+        try:
+            self._call()
+        except AistaError as error:
+            if self.has_diverged(str(error)):
+                return Outcome.RESULT
+            console.print(str(error), markup=False, style="red")
+            return Outcome.FAILED
+        return Outcome.FINISHED
+
+    def has_diverged(self, tail: str) -> bool:
+        """Note a training whose loss stopped being finite: that is what came out, not a failure to run it."""
+        if self.verb != "joint" or not _NOT_FINITE.search(tail):
+            return False
+        line = next(line for line in reversed(tail.splitlines()) if _NOT_FINITE.search(line))
+        self.output.mkdir(parents=True, exist_ok=True)
+        (self.output / DIVERGED).write_text(json.dumps({"reason": line.strip()}))
+        return True
+
+    def _same(self, saved: Path) -> bool:
+        try:
+            return type(self.settings).load(saved) == self.settings
+        except ConfigError:
+            return False
+
+    def _call(self) -> None:
+        if isinstance(self.settings, BaselineSettings):
+            _score(self.settings)
+            return
+        module, _ = _VERBS[self.verb]
+        getattr(import_module(module), self.verb)(self.settings)
+
+
+def _score(settings: BaselineSettings) -> None:
+    from aista.baselines import baseline
+    from aista.evaluation.evaluate import score
+
+    system = baseline(settings.baseline, generation=settings.generation, **settings.options)
+    try:
+        score(system, settings, system.card)
+    finally:
+        system.close()
+
+
+class Plan(ABC):
+    """One experiment in one folder.
+
+    Attributes:
+        folder: Where everything goes; the same plan goes on there.
+        guesses: Kind of job -> seconds, before one has been timed.
+    """
+
+    guesses: Mapping[str, float] = {}
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @abstractmethod
+    def prepare(self, clock: Clock) -> None:
+        """Make the data that the jobs need, or raise ConfigError with what is missing."""
+
+    @abstractmethod
+    def jobs(self) -> list[Job]:
+        """Return everything there is to run, in the order in which it should start."""
+
+    @abstractmethod
+    def results(self, clock: Clock) -> Any:
+        """Make tables, figures and the page from what is there, as far as it is there."""
+
+
+def scale_named(name: str, known: Sequence[str]) -> str:
+    """Return the name of a scale.
+
+    Raises:
+        ConfigError: It is not one of the known ones.
+    """
+    if name not in known:
+        raise ConfigError(f"There is no scale {name!r}.", expected=", ".join(known))
+    return name

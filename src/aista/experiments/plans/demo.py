@@ -1,0 +1,171 @@
+"""``aista demo``: the verbs of the library on the shipped configs, one after the other.
+
+synthesise -> select -> joint, base and AI-STA side by side -> evaluate -> results.json and report.html. Every
+stage leaves a finished folder behind and is skipped when it is there: after Ctrl-C the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aista.config import JointSettings, SelectSettings
+from aista.demo import corpus
+from aista.errors import TrainingError
+from aista.evaluation.evaluate import compare, evaluate, versions
+from aista.evaluation.settings import EvaluateSettings
+from aista.experiments.demo_page import write_report
+from aista.experiments.plan import Job, Plan, scale_named
+from aista.experiments.progress import Clock, bar
+from aista.experiments.runner import Runner
+from aista.experiments.settings import changed, shipped
+from aista.files import write_whole
+from aista.selection.report import LayerReport
+from aista.selection.select import REPORT
+
+SYSTEMS = {"base": "none", "ai_sta": "wasserstein"}
+CORPORA = ("st", "dev", "test_common", "test_rare", "select")
+SCALES = ("demo", "nano")
+
+
+class DemoPlan(Plan):
+    """The demo in one folder.
+
+    Args:
+        folder: Where everything goes.
+        scale: ``demo`` (minutes), or ``nano`` (seconds, for tests).
+        stage1: The stage-1 model to start from.
+        seed: Of training and data order.
+    """
+
+    guesses = {"select": 40.0, "joint": 200.0, "evaluate": 80.0}
+
+    def __init__(
+        self, folder: Path, scale: str = "demo", *, stage1: str = "aista:stage1", seed: int = 1
+    ) -> None:
+        super().__init__(folder)
+        self.scale, self.stage1, self.seed = scale_named(scale, SCALES), stage1, seed
+
+    def prepare(self, clock: Clock) -> None:
+        """Make the corpora, and let the encoders listen once: the jobs side by side only read that."""
+        synthesise(self.folder, corpus.SCALES[self.scale], CORPORA, clock)
+        encode(self.folder, [self.stage1], CORPORA, clock)
+
+    def jobs(self) -> list[Job]:
+        trained = [Job(f"joint {name}", "joint", self.joint(name), ("select",)) for name in SYSTEMS]
+        evaluated = [
+            Job(f"evaluate {name}", "evaluate", self.evaluation(name), (f"joint {name}",)) for name in SYSTEMS
+        ]
+        return [Job("select", "select", self.select(), all_cores=True), *trained, *evaluated]
+
+    def select(self) -> SelectSettings:
+        """Return layer selection's settings."""
+        settings = shipped(SelectSettings, "select", self.folder, self.scale)
+        return changed(settings, model=self.stage1, seed=self.seed)
+
+    def joint(self, system: str) -> JointSettings:
+        """Return a training's settings; base and AI-STA differ in the method alone."""
+        return changed(
+            shipped(JointSettings, "joint", self.folder, self.scale),
+            init=self.stage1, output=str(self.folder / system), seed=self.seed,
+            alignment={"method": SYSTEMS[system]},
+        )  # fmt: skip
+
+    def evaluation(self, system: str) -> EvaluateSettings:
+        """Return the settings of a system's evaluation."""
+        settings = shipped(EvaluateSettings, "evaluate", self.folder, self.scale)
+        output = self.folder / "evaluate" / system
+        return changed(settings, model=str(self.folder / system), output=str(output))
+
+    def results(self, clock: Clock) -> dict[str, Any]:
+        """Write ``results.json`` and ``report.html`` and return what is in the first."""
+        report = LayerReport.load(self.folder / "select" / REPORT)
+        # Evaluations that are there are read, not repeated.
+        evaluations = {name: evaluate(self.evaluation(name)) for name in SYSTEMS}
+        folders = [self.folder / "evaluate" / name for name in SYSTEMS]
+        trainings = {name: json.loads((self.folder / name / "training.json").read_text()) for name in SYSTEMS}
+        results = {
+            "selected_layers": report.selected,
+            "mrr_by_layer": report.mrr_by_layer,
+            "shuffled_mrr_by_layer": [row.shuffled_mrr for row in report.rows],
+            "mean_distance_by_layer": [row.mean_distance for row in report.rows],
+            "chance_mrr": report.chance_mrr,
+            "threshold": report.threshold,
+            "num_pairs": report.num_pairs,
+            "systems": {name: _system(evaluations[name], trainings[name]) for name in SYSTEMS},
+            "significance": {name: asdict(row) for name, row in compare(*folders).items()},
+            "bleu_signature": evaluations["base"]["signatures"],
+            "warnings": [warning for name in SYSTEMS for warning in evaluations[name]["warnings"]],
+            "seconds": self._seconds(clock, trainings),
+            "seed": self.seed,
+            "stage1": self.stage1,
+            "config_sha256": self.joint("ai_sta").sha256(),
+            "versions": versions(),
+        }
+        write_whole(self.folder / "results.json", json.dumps(results, ensure_ascii=False, indent=1))
+        write_report(self.folder)
+        return results
+
+    @staticmethod
+    def _seconds(clock: Clock, trainings: dict[str, Any]) -> dict[str, float]:
+        """Return the time of every stage; ``total`` is the clock on the wall, over all attempts."""
+        spent = clock.seconds
+        found = {key: spent.get(key, 0.0) for key in ("synthesis", "features", "select")}
+        found |= {f"joint_{name}": run["seconds"] for name, run in trainings.items()}
+        found["evaluate"] = round(sum(spent.get(f"evaluate {name}", 0.0) for name in SYSTEMS), 2)
+        return found | {"total": round(spent.get("wall", 0.0), 1)}
+
+
+def run(plan: DemoPlan) -> dict[str, Any]:
+    """Run the whole demo and return what is in ``results.json``.
+
+    Raises:
+        TrainingError: A stage failed; the end of its log is shown.
+    """
+    runner = Runner(plan, workers=len(SYSTEMS))
+    if failed := runner.run():
+        first = next(job for job in plan.jobs() if job.name == failed[0])
+        raise TrainingError(
+            f"`aista {first.name}` failed.",
+            got=first.command(plan.folder).tail(),
+            advice="Run the same command again.",
+        )
+    return runner.results()
+
+
+def _system(evaluation: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
+    """Return one system's scores over both test sets, and on each of them."""
+    return {
+        **evaluation["scores"],
+        "by_set": {name: part["scores"] for name, part in evaluation["by_set"].items()},
+        "steps": training["steps"],
+        "best_validation_accuracy": training["best_token_accuracy"],
+    }
+
+
+# ---- the data that all small plans share ----
+
+
+def synthesise(folder: Path, scale: corpus.Scale, corpora: Sequence[str], clock: Clock) -> None:
+    """Make corpora under ``folder/corpus``; finished shards are kept."""
+    with (
+        clock.stage("synthesis", "Speech: espeak-ng says English sentences"),
+        bar("utterances") as update,
+    ):
+        corpus.build(folder / "corpus", scale, corpora=tuple(corpora), progress=update)
+
+
+def encode(folder: Path, models: Sequence[str], corpora: Sequence[str], clock: Clock) -> None:
+    """Fill ``folder/features`` with what the models' encoders make of every clip of some corpora."""
+    from aista.model.feature_cache import cached_features
+    from aista.model.processing import AistaProcessor
+    from aista.model.speech_lm import AistaForConditionalGeneration
+
+    manifests = [str(folder / "corpus" / f"{name}.jsonl") for name in corpora]
+    with clock.stage("features", "Encoders: listen once, remember"):
+        for name in models:
+            model = AistaForConditionalGeneration.from_pretrained(name).eval()
+            cached_features(model, AistaProcessor.from_pretrained(name), manifests, str(folder / "features"))

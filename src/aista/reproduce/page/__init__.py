@@ -1,1 +1,0 @@
-"""The page of all exhibits: tables, figures, cases and how they were made, as HTML."""

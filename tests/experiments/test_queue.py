@@ -1,0 +1,163 @@
+"""Laws of the queue: order, needs, failures that stay alone, a stop that lets everyone save."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aista.config import SelectSettings
+from aista.errors import ConfigError, TrainingError
+from aista.experiments.plan import Job
+from aista.experiments.plans.demo import DemoPlan, run
+from aista.experiments.progress import duration
+from aista.experiments.queue import Command, Outcome, Queue
+
+FINISHED, RESULT, FAILED, BLOCKED = Outcome.FINISHED, Outcome.RESULT, Outcome.FAILED, Outcome.BLOCKED
+
+
+def job(folder: Path, name: str, code: str = "", *needs: str, **changes: object) -> Command:
+    """A command that notes its name in a file shared by all."""
+    noted = f"open({str(folder / 'order')!r}, 'a').write({name!r}); {code}"
+    return Command(
+        name, "python", (sys.executable, "-S", "-c", noted), folder / f"{name}.log", needs, **changes
+    )
+
+
+def order(folder: Path) -> str:
+    return (folder / "order").read_text() if (folder / "order").exists() else ""
+
+
+def test_jobs_run_in_order_and_after_what_they_need(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, "b", "", "a"), job(tmp_path, "a"), job(tmp_path, "c")]
+    assert Queue(jobs, 1).run() == {"a": FINISHED, "b": FINISHED, "c": FINISHED}
+    assert order(tmp_path) in ("abc", "acb")
+
+
+def test_a_failure_stays_alone_and_is_shown(tmp_path: Path, capsys) -> None:
+    jobs = [
+        job(tmp_path, "a", "raise SystemExit('the sky fell')"), job(tmp_path, "b", "", "a"),
+        job(tmp_path, "c", "", "b"), job(tmp_path, "d"),
+    ]  # fmt: skip
+    assert Queue(jobs, 2).run() == {"a": FAILED, "b": BLOCKED, "c": BLOCKED, "d": FINISHED}
+    assert "the sky fell" in capsys.readouterr().out
+
+
+def test_failing_can_be_the_result(tmp_path: Path) -> None:
+    jobs = [
+        job(tmp_path, "a", "raise SystemExit('not finite')", is_result=lambda tail: "not finite" in tail),
+        job(tmp_path, "b", "", "a"),
+    ]  # fmt: skip
+    assert Queue(jobs, 2).run() == {"a": RESULT, "b": RESULT}
+    assert order(tmp_path) == "a"
+
+
+def test_what_has_ended_is_not_repeated(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, "a", already=lambda: FINISHED), job(tmp_path, "b", "", "a")]
+    assert Queue(jobs, 1).run() == {"a": FINISHED, "b": FINISHED}
+    assert order(tmp_path) == "b"
+
+
+def test_remaining_time_follows_from_what_finished(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, name) for name in "abcd"]
+    queue = Queue(jobs, 2, seconds={"a": 100.0}, guesses={"python": 10.0})
+    assert queue.remaining_seconds() == 4 * 10 / 2
+    queue.outcomes["a"] = FINISHED
+    assert queue.remaining_seconds() == 3 * 100 / 2
+    assert [duration(s) for s in (5, 200, 7200)] == ["5 s", "3 min", "2.0 h"]
+
+
+def test_a_progress_bar_tells_how_long_it_will_take(tmp_path: Path) -> None:
+    bar = "import sys, time; sys.stderr.write('  5%|    | 20/400 [00:01<00:19, 20it/s]'); time.sleep(1.5)"
+    slow = job(tmp_path, "a", bar, is_steady=True)
+    queue, seen = Queue([slow, job(tmp_path, "b", "", "a")], 1, guesses={"python": 3.0}), []
+    queue._show = lambda *_: seen.append(queue.remaining_seconds())
+    queue.run()
+    assert seen[0] <= 2 * 3.0 < 20.0 < max(seen)  # a twentieth is done after a second: not three in all
+
+
+class Broken(DemoPlan):
+    """A demo whose only job cannot succeed."""
+
+    def prepare(self, clock: object) -> None:
+        return
+
+    def jobs(self) -> list[Job]:
+        settings = SelectSettings(output=str(self.folder / "o"), model="no/such/model", data=["d.jsonl"])
+        return [Job("select", "select", settings)]
+
+
+def test_a_failed_stage_says_why(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no/such/model") as caught:
+        run(Broken(tmp_path))
+    assert caught.value.what == "`aista select` failed."
+
+
+def test_a_scale_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="demo, nano"):
+        DemoPlan(tmp_path, "big")
+
+
+def test_a_command_may_have_every_core(tmp_path: Path) -> None:
+    script = "import os; open({!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
+
+    def arguments(name: str) -> tuple[str, ...]:
+        return (sys.executable, "-S", "-c", script.format(str(tmp_path / name)))
+
+    commands = [
+        Command(name, "k", arguments(name), tmp_path / f"{name}.log", all_cores=alone)
+        for name, alone in (("one", False), ("all", True))
+    ]  # fmt: skip
+    Queue(commands, 2).run()
+    cores = os.cpu_count() or 1
+    assert [int((tmp_path / name).read_text()) for name in ("one", "all")] == [max(1, cores // 2), cores]
+
+
+STOPPED = """
+import signal, sys, time
+from pathlib import Path
+from aista.experiments.queue import Command, Queue
+folder = Path(sys.argv[1])
+child = '''
+import signal, sys, time
+from pathlib import Path
+calls = []
+def save(*_):
+    calls.append(1)
+signal.signal(signal.SIGINT, save)
+Path(sys.argv[1] + ".ready").touch()
+while not calls:
+    time.sleep(0.01)
+time.sleep(0.3)
+Path(sys.argv[1] + ".saved").write_text(str(len(calls)))
+sys.exit(130)
+'''
+def command(n):
+    return Command(n, "k", (sys.executable, "-S", "-c", child, str(folder / n)), folder / f"{n}.log")
+jobs = [command(n) for n in "ab"]
+try:
+    Queue(jobs, 2).run()
+except KeyboardInterrupt:
+    sys.exit(77)
+"""
+
+
+def test_a_signal_lets_every_process_save(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        # as in the background of a shell, where Ctrl-C is ignored and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    deadline = time.monotonic() + 60
+    while not all((tmp_path / f"{name}.ready").exists() for name in "ab") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # the whole foreground group, as a terminal does
+    assert process.wait(60) == 77
+    assert [(tmp_path / f"{name}.saved").read_text() for name in "ab"] == ["1", "1"]

@@ -1,0 +1,1 @@
+"""Programs for those who make the package; nothing in it needs them."""
