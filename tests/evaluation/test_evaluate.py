@@ -22,14 +22,14 @@ from aista.evaluation.decode import decode, read_hypotheses
 from aista.evaluation.evaluate import compare, evaluate, hears
 from aista.evaluation.inside import teacher_forced_accuracy, transport_costs, transport_map
 from aista.evaluation.settings import EvaluateSettings, GenerationSettings
+from aista.experiments.demo_page import write_report
 from aista.inference.answering import Question, answer, longest_seconds
 from aista.inference.translator import Translator, load
-from aista.experiments.demo_page import write_report
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from tests import tiny
-from tests.experiments import invented_demo as invented
 from tests.evaluation.standins import Model, Processor, tone
+from tests.experiments import invented_demo as invented
 
 QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 SHORT = GenerationSettings(max_new_tokens=6, batch_size=4)

@@ -17,6 +17,8 @@ _EPILOG = """Examples:
 
     aista reproduce all --no-run
 
+    aista reproduce all --redraw --output docs/results/small
+
     aista reproduce table4 --method my_package.my_method
 
     aista reproduce all --scale paper --launch "torchrun --nproc_per_node 8 -m aista" --dry-run
@@ -49,6 +51,9 @@ def reproduce(
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Make tables, figures and page from what is there.")
     ] = False,
+    redraw: Annotated[
+        bool, typer.Option("--redraw", help="Only draw figures and page again, from their saved numbers.")
+    ] = False,
 ) -> None:
     """Train and score what the paper's tables and figures need, and make them, ours beside the paper's.
 
@@ -56,23 +61,29 @@ def reproduce(
     """
     import shlex
 
-    from aista.demo.jobs import AISTA
-    from aista.reproduce.runs import Sweep, default_workers
-    from aista.reproduce.scales import planned, scale_named
+    from aista.experiments.paper.page import write_report
+    from aista.experiments.plan import AISTA
+    from aista.experiments.plans.paper import default_workers, paper_plan
+    from aista.experiments.results import draw_again
+    from aista.experiments.runner import Runner
 
-    size = scale_named(scale, output, data, models)
-    plan = planned(size, names, seeds, every_seed=all_seeds, methods=method or [])
-    sweep = Sweep(
+    if redraw:
+        draw_again(output)
+        typer.echo(write_report(output))
+        return
+    plan = paper_plan(
+        scale, output, names, seeds, data=data, models=models, every_seed=all_seeds, methods=method or []
+    )
+    runner = Runner(
         plan,
-        size,
         workers=default_workers(scale) if workers is None else workers,
         launch=shlex.split(launch) if launch else AISTA,
     )
     if dry_run:
-        typer.echo("\n".join(sweep.commands()))
+        typer.echo("\n".join(runner.commands()))
         return
-    failed = [] if no_run else sweep.run()
-    typer.echo(f"\n{sweep.exhibit()}")
+    failed = [] if no_run else runner.run()
+    typer.echo(f"\n{runner.results()}")
     if failed:
         typer.echo(f"{len(failed)} did not finish: {', '.join(failed)}", err=True)
         raise typer.Exit(1)

@@ -36,6 +36,9 @@ def study(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every command and stop.")] = False,
     no_run: Annotated[bool, typer.Option("--no-run", help="Make the table from what is there.")] = False,
+    redraw: Annotated[
+        bool, typer.Option("--redraw", help="Only draw the figure again, from its saved numbers.")
+    ] = False,
 ) -> None:
     """Try what might make alignment help, beyond the paper: costs, weights, layers, data, stage 1.
 
@@ -44,8 +47,12 @@ def study(
     """
     from aista.experiments.plans.study import StudyPlan
     from aista.experiments.progress import console
+    from aista.experiments.results import draw_again
     from aista.experiments.runner import Runner
 
+    if redraw:
+        draw_again(output)
+        return
     runner = Runner(StudyPlan(output, names or [], seeds=seeds, scale=scale), workers=workers)
     if dry_run:
         typer.echo("\n".join(runner.commands()))

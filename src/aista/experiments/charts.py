@@ -168,7 +168,9 @@ def curves(data: Data, width: float = WIDE) -> Canvas:
     canvas = Canvas(width, top + 170 + 46, data["title"])
     across = [x for row in series for x, _ in row["points"]] or [0.0, 1.0]
     up = [y for row in series for _, y in row["points"]] or [0.0, 1.0]
-    ends: tuple[float, float] = (max(min(up), 1e-6) / 1.3, max(up) * 1.3) if data.get("log") else _air(up, 0.06)
+    ends: tuple[float, float] = (
+        (max(min(up), 1e-6) / 1.3, max(up) * 1.3) if data.get("log") else _air(up, 0.06)
+    )
     area = canvas.axes(52, top, width - 52 - right, 170, _air(across, 0.0), ends)
     if data.get("log"):
         area.set(yscale="log", ylim=ends)

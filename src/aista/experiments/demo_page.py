@@ -97,9 +97,10 @@ def write_report(folder: Path) -> Path:
 
 
 def readme_from(folder: Path) -> str:
-    """Return the address of the checkout's README as seen from a page in ``folder``; empty without one."""
-    readme = Path(aista.__file__).resolve().parents[2] / page.README
-    return os.path.relpath(readme, folder.resolve()) if readme.exists() else ""
+    """Return the address of the README as seen from a page of this checkout; empty for a page elsewhere."""
+    checkout, here = Path(aista.__file__).resolve().parents[2], folder.resolve()
+    inside = here.is_relative_to(checkout) and (checkout / page.README).exists()
+    return os.path.relpath(checkout / page.README, here) if inside else ""
 
 
 def render(data: ReportData) -> str:
@@ -301,7 +302,7 @@ def _recordings(manifest: Manifest, texts: Mapping[str, Mapping[str, str]]) -> d
     groups: dict[Any, _Rows] = defaultdict(list)
     for index, row in enumerate(manifest):
         if row.task == "st" and row.translation and all(row.id in found for found in texts.values()):
-            groups[row.audio, row.offset].append((index, row))
+            groups[row.audio, row.offset, row.channel].append((index, row))
     return groups
 
 
@@ -328,9 +329,7 @@ def _maps(manifest: Path, index: int, models: Mapping[str, str], layer: int) -> 
 
 def _clip(rows: _Rows, texts: Mapping[str, Mapping[str, str]], manifest: Path, note: str) -> Clip:
     _, first = rows[0]
-    samples = load_audio(
-        manifest.parent / str(first.audio), offset_seconds=first.offset, duration_seconds=first.duration
-    )
+    samples = load_audio(manifest.parent / str(first.audio), **first.span)
     renderings = [
         Rendering(row.answer_lang, row.target, {key: found[row.id] for key, found in texts.items()})
         for _, row in rows

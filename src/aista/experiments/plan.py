@@ -16,6 +16,7 @@ from aista.errors import AistaError, ConfigError
 from aista.evaluation.settings import BaselineSettings
 from aista.experiments.progress import Clock, console
 from aista.experiments.queue import Command, Outcome
+from aista.run_folder import inputs_of, is_finished
 
 AISTA = (sys.executable, "-m", "aista")
 TRAINING = ("pretrain", "joint")
@@ -61,12 +62,11 @@ class Job:
 
     def already(self) -> Outcome | None:
         """Return how it ended, under these very settings, if it did."""
-        saved = self.output / "settings.yaml"
-        if not saved.exists() or not self._same(saved):
-            return None
-        if (self.output / DIVERGED).exists():
-            return Outcome.RESULT
-        return Outcome.FINISHED if (self.output / _VERBS[self.verb][1]).exists() else None
+        ends = ((DIVERGED, Outcome.RESULT), (_VERBS[self.verb][1], Outcome.FINISHED))
+        for name, outcome in ends:
+            if is_finished(self.output, self.settings, lambda: inputs_of(self.settings), result=name):
+                return outcome
+        return None
 
     def arguments(self, folder: Path, launch: Sequence[str] = AISTA) -> list[str]:
         """Write the settings into ``folder/configs`` and return the command that uses them."""
@@ -112,12 +112,6 @@ class Job:
         self.output.mkdir(parents=True, exist_ok=True)
         (self.output / DIVERGED).write_text(json.dumps({"reason": line.strip()}))
         return True
-
-    def _same(self, saved: Path) -> bool:
-        try:
-            return type(self.settings).load(saved) == self.settings
-        except ConfigError:
-            return False
 
     def _call(self) -> None:
         if isinstance(self.settings, BaselineSettings):

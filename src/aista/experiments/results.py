@@ -293,6 +293,17 @@ def save(result: Table | Figure, folder: Path) -> Path:
     return path
 
 
+def draw_again(folder: Path) -> None:
+    """Draw every figure in ``folder/exhibits`` again from its saved numbers; tables stay as they are.
+
+    Raises:
+        ConfigError: A file there is no table and no figure.
+    """
+    for result in load_all(folder).values():
+        if isinstance(result, Figure):
+            save(result.drawn_again(), folder)
+
+
 def load_all(folder: Path) -> dict[str, Table | Figure]:
     """Return the tables and figures that are in ``folder/exhibits``, by name: tables first.
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from aista.evaluation.evaluate import compare
 from aista.evaluation.significance import TEST
-from aista.experiments.plan import DIVERGED
-from aista.files import write_whole
-from aista.experiments.results import Cell
 from aista.experiments.paper.systems import Context, Run
+from aista.experiments.plan import DIVERGED
+from aista.experiments.results import Cell
+from aista.files import write_whole
 
 X_RULE = (
     "X: the loss stopped being finite, or the mean cross-entropy over the last tenth of the logged steps is "

@@ -1,34 +1,35 @@
-"""One self-contained page of every exhibit: ``FOLDER/exhibits/*.json`` in, ``FOLDER/report.html`` out.
+"""The page of the paper's tables and figures: ``FOLDER/exhibits/*.json`` in, ``FOLDER/report.html`` out.
 
 The page needs no model and no run folder. What is missing is said, and the rest is shown.
 """
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from aista.analysis.zero_shot_mt import transfer
-from aista.errors import ConfigError
-from aista.evaluation.page import document
-from aista.reproduce import drawing, scatter
-from aista.experiments.paper.claims import Claim, Verdict, claims, compared, headline
-from aista.experiments.results import Figure, Table, load_all
-from aista.reproduce.page.figures import both, cases, coefficients, distances, figure_section, plans
-from aista.reproduce.page.made import footer, made
-from aista.reproduce.page.tables import note_list, shared_notes, table_section
+from aista.audio.files import load_audio
+from aista.errors import AudioError, ConfigError
+from aista.evaluation.inside import TransportMap
+from aista.experiments import page
+from aista.experiments.demo_page import readme_from
+from aista.experiments.drawing import signed
+from aista.experiments.page import Clip, Rendering
+from aista.experiments.paper.claims import PAIR, Compared, Verdict, claims, columns_of, compared, main_signs
+from aista.experiments.results import Cell, Figure, Row, Table, load_all
+from aista.files import write_whole
 
 EXPECTED = (*(f"table{n}" for n in range(1, 6)), *(f"figure{n}" for n in range(4, 8)), "transport")
 RECORD = "reproduce.json"
-Exhibits = Mapping[str, Table | Figure]
+Results = Mapping[str, Table | Figure]
 
 
 def write_report(folder: Path, notice: str = "") -> Path:
-    """Write ``report.html`` from what a sweep left in its folder.
+    """Write ``report.html`` from what a plan left in its folder.
 
     Args:
         folder: Holds ``exhibits/*.json`` with sounds beside them; ``reproduce.json`` says how they were made.
@@ -38,183 +39,207 @@ def write_report(folder: Path, notice: str = "") -> Path:
         The path of the page.
 
     Raises:
-        ConfigError: There is no exhibit, or one cannot be read.
+        ConfigError: There is no table or figure, or one cannot be read.
     """
-    exhibits = load_all(folder)
-    if not exhibits:
+    results = load_all(folder)
+    if not results:
         raise ConfigError(
             f"There is nothing to report in {folder}.",
             expected="exhibits/*.json",
             advice="Run `aista reproduce`.",
         )
     record = folder / RECORD
-    told = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    values = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     path = folder / "report.html"
-    path.write_text(render(exhibits, told, folder, notice), encoding="utf-8")
+    write_whole(path, render(results, values, folder, notice))
     return path
 
 
-def render(exhibits: Exhibits, record: Mapping[str, Any], folder: Path, notice: str = "") -> str:
+def render(results: Results, record: Mapping[str, Any], folder: Path, notice: str = "") -> str:
     """Return the whole page.
 
     Args:
-        exhibits: By name.
+        results: Tables and figures by name.
         record: What ``reproduce.json`` holds; may be empty.
         folder: Where the sounds of cases lie.
         notice: Shown in a box at the head.
     """
-    sections = []
-    for name, title, make in _SECTIONS:
-        body = make(exhibits, record, folder)
-        if body:
-            sections.append((name, title, body))
-    style = (files("aista.reproduce") / "page" / "report.css").read_text(encoding="utf-8")
-    return document(
-        kicker="reproduction report",
-        headline=headline(exhibits),
-        lede=_lede(record),
+    tables = [result for result in results.values() if isinstance(result, Table)]
+    figures = {name: result for name, result in results.items() if isinstance(result, Figure)}
+    found = claims(results)
+    return page.render(
+        "paper.html.j2",
+        record=record,
         notice=notice,
-        sections=sections,
-        footer=footer(record),
-        style=style,
+        readme=readme_from(folder),
+        signs=main_signs(results),
+        claims=found,
+        tally=[(verdict, sum(claim.verdict is verdict for claim in found)) for verdict in Verdict],
+        missing=[name for name in EXPECTED if name not in results],
+        tables=tables,
+        gains=gains_of(results),
+        gaps=gaps_of(results),
+        figures=[row for name, row in figures.items() if name not in ("figure7", "transport")],
+        distances=distances(figures["figure5"]) if "figure5" in figures else None,
+        coefficients=coefficients(figures["figure6"], "correlations") if "figure6" in figures else None,
+        by_seed=coefficients(figures["figure6"], "by_seed") if "figure6" in figures else None,
+        cases=figures.get("figure7"),
+        groups=cases_of(figures["figure7"], folder) if "figure7" in figures else [],
+        transport=figures.get("transport"),
+        clips=clips_of(figures["transport"], folder) if "transport" in figures else [],
+        facts=_facts(record),
+        listings=_listings(record),
     )
 
 
-def _lede(record: Mapping[str, Any]) -> str:
-    count = len(record.get("seeds", []))
-    seeds = "" if not count else f", {count} seed{'s' * (count > 1)}"
-    scale = record.get("scale", "")
-    size = {
-        "small": " at small scale: synthetic English speech, language models of a few million parameters",
-        "nano": " at the scale of a test: no number here means anything",
-        "paper": " at the paper’s scale",
-    }.get(scale, "")
-    return (
-        "<em>Adaptive Inner Speech-Text Alignment</em> joins a speech encoder to a language model and, while "
-        "it learns to translate, draws the inner states of speech to those of its transcript by optimal "
-        f"transport. These are the paper’s tables and figures made again{size}{seeds}. The paper’s numbers "
-        "stand beside; where they do not come out, the page says so."
-    )
+# ---- under the tables ----
 
 
-# ---- sections ----
-
-
-def _agreement(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> str:
-    found = claims(exhibits)
-    missing = [name for name in EXPECTED if name not in exhibits]
-    told = ""
-    if missing:
-        names = ", ".join(name.replace("table", "Table ").replace("figure", "Figure ") for name in missing)
-        told = f'<p class="banner">Not made yet, so not on this page: {names}.</p>'
-    if not found:
-        return told
-    counts = [(verdict, sum(claim.verdict is verdict for claim in found)) for verdict in Verdict]
-    tally = " · ".join(
-        f'<span class="{verdict.name.lower()}">{n} {verdict.value}</span>' for verdict, n in counts if n
-    )
-    rows = "".join(_claim(claim) for claim in found)
-    rule = (
-        "With several seeds a difference counts when the 95 % interval over the seeds leaves zero out, with "
-        "one seed when the paired bootstrap over sentences gives p &lt; 0.05; anything less is not decided."
-    )
-    if record.get("scale") != "paper":
-        rule += (
-            " Synthetic speech and tiny models are another world than the paper’s: what comes out otherwise "
-            "here does not refute it, and what agrees does not confirm it."
-        )
-    return f'{told}<p class="tally">{tally}</p><ol class="claims">{rows}</ol><p class="aside">{rule}</p>'
-
-
-def _claim(claim: Claim) -> str:
-    style = claim.verdict.name.lower()
-    return (
-        f'<li class="{style}"><h4><a href="#{claim.exhibit}">{html.escape(claim.subject)}</a></h4>'
-        f'<p class="verdict">{claim.verdict.value}</p><dl><dt>paper</dt><dd>{html.escape(claim.paper)}</dd>'
-        f"<dt>here</dt><dd>{html.escape(claim.here)}</dd></dl></li>"
-    )
-
-
-def _tables(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> str:
-    tables = [exhibit for exhibit in exhibits.values() if isinstance(exhibit, Table)]
-    if not tables:
-        return ""
-    shared = shared_notes(tables)
-    reading = (
-        f"<details><summary>How to read the tables</summary>{note_list(shared)}</details>" if shared else ""
-    )
-    parts = []
-    for table in tables:
-        below = {"table2": _gains, "table5": _gaps}.get(table.name)
-        parts.append(table_section(table, shared, below(table) if below else ""))
-    return reading + "".join(parts)
-
-
-def _gains(table: Table) -> str:
-    """Return the gains of Table 2 as a picture: seeds, mean, and the paper's."""
-    columns = _columns(table, "En-")
-    rows = [
-        {"name": r.name, "values": list(r.gain.values), "paper": r.paper} for r in compared(table, columns)
+def gains_of(results: Results) -> list[dict[str, Any]]:
+    """Return the gains of Table 2 as they are drawn: seeds, mean, and the paper's."""
+    return [
+        {"name": row.name, "values": list(row.gain.values), "paper": row.paper}
+        for row in _compared(results, "table2", "En-")
     ]
-    if not rows:
-        return ""
-    drawn = both(scatter.gains(rows, drawing.WIDE), scatter.gains(rows, drawing.NARROW))
-    return (
-        f'<figure class="pictured">{drawn}<figcaption>Gain of AI-STA over base in BLEU. Every seed is '
-        "compared with the base of the same seed.</figcaption></figure>"
-    )
 
 
-def _gaps(table: Table) -> str:
-    """Say what each system loses between reading and hearing."""
+def gaps_of(results: Results) -> list[dict[str, Any]]:
+    """Return, by backbone and direction, what each system loses between reading and hearing (Table 5)."""
     spoken, written = (
-        {row.name.replace(kind, "").replace("  ", " "): row for row in compared(table, _columns(table, kind))}
+        {row.name.replace(kind, "").replace("  ", " "): row for row in _compared(results, "table5", kind)}
         for kind in ("ST", "MT")
     )
-    told = []
+    gaps = []
     for name in (name for name in spoken if name in written):
         speech, text = spoken[name], written[name]
         found = transfer((speech.base.values, text.base.values), (speech.system.values, text.system.values))
-        told.append(f"{html.escape(name)}: base {found.gap_first:.1f}, AI-STA {found.gap_second:.1f}")
-    if not told:
-        return ""
-    return f'<p class="fine">BLEU from text less BLEU from speech, what hearing costs. {"; ".join(told)}.</p>'
+        gaps.append({"name": name, "base": found.gap_first, "system": found.gap_second})
+    return gaps
 
 
-def _columns(table: Table, beginning: str) -> list[int]:
-    return [i for i, name in enumerate(table.columns) if name.startswith(beginning)]
+def _compared(results: Results, name: str, beginning: str) -> list[Compared]:
+    table = results.get(name)
+    return compared(table, columns_of(table, beginning)) if isinstance(table, Table) else []
 
 
-def _figures(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> str:
-    below: dict[str, Callable[[Figure], str]] = {"figure5": distances, "figure6": coefficients}
-    parts = []
-    for name, exhibit in exhibits.items():
-        if isinstance(exhibit, Figure) and name not in ("figure7", "transport"):
-            body = below[name](exhibit) if name in below else ""
-            parts.append(figure_section(exhibit, body))
-    return "".join(parts)
+# ---- under the figures ----
 
 
-def _cases(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> str:
-    figure = exhibits.get("figure7")
-    return figure_section(figure, cases(figure, folder)) if isinstance(figure, Figure) else ""
+def distances(figure: Figure) -> Table:
+    """Return the distances of Figure 5, measured in the original space, over the seeds."""
+    shown = (
+        ("relative_centroid_distance", 2, 1.0), ("relative_paired_distance", 2, 1.0), ("pairing", 3, 1.0),
+        ("separability", 1, 100.0),
+    )  # fmt: skip
+    systems: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in figure.data["rows"]:
+        systems.setdefault((row["backbone"], row["system"]), []).append(row)
+    groups = {runs[0].get("group", key[0]) for key, runs in systems.items()}
+    rows = []
+    for (backbone, system), runs in systems.items():
+        if len(groups) > 1 and system == PAIR[0]:
+            rows.append(Row(label=runs[0].get("group", backbone), is_heading=True))
+        cells = [_over_seeds([factor * run[name] for run in runs], digits) for name, digits, factor in shown]
+        rows.append(Row(label=runs[0]["title"], cells=cells, key=system))
+    columns = ["between centres", "within pairs", "own / other text", "told apart, %"]
+    return Table(name="distances", title="Distances in the original space", columns=columns, rows=rows)
 
 
-def _plans(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> str:
-    figure = exhibits.get("transport")
-    return plans(figure, folder) if isinstance(figure, Figure) else ""
+def _over_seeds(values: Sequence[float], digits: int) -> Cell:
+    return Cell(value=fmean(values), deviation=stdev(values) if len(values) > 1 else None, digits=digits)
 
 
-def _made(exhibits: Exhibits, record: Mapping[str, Any], folder: Path) -> str:
-    return made(record) if record else ""
+def coefficients(figure: Figure, kind: str) -> dict[str, Any] | None:
+    """Return the correlations of Figure 6: ``table``, and ``few``: what has too few runs for one."""
+    sets: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in figure.data.get(kind) or []:
+        sets.setdefault(row["over"], {})[row["coefficient"]] = row
+    if not sets:
+        return None
+    rows, few = [], []
+    for name, kinds in sets.items():
+        if kinds["Pearson"]["value"] is None:
+            few.append(f"{name} ({kinds['Pearson']['n']})")
+            continue
+        cells = [cell for one in ("Pearson", "Spearman") for cell in _coefficient(kinds[one])]
+        rows.append(Row(label=name, cells=[*cells, Cell(value=kinds["Pearson"]["n"], digits=0)]))
+    columns = ["Pearson’s r", "95 % interval", "Spearman’s ρ", "95 % interval", "runs"]
+    title = "Correlation of log W and BLEU"
+    return {"table": Table(name=kind, title=title, columns=columns, rows=rows), "few": few}
 
 
-_Section = Callable[[Exhibits, Mapping[str, Any], Path], str]
-_SECTIONS: Sequence[tuple[str, str, _Section]] = (
-    ("agreement", "The paper and this run", _agreement),
-    ("tables", "Tables", _tables),
-    ("figures", "Figures", _figures),
-    ("cases", "Listen", _cases),
-    ("transport", "From sound to token", _plans),
-    ("made", "How it was made", _made),
-)
+def _coefficient(row: Mapping[str, Any]) -> list[Cell]:
+    ends = "" if row["low"] is None else f"{signed(row['low'], 2)} to {signed(row['high'], 2)}"
+    value = Cell(value=row["value"], digits=2, signed=True, p_value=row["p_value"])
+    return [value, Cell(mark=ends)]
+
+
+# ---- cases and transport plans ----
+
+
+def cases_of(figure: Figure, folder: Path) -> list[dict[str, Any]]:
+    """Return the cases of Figure 7 by backbone: ``title`` and ``cases``."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for case in figure.data["cases"]:
+        shown = {
+            "clip": _clip(case, folder),
+            "case": case,
+            "main": _rendering(case, PAIR),
+            "others": _rendering(case, [name for name in case["texts"] if name not in PAIR]),
+        }
+        groups.setdefault(case["backbone"], []).append(shown)
+    return [
+        {"title": found[0]["case"]["panel"].rsplit(", ", 1)[0], "cases": found} for found in groups.values()
+    ]
+
+
+def _rendering(case: Mapping[str, Any], systems: Sequence[str]) -> Rendering:
+    texts = {name: case["texts"][name] for name in systems}
+    return Rendering(case["language"], case["reference"], texts, case["scores"])
+
+
+def clips_of(figure: Figure, folder: Path) -> list[Clip]:
+    """Return the clips whose transport plans are shown, those whose sound is there."""
+    found = [_clip(case, folder) for case in figure.data["clips"]]
+    return [clip for clip in found if clip.samples is not None]
+
+
+def _clip(case: Mapping[str, Any], folder: Path) -> Clip:
+    """Return a case as a clip; a sound that is gone costs the player alone."""
+    try:
+        samples = load_audio(folder / case["clip"])
+    except AudioError:
+        samples = None
+    maps = {name: TransportMap(**found) for name, found in case.get("maps", {}).items()}
+    return Clip(case["id"], samples, case["source"], case.get("why", ""), maps=maps)
+
+
+# ---- how it was made ----
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, str]:
+    machine = record.get("machine", {})
+    parts = [
+        str(machine.get("cpu", "")),
+        f"{machine['cores']} cores" if machine.get("cores") else "",
+        f"{machine['ram_gb']} GB" if machine.get("ram_gb") else "",
+        ", ".join(machine.get("gpus", [])),
+        str(machine.get("system", "")),
+    ]
+    facts = {
+        "machine": " · ".join(filter(None, parts)),
+        "side by side": f"{machine['workers']} runs" if machine.get("workers") else "",
+        "seeds": ", ".join(map(str, record.get("seeds", []))),
+        "from, to": " to ".join(filter(None, [record.get("started", ""), record.get("finished", "")])),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _listings(record: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        **{f"settings: {name}": text for name, text in record.get("settings", {}).items()},
+        "data, sha256": "\n".join(
+            f"{value}  {name}" for name, value in record.get("data_sha256", {}).items()
+        ),
+        "versions": "\n".join(f"{name} {value}" for name, value in record.get("versions", {}).items()),
+    }

@@ -14,8 +14,8 @@ from aista.audio.files import load_audio, write_audio
 from aista.data.manifest import Manifest, Utterance
 from aista.evaluation.decode import Hypothesis, read_hypotheses
 from aista.evaluation.metrics import chrf
-from aista.experiments.results import PLACE
 from aista.experiments.paper.systems import Context, Run
+from aista.experiments.results import PLACE
 from aista.text.languages import language
 
 PAIR = ("base", "ai_sta")
@@ -216,7 +216,7 @@ def chosen_sentences(context: Context) -> list[Sentence]:
 
 
 def saved_clip(context: Context, manifest: Path, index: int, name: str) -> dict[str, Any]:
-    """Copy a row's sound beside tables and figures and return its file, where it is from, and what is said."""
+    """Copy a row's sound beside the figures; returns its file, where it is from, and what is said."""
     row = Manifest(manifest)[index]
     source = (
         Path(row.audio or "") if Path(row.audio or "").is_absolute() else manifest.parent / str(row.audio)

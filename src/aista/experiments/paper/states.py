@@ -13,9 +13,9 @@ from aista.analysis.embedding_map import FEWEST, Closeness, MeanStates, closenes
 from aista.data.collate import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.evaluation.inside import transport_map
-from aista.experiments.results import PLACE
-from aista.experiments.paper.systems import Context, Run
 from aista.experiments.paper.sentences import chosen_sentences, pairs_of_runs, saved_clip
+from aista.experiments.paper.systems import Context, Run
+from aista.experiments.results import PLACE
 from aista.inference.answering import longest_seconds
 from aista.run_folder import sha256_of_model
 from aista.selection.report import LayerReport

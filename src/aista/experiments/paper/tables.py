@@ -10,11 +10,20 @@ from typing import NamedTuple
 
 from aista.baselines.reported import REPORTED
 from aista.data.manifest import Manifest
-from aista.model.bases import locate
 from aista.experiments.paper import reported as paper
-from aista.experiments.results import Cell, Row, Table
-from aista.experiments.paper.measured import P_RULE, SEED_RULE, X_RULE, Measured, cell_of, cross_entropies, with_best
+from aista.experiments.paper.claims import layer_range
+from aista.experiments.paper.measured import (
+    P_RULE,
+    SEED_RULE,
+    X_RULE,
+    Measured,
+    cell_of,
+    cross_entropies,
+    with_best,
+)
 from aista.experiments.paper.systems import Backbone, Context, System
+from aista.experiments.results import Cell, Row, Table
+from aista.model.bases import locate
 from aista.selection.report import LayerReport
 
 BOLD_RULE = (
@@ -284,9 +293,7 @@ def _selected(context: Context, backbone: Backbone) -> str:
     """Return the selected layers as ``0-1``, or ``?`` before they are known."""
     if backbone.name not in context.layers:
         return "?"
-    layers = LayerReport.load(context.layers[backbone.name]).selected
-    joined = len(layers) > 1 and layers == list(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]}-{layers[-1]}" if joined else ", ".join(map(str, layers)) or "none"
+    return layer_range(LayerReport.load(context.layers[backbone.name]).selected)
 
 
 def _caption(context: Context, theirs: str) -> str:

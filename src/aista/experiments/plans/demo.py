@@ -15,7 +15,7 @@ from typing import Any
 from aista.config import JointSettings, SelectSettings
 from aista.demo import corpus
 from aista.errors import TrainingError
-from aista.evaluation.evaluate import compare, evaluate, versions
+from aista.evaluation.evaluate import compare, versions
 from aista.evaluation.settings import EvaluateSettings
 from aista.experiments.demo_page import write_report
 from aista.experiments.plan import Job, Plan, scale_named

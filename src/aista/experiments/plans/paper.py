@@ -1,63 +1,98 @@
-"""The two sizes of the reproduction: stand-ins on any machine, the paper's own models and data on a GPU node.
+"""``aista reproduce``: the paper's tables and figures, at two sizes.
 
-A scale turns the entries of a plan into settings of the library's verbs, and makes or checks the data.
+Small: stand-ins and synthetic speech on any machine. Paper: its own models and data on a GPU node.
 """
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+import os
+from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import yaml
 
 from aista.config import JointSettings, PretrainSettings, SelectSettings, Settings
-from aista.demo.pipeline import SCALES, Demo
-from aista.demo.stages import Clock, shipped_settings
+from aista.demo import corpus
 from aista.errors import ConfigError
 from aista.evaluation.settings import BaselineSettings, EvaluateSettings
+from aista.experiments.paper.figures import all_figures
+from aista.experiments.paper.measured import has_diverged
+from aista.experiments.paper.page import write_report
+from aista.experiments.paper.systems import Backbone, Context, Run, Scope, System, chosen_names, systems
+from aista.experiments.paper.tables import RULES, all_tables
+from aista.experiments.plan import Job, Plan, scale_named
+from aista.experiments.plans.demo import CORPORA, encode, synthesise
+from aista.experiments.progress import Clock, console
+from aista.experiments.results import save
+from aista.experiments.runner import RECORD, sha256_of_file
+from aista.experiments.settings import changed, moved, shipped
+from aista.files import write_whole
 from aista.model.bases import locate
-from aista.experiments.paper.systems import Backbone, Plan, Run, System, chosen_exhibits, systems
 from aista.selection.select import REPORT
 
 S = TypeVar("S", bound=Settings)
-NAMES = ("small", "paper", "nano")
+SCALES = ("small", "paper", "nano")
+SUMMARY = "reproduce.json"
+_PARTS = ("train", "dev", "test")
+_SHOWN_SETTINGS = ("pretrain", "select", "joint base", "joint ai_sta", "evaluate")
 
 
-class Scale(ABC):
-    """One size.
+class PaperPlan(Plan):
+    """The paper's tables and figures in one folder; a subclass says with which models and data.
+
+    Args:
+        folder: Where everything goes.
+        names: Tables and figures, or ``all``.
+        seeds: Seeds 1 to this many.
+        every_seed: Also train with all seeds what is otherwise trained once.
+        methods: Dotted names of third parties' alignment methods.
 
     Attributes:
-        name: One of ``NAMES``.
-        folder: Folder of the sweep.
+        scale: One of ``SCALES``.
         backbones: In the paper's order of detail: tables 3 and 4 are made on the first.
         directions: ``("",)`` where one run learns all.
-        guesses: Verb -> seconds, before one has been timed.
         without: Keys of systems that would be another one again.
         baseline_titles: Key of a baseline -> what a reader sees.
+
+    Raises:
+        ConfigError: There is no such table or figure.
     """
 
-    name: str
+    scale: str
     backbones: tuple[Backbone, ...]
     directions: tuple[str, ...] = ("",)
-    guesses: Mapping[str, float] = {}
     without: frozenset[str] = frozenset()
     baseline_titles: Mapping[str, str] = {}
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, names: Sequence[str], seeds: int = 1, *, every_seed: bool = False,
+        methods: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(folder)
+        found = systems(self.num_layers(), methods)
+        self.scope = Scope(
+            names=chosen_names(names),
+            backbones=self.backbones,
+            systems={name: system for name, system in found.items() if name not in self.without},
+            seeds=tuple(range(1, seeds + 1)),
+            root=folder,
+            directions=self.directions,
+            every_seed=every_seed,
+        )
 
-    @abstractmethod
-    def prepare(self, clock: Clock) -> None:
-        """Make what the runs need, or raise ConfigError with what is missing."""
+    # ---- what a size says ----
 
     @abstractmethod
     def num_layers(self) -> int:
         """Return the number of blocks of the first backbone."""
 
     def pretrain(self, backbone: Backbone) -> PretrainSettings | None:
-        """Return stage 1's settings where it is part of the sweep."""
+        """Return stage 1's settings where it is part of the plan."""
         return None
 
     @abstractmethod
@@ -66,10 +101,10 @@ class Scale(ABC):
 
     @abstractmethod
     def joint(self, run: Run, system: System) -> JointSettings:
-        """Return the settings of a run; two systems differ in the system's overrides and the output alone."""
+        """Return the settings of a run; two systems differ in their alignment and the output alone."""
 
     @abstractmethod
-    def evaluate(self, run: Run) -> EvaluateSettings:
+    def evaluation(self, run: Run) -> EvaluateSettings:
         """Return the settings of a run's evaluation."""
 
     @abstractmethod
@@ -92,66 +127,151 @@ class Scale(ABC):
         """Return a backbone by its key."""
         return next(row for row in self.backbones if row.name == name)
 
+    # ---- what runs ----
 
-class SmallScale(Scale):
+    def jobs(self) -> list[Job]:
+        """Return everything there is to run: the first seed of everything first."""
+        found = []
+        for backbone in self.scope.probed():
+            needs: tuple[str, ...] = ()
+            if (pretrain := self.pretrain(backbone)) is not None:
+                found.append(Job(f"pretrain {backbone.name}", "pretrain", pretrain))
+                needs = (found[-1].name,)
+            found.append(Job(f"select {backbone.name}", "select", self.select(backbone), needs))
+        for run in self.scope.runs():
+            settings = self.joint(run, self.scope.systems[run.system])
+            found.append(Job(f"joint {run.name}", "joint", settings, (f"select {run.backbone}",)))
+            evaluation = self.evaluation(run)
+            found.append(Job(f"evaluate {run.name}", "evaluate", evaluation, (f"joint {run.name}",)))
+        if "table2" in self.scope.names:
+            found += [Job(f"baseline {name}", "evaluate", row) for name, row in self.baselines().items()]
+        return found
+
+    # ---- what is made of it ----
+
+    def results(self, clock: Clock) -> Path:
+        """Make tables, figures, ``reproduce.json`` and the page from what is there; returns the page."""
+        with clock.stage("exhibits", "Tables and figures"):
+            context = self.context()
+            for table in all_tables(context):
+                save(table, self.folder)
+                text = table.to_text(console.width, hide=RULES)
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print("\n".join(RULES), markup=False, highlight=False, soft_wrap=True)
+            for figure in all_figures(context):
+                save(figure, self.folder)
+        self._summarise(clock)
+        return write_report(self.folder)
+
+    def context(self) -> Context:
+        """Return what is there, for tables and figures."""
+        runs = [run for run in self.scope.runs() if (run.evaluation / "results.json").exists()]
+        stores = {row.name: getattr(self.select(row), "features", None) for row in self.scope.probed()}
+        return Context(
+            folder=self.folder,
+            scope=self.scope,
+            runs=[run for run in runs if not has_diverged(run)],
+            diverged=[run for run in self.scope.runs() if has_diverged(run)],
+            layers={b.name: path for b in self.scope.probed() if (path := self.layers(b.name)).exists()},
+            tests=[path for path in self.tests() if path.exists()],
+            training={name: path for name, path in self.training().items() if path.exists()},
+            features={name: store for name, store in stores.items() if store},
+            titles={row.name: row.title for row in self.scope.backbones}
+            | {row.name: row.title for row in self.scope.systems.values()}
+            | dict(self.baseline_titles),
+        )
+
+    def _summarise(self, clock: Clock) -> None:
+        """Write ``reproduce.json``: what was asked, of which machine, in what time, from which data."""
+        record = self.folder / RECORD
+        data = sorted({*map(str, self.tests()), *map(str, self.training().values())})
+        totals: dict[str, float] = defaultdict(float)
+        for name, seconds in clock.seconds.items():  # of processes side by side, their sum
+            totals[name.split(" ")[0]] += seconds
+        values = (json.loads(record.read_text()) if record.exists() else {}) | {
+            "scale": self.scale,
+            "seeds": list(self.scope.seeds),
+            "exhibits": list(self.scope.names),
+            "seconds": {name: round(value, 1) for name, value in totals.items()},
+            "data_sha256": {
+                "/".join(Path(row).parts[-2:]): sha256_of_file(row) for row in data if Path(row).exists()
+            },
+            "settings": self._settings_texts(),
+        }
+        write_whole(self.folder / SUMMARY, json.dumps(values, ensure_ascii=False, indent=1))
+
+    def _settings_texts(self) -> dict[str, str]:
+        """Return the settings of one selection, the base, AI-STA and one evaluation, as YAML."""
+        found: dict[str, str] = {}
+        for job in self.jobs():
+            kind = job.name.split(" ")[0]
+            key = f"joint {job.name.split('/')[1]}" if kind == "joint" else kind
+            if key in _SHOWN_SETTINGS and key not in found:
+                values = job.settings.model_dump(mode="json")
+                found[key] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return found
+
+
+class SmallPlan(PaperPlan):
     """The embedded demo's corpora and stand-ins, its shipped configs, both directions in one run.
 
     Args:
-        folder: Folder of the sweep.
+        folder, names, seeds: As in ``PaperPlan``.
         nano: Seconds instead of minutes: for tests.
+        options: As in ``PaperPlan``.
     """
 
     guesses = {"select": 40.0, "joint": 220.0, "evaluate": 80.0, "baseline": 60.0}
+    backbones = (
+        Backbone("qwen2", "Qwen2 stand-in", "aista:stage1", "Qwen2-7B"),
+        Backbone("llama", "Llama stand-in", "aista:stage1_llama", "Vicuna-13B"),
+    )
     baseline_titles = {
         "cascade_qwen2": "cascade: Whisper, Qwen2 (stand-ins)",
         "cascade_llama": "cascade: Whisper, Llama (stand-ins)",
     }
 
-    def __init__(self, folder: Path, nano: bool = False) -> None:
-        super().__init__(folder)
-        self.name, self.size = ("nano", "nano") if nano else ("small", "demo")
-        self.backbones = (
-            Backbone("qwen2", "Qwen2 stand-in", "aista:stage1", "Qwen2-7B"),
-            Backbone("llama", "Llama stand-in", "aista:stage1_llama", "Vicuna-13B"),
-        )
+    def __init__(
+        self, folder: Path, names: Sequence[str], seeds: int = 1, *, nano: bool = False, **options: Any
+    ) -> None:
+        self.scale, self._corpora = ("nano", "nano") if nano else ("small", "demo")
+        super().__init__(folder, names, seeds, **options)
 
     def prepare(self, clock: Clock) -> None:
-        demo = Demo(self.folder, self.size, stage1=self.backbones[0].model)
-        with clock.stage("synthesis", "Speech: espeak-ng says English sentences"):
-            demo.synthesise()
-        with clock.stage("features", "Encoders: listen once, remember"):
-            demo.encode()
+        """Make the corpora and let the encoders, which both backbones share, listen once."""
+        synthesise(self.folder, corpus.SCALES[self._corpora], CORPORA, clock)
+        encode(self.folder, [self.backbones[0].model], CORPORA, clock)
 
     def num_layers(self) -> int:
-        config = locate(self.backbones[0].model) / "config.json"
-        return json.loads(config.read_text())["text_config"]["num_hidden_layers"]
+        config = json.loads((locate(self.backbones[0].model) / "config.json").read_text())
+        return config["text_config"]["num_hidden_layers"]
 
     def select(self, backbone: Backbone) -> SelectSettings:
-        changes = (f"model={backbone.model}", f"output={self.layers(backbone.name).parent}")
-        return self._settings(SelectSettings, "select", *changes)
+        settings = shipped(SelectSettings, "select", self.folder, self.scale)
+        return changed(settings, model=backbone.model, output=str(self.layers(backbone.name).parent))
 
     def joint(self, run: Run, system: System) -> JointSettings:
-        return self._settings(
-            JointSettings, "joint", f"init={self.backbone(run.backbone).model}", f"output={run.model}",
-            f"seed={run.seed}", f"alignment.layers={self.layers(run.backbone)}", *system.overrides,
+        alignment = {"layers": str(self.layers(run.backbone)), **system.alignment}
+        return changed(
+            shipped(JointSettings, "joint", self.folder, self.scale),
+            init=self.backbone(run.backbone).model, output=str(run.model), seed=run.seed, alignment=alignment,
         )  # fmt: skip
 
-    def evaluate(self, run: Run) -> EvaluateSettings:
-        changes = (f"model={run.model}", f"output={run.evaluation}", f"layers={self.layers(run.backbone)}")
-        return self._settings(EvaluateSettings, "evaluate", *changes)
+    def evaluation(self, run: Run) -> EvaluateSettings:
+        settings = shipped(EvaluateSettings, "evaluate", self.folder, self.scale)
+        layers = str(self.layers(run.backbone))
+        return changed(settings, model=str(run.model), output=str(run.evaluation), layers=layers)
 
     def baselines(self) -> dict[str, BaselineSettings]:
-        ours = self._settings(EvaluateSettings, "evaluate")
+        ours = shipped(EvaluateSettings, "evaluate", self.folder, self.scale)
         return {
-            key: BaselineSettings.of(
-                {
-                    "output": str(self.folder / "baselines" / key),
-                    "data": ours.data,
-                    "baseline": "cascade",
-                    "options": {"asr": "aista:whisper", "llm": f"aista:{model}"},
-                    "generation": ours.generation.model_dump(),
-                    "limit": ours.limit,
-                }
+            key: BaselineSettings(
+                output=str(self.folder / "baselines" / key),
+                data=ours.data,
+                baseline="cascade",
+                options={"asr": "aista:whisper", "llm": f"aista:{model}"},
+                generation=ours.generation.model_dump(),
+                limit=ours.limit,
             )
             for key, model in (("cascade_qwen2", "language_model"), ("cascade_llama", "llama"))
         }
@@ -162,33 +282,33 @@ class SmallScale(Scale):
     def training(self) -> dict[str, Path]:
         return {"ST": self.folder / "corpus" / "st.jsonl"}
 
-    def _settings(self, kind: type[S], stage: str, *overrides: str) -> S:
-        changes = (*SCALES[self.size].overrides.get(stage, ()), *overrides)
-        return shipped_settings(kind, stage, self.folder, *changes)
 
-
-class PaperScale(Scale):
-    """The paper's backbones, corpora and hyper-parameters: ``configs/paper/*.yaml``.
+class FullPlan(PaperPlan):
+    """The paper's backbones, corpora and hyper-parameters: ``paper/configs/*.yaml``.
 
     Args:
-        folder: Folder of the sweep.
+        folder, names, seeds: As in ``PaperPlan``.
         data: Where the manifests of ``aista data prepare`` lie (``data/`` in the shipped files).
         models: Where ``aista download`` put the bases (``models/`` in the shipped files).
+        options: As in ``PaperPlan``.
     """
 
-    name = "paper"
+    scale = "paper"
     directions = ("en-zh", "en-ja")
     without = frozenset({"ai_sta_raw", "layer_1_raw"})  # the shipped files have the literal cost
     baseline_titles = {"cascade_qwen2-7b": "cascade: Whisper-Large-v2, Qwen2-7B"}
     guesses = {"pretrain": 60 * 3600.0, "select": 1800.0, "joint": 40 * 3600.0, "evaluate": 2 * 3600.0}
 
-    def __init__(self, folder: Path, data: Path = Path("data"), models: Path = Path("models")) -> None:
-        super().__init__(folder)
+    def __init__(
+        self, folder: Path, names: Sequence[str], seeds: int = 1, *, data: Path = Path("data"),
+        models: Path = Path("models"), **options: Any,
+    ) -> None:  # fmt: skip
         self.data, self.models = data, models
         self.backbones = tuple(
             Backbone(name, title, str(folder / "pretrain" / name), title)
             for name, title in (("qwen2-7b", "Qwen2-7B"), ("vicuna-13b", "Vicuna-13B"))
         )
+        super().__init__(folder, names, seeds, **options)
 
     def prepare(self, clock: Clock) -> None:
         """Look for every manifest and base.
@@ -200,9 +320,8 @@ class PaperScale(Scale):
         for backbone in self.backbones:
             model, data = self.pretrain(backbone).model, self.pretrain(backbone).data
             needed += [Path(path) for path in (*data.train, *data.validation, *self.select(backbone).data)]
-            needed += [
-                Path(base) for base in (model.speech_encoder, model.audio_encoder, model.backbone) if base
-            ]
+            bases = (model.speech_encoder, model.audio_encoder, model.backbone)
+            needed += [Path(base) for base in bases if base]
         missing = [str(path) for path in dict.fromkeys(needed) if not path.exists()]
         if missing:
             raise ConfigError(
@@ -216,20 +335,21 @@ class PaperScale(Scale):
         return 28
 
     def pretrain(self, backbone: Backbone) -> PretrainSettings:
-        return self._settings(PretrainSettings, f"pretrain_{backbone.name}", f"output={backbone.model}")
+        settings = self._shipped(PretrainSettings, f"pretrain_{backbone.name}")
+        return changed(settings, output=backbone.model)
 
     def select(self, backbone: Backbone) -> SelectSettings:
-        changes = (f"model={backbone.model}", f"output={self.layers(backbone.name).parent}")
-        return self._settings(SelectSettings, f"select_{backbone.name}", *changes)
+        settings = self._shipped(SelectSettings, f"select_{backbone.name}")
+        return changed(settings, model=backbone.model, output=str(self.layers(backbone.name).parent))
 
     def joint(self, run: Run, system: System) -> JointSettings:
-        return self._settings(
-            JointSettings, f"joint_{run.backbone}_{run.direction}",
-            f"init={self.backbone(run.backbone).model}", f"output={run.model}", f"seed={run.seed}",
-            f"alignment.layers={self.layers(run.backbone)}", *system.overrides,
+        alignment = {"layers": str(self.layers(run.backbone)), **system.alignment}
+        return changed(
+            self._shipped(JointSettings, f"joint_{run.backbone}_{run.direction}"),
+            init=self.backbone(run.backbone).model, output=str(run.model), seed=run.seed, alignment=alignment,
         )  # fmt: skip
 
-    def evaluate(self, run: Run) -> EvaluateSettings:
+    def evaluation(self, run: Run) -> EvaluateSettings:
         return EvaluateSettings.of(
             {
                 "output": str(run.evaluation),
@@ -241,22 +361,16 @@ class PaperScale(Scale):
         )
 
     def baselines(self) -> dict[str, BaselineSettings]:
-        systems = {
-            "qwen2_audio": ("qwen2_audio", {}),
-            "cascade_qwen2-7b": (
-                "cascade", {"asr": str(self.models / "whisper"), "llm": str(self.models / "qwen2")},
-            ),
-        }  # fmt: skip
+        cascade = {"asr": str(self.models / "whisper"), "llm": str(self.models / "qwen2")}
+        found = {"qwen2_audio": ("qwen2_audio", {}), "cascade_qwen2-7b": ("cascade", cascade)}
         return {
-            f"{key}/{way}": BaselineSettings.of(
-                {
-                    "output": str(self.folder / "baselines" / key / way),
-                    "data": [str(self.data / f"covost2-{way}" / "test.jsonl")],
-                    "baseline": name,
-                    "options": options,
-                }
+            f"{key}/{way}": BaselineSettings(
+                output=str(self.folder / "baselines" / key / way),
+                data=[str(self.data / f"covost2-{way}" / "test.jsonl")],
+                baseline=name,
+                options=options,
             )
-            for key, (name, options) in systems.items()
+            for key, (name, options) in found.items()
             for way in self.directions
         }
 
@@ -270,53 +384,32 @@ class PaperScale(Scale):
             f"covost2-{way}": self.data / f"covost2-{way}" / "train.jsonl" for way in self.directions
         }
 
-    def _settings(self, kind: type[S], name: str, *overrides: str) -> S:
+    def _shipped(self, kind: type[S], name: str) -> S:
         """Read a shipped file with its folders moved."""
-        text = (files("aista.reproduce") / "configs" / "paper" / f"{name}.yaml").read_text(encoding="utf-8")
-        moved = self.folder / "configs" / f"{name}.yaml"
-        moved.parent.mkdir(parents=True, exist_ok=True)
-        for shipped, here in (("data/", f"{self.data}/"), (" models/", f" {self.models}/")):
-            text = text.replace(shipped, here)
-        moved.write_text(text, encoding="utf-8")
-        return kind.load(moved, overrides)
+        path = Path(str(files("aista.experiments.paper"))) / "configs" / f"{name}.yaml"
+        return moved(kind.load(path), {"data": self.data, "models": self.models})
 
 
-_PARTS = ("train", "dev", "test")
-
-
-def scale_named(name: str, folder: Path, data: Path, models: Path) -> Scale:
-    """Return a scale by its name.
-
-    Raises:
-        ConfigError: There is no such scale.
-    """
-    if name not in NAMES:
-        raise ConfigError(f"There is no scale {name!r}.", expected=", ".join(NAMES))
-    return PaperScale(folder, data, models) if name == "paper" else SmallScale(folder, nano=name == "nano")
-
-
-def planned(
-    scale: Scale, names: Sequence[str], seeds: int, *, every_seed: bool = False, methods: Sequence[str] = ()
-) -> Plan:
-    """Return the plan for exhibits at a scale.
+def paper_plan(
+    scale: str, folder: Path, names: Sequence[str], seeds: int = 1, *, data: Path = Path("data"),
+    models: Path = Path("models"), **options: Any,
+) -> PaperPlan:  # fmt: skip
+    """Return the plan of a size.
 
     Args:
-        scale: How large.
-        names: Exhibits, or ``all``.
-        seeds: Seeds 1 to this many.
-        every_seed: See ``Plan``.
-        methods: Dotted names of third parties' alignment methods.
+        scale: ``small``, ``paper``, or ``nano`` for tests.
+        folder, names, seeds: As in ``PaperPlan``.
+        data, models: As in ``FullPlan``.
+        options: ``every_seed`` and ``methods`` of ``PaperPlan``.
 
     Raises:
-        ConfigError: There is no such exhibit.
+        ConfigError: There is no such size, table or figure.
     """
-    found = systems(scale.num_layers(), methods)
-    return Plan(
-        exhibits=chosen_exhibits(names),
-        backbones=scale.backbones,
-        systems={name: system for name, system in found.items() if name not in scale.without},
-        seeds=tuple(range(1, seeds + 1)),
-        root=scale.folder,
-        directions=scale.directions,
-        every_seed=every_seed,
-    )
+    if scale_named(scale, SCALES) == "paper":
+        return FullPlan(folder, names, seeds, data=data, models=models, **options)
+    return SmallPlan(folder, names, seeds, nano=scale == "nano", **options)
+
+
+def default_workers(scale: str) -> int:
+    """Return how many jobs go side by side: at small scale one per core."""
+    return {"small": os.cpu_count() or 1, "nano": 0}.get(scale, 1)

@@ -182,9 +182,7 @@ class Variant:
 def _from_stages(name: str) -> tuple[Variant, ...]:
     """Return the four ways to align or not in stage 1 and in the joint run."""
     base, aligned = f"{name}_base", f"{name}_aligned"
-    in_joint = Variant(
-        f"{name}_cosine", "aligned in the joint run (cosine, α .9)", COSINE, base, stage1=name
-    )
+    in_joint = Variant(f"{name}_cosine", "aligned in the joint run (cosine, α .9)", COSINE, base, stage1=name)
     return (
         Variant(base, "base: no alignment", NONE, base, stage1=name),
         in_joint,
@@ -303,7 +301,7 @@ class StudyPlan(Plan):
     def _jobs_of(self, variant: Variant, seed: int) -> list[Job]:
         """Return stage 1 where the variant has its own, the joint run, and its evaluation."""
         found: list[Job] = []
-        start, needs = _MODEL, ()
+        start, needs = _MODEL, tuple[str, ...]()
         if variant.stage1:
             stage1 = self._stage1(variant.stage1, seed)
             start, needs = str(stage1.output), (stage1.name,)
@@ -453,7 +451,13 @@ def table(findings: Sequence[Finding]) -> Table:
     columns = [name for title in MEASURES.values() for name in (title, f"Δ {title}")]
     regimes = {REGIMES[row.variant.regime].title: REGIMES[row.variant.regime] for row in findings}
     stages = {s.title: s for row in findings if (s := STAGES.get(row.variant.stage1))}
-    meanings = [f"{title.capitalize()}: {one.description}" for title, one in {**regimes, **stages}.items()]
+    meanings = [
+        f"{title.capitalize()}: {description}"
+        for title, description in (
+            *((one.title, one.description) for one in regimes.values()),
+            *((one.title, one.description) for one in stages.values()),
+        )
+    ]
     return Table(
         name="study",
         title="What changes the sign? Changes of the joint run, dev set",

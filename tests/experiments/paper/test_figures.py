@@ -14,17 +14,17 @@ import pytest
 from aista.audio.files import load_audio
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.evaluation.metrics import chrf
+from aista.experiments.paper.figures import all_figures, figure4, figure6
+from aista.experiments.paper.page import write_report
+from aista.experiments.paper.sentences import chosen_sentences, figure7, pairs_of_runs
+from aista.experiments.paper.states import figure5
+from aista.experiments.paper.systems import Context, Run
+from aista.experiments.results import Figure, load_all, save
 from aista.model import AistaForConditionalGeneration, AistaProcessor
-from aista.reproduce.exhibit import Figure, load_all, save
-from aista.reproduce.figures import all_figures, figure4, figure6
-from aista.reproduce.plan import Context, Run
-from aista.reproduce.report import write_report
-from aista.reproduce.sentences import chosen_sentences, figure7, pairs_of_runs
-from aista.reproduce.states import figure5
 from aista.selection.report import LayerReport, LayerRow
 from tests import tiny
-from tests.reproduce import invented_runs
-from tests.reproduce.invented_runs import SENTENCES, context, evaluate, plan, train
+from tests.experiments.paper import invented_runs
+from tests.experiments.paper.invented_runs import SENTENCES, context, evaluate, plan, train
 
 QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -199,7 +199,7 @@ def test_figures_from_inside_the_models(inside, drawn):
 
 def test_states_are_computed_once(inside, monkeypatch):
     first = figure5(inside)
-    monkeypatch.setattr("aista.reproduce.states._computed", None)
+    monkeypatch.setattr("aista.experiments.paper.states._computed", None)
     assert figure5(inside) == first
 
 

@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 
 from aista import alignment
-from aista.config import JointSettings
+from aista.config import DataSettings, JointSettings
 from aista.errors import ConfigError
-from aista.reproduce import paper
-from aista.reproduce.plan import EXHIBITS, Backbone, Plan, chosen_exhibits, systems
+from aista.experiments.paper import reported as paper
+from aista.experiments.paper.systems import NEEDS, Backbone, Scope, chosen_names, systems
+from aista.experiments.settings import changed
 
 BACKBONES = (Backbone("one", "One", "aista:stage1", "Qwen2-7B"), Backbone("two", "Two", "x", "Vicuna-13B"))
 
 
-def plan(*names: str, seeds: int = 1, root: Path = Path("f"), **changes: object) -> Plan:
+def plan(*names: str, seeds: int = 1, root: Path = Path("f"), **changes: object) -> Scope:
     values = {
-        "exhibits": chosen_exhibits(names), "backbones": BACKBONES, "systems": systems(6),
+        "names": chosen_names(names), "backbones": BACKBONES, "systems": systems(6),
         "seeds": tuple(range(1, seeds + 1)), "root": root,
     }  # fmt: skip
-    return Plan(**{**values, **changes})
+    return Scope(**{**values, **changes})
 
 
 def names(*exhibits: str, **changes: object) -> list[str]:
@@ -55,13 +56,13 @@ def test_every_method_is_a_system_with_settings_that_can_be_read() -> None:
         "figure6", systems=found
     )
     for system in found.values():
-        data = {"train": ["c"], "validation": ["d"]}
-        JointSettings.load(None, system.overrides, {"output": "a", "init": "b", "data": data})
+        start = JointSettings(output="a", init="b", data=DataSettings(train=["c"], validation=["d"]))
+        assert changed(start, alignment=system.alignment).alignment.method
 
 
 def test_layer_sets_end_at_the_last_block() -> None:
-    assert systems(2)["layers_0_5"].overrides == ("alignment.layers=[0, 1, 2]",)
-    assert systems(28)["layers_1_6"].overrides == ("alignment.layers=[1, 2, 3, 4, 5, 6]",)
+    assert systems(2)["layers_0_5"].alignment == {"layers": [0, 1, 2]}
+    assert systems(28)["layers_1_6"].alignment == {"layers": [1, 2, 3, 4, 5, 6]}
 
 
 def test_directions_trained_apart_are_runs_apart() -> None:
@@ -71,8 +72,8 @@ def test_directions_trained_apart_are_runs_apart() -> None:
 
 def test_an_unknown_exhibit_is_told() -> None:
     with pytest.raises(ConfigError, match="table9"):
-        chosen_exhibits(["table9"])
-    assert chosen_exhibits(["all"]) == tuple(EXHIBITS)
+        chosen_names(["table9"])
+    assert chosen_names(["all"]) == tuple(NEEDS)
 
 
 def test_the_papers_tables_agree_with_each_other() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aista.reproduce.exhibit import Cell, Row, Table
+from aista.experiments.results import Cell, Row, Table
 
 TITLES = {
     "base": "base",

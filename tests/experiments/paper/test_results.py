@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aista.errors import ConfigError
-from aista.reproduce.exhibit import Cell, Figure, Row, Table, load_all, save
+from aista.experiments.results import Cell, Figure, Row, Table, load_all, save
 
 TABLE = Table(
     name="table4",

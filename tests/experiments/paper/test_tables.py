@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from aista.evaluation.evaluate import compare
-from aista.reproduce.exhibit import Cell, Row, Table
-from aista.reproduce.measured import with_best
-from aista.reproduce.plan import Run
-from aista.reproduce.tables import all_tables, table1, table2, table3, table4, table5
+from aista.experiments.paper.measured import with_best
+from aista.experiments.paper.systems import Run
+from aista.experiments.paper.tables import all_tables, table1, table2, table3, table4, table5
+from aista.experiments.results import Cell, Row, Table
 from tests import tiny
-from tests.reproduce.invented_runs import FALLING, SENTENCES, context, evaluate, plan, train
+from tests.experiments.paper.invented_runs import FALLING, SENTENCES, context, evaluate, plan, train
 
 
 def row(table: Table, key: str, group: str = "qwen2") -> Row:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from aista.evaluation import metrics
 from aista.evaluation.decode import Hypothesis
-from aista.reproduce.measured import has_diverged
-from aista.reproduce.plan import Backbone, Context, Plan, Run, chosen_exhibits, systems
+from aista.experiments.paper.measured import has_diverged
+from aista.experiments.paper.systems import Backbone, Context, Run, Scope, chosen_names, systems
 
 BACKBONES = (
     Backbone("qwen2", "Qwen2 stand-in", "aista:stage1", "Qwen2-7B"),
@@ -24,13 +24,13 @@ SENTENCES = {
 FALLING = [2.0 - i * 0.015 for i in range(100)]
 
 
-def plan(root: Path, *names: str, seeds: int = 1, **changes: object) -> Plan:
+def plan(root: Path, *names: str, seeds: int = 1, **changes: object) -> Scope:
     """A plan over two backbones of six blocks."""
     values = {
-        "exhibits": chosen_exhibits(names or ["all"]), "backbones": BACKBONES, "systems": systems(6),
+        "names": chosen_names(names or ["all"]), "backbones": BACKBONES, "systems": systems(6),
         "seeds": tuple(range(1, seeds + 1)), "root": root,
     }  # fmt: skip
-    return Plan(**{**values, **changes})
+    return Scope(**{**values, **changes})
 
 
 def train(run: Run, losses: Sequence[float] = tuple(FALLING)) -> None:
@@ -65,12 +65,12 @@ def evaluate(run: Run, wrong: int = 0) -> dict[str, float]:
     return scores
 
 
-def context(made: Plan) -> Context:
+def context(made: Scope) -> Context:
     """What a sweep would hand to the tables."""
     done = [run for run in made.runs() if (run.evaluation / "results.json").exists()]
     return Context(
         folder=made.root,
-        plan=made,
+        scope=made,
         runs=[run for run in done if not has_diverged(run)],
         diverged=[run for run in made.runs() if has_diverged(run)],
     )

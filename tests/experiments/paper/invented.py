@@ -1,6 +1,6 @@
 """Invented exhibits for looking at the report: no number here was measured.
 
-``python -m tests.reproduce.invented FOLDER`` writes them and the page.
+``python -m tests.experiments.paper.invented FOLDER`` writes them and the page.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from aista.analysis.correlation import Point, by_group, by_seed, pooled
 from aista.analysis.embedding_map import density
 from aista.audio.files import write_audio
-from aista.reproduce.exhibit import Figure, Table, save
-from aista.reproduce.figures import coefficient_rows, with_pictures
-from aista.reproduce.report import write_report
-from tests.evaluation import invented as sounds
-from tests.reproduce.invented_tables import TITLES, tables
+from aista.experiments.paper.figures import coefficient_rows
+from aista.experiments.paper.page import write_report
+from aista.experiments.results import Figure, Table, save
+from tests.experiments import invented_demo as sounds
+from tests.experiments.paper.invented_tables import TITLES, tables
 
 NOTICE = "Invented data, to look at the page: no number here was measured."
 RNG = np.random.default_rng(0)
@@ -240,7 +240,7 @@ RECORD = {
 def exhibits(folder: Path) -> list[Table | Figure]:
     """Return everything the page can show; sounds are written under ``folder``."""
     figures = [figure4(), figure5(), figure6(), figure7(folder), transport(folder)]
-    return [*tables(), *(with_pictures(values) for values in figures)]
+    return [*tables(), *(Figure.drawn(**values) for values in figures)]
 
 
 def write(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from aista.training.pretrain import pretrain
 from aista.training.schedule import learning_rate
 from tests import tiny
 
-FOLDER = Path(str(files("aista.reproduce") / "configs/paper"))
+FOLDER = Path(str(files("aista.experiments.paper") / "configs"))
 BACKBONES = ("qwen2-7b", "vicuna-13b")
 DIRECTIONS = ("en-zh", "en-ja")
 STAGES = {

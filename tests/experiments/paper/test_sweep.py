@@ -1,4 +1,4 @@
-"""`aista reproduce all` at nano scale: everything from nothing, with a method that a file added."""
+"""`aista reproduce all` at nano scale, with a method that a file added."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from typer.testing import CliRunner
 from aista import alignment
 from aista.cli.reproduce import app
 from aista.config import JointSettings
-from aista.demo.jobs import Outcome
-from aista.reproduce.exhibit import Figure, Table, load_all
-from aista.reproduce.plan import EXHIBITS
-from aista.reproduce.runs import Sweep
-from aista.reproduce.scales import planned, scale_named
+from aista.experiments.paper.systems import NEEDS
+from aista.experiments.plans.paper import paper_plan
+from aista.experiments.queue import Outcome
+from aista.experiments.results import Figure, Table, load_all
 
 pytestmark = pytest.mark.timeout(900)  # of a busy machine; alone it takes about a minute
 
@@ -59,7 +58,7 @@ def cells(table: Table, key: str) -> list:
 def test_every_table_and_figure_is_made(swept: tuple[Path, str]) -> None:
     folder, printed = swept
     made = load_all(folder)
-    assert set(EXHIBITS) <= set(made) and (folder / "report.html").stat().st_size > 10_000
+    assert set(NEEDS) <= set(made) and (folder / "report.html").stat().st_size > 10_000
     assert not [note for exhibit in made.values() for note in exhibit.notes if "Not finished" in note]
     for name in ("table1", "table2", "table3", "table4", "table5"):
         assert made[name].title in printed
@@ -109,11 +108,9 @@ def test_systems_differ_in_method_and_output_alone(swept: tuple[Path, str]) -> N
 @pytest.mark.slow
 def test_what_is_finished_is_not_repeated_and_what_is_missing_is_made(swept: tuple[Path, str]) -> None:
     folder, _ = swept
-    scale = scale_named("nano", folder, Path("data"), Path("models"))
-    sweep = Sweep(planned(scale, ["all"], 1), scale, workers=1)
-    work = {row.name: row for row in sweep.work()}
-    assert {row.already() for row in work.values()} == {Outcome.FINISHED}
-    lost = work["evaluate qwen2/base/seed_1"]
+    jobs = {job.name: job for job in paper_plan("nano", folder, ["all"]).jobs()}
+    assert {job.already() for job in jobs.values()} == {Outcome.FINISHED}
+    lost = jobs["evaluate qwen2/base/seed_1"]
     before = json.loads((lost.output / "results.json").read_text())
     (lost.output / "results.json").unlink()
     assert lost.already() is None and lost.here() is Outcome.FINISHED
@@ -131,7 +128,7 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path: Path) -> None:
     assert other.stdout is not None and other.stdout.readline()
     try:
         result = CliRunner().invoke(app, ["table1", "--output", str(tmp_path)])
-        assert "Another sweep" in str(result.exception)
+        assert "Another run" in str(result.exception)
     finally:
         other.kill()
         other.wait()
