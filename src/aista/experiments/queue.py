@@ -102,16 +102,15 @@ class Queue:
         seconds: Name -> seconds of earlier attempts, for the remaining time.
         guesses: Kind -> seconds, until one of the kind has finished.
         on_time: Told (name, seconds) whenever a process ends.
-        keep_open: File descriptors the processes inherit (a lock that must outlive this process).
         console: Where to show it.
     """
 
     def __init__(
         self, commands: Sequence[Command], workers: int, *, seconds: Mapping[str, float] | None = None,
         guesses: Mapping[str, float] | None = None, on_time: Callable[[str, float], None] | None = None,
-        keep_open: Sequence[int] = (), console: Console | None = None,
+        console: Console | None = None,
     ) -> None:  # fmt: skip
-        self.workers, self.keep_open = workers, keep_open
+        self.workers = workers
         self.seconds, self.guesses = dict(seconds or {}), dict(guesses or {})
         self.on_time = on_time or (lambda name, spent: None)
         self.console = console or Console()
@@ -186,7 +185,6 @@ class Queue:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **dict.fromkeys(_THREADS, threads)},
                 start_new_session=True,  # Ctrl-C in a terminal must reach it once, through us
-                pass_fds=tuple(self.keep_open),
                 preexec_fn=_before_start,
             )
         return _Running(command, process, bars.add_task(command.name, total=None, news=""))

@@ -5,7 +5,6 @@ Ctrl-C lets every job save and stop; the same call goes on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -13,19 +12,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from aista.errors import ConfigError
 from aista.evaluation.evaluate import versions
 from aista.experiments.machine import machine
 from aista.experiments.plan import AISTA, TRAINING, Job, Plan
 from aista.experiments.progress import Clock, console
 from aista.experiments.queue import Outcome, Queue
-from aista.files import write_whole
+from aista.files import sha256_of, write_whole
+from aista.run_folder import held
 
 RECORD = "run.json"
 _BAD = (Outcome.FAILED, Outcome.BLOCKED)
@@ -61,13 +59,13 @@ class Runner:
 
         Raises:
             KeyboardInterrupt: A signal came; what was running has been saved.
-            ConfigError: Another run is at work in this folder, or data is missing.
+            ConfigError: Another process is at work in this folder, or data is missing.
         """
-        with held(self.plan.folder) as lock, self._recorded():
+        with held(self.plan.folder), self._recorded():
             self.plan.prepare(self.clock)
             jobs = self.plan.jobs()
             self._note(jobs)
-            outcomes = self._one_by_one(jobs) if self.workers == 0 else self._side_by_side(jobs, lock)
+            outcomes = self._one_by_one(jobs) if self.workers == 0 else self._side_by_side(jobs)
         failed = [job.name for job in jobs if outcomes[job.name] in _BAD]
         for name in failed:
             console.print(f"{name}: {outcomes[name].value}", markup=False, style="red")
@@ -77,11 +75,10 @@ class Runner:
         """Make tables, figures and the page of the plan from what is there."""
         return self.plan.results(self.clock)
 
-    def _side_by_side(self, jobs: Sequence[Job], lock: int) -> dict[str, Outcome]:
+    def _side_by_side(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
         return Queue(
             [job.command(self.plan.folder, self.launch) for job in jobs], self.workers,
-            seconds=self.clock.seconds, guesses=self.plan.guesses, on_time=self.clock.add, keep_open=(lock,),
-            console=console,
+            seconds=self.clock.seconds, guesses=self.plan.guesses, on_time=self.clock.add, console=console,
         ).run()  # fmt: skip
 
     def _one_by_one(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
@@ -120,41 +117,13 @@ class Runner:
 
     def _note(self, jobs: Sequence[Job]) -> None:
         """Write down what each training is about to be made from: settings, data, versions."""
-        hashed = cache(sha256_of_file)
         for job in (job for job in jobs if job.verb in TRAINING and job.already() is None):
             data = job.settings.data
             values = {
                 "name": job.name, "seed": job.settings.seed, "settings_sha256": job.settings.sha256(),
-                "data_sha256": {path: hashed(path) for path in (*data.train, *data.validation)},
+                "data_sha256": {path: sha256_of(Path(path)) for path in (*data.train, *data.validation)},
                 "versions": versions(), "started": time.strftime("%Y-%m-%d %H:%M:%S"),
                 "command": self.command,
             }  # fmt: skip
             text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
             write_whole(job.output / "provenance.yaml", text)
-
-
-def sha256_of_file(path: str | Path) -> str:
-    """Return a file's SHA-256."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[int]:
-    """Hold a folder; the jobs hold it too, so that what a killed run left behind is not disturbed.
-
-    Raises:
-        ConfigError: Another holds it.
-    """
-    with open(folder / "lock", "w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not on this system
-            pass
-        except OSError:
-            raise ConfigError(
-                f"Another run, or a job it left behind, is at work in {folder}.",
-                advice="Wait for it, stop it, or choose another --output.",
-            ) from None
-        yield file.fileno()

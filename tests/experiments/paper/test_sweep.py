@@ -117,18 +117,16 @@ def test_what_is_finished_is_not_repeated_and_what_is_missing_is_made(swept: tup
     assert json.loads((lost.output / "results.json").read_text())["scores"] == before["scores"]
 
 
-def test_two_sweeps_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_two_runners_do_not_share_a_folder(tmp_path: Path) -> None:
     code = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
-        "print(flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from aista.run_folder import held\n"
+        "with held(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
     )
-    other = subprocess.Popen(
-        [sys.executable, "-S", "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE
-    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout is not None and other.stdout.readline()
     try:
         result = CliRunner().invoke(app, ["table1", "--output", str(tmp_path)])
-        assert "Another run" in str(result.exception)
+        assert "Another process" in str(result.exception)
     finally:
         other.kill()
         other.wait()

@@ -29,9 +29,9 @@ from aista.experiments.plan import Job, Plan, scale_named
 from aista.experiments.plans.demo import CORPORA, encode, synthesise
 from aista.experiments.progress import Clock, console
 from aista.experiments.results import save
-from aista.experiments.runner import RECORD, sha256_of_file
+from aista.experiments.runner import RECORD
 from aista.experiments.settings import changed, moved, shipped
-from aista.files import write_whole
+from aista.files import sha256_of, write_whole
 from aista.model.bases import locate
 from aista.selection.select import REPORT
 
@@ -194,7 +194,7 @@ class PaperPlan(Plan):
             "exhibits": list(self.scope.names),
             "seconds": {name: round(value, 1) for name, value in totals.items()},
             "data_sha256": {
-                "/".join(Path(row).parts[-2:]): sha256_of_file(row) for row in data if Path(row).exists()
+                "/".join(Path(row).parts[-2:]): sha256_of(Path(row)) for row in data if Path(row).exists()
             },
             "settings": self._settings_texts(),
         }
