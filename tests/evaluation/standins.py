@@ -40,7 +40,7 @@ class Processor:
         tongue = "中" if "Chinese" in wording else "日" if "Japanese" in wording else "e"
         return tongue + chr(SOUND)
 
-    def __call__(self, *, text, audio=None, sampling_rate=None, padding=True, return_tensors="pt"):
+    def __call__(self, *, text, audio=None, sampling_rate=None, **_: Any):
         ids = torch.tensor([[ord(letter) for letter in line] for line in text])
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if audio is None:

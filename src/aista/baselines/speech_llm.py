@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from transformers import AutoConfig, AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.baselines.base import Baseline, identity, worded
@@ -22,6 +22,7 @@ from aista.errors import ConfigError
 from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.translating import Request
 from aista.model.bases import locate, refusal
+from aista.speech_llm.adapter import auto_class
 
 PROMPTS = {
     "st": "Translate the speech into {language}. Answer with the translation only.",
@@ -187,14 +188,7 @@ def _class_of(source: str, revision: str | None) -> tuple[str, Any]:
             expected=told.expected,
             advice=told.advice,
         ) from error
-    for auto in (AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq):
-        if type(config) in auto._model_mapping:
-            return str(config.model_type), auto
-    raise ConfigError(
-        f"{source} is no speech LLM of transformers.",
-        got=config.model_type,
-        expected="granite_speech, voxtral, qwen2_audio, qwen2_5_omni_thinker, glmasr, ...",
-    )
+    return str(config.model_type), auto_class(config)
 
 
 def _form_of(model_type: str, processor: Any) -> str:

@@ -92,6 +92,7 @@ class AistaProcessor(ProcessorMixin):
         sampling_rate: int = SAMPLE_RATE_HZ,
         padding: bool = True,
         return_tensors: str = "pt",
+        text_kwargs: dict[str, Any] | None = None,
     ) -> BatchFeature:
         """Prepare prompts and sound: what ``forward`` and ``generate`` take.
 
@@ -104,6 +105,7 @@ class AistaProcessor(ProcessorMixin):
             padding_side: ``left``, to generate, or ``right``.
             sampling_rate: Of ``audio``, in Hz; anything but 16,000 is refused rather than resampled unseen.
             padding, return_tensors: Padded torch tensors are the only kind there is.
+            text_kwargs: ``padding`` and ``padding_side`` may also stand here, as transformers has it.
 
         Returns:
             ``input_ids`` and ``attention_mask`` (B, T), and the fields of ``SpeechInputs``.
@@ -112,10 +114,11 @@ class AistaProcessor(ProcessorMixin):
             ModelInputError: Prompts and recordings differ in number, a prompt has not exactly one
                 placeholder, or audio is empty, not finite, too long, of another rate or of another kind.
         """
-        prompts = [text] if isinstance(text, str) else list(text)
-        if not padding or return_tensors != "pt":
+        prompts, given = [text] if isinstance(text, str) else list(text), dict(text_kwargs or {})
+        padding, padding_side = given.pop("padding", padding), given.pop("padding_side", padding_side)
+        if not padding or return_tensors != "pt" or given:
             raise ModelInputError(
-                "This processor gives padded torch tensors only.", got=(padding, return_tensors)
+                "This processor gives padded torch tensors only.", got=(padding, return_tensors, given)
             )
         speech = None if audio is None else self.audio_inputs(audio, sampling_rate)
         counts = [1] * len(prompts)

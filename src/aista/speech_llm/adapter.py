@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForMultimodalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSpeechSeq2Seq,
@@ -24,7 +23,7 @@ from transformers import (
 )
 
 from aista.errors import ConfigError
-from aista.model.bases import locate
+from aista.model.bases import locate, read_config
 from aista.model.lora import switched
 from aista.model.modes import eval_mode
 from aista.model.positions import take
@@ -52,13 +51,30 @@ class Output:
     correct: Tensor | None = None
 
 
+def require_placeholder(config: Any) -> None:
+    """Demand a model that marks speech in ``input_ids``.
+
+    Raises:
+        ConfigError: There is no such mark: it is no speech LLM, or one that adds sound to every position.
+    """
+    if not isinstance(getattr(config, "audio_token_id", None), int):
+        raise ConfigError(
+            "This model has no placeholder for speech, so it is no speech LLM that can be used here.",
+            got=getattr(config, "model_type", type(config).__name__),
+            expected="config.audio_token_id",
+            advice="A language model or an encoder is a base: see `aista pretrain`, or from_bases.",
+        )
+
+
 def auto_class(config: Any) -> Any:
     """Return the Auto class that makes models of a configuration: not all speech LLMs are in the same one.
 
     Raises:
         ConfigError: It is no speech LLM of transformers.
     """
-    for auto in (AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq, AutoModelForSeq2SeqLM):
+    names_audio = hasattr(config, "audio_token_id")  # audioflamingo3 stands among translators of text
+    more = (AutoModelForSeq2SeqLM,) if names_audio else ()
+    for auto in (AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq, *more):
         if type(config) in auto._model_mapping:
             return auto
     raise ConfigError(
@@ -80,12 +96,7 @@ class SpeechLM:
     """
 
     def __init__(self, model: Any, processor: Any = None) -> None:
-        if not isinstance(getattr(model.config, "audio_token_id", None), int):
-            raise ConfigError(
-                "This model has no placeholder for speech, so no span of it can be looked at.",
-                got=type(model).__name__,
-                expected="config.audio_token_id",
-            )
+        require_placeholder(model.config)
         self.model, self.processor = model, processor
         self.decoder = Decoder(model.get_decoder(), getattr(model, "blocks_path", "layers"))
         self.batcher: Any = Batcher(processor, model.config) if processor is not None else None
@@ -99,7 +110,9 @@ class SpeechLM:
             ConfigError: It is no speech LLM.
         """
         folder = locate(str(source), revision=revision)
-        auto = auto_class(AutoConfig.from_pretrained(folder))
+        config = read_config(folder)
+        require_placeholder(config)
+        auto = auto_class(config)
         return cls(auto.from_pretrained(folder, **options).eval(), AutoProcessor.from_pretrained(folder))
 
     @property

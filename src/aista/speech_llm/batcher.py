@@ -110,16 +110,10 @@ class Batcher:
         """Return the rows of the prompts, and the rest of the model's inputs."""
         _require_as_many("instructions", instructions, contents)
         texts = [self.prompt(instruction) for instruction in instructions]
-        if of_text := _are_texts(contents):
-            inputs = self.processor(text=texts, padding=True, return_tensors="pt")
-        else:
-            inputs = self.processor(
-                text=texts,
-                audio=list(contents),
-                sampling_rate=SAMPLE_RATE_HZ,
-                padding=True,
-                return_tensors="pt",
-            )
+        options: dict[str, Any] = {"text_kwargs": {"padding": True}, "return_tensors": "pt"}
+        if not (of_text := _are_texts(contents)):  # how sound is padded each extractor knows by itself
+            options |= {"audio": list(contents), "sampling_rate": SAMPLE_RATE_HZ}
+        inputs = self.processor(text=texts, **options)
         batch = Batch.of_inputs(dict(inputs), self.audio_token_id)
         rows = batch.rows()
         if not batch.widest_span:

@@ -7,25 +7,24 @@ from typing import Any
 from aista.alignment import Sizes, alignment, method
 from aista.config import AlignmentSettings
 from aista.errors import ConfigError
-from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.selection.report import LayerReport
+from aista.speech_llm import SpeechLM
 from aista.training.objective import SpeechTextObjective
 
 
-def aligned(
-    model: AistaForConditionalGeneration, settings: AlignmentSettings, *, seed: int
-) -> SpeechTextObjective:
+def aligned(model: Any, settings: AlignmentSettings, *, seed: int) -> SpeechTextObjective:
     """Return the objective of Eq. 6 for a model.
 
     Args:
+        model: A speech LLM of transformers' contract.
         seed: Of the method's own parameters.
 
     Raises:
         ConfigError: There is no such method or layer, or the method does not take these options.
     """
-    layers = aligned_layers(settings, model.config.text_config.num_hidden_layers)
-    vocabulary: Any = model.get_input_embeddings().num_embeddings
-    sizes = Sizes(model.config.text_config.hidden_size, vocabulary, seed)
+    speech_llm = SpeechLM(model)
+    layers = aligned_layers(settings, speech_llm.num_layers)
+    sizes = Sizes(speech_llm.hidden_size, model.get_input_embeddings().num_embeddings, seed)
     aligner = alignment(settings.method, layers, sizes, **settings.options)
     return SpeechTextObjective(model, aligner, settings.alpha)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from aista.config import JointSettings
-from aista.model.processing import AistaProcessor
-from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.run_folder import claim, inputs_of
+from aista.speech_llm import SpeechLM
 from aista.training.aligning import aligned
 from aista.training.run import FINISHED, Run, finished_run, train
 
@@ -21,7 +20,6 @@ def joint(settings: JointSettings) -> Run:
     with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
         if done:
             return finished_run(output)
-        model = AistaForConditionalGeneration.from_pretrained(settings.init)
-        processor = AistaProcessor.from_pretrained(settings.init)
-        objective = aligned(model, settings.alignment, seed=settings.seed)
-        return train(settings, objective, processor)
+        speech_llm = SpeechLM.load(settings.init)
+        objective = aligned(speech_llm.model, settings.alignment, seed=settings.seed)
+        return train(settings, objective, speech_llm.processor)

@@ -1,0 +1,59 @@
+"""A folder of somebody else's speech LLM, its own processor included, from loading to an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aista.errors import CheckpointError, ConfigError
+from aista.speech_llm import SpeechLM
+from tests import tiny
+from tests.baselines import tiny_systems
+from tests.model.conftest import noise
+
+WAVES, TARGETS, TEXTS = noise(0.5, 1.4), ["Ja.", "Die Glocke."], ["Yes.", "The bell rings."]
+
+
+@pytest.fixture(scope="module", params=["qwen2_audio", "glm_asr"])
+def speech_llm(request, tmp_path_factory) -> SpeechLM:
+    return SpeechLM.load(getattr(tiny_systems, request.param)(tmp_path_factory.mktemp("home") / "model"))
+
+
+def test_both_branches_of_two_clips(speech_llm: SpeechLM) -> None:
+    batcher, tokenizer = speech_llm.batcher, speech_llm.processor.tokenizer
+    speech = batcher.training(WAVES, ["Translate.", "Say it in Chinese."], TARGETS)
+    placeholders = (speech.input_ids == speech_llm.model.config.audio_token_id).sum(1)
+    assert 0 < placeholders[0] < placeholders[1] and torch.equal(placeholders, speech.span.sum(1))
+    for row, target in enumerate(TARGETS):
+        asked = speech.labels[row] != -100
+        assert tokenizer.decode(speech.labels[row][asked], skip_special_tokens=True) == target
+    text = batcher.written(speech, TEXTS)
+    for row, transcript in enumerate(TEXTS):
+        assert tokenizer.decode(text.input_ids[row][text.span[row]]) == transcript
+        before = speech.input_ids[row][: int(speech.span[row].nonzero()[0])]
+        assert torch.equal(text.input_ids[row][: len(before)], before)
+    assert torch.isfinite(speech_llm.predict(speech).loss)
+    states = speech_llm.states(speech, [0, 2]), speech_llm.text_states(text, [0, 2])
+    assert all(side[2].shape[-1] == speech_llm.hidden_size for side in states)
+
+
+def test_a_batch_answers_as_its_rows_do(speech_llm: SpeechLM) -> None:
+    wordings = ["Translate.", "Say it in Chinese."]
+    options = {"max_new_tokens": 5, "do_sample": False}
+    together = speech_llm.generate(speech_llm.batcher.translation(WAVES, wordings), **options)
+    for row in range(2):
+        one = speech_llm.batcher.translation(WAVES[row : row + 1], wordings[row : row + 1])
+        alone = speech_llm.generate(one, **options)[0]
+        assert together[row, : len(alone)].tolist() == alone.tolist()
+
+
+def test_what_is_no_speech_llm_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no placeholder"):
+        SpeechLM.load(tiny.language_model(tmp_path / "lm"))
+    with pytest.raises(ConfigError, match="no placeholder"):
+        SpeechLM.load(tiny.whisper(tmp_path / "whisper"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="no model"):
+        SpeechLM.load(tmp_path / "empty")
