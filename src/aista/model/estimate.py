@@ -18,6 +18,7 @@ GIB = 2**30
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.56}
 # The texts around speech and target: a prompt of the templates, and a sentence.
 PROMPT_TOKENS, TARGET_TOKENS = 32, 40
+NEW_TOKENS = 200  # the longest answer at inference
 
 
 def whisper_large_v2() -> WhisperConfig:
@@ -110,7 +111,6 @@ def estimate(
     quantization: str | None = None,
     num_beams: int = 4,
     checkpointing: bool = False,
-    max_new_tokens: int = 200,
 ) -> Estimate:
     """Estimate a model's size and memory.
 
@@ -119,7 +119,7 @@ def estimate(
         batch_size: Utterances per step.
         seconds: Length of an utterance.
         dtype, quantization: Of the frozen bases; BEATs and everything trained are float32.
-        num_beams, max_new_tokens: At inference.
+        num_beams: At inference, of answers of 200 tokens.
         checkpointing: Activations are computed again in the backward pass.
 
     Memory is a model of the main terms (weights, gradients and two Adam moments, activations of the backbone,
@@ -150,7 +150,7 @@ def estimate(
     }
     inference = {
         "weights": weights,
-        "keys and values": _cache(config.text_config, batch_size * num_beams, length + max_new_tokens),
+        "keys and values": _cache(config.text_config, batch_size * num_beams, length + NEW_TOKENS),
         "logits": 8.0 * batch_size * num_beams * config.text_config.vocab_size,
     }
     return Estimate(

@@ -19,7 +19,6 @@ from aista.data.dataset import SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes
 from aista.data.manifest import Manifest
 from aista.data.sound_names import SoundNames
-from aista.data.too_long import TooLong
 
 
 def cached_features(
@@ -29,9 +28,7 @@ def cached_features(
     folder: str,
     *,
     batch_size: int = 16,
-    max_corrupt_share: float = 0.0,
-    max_seconds: float | None = None,
-    too_long: TooLong = "error",
+    **limits: Any,
 ) -> FeatureStore:
     """Return a store that holds the encoder features of every clip, computing what is missing.
 
@@ -43,8 +40,9 @@ def cached_features(
     (``aista.data.sound_names``): a corpus that was moved keeps them.
 
     Args:
-        max_corrupt_share: Share of the clips that may turn out to be unreadable; each is logged and left out.
-        max_seconds, too_long: As those of the training dataset, so that its very pieces are encoded.
+        batch_size: Clips at a time.
+        limits: ``max_corrupt_share``, ``max_seconds`` and ``too_long`` as those of the training dataset (see
+            ``SpeechDataset``), so that its very pieces are encoded.
 
     Raises:
         CheckpointError: The store was written by other encoders.
@@ -55,13 +53,7 @@ def cached_features(
 
     def fill() -> None:
         opened = [Manifest(manifest) for manifest in manifests]
-        clips = SpeechDataset(
-            opened,
-            sounds=SoundNames(path),
-            max_corrupt_share=max_corrupt_share,
-            max_seconds=max_seconds,
-            too_long=too_long,
-        ).clips()
+        clips = SpeechDataset(opened, sounds=SoundNames(path), **limits).clips()
         if _is_complete(path) and not len(clips.without(FeatureStore(path, fingerprint=fingerprint))):
             return  # runs side by side get here: they only read
         _announce(clips, model.config.feature_dim, path)
