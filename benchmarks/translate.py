@@ -29,7 +29,7 @@ from aista.audio.files import load_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
-from aista.inference.answering import GenerationSettings, Question, answer
+from aista.inference.answering import GenerationSettings, answer
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.speech_llm import SpeechLM
 from aista.text.prompts import instruction
@@ -73,13 +73,14 @@ def compare(model: Any, processor: Any, sounds: list[np.ndarray], to: str, beams
     totals = {1: np.zeros(2), BATCH: np.zeros(2)}
     different = 0
     speech_llm = SpeechLM(model, processor)
-    answer(speech_llm, [Question(prompt, sounds[0])], GenerationSettings(num_beams=beams))
+    answer(speech_llm, sounds[:1], [prompt], GenerationSettings(num_beams=beams))
     for start in range(0, len(sounds), BATCH):
-        questions = [Question(prompt, samples) for samples in sounds[start : start + BATCH]]
+        batch = sounds[start : start + BATCH]
+        prompts = [prompt] * len(batch)
         texts = {}
         for size in (1, BATCH) if start % (2 * BATCH) else (BATCH, 1):
             generation = GenerationSettings(num_beams=beams, batch_size=size)
-            answers, wall, cpu = timed(lambda: answer(speech_llm, questions, generation))  # noqa: B023
+            answers, wall, cpu = timed(lambda: answer(speech_llm, batch, prompts, generation))  # noqa: B023
             texts[size] = [each.text for each in answers]
             totals[size] += (wall, cpu)
         different += sum(one != other for one, other in zip(texts[1], texts[BATCH], strict=True))

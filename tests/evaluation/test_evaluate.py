@@ -23,7 +23,7 @@ from aista.evaluation.evaluate import compare, evaluate, hears
 from aista.evaluation.inside import teacher_forced_accuracy, transport_costs, transport_map
 from aista.evaluation.settings import EvaluateSettings, GenerationSettings
 from aista.experiments.demo_page import write_report
-from aista.inference.answering import Question, answer, longest_seconds
+from aista.inference.answering import answer, longest_seconds
 from aista.inference.translator import Translator, load
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
@@ -95,11 +95,11 @@ def test_every_measure_comes_out_with_its_signature(results):
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_batch_size_changes_no_hypothesis(folder, translator, num_beams):
     dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
-    questions = [Question(f"Say {i}.", dataset[i][1]) for i in range(6)]
+    sounds, prompts = [dataset[i][1] for i in range(6)], [f"Say {i}." for i in range(6)]
     found = []
     for size in (1, 2, 6):
         generation = GenerationSettings(max_new_tokens=6, batch_size=size, num_beams=num_beams)
-        found.append(texts(answer(translator.speech_llm, questions, generation)))
+        found.append(texts(answer(translator.speech_llm, sounds, prompts, generation)))
     assert found[0] == found[1] == found[2] and len(set(found[0])) > 1
 
 

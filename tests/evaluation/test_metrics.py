@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aista.errors import EvaluationError
-from aista.evaluation.metrics import bleu, chrf, edit_distance, token_accuracy, wer
+from aista.evaluation.metrics import bleu, chrf, edit_distance, wer
 from aista.evaluation.significance import paired_bootstrap
+from aista.model.positions import take
+from aista.speech_llm.prediction import Targets
 
 ZH = ["医生昨天在公园买了一本红色的书", "我的老师明天想去图书馆", "他没有看见那只狗"]
 ZH_HYP = ["医生昨天在公园买了一本蓝色的书", "我的老师明天去图书馆", "他没有看见那只狗"]
@@ -102,7 +104,8 @@ def test_token_accuracy_counts_targets_only_and_looks_one_ahead():
     logits = torch.full((2, 4, 5), -1.0)
     for row, position, token in [(0, 0, 2), (0, 1, 4), (1, 1, 1), (1, 2, 0)]:
         logits[row, position, token] = 1.0
-    assert token_accuracy(logits, labels) == (3, 4)
+    targets = Targets(labels, 4)
+    assert int(targets.score(take(logits, targets.where))[1]) == 3 and len(targets.ids) == 4
 
 
 def test_paired_bootstrap_tells_a_real_difference_from_none():

@@ -23,8 +23,8 @@ from sklearn.preprocessing import StandardScaler
 
 from aista.data.collate import SpeechDataset
 from aista.errors import EvaluationError
-from aista.selection.hidden_states import paired_states
 from aista.speech_llm import SpeechLM
+from aista.speech_llm.pairs import paired_states
 
 FEWEST = 4
 SHARES = (0.25, 0.5, 0.75)

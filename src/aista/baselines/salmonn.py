@@ -11,7 +11,7 @@ import numpy as np
 from aista.audio.segments import Segment
 from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
-from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds, pieces_of
+from aista.inference.answering import Answer, GenerationSettings, answer, longest_seconds, pieces_of
 from aista.inference.translating import Request
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.speech_llm import SpeechLM
@@ -99,5 +99,5 @@ class System(Baseline):
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound in SALMONN's wording."""
         wording = worded(PROMPTS, request, self.prompt)
-        questions = [Question(wording, samples) for samples in pieces]
-        return answer(SpeechLM(self.model, self.processor), questions, self.generation)
+        speech_llm = SpeechLM(self.model, self.processor)
+        return answer(speech_llm, pieces, [wording] * len(pieces), self.generation)

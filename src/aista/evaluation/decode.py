@@ -15,7 +15,8 @@ from aista.data.json_lines import read_json_lines
 from aista.data.manifest import Utterance
 from aista.errors import AistaError, AudioError, EvaluationError
 from aista.files import write_whole
-from aista.inference.translating import Answered, Content, Request, SpeechTranslator, joined
+from aista.inference.translating import Answered, Request, SpeechTranslator, joined
+from aista.speech_llm import Content
 
 
 @dataclass(frozen=True)

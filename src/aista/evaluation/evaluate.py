@@ -42,8 +42,8 @@ from aista.evaluation.settings import EvaluateSettings, ScoreSettings
 from aista.evaluation.significance import compare
 from aista.files import sha256_of
 from aista.inference.translating import SpeechTranslator
+from aista.retrieval import read_selected
 from aista.run_folder import claim, inputs_of, sha256_of_model
-from aista.selection.report import LayerReport
 from aista.text.languages import language
 
 __all__ = ["compare", "evaluate", "hears", "score", "versions"]
@@ -73,7 +73,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     from aista.inference import translator
 
     layers = settings.layers
-    chosen = LayerReport.load(layers).selected if isinstance(layers, str) else list(layers)
+    chosen = read_selected(layers) if isinstance(layers, str) else list(layers)
     made_by = {"model_fingerprint": sha256_of_model(settings.model), "layers": chosen}
     search = settings.generation.model_dump()
     return _run(lambda: translator.load(settings.model, **search), settings, made_by)

@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from aista import ot
 from aista.data.collate import Collator, SpeechDataset
-from aista.evaluation.metrics import token_accuracy
 from aista.retrieval import pair_distances
-from aista.selection.hidden_states import paired_states
 from aista.speech_llm import Batch, SpeechLM
+from aista.speech_llm.pairs import paired_states
 from aista.text.tokens import text_ids
 
 _BATCH = 16
@@ -28,8 +27,8 @@ def teacher_forced_accuracy(model: Any, processor: Any, dataset: SpeechDataset) 
     right = total = 0
     speech_llm = SpeechLM(model, processor)
     for batch in _batches(speech_llm, dataset, "token accuracy"):
-        correct, count = token_accuracy(speech_llm.predict(batch, logits="all").logits, batch.labels)
-        right, total = right + correct, total + count
+        right += int(speech_llm.predict(batch).correct)
+        total += batch.num_targets
     return right, total
 
 

@@ -1,4 +1,4 @@
-"""Scores that say what they are: BLEU, chrF2, word and character error rate, token accuracy.
+"""Scores that say what they are: BLEU, chrF2, word and character error rate.
 
 Every text score is a `Score`: a value together with the signature that is needed to compute it again. BLEU
 and chrF2 are sacreBLEU's own, on raw text (DESIGN decision 12); the tokenizer follows from the target
@@ -238,19 +238,3 @@ def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
         for j, counterpart in enumerate(other, start=1):
             corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (unit != counterpart))
     return row[-1]
-
-
-def token_accuracy(logits: Any, labels: Any) -> tuple[int, int]:
-    """Teacher-forced token accuracy of one batch, end token included (DESIGN decision 10).
-
-    Args:
-        logits: Scores (B, T, V) as a causal LM returns them: position t predicts token t + 1.
-        labels: Token ids (B, T), -100 where nothing is to be predicted.
-
-    Returns:
-        How many target tokens were right, and how many there were; sum both over batches, then divide.
-    """
-    targets = labels[:, 1:]
-    counted = targets != -100
-    right = (logits[:, :-1].argmax(-1) == targets) & counted
-    return int(right.sum()), int(counted.sum())

@@ -1,4 +1,4 @@
-"""A speech LLM of this package answers questions: an instruction, and sound or text in the speech slot."""
+"""A speech LLM answers prompts: how it searches, and what comes out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from aista.audio.files import is_silent
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.audio.segments import Segment, segment
 from aista.config import Count, Settings
+from aista.speech_llm import Content, SpeechLM
 
 
 class GenerationSettings(Settings):
@@ -36,21 +36,6 @@ class GenerationSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Question:
-    """One thing to ask the model: an instruction, and what stands in the speech slot.
-
-    Attributes:
-        instruction: What is asked for.
-        content: Samples, float32 (n,) at 16 kHz, no longer than the model hears at once; or (frames, D)
-            cached outputs of the frozen encoders; or a text that stands where speech would stand (zero-shot
-            text translation).
-    """
-
-    instruction: str
-    content: np.ndarray | str
-
-
-@dataclass(frozen=True)
 class Answer:
     """The text of one answer.
 
@@ -65,27 +50,30 @@ class Answer:
     error: str | None = None
 
 
-@torch.no_grad()
-def answer(speech_llm: Any, questions: Sequence[Question], generation: GenerationSettings) -> list[Answer]:
-    """Ask the model, ``generation.batch_size`` questions at a time.
+def answer(
+    speech_llm: SpeechLM,
+    contents: Sequence[Content],
+    instructions: Sequence[str],
+    generation: GenerationSettings,
+) -> list[Answer]:
+    """Let a speech LLM answer, ``generation.batch_size`` prompts at a time.
 
     Args:
-        speech_llm: A ``SpeechLM``, its model in eval mode.
-        questions: All of one kind: samples, features, or text.
+        speech_llm: Its model in eval mode.
+        contents: What stands in the prompts' speech slots, all of one kind.
+        instructions: What is asked for, one for each.
         generation: How to search.
 
     Returns:
-        One answer per question, in order; the batch size does not change them.
+        One answer per prompt, in order; the batch size does not change them.
     """
+    options = generation.model_dump(exclude={"batch_size"})
+    tokenizer, end = speech_llm.processor.tokenizer, speech_llm.model.config.end_token_id
     answers: list[Answer] = []
-    for start in range(0, len(questions), generation.batch_size):
-        batch = questions[start : start + generation.batch_size]
-        instructions = [row.instruction for row in batch]
-        inputs = speech_llm.batcher.translation([row.content for row in batch], instructions)
-        options = generation.model_dump(exclude={"batch_size"})
-        new_tokens = speech_llm.generate(inputs.to(speech_llm.model.device), **options, do_sample=False)
-        end = speech_llm.model.config.end_token_id
-        tokenizer = speech_llm.processor.tokenizer
+    for start in range(0, len(contents), generation.batch_size):
+        stop = start + generation.batch_size
+        batch = speech_llm.batcher.translation(contents[start:stop], instructions[start:stop])
+        new_tokens = speech_llm.generate(batch.to(speech_llm.model.device), **options, do_sample=False)
         answers += [
             read_answer(row, tokenizer, end, generation.max_new_tokens) for row in new_tokens.tolist()
         ]

@@ -21,14 +21,12 @@ from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.audio.segments import Segment, segment
 from aista.errors import AistaError, AudioError, ConfigError, ModelInputError
 from aista.inference.answering import Answer, GenerationSettings
+from aista.speech_llm import Content
 from aista.text.languages import language
 
 Sound = AudioSource | np.ndarray | Recording
 """What can be translated: a path, the bytes of a file, a stream, float samples (n,) at 16 kHz, or a recording
 that was read before (:func:`aista.audio.files.read_audio`)."""
-
-Content = np.ndarray | str
-"""What is asked about: samples (n,) at 16 kHz, cached features (frames, D), or a text in place of sound."""
 
 
 @dataclass(frozen=True)

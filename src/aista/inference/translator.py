@@ -11,7 +11,7 @@ import numpy as np
 from aista import processes
 from aista.audio.rates import SAMPLES_PER_WINDOW
 from aista.audio.segments import Segment
-from aista.inference.answering import Answer, GenerationSettings, Question, answer, longest_seconds, pieces_of
+from aista.inference.answering import Answer, GenerationSettings, answer, longest_seconds, pieces_of
 from aista.inference.translating import (
     Request,
     Sound,
@@ -91,9 +91,9 @@ class Translator(SpeechTranslator):
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound, or cached features (frames, D), in the standard wording of the task."""
         wording = request.prompt or instruction(request.task, request.target)
-        return answer(self.speech_llm, [Question(wording, piece) for piece in pieces], self.generation)
+        return answer(self.speech_llm, pieces, [wording] * len(pieces), self.generation)
 
     def answer_texts(self, texts: Sequence[str], request: Request) -> list[Answer]:
         """Answer texts that stand where the speech would stand (zero-shot text translation)."""
         wording = request.prompt or instruction(request.task, request.target)
-        return answer(self.speech_llm, [Question(wording, text) for text in texts], self.generation)
+        return answer(self.speech_llm, texts, [wording] * len(texts), self.generation)

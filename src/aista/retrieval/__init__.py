@@ -15,6 +15,7 @@ _HOMES = {
     "merge": "ranking",
     "mrr": "scores",
     "pair_distances": "ranking",
+    "read_selected": "scores",
     "select_layers": "scores",
 }
 __all__ = [*_HOMES]
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from aista.retrieval.ranking import pair_distances as pair_distances
     from aista.retrieval.scores import chance_mrr as chance_mrr
     from aista.retrieval.scores import mrr as mrr
+    from aista.retrieval.scores import read_selected as read_selected
     from aista.retrieval.scores import select_layers as select_layers
 
 

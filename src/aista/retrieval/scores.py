@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from aista.errors import ConfigError
 
 
 def mrr(ranks: ArrayLike) -> float:
@@ -33,6 +38,22 @@ def select_layers(mrr_by_layer: Iterable[float], threshold: float) -> list[int]:
     Equation: 5.
     """
     return [layer for layer, value in enumerate(mrr_by_layer) if value > threshold]
+
+
+def read_selected(path: str | os.PathLike[str]) -> list[int]:
+    """Return the set I of layers that a layer report of ``aista select`` holds.
+
+    Raises:
+        ConfigError: The file is missing or is no layer report.
+    """
+    try:
+        return [int(layer) for layer in json.loads(Path(path).read_text(encoding="utf-8"))["selected"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"Cannot read the layer report {path}.",
+            got=str(error) or type(error).__name__,
+            advice="Write one with `aista select`.",
+        ) from None
 
 
 def chance_mrr(num_items: int) -> float:

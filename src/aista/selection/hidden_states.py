@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from aista import processes
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.collate import SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.speech_llm import SpeechLM
+from aista.speech_llm.pairs import paired_states
 
 _SIDES = ("speech", "text")
 
@@ -37,38 +35,6 @@ class LayerStates:
     layer: int
     speech: list[np.ndarray]
     text: list[np.ndarray]
-
-
-@torch.no_grad()
-def paired_states(
-    speech_llm: SpeechLM,
-    dataset: SpeechDataset,
-    layers: tuple[int, ...],
-    batch_size: int,
-    starts: Iterable[int] | None = None,
-) -> Iterator[tuple[dict[int, list[Tensor]], dict[int, list[Tensor]]]]:
-    """Yield, batch by batch, the states of speech and of transcript: layer -> one float32 (tokens, d) a pair.
-
-    The speech stands before the instruction and attention is causal, so the instruction changes nothing.
-
-    Args:
-        layers: Numbered as ``output_hidden_states``.
-        starts: Where the wanted batches begin; None: all of them.
-    """
-    model, collator = speech_llm.model.eval(), Collator(speech_llm.batcher, transcripts=True)
-    chosen = list(range(0, len(dataset), batch_size) if starts is None else starts)
-    for start in tqdm(chosen, desc="hidden states", unit="batch", disable=not processes.is_main()):
-        batch = collator([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
-        speech, text = batch["speech"].to(model.device), batch["text"].to(model.device)
-        spoken, written = speech_llm.states(speech, layers), speech_llm.text_states(text, layers)
-        yield (
-            {layer: _pieces(spoken[layer], speech.span) for layer in layers},
-            {layer: _pieces(written[layer], text.span) for layer in layers},
-        )
-
-
-def _pieces(states: Tensor, mask: Tensor) -> list[Tensor]:
-    return [row[keep].float().cpu() for row, keep in zip(states, mask, strict=True)]
 
 
 def extract(speech_llm: SpeechLM, dataset: SpeechDataset, folder: Path, batch_size: int) -> None:

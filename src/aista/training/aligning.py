@@ -7,7 +7,7 @@ from typing import Any
 from aista.alignment import Sizes, alignment, method
 from aista.config import AlignmentSettings
 from aista.errors import ConfigError
-from aista.selection.report import LayerReport
+from aista.retrieval import read_selected
 from aista.speech_llm import SpeechLM
 from aista.training.objective import SpeechTextObjective
 
@@ -38,7 +38,7 @@ def aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, .
     layers, fixed = settings.layers, method(settings.method).fixed_layers
     if fixed is not None:
         return fixed
-    chosen = tuple(LayerReport.load(layers).selected if isinstance(layers, str) else layers)
+    chosen = tuple(read_selected(layers) if isinstance(layers, str) else layers)
     if not chosen:
         raise ConfigError(
             "No layer to align.",

@@ -22,8 +22,8 @@ from aista.alignment.base import Alignment
 from aista.data.collate import Collator, SpeechDataset
 from aista.files import write_whole
 from aista.retrieval import exact_ranks
-from aista.selection.hidden_states import paired_states
 from aista.speech_llm import SpeechLM
+from aista.speech_llm.pairs import paired_states
 
 PAIRS = 32
 SWAMPED = 1.0
