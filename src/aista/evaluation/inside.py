@@ -27,7 +27,8 @@ def teacher_forced_accuracy(model: Any, processor: Any, dataset: SpeechDataset) 
     right = total = 0
     speech_llm = SpeechLM(model, processor)
     for batch in _batches(speech_llm, dataset, "token accuracy"):
-        right += int(speech_llm.predict(batch).correct)
+        found: Any = speech_llm.predict(batch).correct
+        right += int(found)
         total += batch.num_targets
     return right, total
 
