@@ -413,6 +413,11 @@ class AlignmentSettings(Settings):
                 raise ValueError(f"{name} is gone: it did not help (LOG.md); the tag before-redesign has it")
         return kept
 
+    def named_contents(self) -> Iterator[tuple[str, Content, str]]:
+        """Yield the layer report, but for the base: it is aligned nowhere, so it needs no report."""
+        if self.method != "none":
+            yield from super().named_contents()
+
 
 class PretrainSettings(Settings):
     """Stage 1 (paper 4.1): speech recognition and audio captioning; the paper aligns nothing here."""

@@ -69,6 +69,8 @@ def test_runs_differ_in_the_variant_alone(tmp_path: Path) -> None:
         assert JointSettings.of(one.model_dump()) == one and one.seed == 2
     assert joints["cosine/seed_1"].alignment.layers == list(range(7))
     assert joints["spread_above/seed_1"].alignment.layers == list(range(1, 7))
+    # A study selects no layers: no run may ask for a report of them.
+    assert not [row for job in joints.values() for row in job.named_contents() if row[1] == "layers"]
     names = [job.name for job in plan.jobs()]
     assert names.index("joint long_aligned/seed_1") < names.index("joint long_aligned_stage1/seed_1")
     # A group has all its seeds before the next begins.

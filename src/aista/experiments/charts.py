@@ -74,13 +74,13 @@ def _place(canvas: Canvas, area: Axes, x: float, y: float) -> tuple[float, float
 
 
 def _marks(
-    area: Axes, x: Sequence[float], y: Sequence[float], role: str, *,
+    area: Axes, points: tuple[Sequence[float], Sequence[float]], role: str, *,
     filled: bool = True, size: float = 8.0, opacity: float = 1.0, marker: str = "o",
 ) -> None:  # fmt: skip
-    """Draw dots, or what else matplotlib calls a marker, of one colour."""
+    """Draw dots (all x, all y), or what else matplotlib calls a marker, of one colour."""
     inside = colour(role) if filled else colour("paper")
     area.plot(
-        x, y, marker, color=colour(role), markersize=size, markerfacecolor=inside, markeredgewidth=1.8,
+        *points, marker, color=colour(role), markersize=size, markerfacecolor=inside, markeredgewidth=1.8,
         alpha=opacity, clip_on=False, zorder=4,
     )  # fmt: skip
 
@@ -94,14 +94,14 @@ def _labels_at_right(canvas: Canvas, area: Axes, names: Sequence[tuple[float, st
     right, _ = _place(canvas, area, area.get_xlim()[1], 0)
     heights = [_place(canvas, area, 0, value)[1] + 4 for value, *_ in names]
     for height, (_, name, role, bold) in zip(apart(heights), names, strict=True):
-        canvas.text(right + 9, height, name, role, bold=bold)
+        canvas.text(right + 9, height, name, role, font="name" if bold else "plain")
 
 
 def _legend(canvas: Canvas, left: float, y: float, names: Sequence[tuple[str, str]]) -> None:
     """Write a line of coloured dots with their names."""
     for name, role in names:
         canvas.dot(left + 5, y - 4, role)
-        canvas.text(left + 15, y, name, role, bold=True)
+        canvas.text(left + 15, y, name, role, font="name")
         left += 36 + 7.2 * len(name)
 
 
@@ -153,8 +153,8 @@ def _retrieval_line(area: Axes, line: Data, role: str) -> None:
     if shuffled := [(i, v) for i, v in enumerate(line.get("shuffled") or []) if v is not None]:
         area.plot(*zip(*shuffled, strict=True), color=colour("line"), linewidth=1.2)
     others = [i for i in layers if i not in chosen]
-    _marks(area, others, [mrr[i] for i in others], role, filled=False, size=6.5)
-    _marks(area, chosen, [mrr[i] for i in chosen], role, size=9)
+    _marks(area, (others, [mrr[i] for i in others]), role, filled=False, size=6.5)
+    _marks(area, (chosen, [mrr[i] for i in chosen]), role, size=9)
 
 
 # ---- the demo: learning curves and pairs of scores ----
@@ -186,7 +186,7 @@ def curves(data: Data, width: float = WIDE) -> Canvas:
         x, y = zip(*row["points"], strict=True)
         area.plot(x, y, color=colour(row["role"]), linewidth=2, clip_on=False)
         if len(x) < 15:
-            _marks(area, x, y, row["role"], filled=False, size=6)
+            _marks(area, (x, y), row["role"], filled=False, size=6)
     if narrow:
         _legend(canvas, 52, 16, [(row["name"], row["role"]) for row in series])
     else:
@@ -217,13 +217,13 @@ def pairs(data: Data, width: float = WIDE) -> Canvas:
     for number, row in enumerate(rows):
         y = tall - (step + lift) * number - step / 2 - lift
         place = (left, 34 + tall - y - 17, "left") if narrow else (left - 18, 34 + tall - y + 4, "right")
-        canvas.text(place[0], place[1], row["name"], "ink", anchor=place[2], size=13)
+        canvas.text(place[0], place[1], row["name"], "ink", anchor=place[2], font="row")
         area.plot([row["base"], row["system"]], [y, y], color=colour("line"), linewidth=1.4)
         for key, shift in (("base", 3.5), ("system", -3.5)):
             half = row[f"{key}_half"]
             ends = [max(row[key] - half, low), min(row[key] + half, 100.0)]
             area.plot(ends, [y + shift] * 2, color=colour(key), alpha=0.25, linewidth=6, clip_on=False)
-            _marks(area, [row[key]], [y + shift], key, size=9)
+            _marks(area, ([row[key]], [y + shift]), key, size=9)
     _legend(canvas, left, 16, [("base", "base"), ("AI-STA", "system")])
     return canvas
 
@@ -247,15 +247,15 @@ def gains(data: Data, width: float = WIDE) -> Canvas:
     for number, row in enumerate(rows):
         y = tall - (step + lift) * number - step / 2 - lift
         place = (0, 34 + tall - y - 16, "left") if narrow else (left - 18, 34 + tall - y + 4, "right")
-        canvas.text(place[0], place[1], row["name"], "ink", anchor=place[2], size=13)
+        canvas.text(place[0], place[1], row["name"], "ink", anchor=place[2], font="row")
         area.plot(ends, [y, y], color=colour("rule"), linewidth=1, zorder=1)
-        _marks(area, row["values"], [y] * len(row["values"]), "system", size=7, opacity=0.4)
+        _marks(area, (row["values"], [y] * len(row["values"])), "system", size=7, opacity=0.4)
         if row["values"]:
-            _marks(area, [fmean(row["values"])], [y], "system", size=11)
+            _marks(area, ([fmean(row["values"])], [y]), "system", size=11)
         if row["paper"] is not None:
-            _marks(area, [row["paper"]], [y], "ink", filled=False, size=9, marker="D")
+            _marks(area, ([row["paper"]], [y]), "ink", filled=False, size=9, marker="D")
     key = canvas.axes(left, 4, 24, 16, (0, 24), (0, 16))
-    _marks(key, [6], [8], "ink", filled=False, size=8, marker="D")
+    _marks(key, ([6], [8]), "ink", filled=False, size=8, marker="D")
     canvas.text(left + 17, 16, "the paper")
     canvas.dot(left + 96, 12, "system", 10)
     canvas.text(left + 108, 16, "here, mean; pale: one seed")
@@ -274,7 +274,7 @@ def maps(data: Data, width: float = WIDE) -> Canvas:
         left, top = place(number, side + 34)
         low_x, high_x, low_y, high_y = data["bounds"][panel["backbone"]]
         role = role_of(panel["system"])
-        canvas.text(left, top + 16, short_title("", panel["title"]), role, bold=True)
+        canvas.text(left, top + 16, short_title("", panel["title"]), role, font="name")
         area = canvas.axes(left, top + 26, side, side, (low_x, high_x), (low_y, high_y))
         ground = Rectangle((low_x, low_y), high_x - low_x, high_y - low_y, color=colour("field"), zorder=-1)
         area.add_patch(ground)
@@ -322,7 +322,7 @@ def scatter(data: Data, width: float = WIDE) -> Canvas:
     canvas = Canvas(width, rows * 328, "Transport cost against translation quality, one dot per run")
     for number, (title, runs) in enumerate(found.items()):
         left, top = place(number, 328)
-        canvas.text(left, top + 14, f"{title}, BLEU", "ink", size=13)
+        canvas.text(left, top + 14, f"{title}, BLEU", "ink", font="row")
         canvas.text(left, top + 31, _pearson(data, title), "faint")
         _runs(canvas, (left, top + 46, side), runs)
     return canvas
@@ -350,11 +350,11 @@ def _runs(canvas: Canvas, where: tuple[float, float, float], runs: Sequence[Data
         canvas.sheet.add_artist(_leader(canvas, line))
         role = role_of(system)
         name = _run_name(last[system], near)
-        canvas.text(edge, height, name, "faint" if role == "line" else role, bold=True, size=10.5)
+        canvas.text(edge, height, name, "faint" if role == "line" else role, font="small")
     for run in runs:
         marker = "o" if run in near else "v"
         role, held = role_of(run["system"]), _held(run, across, up)
-        _marks(area, [held[0]], [held[1]], role, filled=role != "line", size=7, marker=marker)
+        _marks(area, ([held[0]], [held[1]]), role, filled=role != "line", size=7, marker=marker)
 
 
 def _held(run: Data, across: tuple[float, float], up: tuple[float, float]) -> tuple[float, float]:
@@ -408,7 +408,7 @@ def histograms(data: Data, width: float = WIDE) -> Canvas:
     for number, panel in enumerate(panels):
         left, top = place(number, 166)
         edges, counts = panel["edges"], panel["histogram"]
-        canvas.text(left, top + 13, panel["panel"], "ink", size=13)
+        canvas.text(left, top + 13, panel["panel"], "ink", font="row")
         told = f"{panel['num_worse']} worse · {panel['num_equal']} equal · {panel['num_better']} better"
         canvas.text(left, top + 30, told, "faint")
         area = canvas.axes(left + 8, top + 44, side - 16, 84, (edges[0], edges[-1]), (0, max(*counts, 1)))
@@ -455,14 +455,21 @@ def forest(data: Data, width: float = 980) -> Canvas:
         area.xaxis.grid(True, color=colour("rule"), linewidth=1)
         area.set_axisbelow(True)
         canvas.text(left + side / 2, tall + 38, f"difference in {name}", anchor="center")
-    y = 0.0
+    y, font = 0.0, "plain" if narrow else "row"
     for name, found in groups:
         y += head
-        canvas.text(0, y - 8, name, "soft", bold=True)
+        canvas.text(0, y - 8, name, "soft", font="name")
         for variant in found:
             y += step
             place = (0, y - 25, "left") if narrow else (labels - 14, y - step / 2 + 4, "right")
-            canvas.text(place[0], place[1], variant[0]["title"], "ink", anchor=place[2], size=13 - narrow)
+            canvas.text(
+                place[0],
+                place[1],
+                variant[0]["title"],
+                "ink",
+                anchor=place[2],
+                font=font,
+            )
             for row in variant:
                 _difference(areas[row["measure"]], row, tall - y + (9 if narrow else step / 2))
     return canvas
@@ -475,8 +482,8 @@ def _difference(area: Axes, row: Data, y: float) -> None:
     if row["low"] is not None:
         ends = [min(max(row[end], low), high) for end in ("low", "high")]
         area.plot(ends, [y, y], color=colour(role), alpha=0.25, linewidth=6, solid_capstyle="round")
-    _marks(area, values[1:], [y] * (len(values) - 1), role, size=4.5, opacity=0.4)
-    _marks(area, values[:1], [y], role, size=8)
+    _marks(area, (values[1:], [y] * (len(values) - 1)), role, size=4.5, opacity=0.4)
+    _marks(area, (values[:1], [y]), role, size=8)
     if not low <= row["mean"] <= high:
         area.annotate(
             signed(row["mean"]), (values[0], y), (8, -4), textcoords="offset points", fontsize=12,
@@ -540,7 +547,7 @@ def transport_plan(data: Data, width: float = 0) -> Canvas:
         )  # fmt: skip
     for j, token in enumerate(data["tokens"]):
         middle = WAVE + (j + 0.5) * CELL + 4.5
-        canvas.text(GUTTER - 9, middle, token.strip() or "␣", "ink", anchor="right", size=13.5)
+        canvas.text(GUTTER - 9, middle, token.strip() or "␣", "ink", anchor="right", font="token")
     for i in (i for i in range(n) if n <= 24 or i % 5 == 0):
         middle = GUTTER + (i + 0.5) * CELL
         canvas.text(middle, canvas.height - 8, str(i + 1), "faint", anchor="center")

@@ -30,6 +30,11 @@ COLOURS = {
 }  # fmt: skip
 WIDE, NARROW = 720, 372
 PRINT_DPI = 144
+# What words are for -> their size in pixels and their weight.
+FONTS = {
+    "plain": (12.0, "normal"), "name": (12.0, "bold"), "small": (10.5, "bold"), "row": (13.0, "normal"),
+    "token": (13.5, "normal"),
+}  # fmt: skip
 _FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "sans-serif"]
 _NUMBERS = re.compile(r'( (?:d|x|y|transform|points|width|height)=)"([^"]*)"')
 _DECIMALS = re.compile(r"(-?\d+\.\d)\d+")
@@ -71,14 +76,14 @@ class Canvas:
         return area
 
     def text(
-        self, x: float, y: float, text: str, role: str = "soft", *,
-        anchor: str = "left", bold: bool = False, size: float = 12,
-    ) -> None:  # fmt: skip
-        """Write at a place; ``y`` is the line that letters stand on."""
+        self, x: float, y: float, text: str, role: str = "soft", *, anchor: str = "left", font: str = "plain"
+    ) -> None:
+        """Write at a place; ``y`` is the line that letters stand on, ``font`` a key of ``FONTS``."""
+        size, weight = FONTS[font]
         with matplotlib.rc_context(_STYLE):
             self.sheet.text(
                 x / self.width, 1 - y / self.height, text, color=colour(role), ha=anchor, va="baseline",
-                fontweight="bold" if bold else "normal", fontsize=size, parse_math=False,
+                fontweight=weight, fontsize=size, parse_math=False,
             )  # fmt: skip
 
     def dot(self, x: float, y: float, role: str, size: float = 8.0) -> None:
