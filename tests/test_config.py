@@ -114,6 +114,7 @@ CLASSES = _settings_classes()
 LEAST: dict[str, dict[str, Any]] = {
     "ModelSettings": MINIMAL["model"],
     "DataSettings": {"train": ["m"]},
+    "AlignSettings": MINIMAL,
     "PretrainSettings": MINIMAL,
     "JointSettings": JOINT,
     "SelectSettings": {"output": "o", "model": "m", "data": ["d"]},

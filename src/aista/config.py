@@ -419,13 +419,66 @@ class AlignmentSettings(Settings):
             yield from super().named_contents()
 
 
-class PretrainSettings(Settings):
-    """Stage 1 (paper 4.1): speech recognition and audio captioning; the paper aligns nothing here."""
+class _FromBasesOrModel(Settings):
+    """What a stage starts from.
+
+    Attributes:
+        model: New adapters between frozen bases.
+        init: Or the folder of a saved model, such as one that ``aista align`` made.
+    """
 
     harmless = frozenset({"output"})
+    contents = {"init": "model"}
 
     output: PathName
-    model: ModelSettings
+    model: ModelSettings | None = None
+    init: PathName | None = None
+
+    @model_validator(mode="after")
+    def _starts_from_one_thing(self) -> Self:
+        if (self.model is None) == (self.init is None):
+            raise ValueError(
+                "give either model (new adapters on bases) or init (the folder of a saved model)"
+            )
+        return self
+
+
+class AlignTargets(Settings):
+    """What speech is aligned with, and how.
+
+    Attributes:
+        method: A method of ``aista.alignment`` that looks at hidden states.
+        layers: 0 is the embedding layer, where the language model does not run at all.
+        options: Of the method: ``temperature``, ``similarity`` and ``cost`` of ``retrieval``.
+    """
+
+    method: Name = "retrieval"
+    layers: list[Layer] = Field(default=[0], min_length=1)
+    options: dict[str, Any] = {}
+
+
+class AlignSettings(_FromBasesOrModel):
+    """Alignment first: Q-Former and projection against the frozen backbone's text side, before stage 1.
+
+    Attributes:
+        data: ``validation`` names the held-out pairs whose MRR is shown and decides which model is kept.
+        train: ``per_device_train_batch_size`` is also the number of texts each clip has to choose from.
+    """
+
+    data: DataSettings
+    train: TrainSettings = TrainSettings(
+        max_steps=300, per_device_train_batch_size=48, learning_rate=1e-3, warmup_steps=20,
+        warmup_start_learning_rate=1e-4, min_learning_rate=1e-5, max_grad_norm=1.0, eval_steps=50,
+        save_steps=50, logging_steps=10,
+    )  # fmt: skip
+    alignment: AlignTargets = AlignTargets()
+    prompt_pool: bool = False
+    seed: Seed = 42
+
+
+class PretrainSettings(_FromBasesOrModel):
+    """Stage 1 (paper 4.1): speech recognition and audio captioning; the paper aligns nothing here."""
+
     data: DataSettings
     train: TrainSettings = TrainSettings()
     alignment: AlignmentSettings = AlignmentSettings(method="none")

@@ -69,9 +69,15 @@ def estimate(
 
 def _configured(path: str, overrides: list[str]) -> AistaConfig:
     from aista.config import PretrainSettings
+    from aista.errors import ConfigError
     from aista.model.loading import configure
 
     settings = PretrainSettings.load(path, overrides).model
+    if settings is None:
+        raise ConfigError(
+            "There is nothing to estimate in settings that start from a saved model.",
+            expected="model: the bases and shapes of a new one",
+        )
     return configure(
         settings.speech_encoder,
         settings.backbone,
@@ -79,5 +85,6 @@ def _configured(path: str, overrides: list[str]) -> AistaConfig:
         qformer=settings.qformer.model_dump(),
         lora=settings.lora.model_dump(),
         speech_tokens=settings.speech_tokens,
+        speech_window_seconds=settings.speech_window_seconds,
         template=settings.template,
     )

@@ -17,9 +17,12 @@ METRIC = "token_accuracy"
 
 
 def training_arguments(
-    output: Path, settings: TrainSettings, seed: int, num_workers: int = 0
+    output: Path, settings: TrainSettings, seed: int, num_workers: int = 0, metric: str = METRIC
 ) -> TrainingArguments:
     """Translate our settings into transformers' own.
+
+    Args:
+        metric: Of the validation that decides which model is kept; larger is better.
 
     Raises:
         ConfigError: The global batch does not divide among the processes.
@@ -43,7 +46,7 @@ def training_arguments(
         save_strategy="steps",
         save_steps=settings.save_steps,
         load_best_model_at_end=validates,
-        metric_for_best_model=METRIC if validates else None,
+        metric_for_best_model=metric if validates else None,
         greater_is_better=True if validates else None,
         restore_callback_states_from_checkpoint=True,
         activation_checkpointing=settings.activation_checkpointing,

@@ -21,7 +21,7 @@ class Progress(ProgressCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shown = {"eval_token_accuracy", "learning_rate"}
+        self.shown = {"eval_token_accuracy", "eval_mrr", "learning_rate"}
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Keep the newest value of each shown figure at the end of the bar."""

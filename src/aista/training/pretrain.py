@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aista.config import ModelSettings, PretrainSettings
+from aista.config import AlignSettings, ModelSettings, PretrainSettings
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.run_folder import claim, inputs_of
@@ -35,6 +35,17 @@ def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditional
     return model, AistaProcessor.from_config(model.config)
 
 
+def starting_model(
+    settings: AlignSettings | PretrainSettings,
+) -> tuple[AistaForConditionalGeneration, AistaProcessor]:
+    """Return the model a stage starts from: a saved one (``init``), or new adapters between the bases."""
+    if settings.init is not None:
+        model = AistaForConditionalGeneration.from_pretrained(settings.init)
+        return model, AistaProcessor.from_pretrained(settings.init)
+    assert settings.model is not None  # the settings see to it
+    return fresh_model(settings.model, settings.seed)
+
+
 def pretrain(settings: PretrainSettings) -> Run:
     """Train LayerNorms, Q-Former, projection and LoRA with the causal LM loss on the target (Eq. 2).
 
@@ -46,6 +57,6 @@ def pretrain(settings: PretrainSettings) -> Run:
     with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
         if done:
             return finished_run(output)
-        model, processor = fresh_model(settings.model, settings.seed)
+        model, processor = starting_model(settings)
         objective = aligned(model, settings.alignment, seed=settings.seed)
         return train(settings, objective, processor)

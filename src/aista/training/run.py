@@ -17,7 +17,7 @@ from transformers import set_seed
 
 from aista import processes
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.config import DataSettings, JointSettings, PretrainSettings, TrainSettings
+from aista.config import AlignSettings, DataSettings, JointSettings, PretrainSettings, TrainSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, TrainingError
@@ -33,6 +33,7 @@ from aista.training.saves import last_checkpoint, writing
 from aista.training.trainer import AistaTrainer
 
 FINISHED = "training.json"
+StageSettings = AlignSettings | PretrainSettings | JointSettings
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Run:
         steps: Optimiser steps taken.
         seconds: Time spent training, over all resumptions.
         best_token_accuracy: Of the kept model, where there was a validation.
+        best_mrr: The same of an alignment without cross-entropy.
     """
 
     folder: Path
     steps: int
     seconds: float
-    best_token_accuracy: float | None
+    best_token_accuracy: float | None = None
+    best_mrr: float | None = None
 
 
 class Interrupted(TrainingError):
@@ -59,10 +62,15 @@ class Interrupted(TrainingError):
 def finished_run(output: Path) -> Run:
     """Read the run of a folder that is finished."""
     row = json.loads((output / FINISHED).read_text())
-    return Run(output, row["steps"], row["seconds"], row["best_token_accuracy"])
+    return Run(output, row["steps"], row["seconds"], row.get("best_token_accuracy"), row.get("best_mrr"))
 
 
-def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjective, processor: Any) -> Run:
+def train(
+    settings: StageSettings,
+    objective: SpeechTextObjective,
+    processor: Any,
+    trainer: type[AistaTrainer] = AistaTrainer,
+) -> Run:
     """Train in a claimed folder, under the settings of a stage; go on where an earlier attempt stopped.
 
     Under a launcher every process trains on its share of each batch; the main one writes.
@@ -75,7 +83,7 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
     require_reporters(settings.train)
     speed_up(objective.model, settings.train)
     set_seed(settings.seed)
-    trainer = AistaTrainer(
+    running = trainer(
         model=objective,
         settings=settings.train,
         output=output,
@@ -85,26 +93,26 @@ def train(settings: PretrainSettings | JointSettings, objective: SpeechTextObjec
         **_data(settings, objective, processor),
     )
     config = objective.config
-    config.directions = sorted({*(config.directions or ()), *directions(trainer.train_dataset)})
-    if isinstance(settings, JointSettings) and trainer.is_world_process_zero():
+    config.directions = sorted({*(config.directions or ()), *directions(running.train_dataset)})
+    if isinstance(settings, JointSettings) and running.is_world_process_zero():
         before_training(
-            objective.model, processor, trainer.train_dataset, objective.alignment, objective.alpha, output
+            objective.model, processor, running.train_dataset, objective.alignment, objective.alpha, output
         )
     set_seed(settings.seed + processes.rank())  # dropout: every process draws its own
     start = time.perf_counter()
     seconds_before = _seconds_so_far(output)
-    trainer.train(resume_from_checkpoint=processes.by_main(lambda: last_checkpoint(output)))
+    running.train(resume_from_checkpoint=processes.by_main(lambda: last_checkpoint(output)))
     seconds = seconds_before + time.perf_counter() - start
     if processes.is_main():
         write_whole(output / "seconds", f"{seconds:.3f}")
-    if any(isinstance(row, StopOnSignal) and row.stopped for row in trainer.callback_handler.callbacks):
+    if any(isinstance(row, StopOnSignal) and row.stopped for row in running.callback_handler.callbacks):
         raise Interrupted(
-            f"Stopped at step {trainer.state.global_step} of {settings.train.max_steps}; nothing is lost.",
+            f"Stopped at step {running.state.global_step} of {settings.train.max_steps}; nothing is lost.",
             advice="Run the same command again to go on.",
         )
-    trainer.save_model(str(output))
+    running.save_model(str(output))
     with writing(output):
-        return processes.by_main(lambda: _finish(output, trainer, processor, seconds))
+        return processes.by_main(lambda: _finish(output, running, processor, seconds))
 
 
 def speed_up(model: Any, settings: TrainSettings) -> None:
@@ -126,9 +134,7 @@ def speed_up(model: Any, settings: TrainSettings) -> None:
             block.forward = torch.compile(block.forward, dynamic=True)
 
 
-def _data(
-    settings: PretrainSettings | JointSettings, objective: SpeechTextObjective, processor: Any
-) -> dict[str, Any]:
+def _data(settings: StageSettings, objective: SpeechTextObjective, processor: Any) -> dict[str, Any]:
     """Return the trainer's datasets and collator."""
     data: DataSettings = settings.data
     limits: dict[str, Any] = {
@@ -172,12 +178,12 @@ def _finish(output: Path, trainer: AistaTrainer, processor: Any, seconds: float)
     processor.save_pretrained(output)
     (output / OWN_WEIGHTS).unlink(missing_ok=True)  # training alone needs it
     write_whole(output / "history.json", json.dumps(trainer.state.log_history, indent=1))
-    best = trainer.state.best_metric
-    run = Run(output, trainer.state.global_step, seconds, best)
+    best = {f"best_{trainer.metric}": trainer.state.best_metric}
+    run = Run(output, trainer.state.global_step, seconds, **best)
     row = {
         "steps": run.steps,
         "seconds": round(seconds, 1),
-        "best_token_accuracy": best,
+        **best,
         "padding_waste": round(trainer.padding_waste, 4),
         "training_data": trainer.train_dataset.account(),
         "trained_parameters": sum(p.numel() for p in trainer.trained_module.parameters() if p.requires_grad),

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from rich.console import Console
@@ -49,12 +49,13 @@ class AistaTrainer(CheckpointingTrainer):
     model: Any
     data_collator: Any
     train_dataset: Any
+    metric: ClassVar[str] = METRIC
 
     def __init__(
         self, *, model: SpeechTextObjective, settings: TrainSettings, output: Path, seed: int,
         num_workers: int = 0, weights: list[float] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
-        args = training_arguments(output, settings, seed, num_workers)
+        args = training_arguments(output, settings, seed, num_workers, self.metric)
         # Several GPUs want a launcher: DataParallel would tear a batch from its numbers.
         args._n_gpu = min(args.n_gpu, 1)
         require_whole_steps(model.alignment, args.gradient_accumulation_steps)
@@ -196,29 +197,28 @@ class AistaTrainer(CheckpointingTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict:
-        """Validate with teacher forcing.
-
-        Returns:
-            ``eval_token_accuracy``: correct / all target tokens of the set, end token included (micro
-            average, DESIGN decision 10), and ``eval_loss``: cross-entropy per target token.
-        """
+        """Validate; returns what :meth:`validation_metrics` does, each name with the prefix, and the time."""
         self.finite.check()
         start, was_training = time.perf_counter(), self.model.training
         self.model.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        for batch, share in self._validation_batches(eval_dataset):
-            totals += share * self._token_counts(batch["speech"].to(self.args.device))
+        found = self.validation_metrics(eval_dataset)
         self.model.train(was_training)
-        correct, count, loss = self.accelerator.reduce(totals, reduction="sum").tolist()
-        metrics = {
-            f"{metric_key_prefix}_{METRIC}": correct / max(count, 1),
-            f"{metric_key_prefix}_loss": loss / max(count, 1),
-            f"{metric_key_prefix}_seconds": time.perf_counter() - start,
-        }
+        seconds = {"seconds": time.perf_counter() - start}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in (found | seconds).items()}
         self.meter.pause(time.perf_counter() - start)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def validation_metrics(self, dataset: Any) -> dict[str, float]:
+        """Return ``token_accuracy``: correct / all target tokens of the set under teacher forcing, end token
+        included (micro average, decision 10), and ``loss``: cross-entropy per target token.
+        """
+        totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        for batch, share in self._validation_batches(dataset):
+            totals += share * self._token_counts(batch["speech"].to(self.args.device))
+        correct, count, loss = self.accelerator.reduce(totals, reduction="sum").tolist()
+        return {METRIC: correct / max(count, 1), "loss": loss / max(count, 1)}
 
     def _validation_batches(self, dataset: Any) -> Iterator[tuple[dict[str, Any], int]]:
         """Deal the validation batches out: every row counts once, whatever the number of processes.

@@ -1,0 +1,138 @@
+"""Alignment first: speech tokens are brought to where the backbone's own text lies, before stage 1.
+
+The window Q-Former and its projection are trained to let speech find its transcript in the batch (the
+retrieval objective) at the embedding layer, where no block of the language model runs, or at chosen inner
+layers. It takes minutes on a CPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aista import processes, retrieval
+from aista.alignment import PairedStates, Sizes, alignment, gather_pairs
+from aista.config import AlignSettings
+from aista.errors import ConfigError, ModelInputError
+from aista.model.sharded import whole
+from aista.run_folder import claim, inputs_of
+from aista.selection.crowding import under_cost
+from aista.speech_llm import Batch, Output
+from aista.speech_llm.states import check_layers
+from aista.training.objective import Joint, SpeechTextObjective
+from aista.training.pretrain import starting_model
+from aista.training.run import FINISHED, Run, finished_run, train
+from aista.training.trainer import AistaTrainer
+
+
+def align(settings: AlignSettings) -> Run:
+    """Train the Q-Former and the projection against the frozen backbone's text side.
+
+    Running it again goes on where it stopped, or returns at once when it is finished. The folder is a model
+    that ``aista pretrain --set init=FOLDER`` and ``aista select`` take; it cannot translate yet.
+
+    Raises:
+        ConfigError: There is no such layer, or the method does not take these options or needs logits.
+    """
+    output = Path(settings.output)
+    with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
+        return finished_run(output) if done else _align(settings)
+
+
+def _align(settings: AlignSettings) -> Run:
+    model, processor = starting_model(settings)
+    text_config = model.config.text_config
+    check_layers(settings.alignment.layers, text_config.num_hidden_layers)
+    vocabulary: Any = model.get_input_embeddings().num_embeddings
+    sizes = Sizes(text_config.hidden_size, vocabulary, settings.seed)
+    layers = tuple(settings.alignment.layers)
+    method = alignment(settings.alignment.method, layers, sizes, **settings.alignment.options)
+    if method.needs_logits or not method.layers:
+        raise ConfigError(
+            "This method looks at no hidden states: it needs a whole pass of the language model.",
+            got=settings.alignment.method,
+            expected="retrieval, wasserstein, contrastive or ctc",
+        )
+    return train(settings, AlignObjective(model, method), processor, trainer=AlignTrainer)
+
+
+class AlignObjective(SpeechTextObjective):
+    """The alignment losses alone, of the window Q-Former and the projection; LoRA stays as it is.
+
+    Cost: both branches end below the highest aligned layer; at layer 0 no block runs.
+    """
+
+    def __init__(self, model: Any, method: Any) -> None:
+        super().__init__(model, method, alpha=0.0)
+        for name, parameter in model.named_parameters():
+            if not name.startswith("window_qformer."):
+                parameter.requires_grad_(False)
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """Return what a saved model holds: LoRA too, as it was."""
+        lora = self.model.trainable_state_dict().items()
+        return {f"model.{name}": whole(tensor) for name, tensor in lora} | super().kept_state()
+
+    def forward(
+        self,
+        *,
+        speech: Batch,
+        text: Batch | None = None,
+        num_items_in_batch: Tensor | float | None = None,
+        num_pairs: Tensor | float | None = None,
+    ) -> Joint:
+        """Return the mean of the layers' losses of one micro-batch.
+
+        Args:
+            speech, text: What is heard, and the same with transcripts in its place.
+            num_items_in_batch: Of no use here. num_pairs: Usable pairs of the optimiser step.
+        """
+        states = self.pairs(speech, text)
+        if self.alignment.over_batch:
+            states, num_pairs = gather_pairs(states), None
+        losses = self.alignment(states, num_pairs)
+        parts = {name: value.detach() for name, value in {**losses, **self.alignment.report}.items()}
+        weights = dict.fromkeys(self.alignment.report, len(states.speech_mask))
+        return Joint(torch.stack(list(losses.values())).mean(), parts, weights)
+
+    def pairs(self, speech: Batch, text: Batch | None) -> PairedStates:
+        """Return the states of speech and transcripts at the method's layers; no block above them runs."""
+        if text is None:
+            raise ModelInputError("An alignment needs transcripts.", advice="Give every row its text.")
+        heard = Output(self.speech_llm.states(speech, self.alignment.layers))
+        return self.paired_states(heard, speech, text)
+
+
+class AlignTrainer(AistaTrainer):
+    """Validates by retrieval: the MRR (Eq. 4) of the held-out pairs, the mean over the aligned layers."""
+
+    metric = "mrr"
+
+    @torch.no_grad()
+    def validation_metrics(self, dataset: Any) -> dict[str, float]:
+        """Return ``mrr`` and what chance would give; pairs are ranked by the cost that is trained."""
+        objective: Any = self.trained_module
+        found: list[tuple[dict[int, Tensor], dict[int, Tensor], tuple[int, ...]]] = []
+        for batch, share in self._validation_batches(dataset):
+            states = objective.pairs(batch["speech"].to(self.args.device), batch["text"].to(self.args.device))
+            for row in range(len(states.speech_mask) * share):
+                heard, read = states.speech_mask[row], states.text_mask[row]
+                if heard.any() and read.any():
+                    found.append(
+                        (
+                            {layer: side[row][heard].float().cpu() for layer, side in states.speech.items()},
+                            {layer: side[row][read].float().cpu() for layer, side in states.text.items()},
+                            tuple(states.transcript_ids[row][read].tolist()),
+                        )
+                    )
+        pairs = [pair for share in processes.gather(found) for pair in share]
+        cost = getattr(objective.alignment, "cost", "squared_euclidean")
+        texts = [ids for _, _, ids in pairs]
+        values = []
+        for layer in objective.alignment.layers:
+            sides = [speech[layer] for speech, _, _ in pairs], [text[layer] for _, text, _ in pairs]
+            values.append(retrieval.exact_ranks(*under_cost(*sides, cost), texts=texts).mrr)
+        return {self.metric: sum(values) / len(values), "mrr_by_chance": retrieval.chance_mrr(len(pairs))}
