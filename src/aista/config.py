@@ -546,6 +546,8 @@ class SelectSettings(Settings):
             it replaces ``threshold`` where it is set. The paper's 0.05 at 1,000 pairs is 6.7 times chance.
         cost: Between tokens: ``squared_euclidean`` (the paper's), ``cosine``, or ``standardised`` (each side
             by its own mean and deviation, dimension by dimension).
+        cloud: Positions that are compared: ``span``, the speech tokens and the transcript's; or ``whole``,
+            all positions up to their end, the prompt before them included.
         compare_costs: Also report the MRR under the other costs (``exact`` mode; each takes as long again).
     """
 
@@ -561,6 +563,7 @@ class SelectSettings(Settings):
     threshold_times_chance: float | None = Field(default=None, ge=0)
     mode: Literal["exact", "decide"] = "exact"
     cost: Literal["squared_euclidean", "cosine", "standardised"] = "squared_euclidean"
+    cloud: Literal["span", "whole"] = "span"
     compare_costs: bool = True
     batch_size: Count = 16
     features: PathName | None = None

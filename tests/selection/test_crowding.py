@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from aista.config import SelectSettings
-from aista.selection.crowding import crowding, length_only_mrr, under_cost
+from aista.retrieval.clouds import under_cost
+from aista.selection.crowding import crowding, length_only_mrr
 from aista.selection.hidden_states import LayerStates
 from aista.selection.report import LayerReport
 from aista.selection.select import rank_layers
+from aista.speech_llm import Batch
+from aista.speech_llm.batch import Row
+from aista.speech_llm.pairs import compared
 
 PAIRS, WIDTH, ROGUE = 40, 64, (3, 17, 40, 55)
 
@@ -120,3 +124,16 @@ def test_the_report_keeps_and_draws_all_curves(tmp_path) -> None:
     assert LayerReport.load(tmp_path / "layers.json") == made
     made.plot(tmp_path / "layers.png")
     assert (tmp_path / "layers.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_cloud_is_the_span_or_all_up_to_its_end(side: str) -> None:
+    """Three tokens of prompt, a span of two (or four), an instruction and a target behind it."""
+    rows = [Row([1, 2, 3, 9, 9, 4], 3, 5, [7]), Row([1, 2, 3, 9, 9, 9, 9, 4, 4], 3, 7, [7, 7])]
+    batch = Batch.of_rows(rows, 0, side)
+    span, whole = compared(batch, "span"), compared(batch, "whole")
+    assert span.sum(1).tolist() == [2, 4] and whole.sum(1).tolist() == [5, 7]
+    assert [row[kept].tolist() for row, kept in zip(batch.input_ids, whole, strict=True)] == [
+        [1, 2, 3, 9, 9],
+        [1, 2, 3, 9, 9, 9, 9],
+    ]

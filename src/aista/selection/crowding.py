@@ -14,7 +14,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from aista.ot.cost import moments, standardise, unit_length
 from aista.retrieval import mrr
 
 #: A token is massive when its energy |x|^2 is above this many times the median token's.
@@ -55,26 +54,6 @@ def crowding(clouds: Sequence[Tensor]) -> Crowding:
         massive_tokens=float((tokens > MASSIVE * tokens.median()).double().mean()),
         top_energy=float(few / dimensions.sum().clamp(min=torch.finfo(torch.float64).tiny)),
     )
-
-
-def under_cost(
-    speech: Sequence[Tensor], text: Sequence[Tensor], cost: str
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Map both sides so that squared Euclidean distances between them are the named cost (``aista.ot.cost``).
-
-    Args:
-        speech, text: Clouds (n_i, d). For ``standardised`` each side is measured over all of its tokens.
-        cost: One of ``aista.ot.cost.COSTS``.
-    """
-    if cost == "cosine":
-        return [unit_length(cloud) for cloud in speech], [unit_length(cloud) for cloud in text]
-    if cost == "standardised":
-        known = [moments(torch.cat([cloud.float() for cloud in side])) for side in (speech, text)]
-        return (
-            [standardise(cloud, known[0]) for cloud in speech],
-            [standardise(cloud, known[1]) for cloud in text],
-        )
-    return list(speech), list(text)
 
 
 def length_only_mrr(speech: Sequence[Tensor], text: Sequence[Tensor]) -> float:

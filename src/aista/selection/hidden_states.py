@@ -37,7 +37,9 @@ class LayerStates:
     text: list[np.ndarray]
 
 
-def extract(speech_llm: SpeechLM, dataset: SpeechDataset, folder: Path, batch_size: int) -> None:
+def extract(
+    speech_llm: SpeechLM, dataset: SpeechDataset, folder: Path, batch_size: int, cloud: str = "span"
+) -> None:
     """Write the speech and transcript states of this process's pairs, at every layer, under ``folder``.
 
     Batches are dealt out whole, so a state does not depend on the number of processes. States are kept in
@@ -50,7 +52,7 @@ def extract(speech_llm: SpeechLM, dataset: SpeechDataset, folder: Path, batch_si
         for layer in layers
     }
     starts = range(processes.rank() * batch_size, len(dataset), processes.count() * batch_size)
-    batches = paired_states(speech_llm, dataset, layers, batch_size, starts)
+    batches = paired_states(speech_llm, dataset, layers, batch_size, starts, cloud)
     for start, (speech, text) in zip(starts, batches, strict=True):
         for side, states in zip(_SIDES, (speech, text), strict=True):
             for layer in layers:

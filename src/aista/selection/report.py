@@ -73,7 +73,7 @@ class LayerReport(BaseModel):
         num_pairs: Q, the number of speech-text pairs.
         threshold: What the MRR has to exceed.
         chance_mrr: H_Q / Q, the MRR of a random order.
-        cost: Between tokens.
+        cost: Between tokens. cloud: Which positions were compared, ``span`` or ``whole``.
         rows: One row per layer, embedding layer first.
     """
 
@@ -84,6 +84,7 @@ class LayerReport(BaseModel):
     threshold: float
     chance_mrr: float
     cost: str = "squared_euclidean"
+    cloud: str = "span"
     rows: list[LayerRow]
     settings_sha256: str = ""
 

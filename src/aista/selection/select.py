@@ -20,7 +20,8 @@ from aista.errors import ManifestError
 from aista.model.feature_cache import cached_features
 from aista.ot.cost import COSTS
 from aista.run_folder import claim, inputs_of
-from aista.selection.crowding import crowding, length_only_mrr, under_cost
+from aista.retrieval.clouds import under_cost
+from aista.selection.crowding import crowding, length_only_mrr
 from aista.selection.hidden_states import LayerStates, extract, layer_states
 from aista.selection.report import LayerReport, LayerRow
 from aista.speech_llm import SpeechLM
@@ -52,7 +53,7 @@ def _select(settings: SelectSettings, output: Path) -> LayerReport:
     dataset = SpeechDataset([Manifest(path) for path in settings.data], features=store)
     drawn = draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed, _limits(dataset, settings))
     pairs = dataset.subset(drawn)
-    folders = _extracted(speech_llm, pairs, output / "states", settings.batch_size)
+    folders = _extracted(speech_llm, pairs, output / "states", settings)
     texts = [utterance.text or "" for utterance in pairs.utterances()]
     mine = range(processes.rank(), speech_llm.num_layers + 1, processes.count())
     report = rank_layers(layer_states(folders, mine, len(texts)), texts, settings, name=settings.model)
@@ -78,13 +79,15 @@ def _limits(dataset: SpeechDataset, settings: SelectSettings) -> Sequence[bool] 
     return None if settings.max_seconds is None else (dataset.lengths <= settings.max_seconds).tolist()
 
 
-def _extracted(speech_llm: SpeechLM, pairs: SpeechDataset, states: Path, batch_size: int) -> list[Path]:
+def _extracted(
+    speech_llm: SpeechLM, pairs: SpeechDataset, states: Path, settings: SelectSettings
+) -> list[Path]:
     """Bring all pairs' hidden states to disk, each process its share; return the folders of the shares."""
     folders = [states / f"{rank}_of_{processes.count()}" for rank in range(processes.count())]
     own = folders[processes.rank()]
     if not (own / _DONE).exists():
         shutil.rmtree(own, ignore_errors=True)
-        extract(speech_llm, pairs, own, batch_size)
+        extract(speech_llm, pairs, own, settings.batch_size, settings.cloud)
         (own / _DONE).touch()
     processes.wait()
     return folders
@@ -137,6 +140,7 @@ def rank_layers(
         threshold=threshold,
         chance_mrr=chance,
         cost=settings.cost,
+        cloud=settings.cloud,
         rows=rows,
         settings_sha256=settings.sha256(),
     )

@@ -18,8 +18,8 @@ from aista.alignment import PairedStates, Sizes, alignment, gather_pairs
 from aista.config import AlignSettings
 from aista.errors import ConfigError, ModelInputError
 from aista.model.sharded import whole
+from aista.retrieval.clouds import under_cost
 from aista.run_folder import claim, inputs_of
-from aista.selection.crowding import under_cost
 from aista.speech_llm import Batch, Output
 from aista.speech_llm.states import check_layers
 from aista.training.objective import Joint, SpeechTextObjective
