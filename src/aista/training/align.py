@@ -95,7 +95,7 @@ class AlignObjective(SpeechTextObjective):
             states, num_pairs = gather_pairs(states), None
         losses = self.alignment(states, num_pairs)
         parts = {name: value.detach() for name, value in {**losses, **self.alignment.report}.items()}
-        weights = dict.fromkeys(self.alignment.report, len(states.speech_mask))
+        weights: dict[str, Tensor | int] = dict.fromkeys(self.alignment.report, len(states.speech_mask))
         return Joint(torch.stack(list(losses.values())).mean(), parts, weights)
 
     def pairs(self, speech: Batch, text: Batch | None) -> PairedStates:
