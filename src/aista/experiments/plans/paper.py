@@ -320,7 +320,7 @@ class FullPlan(PaperPlan):
         for backbone in self.backbones:
             model, data = self.pretrain(backbone).model, self.pretrain(backbone).data
             needed += [Path(path) for path in (*data.train, *data.validation, *self.select(backbone).data)]
-            bases = (model.speech_encoder, model.audio_encoder, model.backbone)
+            bases = (model.speech_encoder, model.audio_encoder, model.backbone) if model else ()
             needed += [Path(base) for base in bases if base]
         missing = [str(path) for path in dict.fromkeys(needed) if not path.exists()]
         if missing:
