@@ -19,8 +19,8 @@ from aista.data.manifest import Manifest, Utterance
 from aista.errors import ManifestError
 from aista.model.feature_cache import cached_features
 from aista.ot.cost import COSTS
-from aista.run_folder import claim, inputs_of
 from aista.retrieval.clouds import under_cost
+from aista.run_folder import claim, inputs_of
 from aista.selection.crowding import crowding, length_only_mrr
 from aista.selection.hidden_states import LayerStates, extract, layer_states
 from aista.selection.report import LayerReport, LayerRow

@@ -13,7 +13,6 @@ from aista.data.collate import Collator, SpeechDataset
 from aista.speech_llm.adapter import SpeechLM
 from aista.speech_llm.batch import Batch
 
-
 #: The span alone (speech tokens, transcript tokens), or the sequence up to its end, the prompt included.
 CLOUDS = ("span", "whole")
 
