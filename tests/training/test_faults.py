@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aista.errors import TrainingError
+from aista.errors import ConfigError, TrainingError
 from aista.training import run as run_module
 from aista.training import saves
 from aista.training.joint import joint
@@ -24,6 +24,7 @@ from aista.training.saves import COMPLETE, complete, last_checkpoint
 from tests import tiny
 from tests.training.victim import live
 
+NO_VALIDATION = {"eval_steps": None, "patience": None}
 KEYS = ("ce", "wasserstein_0", "token_accuracy", "eval_token_accuracy", "learning_rate")
 
 
@@ -143,7 +144,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_trained(
 ) -> None:
     (tmp_path / "file").write_text("")
     settings = tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / "file" / "run"))
-    with pytest.raises(TrainingError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="cannot be written"):
         joint(settings)
 
 
@@ -210,7 +211,7 @@ def test_a_skipped_step_leaves_no_trace(
     stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither momentum nor weight decay moves what is trained."""
-    train = {"nonfinite": "skip", "max_steps": 3, "save_steps": 1, "eval_steps": None, "weight_decay": 0.5}
+    train = {"nonfinite": "skip", "max_steps": 3, "save_steps": 1, "weight_decay": 0.5} | NO_VALIDATION
     with monkeypatch.context() as patch:
         poisoned(patch, {3})
         run = joint(tiny.joint_settings(tmp_path, str(stage1), train=train))
@@ -225,7 +226,7 @@ def test_a_skipped_step_leaves_no_trace(
 def test_a_run_whose_every_loss_is_bad_ends_all_the_same(
     stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = {"nonfinite": "skip", "max_steps": 20, "eval_steps": None, "save_steps": 50}
+    train = {"nonfinite": "skip", "max_steps": 20, "save_steps": 50} | NO_VALIDATION
     with monkeypatch.context() as patch:
         poisoned(patch, set(range(1, 40)))
         with pytest.raises(TrainingError, match="10 batches in a row"):

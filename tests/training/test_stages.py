@@ -152,7 +152,7 @@ def test_accumulated_steps_equal_one_big_batch(stage1: Path, tmp_path: Path) -> 
         train = {"max_steps": 1, "per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
         settings = tiny.joint_settings(
             tmp_path, str(stage1), output=str(tmp_path / f"{size}"), alignment={"method": "none"},
-            train=train | {"eval_steps": None, "save_steps": 5},
+            train=train | {"eval_steps": None, "patience": None, "save_steps": 5},
         )  # fmt: skip
         row = json.loads((joint(settings).folder / "history.json").read_text())[0]
         found.append((row["ce"], row["grad_norm"]))

@@ -6,7 +6,7 @@ batches that were seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ class LengthGroupedSampler(Sampler[int]):
             a block come near one another, blocks in a new order each epoch: reading jumps within a few large
             files, not among all of them.
         pool_batches: Batches per pool: more makes batches more even in length and less random in content.
-        on_epoch: Called with the epoch whenever it is set (a collator that draws prompts by epoch).
 
     Raises:
         TrainingError: Nothing to sample from, or lengths, groups and weights contradict one another.
@@ -49,7 +48,6 @@ class LengthGroupedSampler(Sampler[int]):
         weights: dict[Any, float] | None = None,
         blocks: Sequence[int] | np.ndarray | None = None,
         pool_batches: int = 50,
-        on_epoch: Callable[[int], None] | None = None,
     ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.float64)
         self.batch_size, self.seed, self.pool_batches = batch_size, seed, pool_batches
@@ -60,17 +58,14 @@ class LengthGroupedSampler(Sampler[int]):
         self._members = _members(groups, weights, len(self.lengths))
         self._counts = shares(weights, len(self.lengths)) if weights else {}
         self._blocks = None if blocks is None or np.max(blocks) < 0 else np.asarray(blocks)
-        self.on_epoch = on_epoch
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through (transformers' Trainer calls it)."""
+        """Choose the epoch that the next iteration goes through."""
         self.epoch = epoch
-        if self.on_epoch is not None:
-            self.on_epoch(epoch)
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the indices of an epoch. int64 (n,)."""

@@ -7,6 +7,7 @@ layers. It takes minutes on a CPU.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +84,25 @@ class AlignObjective(SpeechTextObjective):
         text: Batch | None = None,
         num_items_in_batch: Tensor | float | None = None,
         num_pairs: Tensor | float | None = None,
+        counted: bool = True,
     ) -> Joint:
         """Return the mean of the layers' losses of one micro-batch.
 
         Args:
             speech, text: What is heard, and the same with transcripts in its place.
             num_items_in_batch: Of no use here. num_pairs: Usable pairs of the optimiser step.
+            counted: False: rows of weight 0, see :class:`SpeechTextObjective`.
         """
         states = self.pairs(speech, text)
+        if not counted:
+            states = dataclasses.replace(states, text_mask=torch.zeros_like(states.text_mask))
         if self.alignment.over_batch:
             states, num_pairs = gather_pairs(states), None
         losses = self.alignment(states, num_pairs)
         parts = {name: value.detach() for name, value in {**losses, **self.alignment.report}.items()}
-        weights: dict[str, Tensor | int] = dict.fromkeys(self.alignment.report, len(states.speech_mask))
+        weights: dict[str, Tensor | int] = dict.fromkeys(
+            self.alignment.report, len(states.speech_mask) * counted
+        )
         return Joint(torch.stack(list(losses.values())).mean(), parts, weights)
 
     def pairs(self, speech: Batch, text: Batch | None) -> PairedStates:
@@ -112,12 +119,13 @@ class AlignTrainer(AistaTrainer):
     metric = "mrr"
 
     @torch.no_grad()
-    def validation_metrics(self, dataset: Any) -> dict[str, float]:
+    def validation_metrics(self) -> dict[str, float]:
         """Return ``mrr`` and what chance would give; pairs are ranked by the cost that is trained."""
         objective: Any = self.trained_module
+        device = self.accelerator.device
         found: list[tuple[dict[int, Tensor], dict[int, Tensor], tuple[int, ...]]] = []
-        for batch, share in self._validation_batches(dataset):
-            states = objective.pairs(batch["speech"].to(self.args.device), batch["text"].to(self.args.device))
+        for batch, share in self.validation_batches():
+            states = objective.pairs(batch["speech"].to(device), batch["text"].to(device))
             for row in range(len(states.speech_mask) * share):
                 heard, read = states.speech_mask[row], states.text_mask[row]
                 if heard.any() and read.any():

@@ -1,90 +1,109 @@
-"""Checkpoints of a trainer: trained tensors only, complete or not at all, the same under every engine."""
+"""What a checkpoint holds: trained tensors, the optimiser, random states, the record of the run; no bases."""
 
 from __future__ import annotations
 
-import time
+import json
+import random
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from accelerate.utils import save_fsdp_optimizer
-from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import Trainer
-from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from accelerate.utils import DistributedType, load_fsdp_optimizer, save_fsdp_optimizer
+from transformers import TrainerState
 
 from aista import processes
-from aista.training.meter import Meter
-from aista.training.nonfinite import FiniteLosses
-from aista.training.objective import SpeechTextObjective
-from aista.training.saves import complete, writing
+from aista.errors import TrainingError
+
+if TYPE_CHECKING:
+    from aista.training.trainer import AistaTrainer
+
+OPTIMIZER, STATE, SUMS = "optimizer.pt", "trainer_state.json", "sums.json"
 
 
-class CheckpointingTrainer(Trainer):
-    """Keep and load what is trained; the bases are frozen, and are loaded again from where they came.
+@dataclass(frozen=True)
+class RandomState:
+    """States of all random generators of a process."""
 
-    Attributes:
-        finite: Asked before anything is kept.
-        meter: Told how long keeping took.
+    values: dict[str, Any]
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """Take the states as they are."""
+        name, keys, *rest = np.random.get_state()
+        numpy = (name, np.asarray(keys).tolist(), *rest)  # torch loads lists without pickle, arrays not
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        return cls({"python": random.getstate(), "numpy": numpy, "cpu": torch.get_rng_state(), "cuda": cuda})
+
+    def restore(self) -> None:
+        """Set the generators."""
+        random.setstate(self.values["python"])
+        np.random.set_state(self.values["numpy"])
+        torch.set_rng_state(self.values["cpu"])
+        if self.values["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.values["cuda"])
+
+
+def save(trainer: AistaTrainer, folder: Path) -> None:
+    """Write a checkpoint; every process writes its part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.save_model(folder)
+    kind = trainer.accelerator.distributed_type
+    if kind == DistributedType.FSDP:
+        plugin = trainer.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, trainer.accelerator, trainer.optimizer, trainer.model, str(folder))
+    elif kind == DistributedType.DEEPSPEED:
+        trainer.model.save_checkpoint(str(folder), exclude_frozen_parameters=True)
+    elif processes.is_main():
+        torch.save(trainer.optimizer.state_dict(), folder / OPTIMIZER)
+    torch.save(RandomState.now().values, folder / _random_file())
+    sums = processes.gather(trainer.sums.state())
+    if processes.is_main():
+        (folder / SUMS).write_text(json.dumps(sums))
+        trainer.state.save_to_json(str(folder / STATE))
+
+
+def load(trainer: AistaTrainer, folder: Path) -> RandomState | None:
+    """Go on from a checkpoint.
+
+    Returns:
+        The random state of this process, to be restored when the order of the data stands; None where the
+        checkpoint was written by fewer processes.
+
+    Raises:
+        TrainingError: The checkpoint was written by another version.
     """
+    if not (folder / SUMS).exists():
+        raise TrainingError(
+            f"{folder} was written by another version of aista.",
+            advice="Start the run again in another folder.",
+        )
+    load_weights(trainer, folder)
+    kind, device = trainer.accelerator.distributed_type, trainer.accelerator.device
+    if kind == DistributedType.FSDP:
+        plugin = trainer.accelerator.state.fsdp_plugin
+        load_fsdp_optimizer(plugin, trainer.accelerator, trainer.optimizer, trainer.model, str(folder))
+    elif kind != DistributedType.DEEPSPEED:  # whose optimiser comes with the weights
+        where = device if processes.count() > 1 and device.type != "cpu" else "cpu"
+        state = torch.load(folder / OPTIMIZER, map_location=where, weights_only=True)
+        trainer.optimizer.load_state_dict(state)
+    before = trainer.state
+    trainer.state = TrainerState.load_from_json(str(folder / STATE))
+    trainer.state.max_steps = before.max_steps
+    trainer.state.is_world_process_zero = trainer.state.is_local_process_zero = before.is_world_process_zero
+    trainer.sums.load(json.loads((folder / SUMS).read_text()), processes.rank(), processes.count())
+    path = folder / _random_file()
+    return RandomState(torch.load(path, weights_only=True)) if path.exists() else None
 
-    finite: FiniteLosses
-    meter: Meter
 
-    @property
-    def trained_module(self) -> SpeechTextObjective:
-        """What is trained, out of what an engine may have wrapped around it."""
-        return self.accelerator.unwrap_model(self.model)
+def load_weights(trainer: AistaTrainer, folder: Path) -> None:
+    """Set what is trained."""
+    if trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        trainer.model.load_checkpoint(str(folder), load_module_strict=False)
+    else:
+        trainer.trained_module.load(folder)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save what is trained; of a sharded model it is gathered first, and nothing else is."""
-        state = self.trained_module.kept_state()
-        if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            with writing(folder):
-                self.trained_module.save(folder, state)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.finite.check()
-        start = time.perf_counter()
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        with writing(folder, torn=folder):
-            super()._save_checkpoint(model, trial)
-        processes.wait()  # for what the others keep: their random states, their shares of the optimiser
-        if self.args.should_save:
-            complete(folder, self.state.best_model_checkpoint)
-        self.meter.pause(time.perf_counter() - start)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Keep the state of what is trained; under FSDP and DeepSpeed, theirs would keep the bases too."""
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        if self.is_fsdp_enabled:
-            plugin = self.accelerator.state.fsdp_plugin
-            save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
-        else:
-            engine: Any = self.model_wrapped
-            engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
-        if self.args.should_save and self.lr_scheduler is not None:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
-
-    def _prepare_for_training(
-        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
-    ) -> Any:
-        if self.is_fsdp_enabled:  # autocast decides the types of the arithmetic, as without an engine
-            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
-        if not (self.is_deepspeed_enabled and resume_from_checkpoint):
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        self._load_from_checkpoint(resume_from_checkpoint)
-        self._load_optimizer_and_scheduler(resume_from_checkpoint)
-        return prepared
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_deepspeed_enabled:  # the optimiser's state comes with it
-            deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
-        else:
-            self.accelerator.unwrap_model(model or self.model).load(Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+def _random_file() -> str:
+    return f"random_{processes.rank()}.pt"

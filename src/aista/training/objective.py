@@ -6,6 +6,7 @@ method's own parameters with the model's.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,7 @@ class SpeechTextObjective(nn.Module):
         text: Batch | None = None,
         num_items_in_batch: Tensor | float | None = None,
         num_pairs: Tensor | float | None = None,
+        counted: bool = True,
     ) -> Joint:
         """Return the loss of one micro-batch; in eval mode, the counts of a validation.
 
@@ -76,6 +78,7 @@ class SpeechTextObjective(nn.Module):
             text: The same with transcripts in place of speech. In eval mode it is not looked at.
             num_items_in_batch: Divides the summed cross-entropy: the target tokens of the optimiser step.
             num_pairs: Divides the summed alignment losses: the usable pairs of the optimiser step.
+            counted: False: rows that stand in for none, so that this process takes part; their weight is 0.
 
         Equation: 2, 6.
         """
@@ -87,18 +90,20 @@ class SpeechTextObjective(nn.Module):
             num_items_in_batch=num_items_in_batch,
             logits="all" if self.alignment.needs_logits else "none",
         )
-        accuracy = output.correct / max(speech.num_targets, 1)
-        parts = {"ce": output.loss.detach(), "token_accuracy": accuracy}
-        weights: dict[str, Tensor | int] = {"token_accuracy": speech.num_targets}
+        ce: Any = output.loss if counted else output.loss * 0.0
+        parts = {"ce": ce.detach(), "token_accuracy": output.correct / max(speech.num_targets, 1)}
+        weights: dict[str, Tensor | int] = {"token_accuracy": speech.num_targets * counted}
         losses: dict[str, Tensor] = {}
         if self.alignment.active and text is not None:
             states = self.paired_states(output, speech, text)
+            if not counted:
+                states = dataclasses.replace(states, text_mask=torch.zeros_like(states.text_mask))
             if self.alignment.over_batch:  # every process computes the loss of all pairs
                 states, num_pairs = gather_pairs(states), None
             losses = self.alignment(states, num_pairs)
-            weights |= dict.fromkeys(self.alignment.report, len(states.speech_mask))
+            weights |= dict.fromkeys(self.alignment.report, len(states.speech_mask) * counted)
             parts |= {name: value.detach() for name, value in {**losses, **self.alignment.report}.items()}
-        return Joint(joint_loss(output.loss, losses, self.alpha), parts, weights)
+        return Joint(joint_loss(ce, losses, self.alpha), parts, weights)
 
     def usable_pairs(self, speech: Batch, text: Batch | None) -> Tensor:
         """Count the pairs of a batch that have an alignment loss: a scalar."""

@@ -25,12 +25,11 @@ from aista.files import write_whole
 from aista.model.feature_cache import cached_features
 from aista.speech_llm import Batcher, SpeechLM
 from aista.training.arguments import require_reporters
-from aista.training.callbacks import StopOnSignal
 from aista.training.journal import PROGRESS
 from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
 from aista.training.preflight import before_training
 from aista.training.saves import last_checkpoint, writing
-from aista.training.trainer import AistaTrainer
+from aista.training.trainer import AistaTrainer, TrainingData
 
 FINISHED = "training.json"
 StageSettings = AlignSettings | PretrainSettings | JointSettings
@@ -83,34 +82,26 @@ def train(
     require_reporters(settings.train)
     speed_up(objective.model, settings.train)
     set_seed(settings.seed)
-    running = trainer(
-        model=objective,
-        settings=settings.train,
-        output=output,
-        seed=settings.seed,
-        num_workers=settings.data.num_workers,
-        weights=settings.data.weights,
-        **_data(settings, objective, processor),
-    )
+    data = _data(settings, objective, processor)
+    running = trainer(objective, settings.train, output, settings.seed, data)
     config = objective.config
-    config.directions = sorted({*(config.directions or ()), *directions(running.train_dataset)})
-    if isinstance(settings, JointSettings) and running.is_world_process_zero():
-        before_training(
-            objective.model, processor, running.train_dataset, objective.alignment, objective.alpha, output
-        )
+    config.directions = sorted({*(config.directions or ()), *directions(data.train)})
+    if isinstance(settings, JointSettings) and processes.is_main():
+        before_training(objective.model, processor, data.train, objective.alignment, objective.alpha, output)
     set_seed(settings.seed + processes.rank())  # dropout: every process draws its own
     start = time.perf_counter()
     seconds_before = _seconds_so_far(output)
-    running.train(resume_from_checkpoint=processes.by_main(lambda: last_checkpoint(output)))
+    checkpoint = processes.by_main(lambda: last_checkpoint(output))
+    running.train(Path(checkpoint) if checkpoint else None)
     seconds = seconds_before + time.perf_counter() - start
     if processes.is_main():
         write_whole(output / "seconds", f"{seconds:.3f}")
-    if any(isinstance(row, StopOnSignal) and row.stopped for row in running.callback_handler.callbacks):
+    if running.stop.stopped:
         raise Interrupted(
             f"Stopped at step {running.state.global_step} of {settings.train.max_steps}; nothing is lost.",
             advice="Run the same command again to go on.",
         )
-    running.save_model(str(output))
+    running.save_model(output)
     with writing(output):
         return processes.by_main(lambda: _finish(output, running, processor, seconds))
 
@@ -134,8 +125,8 @@ def speed_up(model: Any, settings: TrainSettings) -> None:
             block.forward = torch.compile(block.forward, dynamic=True)
 
 
-def _data(settings: StageSettings, objective: SpeechTextObjective, processor: Any) -> dict[str, Any]:
-    """Return the trainer's datasets and collator."""
+def _data(settings: StageSettings, objective: SpeechTextObjective, processor: Any) -> TrainingData:
+    """Return what the run reads."""
     data: DataSettings = settings.data
     limits: dict[str, Any] = {
         "max_corrupt_share": data.max_corrupt_share,
@@ -150,17 +141,15 @@ def _data(settings: StageSettings, objective: SpeechTextObjective, processor: An
     def dataset(paths: list[str]) -> SpeechDataset:
         return SpeechDataset([Manifest(path) for path in paths], features=store, **limits)
 
-    return {
-        "train_dataset": dataset(data.train),
-        "eval_dataset": dataset(data.validation) if data.validation else None,
-        "data_collator": Collator(
-            Batcher(processor, objective.config),
-            transcripts=objective.alignment.active,
-            transcript_answers=objective.alignment.needs_logits,
-            prompt_pool=settings.prompt_pool,
-            seed=settings.seed,
-        ),
-    }
+    collator = Collator(
+        Batcher(processor, objective.config),
+        transcripts=objective.alignment.active,
+        transcript_answers=objective.alignment.needs_logits,
+        prompt_pool=settings.prompt_pool,
+        seed=settings.seed,
+    )
+    validation = dataset(data.validation) if data.validation else None
+    return TrainingData(dataset(data.train), validation, collator, data.weights, data.num_workers)
 
 
 def directions(dataset: SpeechDataset) -> set[str]:
@@ -184,8 +173,8 @@ def _finish(output: Path, trainer: AistaTrainer, processor: Any, seconds: float)
         "steps": run.steps,
         "seconds": round(seconds, 1),
         **best,
-        "padding_waste": round(trainer.padding_waste, 4),
-        "training_data": trainer.train_dataset.account(),
+        "padding_waste": round(trainer.sampler.padding_waste(), 4),
+        "training_data": trainer.data.train.account(),
         "trained_parameters": sum(p.numel() for p in trainer.trained_module.parameters() if p.requires_grad),
         "torch": torch.__version__,
     }

@@ -1,249 +1,400 @@
-"""A thin ``transformers.Trainer``: the objective, the schedule, small checkpoints.
+"""The training loop, from top to bottom: the rows of a step, forward, backward, update, log, validate, save.
 
-What is ours: what is trained (``aista.training.objective``), the learning rate, the order of batches,
-checkpoints of trained tensors only, and a validation that reports token accuracy. Everything else (loops,
-engines, mixed precision, logging) is theirs.
+accelerate prepares model and optimiser for one process, DDP, FSDP2 or DeepSpeed. Of transformers there are
+the records (``TrainerState``) and the callbacks' protocol, so that trackers work; its Trainer is not used
+(docs/decisions/training-loop.md).
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import EarlyStoppingCallback
-from transformers.trainer_callback import ProgressCallback
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.utils.data import DataLoader
+from transformers import TrainerControl, TrainerState
+from transformers.integrations import get_reporting_integration_callbacks
 
 from aista import processes
 from aista.config import TrainSettings
+from aista.data.collate import Collator, SpeechDataset
 from aista.data.sampling import LengthGroupedSampler
 from aista.speech_llm import Batch
+from aista.training import checkpointing
 from aista.training.arguments import METRIC, require_whole_steps, training_arguments
 from aista.training.callbacks import Progress, StopOnSignal
-from aista.training.checkpointing import CheckpointingTrainer
 from aista.training.journal import Journal
-from aista.training.meter import Meter
+from aista.training.meter import Meter, Sums
 from aista.training.nonfinite import FiniteLosses
 from aista.training.objective import SpeechTextObjective
 from aista.training.parts import split_by_part
+from aista.training.saves import complete, writing
 from aista.training.schedule import learning_rate
 
 
-class AistaTrainer(CheckpointingTrainer):
-    """Train a :class:`SpeechTextObjective`: a speech LLM and an alignment method.
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains and validates on.
 
-    Args:
-        model: The objective; its ``model`` is what a finished run keeps.
-        settings: Optimisation settings.
-        output: The run's folder.
+    Attributes:
         weights: Share of each training manifest in an epoch; None: every row once.
+        num_workers: Processes that read and decode, for each training process.
     """
 
-    # Theirs, narrower here than they can know.
-    model: Any
-    data_collator: Any
-    train_dataset: Any
+    train: SpeechDataset
+    validation: SpeechDataset | None
+    collator: Collator
+    weights: list[float] | None = None
+    num_workers: int = 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's micro-batch: dataset rows, and whether they count.
+
+    Rows that do not count stand in where another process has more micro-batches than this one: a sharded
+    model runs in all processes or in none.
+    """
+
+    rows: list[int]
+    counted: bool
+
+
+class AistaTrainer:
+    """Train a :class:`SpeechTextObjective`: a speech LLM and an alignment method.
+
+    A step's rows, its losses and its gradients are the same for any number of processes and micro-batches.
+    Checkpoints keep the state of a run to the last bit.
+
+    Args:
+        objective: Its ``model`` is what a finished run keeps.
+        output: The run's folder.
+        seed: Of the order of rows.
+
+    Raises:
+        ConfigError: The global batch does not divide among the processes, or the alignment needs whole steps.
+
+    Attributes:
+        metric: Of the validation that decides which model is kept; larger is better.
+    """
+
     metric: ClassVar[str] = METRIC
 
     def __init__(
-        self, *, model: SpeechTextObjective, settings: TrainSettings, output: Path, seed: int,
-        num_workers: int = 0, weights: list[float] | None = None, **kwargs: Any,
-    ) -> None:  # fmt: skip
-        args = training_arguments(output, settings, seed, num_workers, self.metric)
-        # Several GPUs want a launcher: DataParallel would tear a batch from its numbers.
-        args._n_gpu = min(args.n_gpu, 1)
-        require_whole_steps(model.alignment, args.gradient_accumulation_steps)
-        super().__init__(model=model, args=args, **kwargs)
-        self.settings = settings
-        self.weights, self.padding_waste = weights, 0.0
-        self.model_accepts_loss_kwargs = True
-        self.loss_is_scaled_for_ga = True
-        self._num_pairs: Tensor | float = 0.0  # usable pairs of the step
-        self._parts: dict[str, Tensor | float] = defaultdict(float)
-        self._weights: dict[str, Tensor | float] = defaultdict(float)
-        self._parts_since = 0
-        self.finite, self.meter = FiniteLosses(output, settings.nonfinite), Meter()
-        self._descended = -1  # the last step one of whose micro-batches gave a gradient
-        self.pop_callback(ProgressCallback)
-        self.progress = Progress()
-        self.add_callback(self.progress)
-        self.add_callback(Journal(output))
-        self.add_callback(StopOnSignal())
-        if settings.patience:
-            self.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+        self,
+        objective: SpeechTextObjective,
+        settings: TrainSettings,
+        output: Path,
+        seed: int,
+        data: TrainingData,
+    ) -> None:
+        self.args = training_arguments(output, settings, seed, data.num_workers, self.metric)
+        require_whole_steps(objective.alignment, self.args.gradient_accumulation_steps)
+        self.settings, self.output, self.data = settings, output, data
+        device = self.args.device  # asking starts torch's group, and forgets the engine of an earlier run
+        precision = self.args.mixed_precision
+        unused = DistributedDataParallelKwargs(find_unused_parameters=not settings.activation_checkpointing)
+        self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
+        self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        # What is prepared below is wrapped; a sharded one moves to its devices by then.
+        self.model: Any = objective if self.sharded else objective.to(device)
+        self.optimizer: Any = None
+        self.peak_rates: list[float] = []
 
-    # ---- the loss ----
+        self.micro_batch = settings.per_device_train_batch_size
+        self.step_rows = self.micro_batch * self.args.gradient_accumulation_steps * processes.count()
+        self.sampler = LengthGroupedSampler(
+            data.train.lengths,
+            self.step_rows,
+            seed,
+            groups=data.train.sources if data.weights else None,
+            weights=dict(enumerate(data.weights)) if data.weights else None,
+            blocks=data.train.archives,
+        )
+        self.steps_per_epoch = -(-len(self.sampler) // self.step_rows)
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """Take the micro-batches of a step, and count its targets and its usable pairs over all processes."""
-        samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = [self.trained_module.usable_pairs(batch["speech"], batch["text"]) for batch in samples]
-        pairs = torch.stack(counts).sum().to(self.args.device) if counts else torch.zeros((), device=device)
-        # Engines average the gradients of the processes; the pairs are counted over all of them.
-        self._num_pairs = self.accelerator.reduce(pairs.float(), reduction="mean").clamp(min=1e-9)
-        return samples, num_items
+        main = processes.is_main()
+        self.state = TrainerState(max_steps=settings.max_steps)
+        self.state.is_world_process_zero = self.state.is_local_process_zero = main
+        self.control, self.grad_norm = TrainerControl(), 0.0
+        self.finite, self.meter, self.sums = FiniteLosses(output, settings.nonfinite), Meter(), Sums()
+        self.progress, self.stop = Progress(), StopOnSignal()
+        trackers = [kind() for kind in get_reporting_integration_callbacks(settings.report_to)]
+        self.callbacks = [self.progress, Journal(output), self.stop, *trackers]
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Go one micro-batch down; a step whose every micro-batch was skipped leaves no trace.
+    @property
+    def trained_module(self) -> SpeechTextObjective:
+        """What is trained, out of what an engine may have wrapped around it."""
+        return self.accelerator.unwrap_model(self.model)
 
-        Without gradients the optimiser has nothing to do; zeros would still feed momentum and weight decay
-        (as they do under DeepSpeed, which keeps the gradients to itself).
+    # ---- the loop ----
+
+    def train(self, checkpoint: Path | None = None) -> None:
+        """Train to the end of the settings, or until a signal or a lack of progress stops it.
+
+        Args:
+            checkpoint: A complete checkpoint to go on from.
+
+        Afterwards the model is the best one, where there were validations; after a signal it is the last one.
         """
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self._descended < self.state.global_step:
-            for parameter in model.parameters():
-                parameter.grad = None
-        return loss
+        if processes.is_main():
+            Console(stderr=True).print(f"training data: {self.data.train.describe(self.sampler)}")
+        self.prepare()
+        random = None if checkpoint is None else checkpointing.load(self, checkpoint)
+        self.tell("on_train_begin")
+        while not self.is_over():
+            epoch, done = divmod(self.state.global_step, self.steps_per_epoch)
+            for step in self.steps_of(epoch, done, random):
+                self.step(step)
+                self.after_step()
+                if self.is_over():
+                    break
+            random = None
+        if not self.stop.stopped:
+            self.log({"train_loss": self.sums.total_loss() / max(self.state.global_step, 1)})
+            if self.state.best_model_checkpoint is not None:
+                checkpointing.load_weights(self, Path(self.state.best_model_checkpoint))
+        self.tell("on_train_end")
+
+    def is_over(self) -> bool:
+        """Say whether the run has come to its end, was stopped, or has long not got better."""
+        if self.state.global_step >= self.settings.max_steps or self.control.should_training_stop:
+            return True
+        if self.settings.patience is None:
+            return False
+        name = f"eval_{self.metric}"
+        checks = [row[name] for row in self.state.log_history if name in row]
+        return bool(checks) and len(checks) - 1 - checks.index(max(checks)) >= self.settings.patience
+
+    def prepare(self) -> None:
+        """Make the optimiser, and let the engine wrap both."""
+        objective, settings = self.model, self.settings
+        if settings.activation_checkpointing:
+            objective.activation_checkpointing_enable(activation_checkpointing_kwargs=None)
+        trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        groups = [  # matrices and queries decay; biases and LayerNorms never do
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        betas = settings.adam_beta1, settings.adam_beta2
+        optimizer = torch.optim.AdamW(
+            groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon, fused=True
+        )
+        rates = {
+            part: rate for part, rate in settings.learning_rates.model_dump().items() if rate is not None
+        }
+        split_by_part(optimizer, objective.named_parameters(), rates)
+        self.peak_rates = [group["lr"] for group in optimizer.param_groups]
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            # Autocast decides the types of the arithmetic, as without an engine.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            plugin = self.accelerator.state.deepspeed_plugin
+            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = self.micro_batch
+        self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
+
+    # ---- a step ----
+
+    def steps_of(
+        self, epoch: int, done: int, random: checkpointing.RandomState | None
+    ) -> Iterator[list[tuple[dict[str, Any], bool]]]:
+        """Go through the steps of an epoch that are left.
+
+        Args:
+            done: Steps of the epoch that were done before.
+            random: State of the generators to go on from.
+
+        Yields:
+            This process's micro-batches of a step, and whether each counts.
+        """
+        self.data.collator.set_epoch(epoch)
+        rows = self.sampler.order(epoch)
+        starts = range(done * self.step_rows, len(rows), self.step_rows)
+        steps = [own_shares(rows[i : i + self.step_rows].tolist(), self.micro_batch) for i in starts]
+        loader = self.loader(self.data.train, [share.rows for step in steps for share in step])
+        if random is not None and not done:
+            random.restore()
+        batches = iter(loader)  # draws a number, once an epoch
+        if random is not None and done:
+            random.restore()
+        for step in steps:
+            yield [(next(batches), share.counted) for share in step]
+
+    def loader(self, dataset: SpeechDataset, batches: list[list[int]]) -> DataLoader:
+        """Read these batches in this order."""
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=self.data.collator,
+            num_workers=self.data.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+
+    def step(self, micro_batches: list[tuple[dict[str, Any], bool]]) -> None:
+        """Take one optimisation step: sums over all its rows, divided by the targets and pairs among them."""
+        module = self.trained_module
+        module.train()
+        own = [batch for batch, counts in micro_batches if counts]
+        targets = sum(batch["speech"].num_targets for batch in own)
+        pairs = sum(int(module.usable_pairs(batch["speech"], batch["text"])) for batch in own)
+        # Engines average over processes; targets and pairs are those of all of them.
+        counted = torch.tensor([targets, pairs], dtype=torch.float32, device=self.accelerator.device)
+        num_targets, num_pairs = self.accelerator.reduce(counted, reduction="mean").clamp(min=1e-9)
+        share_of_peak = learning_rate(self.state.global_step, self.settings) / self.settings.learning_rate
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * share_of_peak
+        descended = False
+        for turn, (batch, counts) in enumerate(micro_batches):
+            self.accelerator.sync_gradients = turn == len(micro_batches) - 1
+            with nullcontext() if self.accelerator.sync_gradients else self.accelerator.no_sync(self.model):
+                loss = self.compute_loss(batch, counts, num_targets, num_pairs)
+                if loss is None:  # not finite, to be skipped: zeros, since processes wait for gradients
+                    trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+                    loss = torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0
+                else:
+                    descended = True
+                self.accelerator.backward(loss)
+        if descended:  # else no trace is left: zeros would still feed momentum and weight decay
+            self.clip_gradients()
+            self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Return the objective's loss for one micro-batch, and keep its parts for the log."""
-        ids = inputs.get("ids")
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            # Engines average the gradients of the processes; the tokens were counted over all of them.
-            num_items_in_batch = num_items_in_batch / self.accelerator.num_processes
-        self.meter.note(inputs["speech"].attention_mask)
-        joint = model(
-            speech=inputs["speech"],
-            text=inputs["text"],
-            num_items_in_batch=num_items_in_batch,
-            num_pairs=self._num_pairs,
+        self, batch: dict[str, Any], counted: bool, num_targets: Tensor, num_pairs: Tensor
+    ) -> Tensor | None:
+        """Return the loss of one micro-batch and keep its parts for the log; None: it is to be skipped."""
+        device = self.accelerator.device
+        speech: Batch = batch["speech"].to(device)
+        text: Batch | None = None if batch["text"] is None else batch["text"].to(device)
+        self.meter.note(speech.attention_mask)
+        joint = self.model(
+            speech=speech, text=text, num_items_in_batch=num_targets, num_pairs=num_pairs, counted=counted
         )
-        if not self.finite.allow(self.state.global_step, joint.loss, ids):
-            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            nothing = torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0
-            return (nothing, joint) if return_outputs else nothing
-        self._descended = self.state.global_step
-        if not self._parts:
-            self._parts_since = self.state.global_step
-        for name, value in joint.parts.items():
-            weight = joint.weights.get(name)
-            self._parts[name] += value if weight is None else value * weight
-            if weight is not None:
-                self._weights[name] += weight
-        return (joint.loss, joint) if return_outputs else joint.loss
+        if not self.finite.allow(self.state.global_step, joint.loss, batch.get("ids")):
+            return None
+        self.sums.add({"loss": joint.loss.detach(), **joint.parts}, joint.weights)
+        return joint.loss
 
-    # ---- order, schedule, weight decay ----
+    def clip_gradients(self) -> None:
+        """Bound the gradient's norm where the settings say so, and note it where it will be logged."""
+        bound = self.settings.max_grad_norm
+        if bound > 0 or (self.state.global_step + 1) % self.settings.logging_steps == 0:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), bound or float("inf"))
+            self.grad_norm = float("nan") if norm is None else float(norm)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
-        sampler = LengthGroupedSampler(
-            dataset.lengths,
-            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            self.args.seed,
-            groups=dataset.sources if self.weights else None,
-            weights=dict(enumerate(self.weights)) if self.weights else None,
-            blocks=dataset.archives,
-            on_epoch=self.data_collator.set_epoch,
-        )
-        self.padding_waste = sampler.padding_waste()
-        if processes.is_main():
-            Console(stderr=True).print(f"training data: {dataset.describe(sampler)}")
-        return sampler
+    # ---- after a step ----
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Use our schedule (DESIGN decision 8)."""
-        if self.lr_scheduler is None:
-            peak = self.settings.learning_rate
-            target: Any = optimizer or self.optimizer
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                target, lambda step: learning_rate(step, self.settings) / peak
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the optimiser, with learning rates of their own for the parts that have one."""
-        optimizer = super().create_optimizer(*args, **kwargs)
-        given = self.settings.learning_rates.model_dump().items()
-        if rates := {part: rate for part, rate in given if rate is not None}:
-            split_by_part(optimizer, self.model.named_parameters(), rates)
-        return optimizer
-
-    def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """Decay matrices and queries; never biases and LayerNorms (SALMONN.md section 6)."""
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
-
-    # ---- seeing it run ----
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of the loss's parts since the last log, over steps and processes, and the speed.
-
-        Losses are means over steps, figures such as token accuracy ratios of sums over all of them.
-        """
-        if "loss" in logs:
+    def after_step(self) -> None:
+        """Count the step; log, validate and save where it is time."""
+        self.state.global_step += 1
+        self.state.epoch = self.state.global_step / self.steps_per_epoch
+        step, settings = self.state.global_step, self.settings
+        last = step == settings.max_steps
+        self.control.should_save = False
+        self.tell("on_step_end")
+        if step % settings.logging_steps == 0:
             self.finite.check()
-            steps = max(1, self.state.global_step - self._parts_since)
-            totals = [float(total) for total in self._parts.values()]
-            weights = [float(self._weights.get(name, steps)) for name in self._parts]
-            sent = torch.tensor([*totals, *weights, *self.meter.counts()], dtype=torch.float64)
-            sums = self.accelerator.reduce(sent.to(self.args.device), reduction="sum").tolist()
-            counts = sums[2 * len(totals) :]
-            rows = zip(self._parts, sums, sums[len(totals) :], strict=False)
-            logs |= {name: total / max(weight, 1) for name, total, weight in rows}
-            logs |= self.meter.read(counts)
-            self.progress.shown |= self._parts.keys()
-            self._parts.clear()
-            self._weights.clear()
-        super().log(logs, start_time)
+            means = self.sums.read(step)
+            self.progress.shown |= means.keys() - {"loss"}
+            rate = learning_rate(step - 1, settings)
+            self.log({**means, "grad_norm": self.grad_norm, "learning_rate": rate, **self.meter.read_all()})
+        if settings.eval_steps and (step % settings.eval_steps == 0 or last):
+            self.evaluate()
+        if step % settings.save_steps == 0 or last or self.control.should_save:
+            self.save()
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict:
-        """Validate; returns what :meth:`validation_metrics` does, each name with the prefix, and the time."""
+    def log(self, row: dict[str, float]) -> None:
+        """Add a row to the history, and show it to progress bar, journal and trackers."""
+        row = {**row, "epoch": self.state.epoch}
+        self.state.log_history.append({**row, "step": self.state.global_step})
+        self.tell("on_log", logs=dict(row))
+
+    def tell(self, event: str, **more: Any) -> None:
+        """Call every callback, as transformers' Trainer does."""
+        for callback in self.callbacks:
+            known = {"model": self.trained_module, "optimizer": self.optimizer, **more}
+            getattr(callback, event)(self.args, self.state, self.control, **known)
+
+    def evaluate(self) -> None:
+        """Validate, log what :meth:`validation_metrics` returns, and note a new best."""
         self.finite.check()
-        start, was_training = time.perf_counter(), self.model.training
-        self.model.eval()
-        found = self.validation_metrics(eval_dataset)
-        self.model.train(was_training)
-        seconds = {"seconds": time.perf_counter() - start}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in (found | seconds).items()}
-        self.meter.pause(time.perf_counter() - start)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        start, module = time.perf_counter(), self.trained_module
+        module.eval()
+        found = self.validation_metrics()
+        module.train()
+        seconds = time.perf_counter() - start
+        self.meter.pause(seconds)
+        row = {f"eval_{name}": value for name, value in {**found, "seconds": seconds}.items()}
+        self.log(row)
+        if self.state.best_metric is None or found[self.metric] > self.state.best_metric:
+            self.state.best_metric, self.state.best_global_step = found[self.metric], self.state.global_step
+        self.tell("on_evaluate", metrics=row)
 
-    def validation_metrics(self, dataset: Any) -> dict[str, float]:
+    @torch.no_grad()
+    def validation_metrics(self) -> dict[str, float]:
         """Return ``token_accuracy``: correct / all target tokens of the set under teacher forcing, end token
-        included (micro average, decision 10), and ``loss``: cross-entropy per target token.
+        included (micro average), and ``loss``: cross-entropy per target token.
         """
-        totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        for batch, share in self._validation_batches(dataset):
-            totals += share * self._token_counts(batch["speech"].to(self.args.device))
+        totals = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
+        for batch, counted in self.validation_batches():
+            parts = self.trained_module(speech=batch["speech"].to(self.accelerator.device)).parts
+            totals += counted * torch.stack([parts["correct"], parts["tokens"], parts["ce"]]).double()
         correct, count, loss = self.accelerator.reduce(totals, reduction="sum").tolist()
         return {METRIC: correct / max(count, 1), "loss": loss / max(count, 1)}
 
-    def _validation_batches(self, dataset: Any) -> Iterator[tuple[dict[str, Any], int]]:
-        """Deal the validation batches out: every row counts once, whatever the number of processes.
+    def validation_batches(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Deal the validation batches out, each with its weight: every row counts once.
 
-        Yields:
-            A batch and its weight. All processes get equally many batches, since a sharded model runs in all
-            of them or in none; those that make up the number weigh 0.
+        All processes get equally many batches; those that make up the number weigh 0.
         """
-        dataset = self.eval_dataset if dataset is None else dataset
-        size, mine, ranks = self.args.eval_batch_size, self.args.process_index, self.args.world_size
-        starts = range(0, len(dataset), size)
-        rounds = -(-len(starts) // ranks)
-        order = [(turn * ranks + mine) % len(starts) for turn in range(rounds)]
-        loader = DataLoader(
-            dataset,
-            batch_sampler=[list(range(starts[i], min(starts[i] + size, len(dataset)))) for i in order],
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-        )
-        for turn, batch in enumerate(loader):
-            yield batch, int(turn * ranks + mine < len(starts))
+        dataset: Any = self.data.validation
+        size = self.settings.per_device_eval_batch_size
+        batches = [list(range(i, min(i + size, len(dataset)))) for i in range(0, len(dataset), size)]
+        turns = own_turns(len(batches))
+        loader = self.loader(dataset, [batches[k % len(batches)] for k in turns])
+        for k, batch in zip(turns, loader, strict=True):
+            yield batch, int(k < len(batches))
 
-    @torch.no_grad()
-    def _token_counts(self, batch: Batch) -> Tensor:
-        """Return (correct target tokens, target tokens, summed cross-entropy) of a batch."""
-        with self.compute_loss_context_manager():
-            parts = self.model(speech=batch).parts
-        return torch.stack([parts["correct"], parts["tokens"], parts["ce"]]).double()
+    def save(self) -> None:
+        """Write a checkpoint, complete or not at all; keep it, the one before it and the best."""
+        self.finite.check()
+        start = time.perf_counter()
+        folder = self.output / "checkpoints" / f"checkpoint-{self.state.global_step}"
+        best = folder.with_name(f"checkpoint-{self.state.best_global_step}")
+        if best == folder or best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        with writing(folder, torn=folder):
+            checkpointing.save(self, folder)
+        processes.wait()  # for what the others keep: their random states, their shares of the optimiser
+        if processes.is_main():
+            complete(folder, self.state.best_model_checkpoint)
+        self.meter.pause(time.perf_counter() - start)
+
+    def save_model(self, folder: Path) -> None:
+        """Save what is trained; of a sharded model it is gathered first, and nothing else is."""
+        state = self.trained_module.kept_state()
+        if processes.is_main():
+            with writing(folder):
+                self.trained_module.save(folder, state)
+
+
+def own_turns(count: int) -> range:
+    """Say which of a number of things are this process's, dealt out in turn; all get equally many."""
+    ranks = processes.count()
+    return range(processes.rank(), -(-count // ranks) * ranks, ranks)
+
+
+def own_shares(rows: list[int], size: int) -> list[Share]:
+    """Cut the rows of a step into micro-batches of a size, and return this process's, dealt out in turn."""
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    turns = own_turns(len(parts))
+    return [Share(parts[k], True) if k < len(parts) else Share(parts[0], False) for k in turns]

@@ -1,0 +1,83 @@
+"""The loop: a step has the same rows on any number of processes; a resumed run logs the same curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aista.training.joint import joint
+from aista.training.meter import Sums
+from aista.training.run import Interrupted
+from aista.training.trainer import own_shares
+from tests import tiny
+from tests.engines import stages
+from tests.training.interrupting import interrupted_after
+
+
+@pytest.mark.parametrize(("count", "size", "ranks"), [(8, 2, 2), (7, 2, 2), (3, 2, 4), (1, 4, 3), (9, 3, 1)])
+def test_every_row_of_a_step_counts_once(
+    count: int, size: int, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = list(range(100, 100 + count))
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    shares = []
+    for rank in range(ranks):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append(own_shares(rows, size))
+    assert len({len(share) for share in shares}) == 1  # all run equally often
+    assert sorted(row for share in shares for one in share if one.counted for row in one.rows) == rows
+    assert all(0 < len(one.rows) <= size for share in shares for one in share)
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stages.stage1(tmp_path_factory.mktemp("stage1"))
+
+
+def curves(folder: Path) -> list[tuple[int, str, float]]:
+    names = ("loss", "ce", "token_accuracy", "wasserstein_0", "wasserstein_1", "eval_loss", "train_loss")
+    rows = json.loads((folder / "history.json").read_text())
+    return [(row["step"], name, row[name]) for row in rows for name in names if name in row]
+
+
+def test_a_resumed_run_logs_the_same_curves(
+    init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two rows of the log: the means are over all steps since the last row all the same."""
+    train = {"max_steps": 7, "logging_steps": 4, "eval_steps": 3, "save_steps": 3}
+    whole = joint(tiny.joint_settings(tmp_path, str(init), output=str(tmp_path / "whole"), train=train))
+    settings = tiny.joint_settings(tmp_path, str(init), output=str(tmp_path / "parts"), train=train)
+    for step in (2, 6):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            interrupted_after(step, patch)
+            joint(settings)
+    found = curves(joint(settings).folder)
+    assert found == curves(whole.folder)
+    assert {name for _, name, _ in found} >= {"ce", "token_accuracy", "wasserstein_0", "train_loss"}
+
+
+def test_the_last_step_of_an_epoch_is_the_same_however_it_is_cut(init: Path, tmp_path: Path) -> None:
+    """12 rows, 8 a step: every second step has 4."""
+    found = []
+    for size in (8, 4, 2, 1):
+        train = {"global_batch_size": 8, "per_device_train_batch_size": size}
+        settings = stages.joint_yaml(tmp_path, init, f"of_{size}", **train)[1]
+        found.append(stages.history(joint(settings).folder))
+    for other in found[1:]:
+        assert [row[:2] for row in other] == [row[:2] for row in found[0]]
+        assert [row[2] for row in other] == pytest.approx([row[2] for row in found[0]], rel=2e-5)
+
+
+def test_sums_go_on_with_another_number_of_processes() -> None:
+    """Two processes' shares taken over by one: losses are means over processes, figures ratios of sums."""
+    shares = []
+    for ce, right in ((1.0, 2.0), (3.0, 6.0)):
+        one = Sums()
+        one.add({"ce": ce, "loss": ce, "token_accuracy": right / 10}, {"token_accuracy": 10})  # type: ignore[dict-item]
+        shares.append(one.state())
+    alone = Sums()
+    alone.load(shares, rank=0, count=1)
+    assert alone.read(1) == pytest.approx({"ce": 2.0, "loss": 2.0, "token_accuracy": 0.4})
+    assert alone.total_loss() == pytest.approx(2.0)
