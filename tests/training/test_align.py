@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from aista.cli import main
 from aista.config import AlignSettings, PretrainSettings, SelectSettings
 from aista.errors import ConfigError
 from aista.model import AistaForConditionalGeneration
@@ -119,3 +121,12 @@ def test_a_layer_that_is_not_there_and_a_method_without_layers_are_refused(tmp_p
         align(settings(tmp_path, alignment={"layers": [9]}))
     with pytest.raises(ConfigError, match="no hidden states"):
         align(settings(tmp_path, alignment={"method": "distillation"}))
+
+
+@pytest.mark.parametrize("verb", ["align", "pretrain", "select", "joint"])
+def test_a_verb_can_be_told_everything_by_set(verb: str) -> None:
+    """No --config: what is missing is said, by name."""
+    main._add_verbs()
+    done = CliRunner().invoke(main.app, [verb, "--set", "output=runs/x"])
+    assert done.exit_code != 0 and isinstance(done.exception, ConfigError)
+    assert "data" in str(done.exception)

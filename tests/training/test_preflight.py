@@ -63,3 +63,13 @@ def test_base_shows_the_embedding_layer_and_no_ratio(parts, tmp_path):
     page = io.StringIO()
     found.show(Console(file=page, width=100))
     assert "cross-entropy" in page.getvalue() and "W / text spread" in page.getvalue()
+
+
+@pytest.mark.parametrize(("scale", "advised"), [("raw", True), ("text_spread", False), ("cosine", False)])
+def test_a_scale_that_is_set_is_not_advised(parts, scale: str, advised: bool) -> None:
+    model, processor, rows = parts
+    found = preflight(model, processor, rows, alignment("wasserstein", (0,), scale=scale), alpha=1e-6)
+    page = io.StringIO()
+    found.show(Console(file=page, width=200))
+    assert found.swamped and ("scale=cosine" in page.getvalue()) == advised
+    assert "larger alignment.alpha" in page.getvalue()

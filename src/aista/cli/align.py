@@ -24,7 +24,7 @@ app = typer.Typer()
 """
 )
 def align(
-    config: Annotated[str, typer.Option("--config", "-c", help="YAML file of settings.")],
+    config: Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
     overrides: Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")] = [],  # noqa: B006
 ) -> None:
     """Bring speech tokens to where the backbone's text lies, without running the language model.

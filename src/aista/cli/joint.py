@@ -20,7 +20,7 @@ app = typer.Typer()
 """
 )
 def joint(
-    config: Annotated[str, typer.Option("--config", "-c", help="YAML file of settings.")],
+    config: Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
     overrides: Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")] = [],  # noqa: B006
 ) -> None:
     """Train translation and alignment together (Eq. 6), from a stage-1 model.

@@ -16,11 +16,13 @@ app = typer.Typer()
 
     aista pretrain --config pretrain.yaml --set train.max_steps=2000 --set output=runs/quick
 
+    aista pretrain --config pretrain.yaml --set init=runs/aligned --set model=null
+
     torchrun --nproc-per-node 8 -m aista pretrain --config pretrain.yaml
 """
 )
 def pretrain(
-    config: Annotated[str, typer.Option("--config", "-c", help="YAML file of settings.")],
+    config: Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
     overrides: Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")] = [],  # noqa: B006
 ) -> None:
     """Train the adapters on speech recognition and audio captioning.

@@ -17,10 +17,12 @@ app = typer.Typer()
     aista select --config select.yaml --set num_pairs=200 --set threshold_times_chance=6.7
 
     aista select --config select.yaml --set cost=cosine
+
+    aista select --set model=runs/stage1 --set data=[dev.jsonl] --set output=runs/select
 """
 )
 def select(
-    config: Annotated[str, typer.Option("--config", "-c", help="YAML file of settings.")],
+    config: Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
     overrides: Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")] = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:

@@ -60,6 +60,7 @@ class Preflight:
         cross_entropy: Of the target tokens, per token, before the first step.
         alignment: The method's own loss, averaged as Eq. 6 does; None for a method that cannot be asked here.
         ratio: (1 - alpha) alignment / (alpha cross-entropy).
+        unscaled: Whether the method compares raw distances and could be told not to.
         layers: Figures of every layer that is aligned (of the embedding layer where none is).
     """
 
@@ -68,6 +69,7 @@ class Preflight:
     cross_entropy: float
     alignment: float | None
     ratio: float | None
+    unscaled: bool
     layers: list[LayerFigures]
 
     @property
@@ -93,9 +95,10 @@ class Preflight:
             told += f", alignment {self.alignment:.3g}, (1 - alpha) alignment / alpha CE = {self.ratio:.2g}"
         console.print(told)
         if self.swamped:
+            cure = "--set alignment.options.scale=cosine, or " if self.unscaled else ""
             console.print(
                 "[yellow]The alignment starts larger than the translation loss and will be learnt first. "
-                "--set alignment.options.scale=text_spread, or a larger alpha, keeps them in proportion."
+                f"To keep them in proportion: {cure}a larger alignment.alpha."
             )
 
 
@@ -156,6 +159,7 @@ def preflight(
         cross_entropy=cross_entropy,
         alignment=value,
         ratio=None if value is None else (1 - alpha) * value / max(alpha * cross_entropy, 1e-12),
+        unscaled=getattr(getattr(objective, "distance", None), "scale", None) in ("raw", "per_dimension"),
         layers=[_figures(layer, speech[layer], text[layer]) for layer in layers],
     )
 
