@@ -105,7 +105,7 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
             continue
         cells = ["/".join(f"{found[prompt, k, cost]['mrr']:.2f}"
                           for cost in COSTS) for k in layers]  # fmt: skip
-        at = found[prompt, 6, "cosine"]
+        at = found[prompt, 6 if 6 in layers else layers[-1], "cosine"]
         massive = f"{at['speech_massive_tokens']:.2f} / {at['text_massive_tokens']:.2f}"
         print(f"| {name} | " + " | ".join(cells) + f" | {massive} | {at['length_only_mrr']:.2f} |")
 

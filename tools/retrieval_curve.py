@@ -56,7 +56,7 @@ def main() -> None:
     ears = dict(ear.split("=", 1) for ear in chosen.ear)
     folder = next(source for source in ears.values() if not source.startswith(("untrained", "translation")))
     speech_llm = SpeechLM.load(folder)
-    store = FeatureStore(Path(chosen.features))
+    store = FeatureStore(Path(chosen.features)) if chosen.features else None
     dataset = SpeechDataset([Manifest(chosen.data)], features=store)
     pairs = dataset.subset(list(range(min(chosen.pairs, len(dataset)))))
     done = {key(row) for row in rows_of(chosen.output)}
@@ -93,7 +93,7 @@ def arguments() -> argparse.Namespace:
         "--ear", action="append", required=True, help="NAME=FOLDER | untrained:SEED | translation"
     )
     parser.add_argument("--data", required=True)
-    parser.add_argument("--features", required=True)
+    parser.add_argument("--features", help="Folder of cached encoder features.")
     parser.add_argument("--pairs", type=int, default=120)
     parser.add_argument("--prompts", nargs="+", default=[*PREFIXES], choices=[*PREFIXES])
     parser.add_argument("--clouds", nargs="+", default=[*CLOUDS], choices=[*CLOUDS])
@@ -109,18 +109,21 @@ def use_prefix(speech_llm: SpeechLM, prompt: str) -> None:
     speech_llm.processor.config.template = speech_llm.model.config.template = prompt
 
 
-LAYERS = (0, 2, 4, 6, 8, 12, 16, 20, 24)
+def layers_of(speech_llm: SpeechLM) -> tuple[int, ...]:
+    """Every second layer up to 8, then every fourth, and the last."""
+    top = speech_llm.num_layers
+    return tuple(layer for layer in range(top + 1) if layer in (0, 2, 6, top) or layer % 4 == 0)
 
 
 def states_of(batches: Iterable[tuple[Batch, dict[int, Tensor]]]) -> States:
     """Cut the compared positions out of batches of hidden states."""
-    found: States = {cloud: {layer: [] for layer in LAYERS} for cloud in CLOUDS}
+    found: States = {cloud: {} for cloud in CLOUDS}
     for batch, states in batches:
         for cloud in CLOUDS:
             mask = compared(batch, cloud)
-            for layer in LAYERS:
+            for layer in states:
                 rows = zip(states[layer], mask, strict=True)
-                found[cloud][layer] += [row[keep].float() for row, keep in rows]
+                found[cloud].setdefault(layer, []).extend(row[keep].float() for row, keep in rows)
     return found
 
 
@@ -147,7 +150,7 @@ def side_of(source: str, speech_llm: SpeechLM, pairs: SpeechDataset) -> States:
         for part in parts(pairs):
             contents = [content for _, content in part]
             batch = speech_llm.batcher.translation(contents, [""] * len(part), padding_side="right")
-            yield batch, speech_llm.states(batch, LAYERS)
+            yield batch, speech_llm.states(batch, layers_of(speech_llm))
 
     return states_of(batches())
 
@@ -159,7 +162,7 @@ def text_side(speech_llm: SpeechLM, pairs: SpeechDataset) -> States:
 def text_batches(speech_llm: SpeechLM, texts: list[list[str]]) -> Iterator[tuple[Batch, dict[int, Tensor]]]:
     for some in texts:
         batch = speech_llm.batcher.translation(some, [""] * len(some), padding_side="right")
-        yield batch, speech_llm.text_states(batch, LAYERS)
+        yield batch, speech_llm.text_states(batch, layers_of(speech_llm))
 
 
 def cached(path: Path, make: Any, *inputs: Any) -> States:
@@ -175,7 +178,7 @@ def measured(
 ) -> Iterator[dict[str, Any]]:
     """MRR of one cloud at every layer under every cost, with the controls."""
     texts = [row.text or "" for row in pairs.utterances()]
-    for layer in LAYERS:
+    for layer in sorted(spoken):
         speech, text = spoken[layer], written[layer]
         heard, read = crowding(speech), crowding(text)
         about = {
