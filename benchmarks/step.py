@@ -40,6 +40,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import Blip2QFormerConfig, Qwen2Config, WhisperConfig
 
 from aista.alignment import alignment
+from aista.audio.fbank import num_fbank_frames
 from aista.config import TrainSettings
 from aista.model import AistaConfig, AistaForConditionalGeneration
 from aista.retrieval import exact_ranks
@@ -101,8 +102,20 @@ def batch_of(size: Size, config: AistaConfig, seed: int = 0) -> dict[str, Any]:
         transcript = prefix + words(2.7 * clip)
         written.append(Row(transcript, PREFIX, len(transcript), []))
     frames = max(config.frames_for(number) for number in samples)
-    sound = {"speech_features": torch.randn(size.batch, frames, FEATURES), "num_samples": samples}
+    sound = {"speech_features": torch.randn(size.batch, frames, config.feature_dim), "num_samples": samples}
     return {"speech": Batch.of_rows(rows, 0, "right", sound), "text": Batch.of_rows(written, 0, "right")}
+
+
+def from_audio(batch: dict[str, Any], config: AistaConfig) -> dict[str, Any]:
+    """Put what the frozen encoders take (noise) in the place of what they gave."""
+    samples, speech = batch["speech"].sound["num_samples"], config.speech_config
+    mel = torch.randn(len(samples), speech.num_mel_bins, 2 * speech.max_source_positions)
+    sound = {"num_samples": samples, "input_features": mel}
+    if config.audio_config is not None:
+        frames = [num_fbank_frames(max(number, config.audio_config.min_samples)) for number in samples]
+        sound["fbank"] = torch.randn(len(samples), max(frames), config.audio_config.num_mel_bins)
+        sound["fbank_mask"] = torch.arange(max(frames))[None] < torch.tensor(frames)[:, None]
+    return {**batch, "speech": replace(batch["speech"], sound=sound)}
 
 
 # ---- the variants ----
@@ -140,10 +153,10 @@ def obvious_step(model: AistaForConditionalGeneration, layers: Iterable[int]) ->
             for row in range(heard.size):
                 speech = spoken.hidden_states[layer][row][heard.span[row]]
                 texts = written.hidden_states[layer][row][text.span[row]]
-                masses = (
-                    torch.full((len(speech),), 1 / len(speech)), torch.full((len(texts),), 1 / len(texts))
-                )  # fmt: skip
-                distances.append(ot.emd2(*masses, ot.dist(speech, texts)))
+                with torch.autocast(speech.device.type, enabled=False):
+                    cost = ot.dist(speech.float(), texts.float())
+                masses = (cost.new_full((n,), 1 / n) for n in cost.shape)
+                distances.append(ot.emd2(*masses, cost))
         return 0.99 * ce + 0.01 * torch.stack(distances).mean()
 
     return loss
@@ -231,11 +244,7 @@ def features(repeats: int) -> dict[str, Any]:
     size = Size(batch=4)
     model = model_of(size, encoder_layers=6)
     batch = batch_of(size, model.config)
-    sound = {
-        "input_features": torch.randn(size.batch, 80, 3000),
-        "num_samples": batch["speech"].sound["num_samples"],
-    }
-    fresh = {**batch, "speech": replace(batch["speech"], sound=sound)}
+    fresh = from_audio(batch, model.config)
     loss = aista_step(model, (0, 1))
     spent: list[float] = []
     encode = model.encode_audio
@@ -316,21 +325,27 @@ def growth(repeats: int) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def selection(counts: Iterable[int], dim: int = 512) -> list[dict[str, float]]:
-    """Seconds to rank one layer of synthetic states exactly, over the number of pairs."""
+def synthetic_states(count: int, dim: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Draw states (tokens, dim) of speech and of text: a Zipf vocabulary, and noise on the speech."""
     rng = np.random.default_rng(0)
     scale = (np.arange(1, dim + 1) ** -0.35).astype(np.float32)
     scale /= np.sqrt((scale**2).sum())
     vocabulary = rng.standard_normal((6000, dim), dtype=np.float32) * scale
     odds = 1 / np.arange(1, 6001)
     speech, text = [], []
-    for _ in range(max(counts)):
+    for _ in range(count):
         m = int(np.clip(rng.lognormal(math.log(14), 0.45), 4, 45))
         n = int(np.clip(rng.lognormal(math.log(16), 0.45), 6, 45))
         said = vocabulary[rng.choice(6000, m, p=odds / odds.sum())]
         text.append(torch.from_numpy(said))
         noise = rng.standard_normal((n, dim), dtype=np.float32) * scale
         speech.append(torch.from_numpy(0.3 * said[np.arange(n) * m // n] + 0.95 * noise))
+    return speech, text
+
+
+def selection(counts: Iterable[int], dim: int = 512) -> list[dict[str, float]]:
+    """Seconds to rank one layer of synthetic states exactly, over the number of pairs."""
+    speech, text = synthetic_states(max(counts), dim)
     rows: list[dict[str, float]] = []
     exact_ranks(speech[:20], text[:20])  # compiles
     for count in counts:
