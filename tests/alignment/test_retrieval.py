@@ -164,8 +164,8 @@ def test_standardised_layers_keep_their_own_moments() -> None:
     method = alignment("retrieval", (0, 3), Sizes(WIDTH, 10), cost="standardised").train()
     method(given)
     held = method.state_dict()
-    assert {name.split(".")[1] for name in held} == {"speech_0", "speech_3", "text_0", "text_3"}
-    torch.testing.assert_close(held["moments.text_3.mean"], given.text[3][given.text_mask].mean(0))
+    assert {name.split(".")[2] for name in held} == {"speech_0", "speech_3", "text_0", "text_3"}
+    torch.testing.assert_close(held["moments.sides.text_3.mean"], given.text[3][given.text_mask].mean(0))
     method.eval()
     method(paired(seed=4, layers=(0, 3)))  # validation moves nothing
     assert all(torch.equal(value, method.state_dict()[name]) for name, value in held.items())
@@ -211,3 +211,21 @@ def test_real_tokens_may_stand_anywhere(threads: int) -> None:
         for j in range(5):
             wanted = ot.emd2([], [], torch.cdist(x[i][x_mask[i]], y[j][y_mask[j]]).square().double().numpy())
             assert float(found[i, j]) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_papers_loss_can_be_standardised_too() -> None:
+    """The mean of the matching pairs' standardised distances; its gradient is the derivative."""
+    given = paired()
+    method = alignment("wasserstein", (0,), Sizes(WIDTH, 10), scale="standardised").train()
+    assert method.over_batch
+    found = method(given)["wasserstein_0"]
+    torch.testing.assert_close(found, by_pot(paired(), "standardised").diag().mean())
+    method.eval()
+
+    def loss(speech: Tensor) -> Tensor:
+        states = PairedStates({0: speech}, given.speech_mask, given.text, given.text_mask, IDS)
+        return method(states)["wasserstein_0"]
+
+    assert torch.autograd.gradcheck(loss, (given.speech[0],), fast_mode=True)
+    with pytest.raises(ConfigError, match="sizes"):
+        alignment("wasserstein", (0,), scale="standardised")

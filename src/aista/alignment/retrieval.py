@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes
@@ -13,7 +13,7 @@ from aista.alignment.base import Alignment
 from aista.alignment.contrastive import masked_mean, same_transcript
 from aista.errors import ConfigError
 from aista.ot.all_pairs import all_distances, max_similarities
-from aista.ot.cost import COSTS, RunningMoments, standardise, unit_length
+from aista.ot.cost import COSTS, LayerMoments, unit_length
 
 SIMILARITIES = ("wasserstein", "maxsim", "mean")
 
@@ -72,13 +72,11 @@ class Method(Alignment):
                 f"similarity={similarity!r} compares cosines: it takes no other cost.", got=f"cost={cost!r}"
             )
         self.temperature, self.similarity, self.cost, self.threads = temperature, similarity, cost, threads
-        self.moments = nn.ModuleDict()
+        self.moments: LayerMoments | None = None
         if cost == "standardised":
             if sizes is None:
                 raise ConfigError("cost='standardised' needs the backbone's sizes.", got=None)
-            for layer in layers:
-                for side in ("speech", "text"):
-                    self.moments[f"{side}_{layer}"] = RunningMoments(sizes.hidden_size)
+            self.moments = LayerMoments(layers, sizes.hidden_size)
 
     def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:
         """Return ``retrieval_<layer>`` of each pair, (B,)."""
@@ -104,20 +102,18 @@ class Method(Alignment):
                 return max_similarities(
                     unit_length(speech, speech_mask), speech_mask, unit_length(text, text_mask), text_mask
                 )
-            x = self._mapped(f"speech_{layer}", speech, speech_mask)
-            y = self._mapped(f"text_{layer}", text, text_mask)
+            x = self._mapped("speech", layer, speech, speech_mask)
+            y = self._mapped("text", layer, text, text_mask)
             return -all_distances(x, speech_mask, y, text_mask, threads=self.threads)
 
-    def _mapped(self, side: str, states: Tensor, mask: Tensor) -> Tensor:
+    def _mapped(self, side: str, layer: int, states: Tensor, mask: Tensor) -> Tensor:
         """Bring one side's tokens to where squared distances are the chosen cost."""
         if self.cost == "squared_euclidean":
             return states
         if self.cost == "cosine":
             return unit_length(states, mask)
-        running: Any = self.moments[side]
-        if self.training:
-            running.update(states[mask])
-        return standardise(states, running.current(), mask)
+        assert self.moments is not None
+        return self.moments(side, layer, states, mask)
 
 
 def info_nce(logits: Tensor, same: Tensor) -> Tensor:

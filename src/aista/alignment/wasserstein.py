@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from aista.alignment import PairedStates
+from aista.alignment import PairedStates, Sizes
 from aista.alignment.base import Alignment
 from aista.errors import ConfigError
+from aista.ot.cost import LayerMoments
 from aista.ot.loss import WassersteinLoss
 
 
@@ -20,22 +21,40 @@ class Method(Alignment):
         layers: Layers to align.
         spread: Layer -> a number that divides its distances, instead of ``scale="text_spread"``, which
             measures it on the texts of each step. (``preflight.json`` of a run has these numbers.)
-        options: Keyword arguments of :class:`aista.ot.loss.WassersteinLoss`.
+        sizes: Of the backbone; needed for ``scale="standardised"`` alone.
+        options: Keyword arguments of :class:`aista.ot.loss.WassersteinLoss`. Besides its scales there is
+            ``standardised``: each side by its running mean and deviation, dimension by dimension, so that no
+            massive dimension decides; distances are then as large as with ``cosine``.
 
-    With ``scale="text_spread"`` and ``solver="geomloss_compat"`` a pair's loss depends on the whole batch.
+    With ``scale="text_spread"`` or ``"standardised"``, or with ``solver="geomloss_compat"``, a pair's loss
+    depends on the whole batch.
 
     Raises:
-        ConfigError: ``spread`` does not name every layer, is not above 0, or stands beside a ``scale``.
+        ConfigError: ``spread`` does not name every layer, is not above 0, or stands beside a ``scale``; or
+            ``standardised`` has no sizes.
 
     Equation: 1, at each layer of Eq. 6.
     """
 
     def __init__(
-        self, layers: tuple[int, ...], spread: Mapping[int, float] | None = None, **options: Any
+        self,
+        layers: tuple[int, ...],
+        spread: Mapping[int, float] | None = None,
+        sizes: Sizes | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(layers)
+        self.moments: LayerMoments | None = None
+        if options.get("scale") == "standardised":
+            if sizes is None or spread is not None:
+                raise ConfigError(
+                    "scale='standardised' needs the backbone's sizes, and takes no spread.",
+                    got=(sizes, spread),
+                )
+            self.moments = LayerMoments(layers, sizes.hidden_size)
+            options = {**options, "scale": "raw"}
         self.distance = WassersteinLoss(**options)
-        self.over_batch = self.distance.over_batch
+        self.over_batch = self.distance.over_batch or self.moments is not None
         if spread is not None and (
             self.distance.scale != "raw" or {*layers} - {*spread} or min(spread.values()) <= 0
         ):
@@ -55,6 +74,9 @@ class Method(Alignment):
         speech_mask, text_mask = states.speech_mask.clone(), states.text_mask.clone()
         speech_mask[:, 0] |= empty
         text_mask[:, 0] |= empty
+        if self.moments is not None:
+            speech = {k: self.moments("speech", k, side, speech_mask) for k, side in speech.items()}
+            text = {k: self.moments("text", k, side, text_mask) for k, side in text.items()}
         losses = self.distance.over_layers(speech, speech_mask, text, text_mask)
         if self.spread is not None:
             losses = {layer: values / self.spread[layer] for layer, values in losses.items()}

@@ -213,3 +213,25 @@ class RunningMoments(nn.Module):
         """Return what is known so far."""
         deviation = self.variance.sqrt()
         return Moments(self.mean, torch.where(deviation > 0, deviation, 1.0))
+
+
+class LayerMoments(nn.Module):
+    """Running moments of speech and text at several layers, and the standardised states they give.
+
+    Args:
+        layers: Layer numbers. dim: Width d of the states.
+    """
+
+    def __init__(self, layers: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.sides = nn.ModuleDict(
+            {f"{side}_{layer}": RunningMoments(dim) for layer in layers for side in ("speech", "text")}
+        )
+
+    def forward(self, side: str, layer: int, states: Tensor, mask: Tensor) -> Tensor:
+        """Standardise one side's states (B, N, d) by its moments; in training these tokens count first."""
+        running = self.sides[f"{side}_{layer}"]
+        assert isinstance(running, RunningMoments)
+        if self.training:
+            running.update(states[mask])
+        return standardise(states, running.current(), mask)

@@ -159,7 +159,8 @@ def preflight(
         cross_entropy=cross_entropy,
         alignment=value,
         ratio=None if value is None else (1 - alpha) * value / max(alpha * cross_entropy, 1e-12),
-        unscaled=getattr(getattr(objective, "distance", None), "scale", None) in ("raw", "per_dimension"),
+        unscaled=getattr(getattr(objective, "distance", None), "scale", None) in ("raw", "per_dimension")
+        and not objective.state_dict(),
         layers=[_figures(layer, speech[layer], text[layer]) for layer in layers],
     )
 
@@ -183,8 +184,8 @@ def _cross_entropy(speech_llm: SpeechLM, pairs: SpeechDataset) -> float:
 def _own_loss(
     objective: Alignment, speech: dict[int, list[Tensor]], text: dict[int, list[Tensor]]
 ) -> float | None:
-    """Return the mean of a parameter-free method's losses on these states, None for other methods."""
-    if not objective.layers or objective.needs_logits or next(objective.parameters(), None) is not None:
+    """Return the mean of a method's losses on these states, None for one with a state of its own."""
+    if not objective.layers or objective.needs_logits or objective.state_dict():
         return None
 
     def padded(side: dict[int, list[Tensor]]) -> tuple[dict[int, Tensor], Tensor]:
