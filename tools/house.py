@@ -171,49 +171,45 @@ def audio_to_translation(folder: Path) -> list[str]:
 
 
 def row_to_loss(folder: Path) -> list[str]:
-    """Walk from a row of a manifest to the loss of Eq. 6 and its gradient: one step of ``aista joint``."""
+    """Walk from two rows of a manifest to the loss of Eq. 6 and its gradient, with the demo's stage-1 model."""
     import json
 
     import numpy as np
     import soundfile
 
     from aista.config import JointSettings
-    from aista.training.joint import joint
+    from aista.training.aligning import aligned
+    from aista.training.run import training_data
 
-    rows = []
+    row = {"text": "A bell.", "tgt_lang": "zh", "translation": "一口钟。", "task": "st"}
+    lines = []
     for number in range(2):
-        sound = folder / f"u{number}.wav"
-        soundfile.write(
-            sound, np.random.default_rng(number).normal(0, 0.05, 16_000).astype("float32"), 16_000
-        )
-        rows.append(
-            {
-                "id": f"u{number}",
-                "audio": sound.name,
-                "text": "A bell.",
-                "tgt_lang": "zh",
-                "translation": "一口钟。",
-                "task": "st",
-            }
-        )
+        sound = np.random.default_rng(number).normal(0, 0.05, 16_000).astype("float32")
+        soundfile.write(folder / f"u{number}.wav", sound, 16_000)
+        lines.append(json.dumps({"id": f"u{number}", "audio": f"u{number}.wav", **row}) + "\n")
     manifest = folder / "st.jsonl"
-    manifest.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    settings = JointSettings.of(
-        {
-            "output": str(folder / "joint"),
-            "init": "aista:stage1",
-            "data": {"train": [str(manifest)]},
-            "train": {
-                "max_steps": 1,
-                "warmup_steps": 0,
-                "per_device_train_batch_size": 2,
-                "save_steps": 1,
-                "logging_steps": 1,
-            },
-            "alignment": {"layers": [0, 1]},
-        }
-    )
-    return walk(lambda: joint(settings))
+    manifest.write_text("".join(lines), encoding="utf-8")
+    values = {"output": str(folder / "joint"), "init": "aista:stage1", "data": {"train": [str(manifest)]}}
+    train = {"max_steps": 1, "warmup_steps": 0, "save_steps": 1, "eval_steps": None, "patience": None}
+    settings = JointSettings.of({**values, "train": train, "alignment": {"layers": [0, 1]}})
+    model, processor = stage_one(settings.init)
+    objective = aligned(model, settings.alignment, seed=settings.seed).train()
+    data = training_data(settings, objective, processor)
+
+    def step() -> None:
+        batch = data.collator([data.train[0], data.train[1]])
+        batch.pop("ids", None)
+        objective(**batch).loss.backward()
+
+    return walk(step)
+
+
+def stage_one(source: str) -> tuple[Any, Any]:
+    """Load a model folder and its processor."""
+    from aista.model.processing import AistaProcessor
+    from aista.model.speech_lm import AistaForConditionalGeneration
+
+    return AistaForConditionalGeneration.from_pretrained(source), AistaProcessor.from_pretrained(source)
 
 
 def walks() -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from torch import Tensor, multiprocessing
 
 from aista.alignment import PairedStates, Sizes, alignment, names
 from aista.alignment.base import Alignment, gather_pairs, joint_loss, take_pairs
-from aista.config import PretrainSettings
+from aista.config import ModelSettings
 from aista.data.collate import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError
@@ -45,7 +45,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     values = tiny.pretrain_settings(folder).model_dump()["model"]
     values["qformer"] |= NO_DROPOUT
     values["lora"]["dropout"] = 0.0
-    model, processor = fresh_model(PretrainSettings.model_fields["model"].annotation.of(values), 1)  # type: ignore[union-attr]
+    model, processor = fresh_model(ModelSettings.of(values), 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

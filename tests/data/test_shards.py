@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     rows = []
     for i in range(COUNT):
-        write_audio(place / f"{i}.wav", np.full(16_000, (i + 1) / 100))
+        write_audio(place / f"{i}.wav", np.tile([1.0, -1.0], 8_000) * (i + 1) / 100)
         duration = round(float(rng.uniform(0.1, 0.5)), 3)
         rows.append(Utterance(id=f"u{i}", audio=f"{i}.wav", offset=0.25, duration=duration, text=f"{i}"))
     write_manifest(place / "m.jsonl", rows)
@@ -46,7 +46,7 @@ def test_the_manifest_of_shards_is_one_like_any_other(folder):
         assert row.duration == pytest.approx(original[row.id].duration, abs=1e-3) and row.offset == 0
         _, samples = dataset[index]
         assert len(samples) == pytest.approx(row.duration * 16_000, abs=1)
-        assert np.allclose(samples, (int(row.text) + 1) / 100, atol=1e-4)
+        assert np.allclose(np.abs(samples), (int(row.text) + 1) / 100, atol=1e-4)
     assert len(dataset.clips()) == COUNT and len(set(dataset.archives.tolist())) == 7
 
 
@@ -132,7 +132,7 @@ def test_members_with_paths_stay_in_their_shard(folder, tmp_path):
             tar.add(folder / "0.wav", arcname=name)
     with pytest.raises(AudioError, match="no such file in the archive"):
         load_audio(tmp_path / "bad.tar" / "x.wav")
-    assert np.allclose(load_audio(tmp_path / "bad.tar" / ".." / "escaped.wav"), 0.01, atol=1e-4)
+    assert np.allclose(np.abs(load_audio(tmp_path / "bad.tar" / ".." / "escaped.wav")), 0.01, atol=1e-4)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.tar"]
 
 
