@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from aista.speech_llm import Batcher
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -71,11 +72,11 @@ def equation_2(forward: Callable, folder: Path) -> None:
     head = model.get_output_embeddings()
     with torch.no_grad():
         head.weight.zero_()
-    batch = processor([torch.zeros(8_000).numpy()], ["Translate."], ["Ja."])
-    count = int((batch["labels"] != -100).sum())
-    assert count == 4  # three bytes and the end
-    assert forward(model, **batch, num_items_in_batch=1).loss.item() == pytest.approx(4 * math.log(262))
-    assert forward(model, **batch).loss.item() == pytest.approx(math.log(262))
+    batch = Batcher(processor, model.config).training([torch.zeros(8_000).numpy()], ["Translate."], ["Ja."])
+    given = {**batch.inputs(), "labels": batch.labels}
+    assert int((batch.labels != -100).sum()) == 4  # three bytes and the end
+    assert forward(model, **given, num_items_in_batch=1).loss.item() == pytest.approx(4 * math.log(262))
+    assert forward(model, **given).loss.item() == pytest.approx(math.log(262))
 
 
 def equation_3(exact_ranks: Callable) -> None:

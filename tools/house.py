@@ -179,7 +179,7 @@ def row_to_loss(folder: Path) -> list[str]:
 
     from aista.config import JointSettings
     from aista.training.aligning import aligned
-    from aista.training.run import training_data
+    from aista.training.run import _data
 
     row = {"text": "A bell.", "tgt_lang": "zh", "translation": "一口钟。", "task": "st"}
     lines = []
@@ -194,7 +194,7 @@ def row_to_loss(folder: Path) -> list[str]:
     settings = JointSettings.of({**values, "train": train, "alignment": {"layers": [0, 1]}})
     model, processor = stage_one(settings.init)
     objective = aligned(model, settings.alignment, seed=settings.seed).train()
-    data = training_data(settings, objective, processor)
+    data = _data(settings, objective, processor)
 
     def step() -> None:
         batch = data.collator([data.train[0], data.train[1]])

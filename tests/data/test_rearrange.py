@@ -123,7 +123,7 @@ def spelled(folder, number):
     name = f"{number}.wav"
     real = folder / "rec" / name
     (folder / "rec").mkdir(exist_ok=True)
-    soundfile.write(real, np.full(800, 0.001 * (number + 1)), 16_000)
+    soundfile.write(real, np.tile([1.0, -1.0], 400) * 0.001 * (number + 1), 16_000)
     for place in ("linked", "hard", "copied", "deep/er"):
         (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / "linked" / name).symlink_to(real)
