@@ -6,7 +6,6 @@ A name with a dot is the module of another project: nothing of ours has to be ed
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable, Collection
@@ -25,8 +24,7 @@ def names(package: str, hidden: Collection[str] = ()) -> list[str]:
         package: Dotted name of the package.
         hidden: Modules of it that are no plugins.
     """
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec else None
+    folders = importlib.import_module(package).__path__
     return sorted(module.name for module in pkgutil.iter_modules(folders) if module.name not in hidden)
 
 

@@ -183,5 +183,7 @@ def test_real_recordings_pass(shared_dir, tmp_path):
     report = check(Manifest(tmp_path / "real.jsonl"), decode=True)
     assert report.ok and report.rows == len(files) == 8
     assert set(report.problems) == {"no duration", "odd audio"}
-    assert [row.split()[1] for row in report.problems["odd audio"].examples] == ["stereo.opus:"]  # a real DC offset
+    assert [row.split()[1] for row in report.problems["odd audio"].examples] == [
+        "stereo.opus:"
+    ]  # a real DC offset
     assert report.hours * 3600 == pytest.approx(55.7, abs=0.2)

@@ -81,12 +81,6 @@ def test_contradictions_are_refused():
             LengthGroupedSampler(**arguments)
 
 
-def test_the_epoch_is_passed_on():
-    heard = []
-    LengthGroupedSampler([1.0], 1, on_epoch=heard.append).set_epoch(7)
-    assert heard == [7]
-
-
 def test_transformers_trainer_sets_the_epoch_through_the_loader():
     from accelerate import Accelerator
 

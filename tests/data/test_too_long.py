@@ -90,9 +90,13 @@ def test_segments_that_are_no_parts_are_refused(changes, message):
         Utterance(**row)
 
 
+SECONDS = np.arange(16_000 * 4) / 16_000
+RISING_TONE = 0.5 * np.sin(2 * np.pi * (200 + 100 * SECONDS) * SECONDS)
+
+
 @pytest.fixture
 def manifest(tmp_path):
-    write_audio(tmp_path / "talk.wav", np.linspace(0, 0.5, 16_000 * 4))
+    write_audio(tmp_path / "talk.wav", RISING_TONE)
     segments = [{"offset": at, "duration": 0.9, "text": f"{at}", "translation": f"{at}"} for at in range(3)]
     rows = [
         Utterance(id="short", audio="talk.wav", duration=1.0, text="x", task="asr"),
@@ -114,9 +118,8 @@ def test_a_dataset_of_pieces(manifest, caplog):
     assert [row.id for row in rows] == ["short", "talk/1", "talk/2", "sound", "text"]
     assert [row.duration for row in rows] == [1.0, 1.9, 0.9, 2.0, None]
     assert rows[1].translation == "01" and rows[2].text == "2"
-    tone = np.linspace(0, 0.5, 16_000 * 4)
     for index, start, end in ((1, 1.0, 2.9), (2, 3.0, 3.9), (3, 1.0, 3.0)):
-        assert np.allclose(dataset[index][1], tone[int(start * 16_000) : int(end * 16_000)], atol=1e-4)
+        assert np.allclose(dataset[index][1], RISING_TONE[int(start * 16_000) : int(end * 16_000)], atol=1e-4)
     report = dataset.too_long
     assert (report.skipped, report.cropped, report.segmented, report.pieces) == (1, 1, 1, 2)
     assert report.seconds_lost == pytest.approx(4.0 + 1.0 + 0.2)

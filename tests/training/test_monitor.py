@@ -124,8 +124,8 @@ def test_rows_go_to_tensorboard_and_unknown_places_are_refused(tmp_path: Path) -
 def test_the_meter_counts_real_tokens() -> None:
     meter = Meter()
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    meter.note({"attention_mask": mask})
-    meter.note({"attention_mask": mask})
+    meter.note(mask)
+    meter.note(mask)
     assert meter.counts() == [4.0, 12.0, 16.0]
     meter.pause(-10.0)  # as if ten seconds had passed
     figures = meter.read(meter.counts())

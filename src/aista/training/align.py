@@ -23,6 +23,7 @@ from aista.retrieval.clouds import under_cost
 from aista.run_folder import claim, inputs_of
 from aista.speech_llm import Batch, Output
 from aista.speech_llm.states import check_layers
+from aista.training.arguments import require_reporters
 from aista.training.objective import Joint, SpeechTextObjective
 from aista.training.pretrain import starting_model
 from aista.training.run import FINISHED, Run, finished_run, train
@@ -39,6 +40,7 @@ def align(settings: AlignSettings) -> Run:
         ConfigError: There is no such layer, or the method does not take these options or needs logits.
     """
     output = Path(settings.output)
+    require_reporters(settings.train)  # before the folder is claimed
     with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
         return finished_run(output) if done else _align(settings)
 

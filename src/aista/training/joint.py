@@ -8,6 +8,7 @@ from aista.config import JointSettings
 from aista.run_folder import claim, inputs_of
 from aista.speech_llm import SpeechLM
 from aista.training.aligning import aligned
+from aista.training.arguments import require_reporters
 from aista.training.run import FINISHED, Run, finished_run, train
 
 
@@ -17,6 +18,7 @@ def joint(settings: JointSettings) -> Run:
     Running it again goes on where it stopped, or returns at once when it is finished.
     """
     output = Path(settings.output)
+    require_reporters(settings.train)  # before the folder is claimed
     with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
         if done:
             return finished_run(output)

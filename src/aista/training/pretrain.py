@@ -9,6 +9,7 @@ from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.run_folder import claim, inputs_of
 from aista.training.aligning import aligned
+from aista.training.arguments import require_reporters
 from aista.training.run import FINISHED, Run, finished_run, train
 
 
@@ -54,6 +55,7 @@ def pretrain(settings: PretrainSettings) -> Run:
     Running it again goes on where it stopped, or returns at once when it is finished.
     """
     output = Path(settings.output)
+    require_reporters(settings.train)  # before the folder is claimed
     with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
         if done:
             return finished_run(output)

@@ -24,7 +24,6 @@ from aista.errors import ConfigError, TrainingError
 from aista.files import write_whole
 from aista.model.feature_cache import cached_features
 from aista.speech_llm import Batcher, SpeechLM
-from aista.training.arguments import require_reporters
 from aista.training.journal import PROGRESS
 from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
 from aista.training.preflight import before_training
@@ -79,7 +78,6 @@ def train(
         TrainingError: The loss stopped being finite.
     """
     output = Path(settings.output)
-    require_reporters(settings.train)
     speed_up(objective.model, settings.train)
     set_seed(settings.seed)
     data = _data(settings, objective, processor)
