@@ -171,7 +171,7 @@ def audio_to_translation(folder: Path) -> list[str]:
 
 
 def row_to_loss(folder: Path) -> list[str]:
-    """Walk from two rows of a manifest to the loss of Eq. 6 and its gradient, with the demo's stage-1 model."""
+    """Walk from two rows of a manifest to the loss of Eq. 6 and its gradient, with the demo's stage 1."""
     import json
 
     import numpy as np
@@ -198,8 +198,7 @@ def row_to_loss(folder: Path) -> list[str]:
 
     def step() -> None:
         batch = data.collator([data.train[0], data.train[1]])
-        batch.pop("ids", None)
-        objective(**batch).loss.backward()
+        objective(speech=batch["speech"], text=batch["text"]).loss.backward()
 
     return walk(step)
 
