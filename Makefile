@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test stress lint clean
+.PHONY: demo check test stress lint clean
 
 demo: $(VENV)/.demo ## See the paper work: select layers, train base and AI-STA, compare, open the report.
 	$(BIN)/aista demo
+
+check: lint ## Style, types, floors, and the tests that are not slow.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not stress"
 
 test: $(VENV)/.dev ## Run every test, a process per core.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
@@ -17,7 +20,7 @@ stress: $(VENV)/.dev ## The tests that take minutes each, one after the other.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m stress --timeout 1800 tests
 
 lint: $(VENV)/.dev ## Style, types, and the order of floors.
-	$(BIN)/ruff check . && $(BIN)/ruff format --check src tests benchmarks && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check src tests benchmarks tools && $(BIN)/mypy && $(BIN)/lint-imports
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
