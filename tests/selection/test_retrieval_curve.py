@@ -38,14 +38,14 @@ def test_every_factor_is_measured_once_and_drawn(tmp_path: Path, capsys: pytest.
         "--work", str(tmp_path / "work"), "--output", str(output),
     )  # fmt: skip
     run("retrieval_curve.py", *arguments)
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    rows = [json.loads(line) for line in output.read_text().strip().split("\n")]
     found = [(row["prompt"], row["ear"], row["cloud"], row["layer"], row["cost"]) for row in rows]
     assert len(found) == len(set(found)) == len(PROMPTS) * len(EARS) * 2 * 3 * 3
     assert all(0 < row["mrr"] <= 1 and 0 < row["length_only_mrr"] <= 1 for row in rows)
     at_0 = {row["ear"]: row["mrr"] for row in rows if row["layer"] == 0 and row["cloud"] == "span"}
     assert set(at_0) == set(EARS)
     run("retrieval_curve.py", *arguments)  # nothing is measured again
-    assert len(output.read_text().splitlines()) == len(rows)
+    assert len(output.read_text().strip().split("\n")) == len(rows)
     renamed = output.read_text().replace('"ear": "saved"', '"ear": "aligned-1"')
     output.write_text(renamed)
     run("draw_retrieval_curve.py", str(output), str(tmp_path / "curve.svg"))
