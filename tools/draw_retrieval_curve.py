@@ -32,7 +32,7 @@ PROMPTS = {
 def main() -> None:
     """Draw the figure and print the tables."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
-    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    rows = [json.loads(line) for line in source.read_text().strip().split("\n")]
     draw(rows, target)
     for cloud in ("span", "whole"):
         for ear in sorted({row["ear"] for row in rows}):

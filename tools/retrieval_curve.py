@@ -204,7 +204,7 @@ def key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text().split("\n") if line] if path.exists() else []
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
