@@ -11,7 +11,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aista import plugins
+import aista.plugins as plugins
 
 if TYPE_CHECKING:
     from torch import Tensor
