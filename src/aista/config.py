@@ -192,7 +192,7 @@ def _takes_switch(annotation: Any) -> bool:
 
 
 class QFormerSettings(Settings):
-    """Shape of the window Q-Former (defaults: SALMONN's, SALMONN.md section 3).
+    """Shape of the window Q-Former (defaults: SALMONN's).
 
     Attributes:
         frames_per_window, queries_per_window: The paper's L = 17 frames of 20 ms and N = 1 (5.2).

@@ -23,7 +23,7 @@ MEL_HOP = exact_div(SAMPLES_PER_FRAME, MELS_PER_FRAME)
 MEL_RATE_HZ = exact_div(SAMPLE_RATE_HZ, MEL_HOP)
 SAMPLES_PER_WINDOW = SAMPLES_PER_FRAME * FRAMES_PER_WINDOW
 
-# Whisper hears 30 s at once: 1,500 frames, of which the last 4 fill no window (SALMONN.md, section 3).
+# Whisper hears 30 s at once: 1,500 frames, of which the last 4 fill no window.
 MAX_SECONDS = 30
 MAX_SAMPLES = MAX_SECONDS * SAMPLE_RATE_HZ
 MAX_FRAMES = MAX_SECONDS * FRAME_RATE_HZ

@@ -47,7 +47,7 @@ class Template:
 
 
 TEMPLATES: dict[str, Template] = {
-    # Vicuna as SALMONN addresses it (SALMONN.md, section 4): the tags are plain text.
+    # Vicuna as SALMONN addresses it (its public code, branch `salmonn`): the tags are plain text.
     "vicuna": Template("USER: <Speech>{speech}</Speech> {instruction}\nASSISTANT:", end="</s>", bos=True),
     # The flat form of Qwen2-Audio's base model: no roles.
     "qwen_flat": Template("<|audio_bos|>{speech}<|audio_eos|>{instruction}", end="<|endoftext|>", bos=False),
