@@ -26,7 +26,7 @@ from aista.data.dataset import SpeechDataset
 from aista.data.feature_store import FeatureStore
 from aista.data.manifest import Manifest, Utterance
 from aista.model.loading import read_trained
-from aista.model.modes import seeded
+from aista.model.speech_lm import seeded
 from aista.model.window_qformer import WindowQFormer
 from aista.ot.cost import COSTS
 from aista.retrieval.clouds import under_cost

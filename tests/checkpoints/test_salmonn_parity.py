@@ -18,7 +18,7 @@ from aista.checkpoints import salmonn
 from aista.config import TrainSettings
 from aista.model import AistaForConditionalGeneration, AistaProcessor, SpeechInputs
 from aista.speech_llm import Batch, Batcher, SpeechLM
-from aista.text.tokens import text_ids
+from aista.text.prompts import text_ids
 from aista.training.schedule import learning_rate
 from tests.model.speech_states import speech_states, tokens_of
 

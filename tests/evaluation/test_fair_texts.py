@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aista.errors import EvaluationError
 from aista.evaluation.metrics import bleu, chrf, wer
 from aista.evaluation.significance import paired_bootstrap
-from aista.text.characters import is_blank, without_invisible
+from aista.text.normalize import is_blank, without_invisible
 
 SENTENCES = ["The old ferry didn't leave the harbour before noon.", "Nobody's umbrella was dry that week."]
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u202a\u202c\u061c\u180e\ufe0f\u034f\x00\x08"

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from aista.errors import CheckpointError
-from aista.model.beats import BeatsConfig, BeatsForAudioTagging, BeatsModel, relative_buckets
-from aista.model.beats_file import _our_name
+from aista.model.beats import BeatsConfig, BeatsForAudioTagging, BeatsModel, _our_name, relative_buckets
 
 
 def tiny(**settings) -> BeatsConfig:

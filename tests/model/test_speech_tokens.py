@@ -12,7 +12,7 @@ from aista.errors import ConfigError
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.model.bases import load_speech_encoder
 from aista.model.feature_cache import encoder_fingerprint
-from aista.model.projection import Projection, embedding_length
+from aista.model.window_qformer import Projection, embedding_length
 from tests.tiny import language_model, whisper
 
 QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}

@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from aista.errors import ConfigError
 from aista.model.loading import configure
-from aista.text.prompts import TEMPLATES, render, template
-from aista.text.tokens import broken_tags, suitable_template, text_ids
+from aista.text.prompts import TEMPLATES, broken_tags, render, suitable_template, template, text_ids
 from tests.tiny import language_model, whisper
 
 CHAT = ["<|im_start|>", "<|im_end|>"]

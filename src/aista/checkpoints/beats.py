@@ -10,8 +10,7 @@ import torch
 from aista.checkpoints.hub import SOURCES
 from aista.errors import CheckpointError
 from aista.files import sha256_of
-from aista.model.beats import BeatsForAudioTagging, BeatsModel
-from aista.model.beats_file import read_checkpoint
+from aista.model.beats import BeatsForAudioTagging, BeatsModel, read_checkpoint
 
 __all__ = ["BeatsReport", "convert", "inspect"]
 

@@ -17,9 +17,8 @@ from aista.audio.files import AudioInfo, is_silent, probe, read_audio
 from aista.audio.rates import MAX_SECONDS, SAMPLE_RATE_HZ
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ManifestError
-from aista.text.characters import is_blank, same_apostrophes, without_invisible
-from aista.text.languages import LANGUAGES
-from aista.text.scripts import script_complaint
+from aista.text.languages import LANGUAGES, script_complaint
+from aista.text.normalize import is_blank, same_apostrophes, without_invisible
 
 Severity = Literal["error", "warning"]
 

@@ -16,7 +16,7 @@ from aista.data.collate import Collator, SpeechDataset
 from aista.retrieval import pair_distances
 from aista.speech_llm import Batch, SpeechLM
 from aista.speech_llm.pairs import paired_states
-from aista.text.tokens import text_ids
+from aista.text.prompts import text_ids
 
 _BATCH = 16
 

@@ -18,8 +18,8 @@ import sacrebleu
 from sacrebleu.metrics.base import Metric
 
 from aista.errors import EvaluationError
-from aista.text.characters import is_blank, lower, same_apostrophes, without_invisible
 from aista.text.languages import language
+from aista.text.normalize import is_blank, lower, same_apostrophes, without_invisible
 
 _NEEDS_SPACES = frozenset({"13a", "intl", "none"})
 

@@ -20,7 +20,7 @@ from aista.errors import EvaluationError
 from aista.evaluation import metrics
 from aista.evaluation.decode import Hypothesis
 from aista.files import write_whole
-from aista.text.characters import is_blank, without_invisible
+from aista.text.normalize import is_blank, without_invisible
 
 RESULTS = "results.json"
 # Another attempt may ask for more in the same folder: what is there is used again, the results are made anew.

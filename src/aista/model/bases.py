@@ -26,8 +26,7 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from aista.errors import CheckpointError, ConfigError
-from aista.model.beats import BeatsModel
-from aista.model.beats_file import read_checkpoint
+from aista.model.beats import BeatsModel, read_checkpoint
 from aista.model.configuration import BeatsConfig
 from aista.model.weights import fingerprint, read_pickle, require_match
 

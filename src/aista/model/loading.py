@@ -25,7 +25,7 @@ from aista.model import bases
 from aista.model.backbones import family as backbone_family
 from aista.model.configuration import AistaConfig
 from aista.model.weights import fingerprint
-from aista.text.tokens import end_token_id, suitable_template
+from aista.text.prompts import end_token_id, suitable_template
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -19,8 +19,7 @@ from aista.errors import ModelInputError
 from aista.model import bases, loading
 from aista.model.configuration import AistaConfig
 from aista.model.inputs import SpeechInputs
-from aista.text.prompts import render, template
-from aista.text.tokens import text_ids
+from aista.text.prompts import render, template, text_ids
 
 __all__ = ["AistaProcessor"]
 

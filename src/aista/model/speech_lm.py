@@ -6,6 +6,9 @@ It follows transformers' contract of audio LLMs: a placeholder in ``input_ids`` 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,10 @@ from aista.model import loading
 from aista.model.backbones import family
 from aista.model.beats import BeatsModel
 from aista.model.configuration import AistaConfig
-from aista.model.inputs import SpeechInputs, require_placeholders
+from aista.model.inputs import SpeechInputs, positions, put, require_placeholders
 from aista.model.lora import add_lora, is_lora
-from aista.model.modes import eval_mode, salmonn_positions, seeded
-from aista.model.positions import positions, put
-from aista.model.projection import TOKEN_SCALES, embedding_length
-from aista.model.sharded import set_whole
-from aista.model.weights import require_match
-from aista.model.window_qformer import WindowQFormer
+from aista.model.weights import require_match, set_whole
+from aista.model.window_qformer import TOKEN_SCALES, WindowQFormer, embedding_length
 
 
 class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -390,3 +389,51 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 generation_config=settings,
             )
         return torch.cat([input_ids, new], dim=1)
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while; every part returns to the mode it had."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def salmonn_positions(backbone: Any, active: bool) -> Iterator[None]:
+    """Let ``generate`` count positions as SALMONN's transformers 4.28 did, pads on the right included.
+
+    At every step positions come from the whole mask, and a pad's is 1. transformers 5 counts on from the last
+    column instead, which is the same only where that column is no pad.
+    """
+    original = backbone.prepare_inputs_for_generation
+
+    @functools.wraps(original)
+    def prepare(input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> dict[str, Any]:
+        inputs = original(input_ids, attention_mask=attention_mask, **options)
+        if attention_mask is None:  # there are no pads
+            return inputs
+        embeds = inputs.get("inputs_embeds")
+        length = (inputs["input_ids"] if embeds is None else embeds).shape[1]
+        positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 1)
+        return {**inputs, "position_ids": positions[:, -length:]}
+
+    if active:
+        backbone.prepare_inputs_for_generation = prepare
+    try:
+        yield
+    finally:
+        if active:
+            del backbone.prepare_inputs_for_generation
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed of its own, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,8 +1,9 @@
 """Reading weights without trusting them, telling what is wrong with them, and knowing them again.
 
 Pickles are read with ``weights_only=True`` (no code of theirs ever runs), keys and shapes are compared in
-both directions, and a fingerprint identifies tensors by content.
-"""
+both directions, and a fingerprint identifies tensors by content. Tensors that an engine has spread over
+processes become whole again to be saved, and are spread again to be loaded: FSDP2 holds parameters as
+DTensors; DeepSpeed's ZeRO-3 leaves an empty tensor that knows where its parts are."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from aista.errors import CheckpointError
 
@@ -138,3 +141,30 @@ def _tensor_digest(name: str, tensor: Tensor, whole: bool) -> bytes:
             start = sample * (content.numel() - _SAMPLE_BYTES) // (_SAMPLES - 1)
             digest.update(content[start : start + _SAMPLE_BYTES].numpy().tobytes())
     return digest.digest()
+
+
+def settle(module: nn.Module) -> None:
+    """Let the parameters be the spread ones again: a validation leaves FSDP2's root with gathered copies."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor's full value, detached. Every process has to ask for it, in the same order."""
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor().detach()
+    if hasattr(tensor, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    return tensor.detach()
+
+
+def set_whole(tensor: Tensor, value: Tensor) -> None:
+    """Set a tensor, spread by FSDP2 or not, to a full value that every process holds."""
+    if isinstance(tensor, DTensor):
+        tensor.copy_(distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements))
+    else:
+        tensor.copy_(value)

@@ -24,9 +24,9 @@ from transformers import (
 
 from aista.errors import ConfigError
 from aista.model.bases import locate, read_config
+from aista.model.inputs import take
 from aista.model.lora import switched
-from aista.model.modes import eval_mode
-from aista.model.positions import take
+from aista.model.speech_lm import eval_mode
 from aista.speech_llm import prediction
 from aista.speech_llm.batch import Batch
 from aista.speech_llm.batcher import Batcher

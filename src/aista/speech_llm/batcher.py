@@ -10,7 +10,7 @@ import numpy as np
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import ModelInputError
 from aista.speech_llm.batch import Batch, Row
-from aista.text.tokens import text_ids
+from aista.text.prompts import text_ids
 
 Content = np.ndarray | str
 """What stands in a prompt's speech slot: samples (n,) at 16 kHz, cached features (frames, D), or text."""

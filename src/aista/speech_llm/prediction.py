@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from aista.model.modes import eval_mode
-from aista.model.positions import positions, take
+from aista.model.inputs import positions, take
+from aista.model.speech_lm import eval_mode
 from aista.speech_llm.batch import IGNORED
 
 # Targets x vocabulary above which training computes its logits in parts: half a gibibyte in float32.

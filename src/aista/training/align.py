@@ -18,7 +18,7 @@ from aista import processes, retrieval
 from aista.alignment import PairedStates, Sizes, alignment, gather_pairs
 from aista.config import AlignSettings
 from aista.errors import ConfigError, ModelInputError
-from aista.model.sharded import whole
+from aista.model.weights import whole
 from aista.retrieval.clouds import under_cost
 from aista.run_folder import claim, inputs_of
 from aista.speech_llm import Batch, Output

@@ -20,8 +20,7 @@ from aista.alignment import PairedStates
 from aista.alignment.base import Alignment, gather_pairs, joint_loss
 from aista.errors import CheckpointError
 from aista.model.loading import read_trained
-from aista.model.sharded import set_whole, settle, whole
-from aista.model.weights import require_match
+from aista.model.weights import require_match, set_whole, settle, whole
 from aista.speech_llm import IGNORED, Batch, Output, SpeechLM, take_span
 
 OWN_WEIGHTS = "objective.safetensors"
