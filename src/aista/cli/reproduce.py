@@ -1,4 +1,4 @@
-"""``aista reproduce``: the paper's tables and figures from one command, at two scales."""
+"""``aista reproduce``: the paper's tables and figures from one command, at three scales."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ _EPILOG = """Examples:
 
     aista reproduce table4 --method my_package.my_method
 
+    aista reproduce all --scale base --data data/covost2-en-zh --output runs/base
+
+    aista reproduce all --scale base --data data --set align.model.backbone=models/qwen
+
     aista reproduce all --scale paper --launch "torchrun --nproc_per_node 8 -m aista" --dry-run
 """
 
@@ -29,7 +33,11 @@ _EPILOG = """Examples:
 def reproduce(
     names: Annotated[list[str], typer.Argument(help="`all`, or table1 ... table5, figure4 ... figure7.")],
     scale: Annotated[
-        str, typer.Option(help="small (stand-ins, an hour), paper (GPU node), or nano (seconds, for tests).")
+        str,
+        typer.Option(
+            help="small (stand-ins, an hour), base (Whisper-base and a 0.5 B Qwen2.5 on your speech), paper "
+            "(GPU node), or nano (seconds, for tests)."
+        ),
     ] = "small",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every system of tables 2, 4 and 5.")] = 1,
     all_seeds: Annotated[
@@ -44,8 +52,17 @@ def reproduce(
     method: Annotated[
         list[str] | None, typer.Option(help="Dotted name of another alignment method to sweep; repeatable.")
     ] = None,
-    data: Annotated[Path, typer.Option(help="Paper scale: folder of the manifests.")] = Path("data"),
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder of the manifests; base scale: of train.jsonl, dev.jsonl and test.jsonl."),
+    ] = Path("data"),
     models: Annotated[Path, typer.Option(help="Paper scale: folder of the bases.")] = Path("models"),
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Base scale: change a setting of a stage, e.g. pretrain.train.max_steps=100."
+        ),
+    ] = None,
     launch: Annotated[str | None, typer.Option(help="Command that starts a training verb.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every command and stop.")] = False,
     no_run: Annotated[
@@ -72,8 +89,9 @@ def reproduce(
         typer.echo(write_report(output))
         return
     plan = paper_plan(
-        scale, output, names, seeds, data=data, models=models, every_seed=all_seeds, methods=method or []
-    )
+        scale, output, names, seeds, data=data, models=models, changes=changes or [], every_seed=all_seeds,
+        methods=method or [],
+    )  # fmt: skip
     runner = Runner(
         plan,
         workers=default_workers(scale) if workers is None else workers,

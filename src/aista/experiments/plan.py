@@ -19,12 +19,13 @@ from aista.experiments.queue import Command, Outcome
 from aista.run_folder import inputs_of, is_finished
 
 AISTA = (sys.executable, "-m", "aista")
-TRAINING = ("pretrain", "joint")
+TRAINING = ("align", "pretrain", "joint")
 LAUNCHED = (*TRAINING, "select")
 DIVERGED = "diverged.json"
 _NOT_FINITE = re.compile(r"loss is not finite|no finite loss")  # what aista.training says when it stops
 # Where a verb's function is, and the file that is there when it has finished.
 _VERBS = {
+    "align": ("aista.training.align", "training.json"),
     "pretrain": ("aista.training.pretrain", "training.json"),
     "select": ("aista.selection.select", "layers.json"),
     "joint": ("aista.training.joint", "training.json"),
@@ -38,7 +39,7 @@ class Job:
 
     Attributes:
         name: ``joint qwen2/base/seed_1``; the first word is its kind.
-        verb: ``pretrain``, ``select``, ``joint`` or ``evaluate``.
+        verb: ``align``, ``pretrain``, ``select``, ``joint`` or ``evaluate``.
         settings: What it is called with; ``BaselineSettings`` evaluate a baseline.
         needs: Names of other jobs.
         all_cores: It gets every core: nothing else can run beside it.

@@ -1,6 +1,7 @@
-"""``aista reproduce``: the paper's tables and figures, at two sizes.
+"""``aista reproduce``: the paper's tables and figures, at three sizes.
 
-Small: stand-ins and synthetic speech on any machine. Paper: its own models and data on a GPU node.
+Small: stand-ins and synthetic speech on any machine. Base (``plans/base.py``): small published models on the
+user's speech. Paper: its own models and data on a GPU node.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from aista.config import JointSettings, PretrainSettings, SelectSettings, Settings
+from aista.config import AlignSettings, JointSettings, PretrainSettings, SelectSettings, Settings
 from aista.demo import corpus
 from aista.errors import ConfigError
 from aista.evaluation.settings import BaselineSettings, EvaluateSettings
@@ -36,7 +37,7 @@ from aista.model.bases import locate
 from aista.selection.select import REPORT
 
 S = TypeVar("S", bound=Settings)
-SCALES = ("small", "paper", "nano")
+SCALES = ("small", "base", "paper", "nano")
 SUMMARY = "reproduce.json"
 _PARTS = ("train", "dev", "test")
 _SHOWN_SETTINGS = ("pretrain", "select", "joint base", "joint ai_sta", "evaluate")
@@ -91,6 +92,10 @@ class PaperPlan(Plan):
     def num_layers(self) -> int:
         """Return the number of blocks of the first backbone."""
 
+    def align(self, backbone: Backbone) -> AlignSettings | None:
+        """Return the settings of alignment first where it is part of the plan."""
+        return None
+
     def pretrain(self, backbone: Backbone) -> PretrainSettings | None:
         """Return stage 1's settings where it is part of the plan."""
         return None
@@ -134,9 +139,10 @@ class PaperPlan(Plan):
         found = []
         for backbone in self.scope.probed():
             needs: tuple[str, ...] = ()
-            if (pretrain := self.pretrain(backbone)) is not None:
-                found.append(Job(f"pretrain {backbone.name}", "pretrain", pretrain))
-                needs = (found[-1].name,)
+            for verb, stage in (("align", self.align(backbone)), ("pretrain", self.pretrain(backbone))):
+                if stage is not None:
+                    found.append(Job(f"{verb} {backbone.name}", verb, stage, needs))
+                    needs = (found[-1].name,)
             found.append(Job(f"select {backbone.name}", "select", self.select(backbone), needs))
         for run in self.scope.runs():
             settings = self.joint(run, self.scope.systems[run.system])
@@ -392,20 +398,26 @@ class FullPlan(PaperPlan):
 
 def paper_plan(
     scale: str, folder: Path, names: Sequence[str], seeds: int = 1, *, data: Path = Path("data"),
-    models: Path = Path("models"), **options: Any,
+    models: Path = Path("models"), changes: Sequence[str] = (), **options: Any,
 ) -> PaperPlan:  # fmt: skip
     """Return the plan of a size.
 
     Args:
-        scale: ``small``, ``paper``, or ``nano`` for tests.
+        scale: ``small``, ``base``, ``paper``, or ``nano`` for tests.
         folder, names, seeds: As in ``PaperPlan``.
-        data, models: As in ``FullPlan``.
+        data, models: As in ``FullPlan``. changes: As in ``BasePlan``; only there.
         options: ``every_seed`` and ``methods`` of ``PaperPlan``.
 
     Raises:
-        ConfigError: There is no such size, table or figure.
+        ConfigError: There is no such size, table or figure; or changes of another scale than ``base``.
     """
-    if scale_named(scale, SCALES) == "paper":
+    if scale_named(scale, SCALES) == "base":
+        from aista.experiments.plans.base import BasePlan  # it is made of this module's PaperPlan
+
+        return BasePlan(folder, names, seeds, data=data, changes=changes, **options)
+    if changes:
+        raise ConfigError("Only base scale takes --set.", got=f"--scale {scale} --set {changes[0]}")
+    if scale == "paper":
         return FullPlan(folder, names, seeds, data=data, models=models, **options)
     return SmallPlan(folder, names, seeds, nano=scale == "nano", **options)
 

@@ -1,0 +1,126 @@
+"""`aista reproduce all --scale base`: every stage of the shipped files, on tiny bases and two steps each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aista.cli.reproduce import app
+from aista.config import AlignSettings
+from aista.data.manifest import Manifest
+from aista.errors import ConfigError
+from aista.experiments.plans.base import STAGES, BasePlan
+from aista.experiments.plans.paper import paper_plan
+from aista.experiments.queue import Outcome
+from tests import tiny
+
+SHORT = {
+    "max_steps": 2, "eval_steps": 1, "save_steps": 1, "warmup_steps": 1, "per_device_train_batch_size": 3,
+}  # fmt: skip
+
+
+def changes(root: Path) -> list[str]:
+    """Tiny bases and two steps, as a user would write them."""
+    found = [f"{stage}.train.{k}={v}" for stage in ("align", "pretrain", "joint") for k, v in SHORT.items()]
+    return [
+        *found, f"align.model.speech_encoder={tiny.whisper(root / 'whisper')}",
+        f"align.model.backbone={tiny.language_model(root / 'lm')}", "align.model.speech_window_seconds=2.04",
+        "align.model.qformer={hidden_size: 16, num_attention_heads: 2, intermediate_size: 24}",
+        "select.num_pairs=4", "select.threshold_times_chance=0.5", "evaluate.limit=3",
+        "evaluate.generation.max_new_tokens=4",
+    ]  # fmt: skip
+
+
+def manifests(root: Path) -> Path:
+    for part in ("train", "dev", "test"):
+        tiny.manifest(root / "data" / f"{part}.jsonl", count=6)
+    return root / "data"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
+    root = tmp_path_factory.mktemp("base")
+    (root / "data").mkdir()
+    data, asked = manifests(root), changes(root)
+    words = ["all", "--scale", "base", "--workers", "0", "--output", str(root / "run"), "--data", str(data)]
+    result = CliRunner().invoke(app, [*words, *(word for text in asked for word in ("--set", text))])
+    assert result.exit_code == 0, result.output[-3000:]
+    return root, asked, result.output
+
+
+@pytest.mark.slow
+def test_one_command_runs_every_stage_and_leaves_the_page(done: tuple[Path, list[str], str]) -> None:
+    root, _, printed = done
+    run = root / "run"
+    assert json.loads((run / "aligned" / "training.json").read_text())["steps"] == 2
+    stage1 = (run / "pretrain" / "settings.yaml").read_text()
+    assert f"init: {run / 'aligned'}" in stage1  # stage 1 starts from what was aligned
+    for system in ("base", "ai_sta"):
+        scores = json.loads(
+            (run / "runs" / "base" / system / "seed_1" / "evaluate" / "results.json").read_text()
+        )
+        assert {"bleu_zh", "wer_en", "mt_bleu_zh"} <= scores["scores"].keys()
+    assert "without BEATs and audio captioning" in (run / "report.html").read_text()
+    assert "Table 2" in printed
+    assert {path.stem for path in (run / "exhibits").glob("*.json")} == {"table2", "table5", "figure4"}
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_where_it_stopped(done: tuple[Path, list[str], str]) -> None:
+    root, asked, _ = done
+    plan = paper_plan("base", root / "run", ["all"], data=root / "data", changes=asked)
+    assert {job.already() for job in plan.jobs()} == {Outcome.FINISHED}
+    longer = paper_plan(
+        "base", root / "run", ["all"], data=root / "data", changes=[*asked, "joint.train.max_steps=3"]
+    )
+    due = [job.name for job in longer.jobs() if job.already() is None]  # evaluations follow their new models
+    assert due == ["joint base/base/seed_1", "joint base/ai_sta/seed_1"]
+
+
+def test_base_and_ai_sta_differ_in_the_alignment_alone(tmp_path: Path) -> None:
+    plan = BasePlan(tmp_path, ["all"], data=tmp_path)
+    joint = [job.settings for job in plan.jobs() if job.verb == "joint"]
+    first, second = (settings.identity() for settings in joint)
+    differing = {key for key in first if first[key] != second[key]}
+    assert differing == {"alignment.method"}
+    assert [job.verb for job in plan.jobs()] == [
+        "align",
+        "pretrain",
+        "select",
+        "joint",
+        "evaluate",
+        "joint",
+        "evaluate",
+    ]
+
+
+def test_recognition_rows_are_the_same_clips(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    data = manifests(tmp_path)
+    plan = BasePlan(tmp_path / "run", ["figure4"], data=data)
+    plan.prepare(None)  # type: ignore[arg-type]
+    rows, source = Manifest(tmp_path / "run" / "corpus" / "train.asr.jsonl"), Manifest(data / "train.jsonl")
+    assert [(row.task, row.text, rows.audio_path(row)) for row in rows] == [
+        ("asr", row.text, source.audio_path(row).resolve()) for row in source
+    ]
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="begins with the stage") as error:
+        BasePlan(tmp_path, ["all"], data=tmp_path, changes=["train.max_steps=3"])
+    assert all(stage in str(error.value) for stage in STAGES)
+    with pytest.raises(ConfigError, match="unknown key"):
+        BasePlan(tmp_path, ["all"], data=tmp_path, changes=["align.train.steps=3"])
+    with pytest.raises(ConfigError, match=r"train\.jsonl"):
+        BasePlan(tmp_path, ["all"], data=tmp_path).prepare(None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="Only base scale"):
+        paper_plan("small", tmp_path, ["table2"], changes=["joint.seed=3"])
+
+
+def test_hub_ids_stand_in_the_shipped_file(tmp_path: Path) -> None:
+    model = BasePlan(tmp_path, ["all"], data=tmp_path).align(BasePlan(tmp_path, ["all"]).backbones[0]).model
+    assert isinstance(BasePlan(tmp_path, ["all"]).jobs()[0].settings, AlignSettings)
+    assert (model.speech_encoder, model.backbone) == ("openai/whisper-base", "Qwen/Qwen2.5-0.5B-Instruct")
