@@ -91,5 +91,7 @@ class Model:
 
 
 def tone(seconds: float, *, loudness: float = 0.3) -> np.ndarray:
-    """A tone of 220 Hz at 16 kHz."""
-    return (loudness * np.sin(2 * np.pi * 220 * np.arange(int(seconds * 16_000)) / 16_000)).astype(np.float32)
+    """A tone of 220 Hz at 16 kHz that comes and goes three times a second, as syllables do."""
+    time = np.arange(int(seconds * 16_000)) / 16_000
+    swell = np.abs(np.sin(3 * np.pi * time + 1))
+    return (loudness * swell * np.sin(2 * np.pi * 220 * time)).astype(np.float32)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -92,15 +93,14 @@ def probe(source: AudioSource) -> AudioInfo:
         AudioError: The file is missing, empty, or not audio that can be read.
 
     Cost:
-        Its header is read, and of FLAC, MP3 and Ogg every byte is looked at. Only what does not know its own
-        length (a container, a FLAC that was recorded into a pipe) is decoded, block by block.
+        Its header is read, and of FLAC, MP3 and Ogg every byte is looked at, and whether there is a last
+        sample. Only what does not know its own length (a container, a FLAC that was recorded into a pipe) is
+        decoded, block by block.
     """
     with _stream(source) as (name, stream):
         found = parts(stream)
-        lengths = [_with_sound(stream, part, name, _counted) for part in found]
-        seconds = sum(
-            max(length, part.seconds or 0.0) for part, (length, _, _) in zip(found, lengths, strict=True)
-        )
+        lengths = [_with_sound(stream, part, name, partial(_counted, part=part, name=name)) for part in found]
+        seconds = sum(max(length, part.seconds) for part, (length, _, _) in zip(found, lengths, strict=True))
         _, rate, channels = lengths[0]
         if not seconds:
             raise _no_sound(name)
@@ -376,11 +376,20 @@ def _believable(sound: _Sndfile | Track, name: str) -> _Sndfile | Track:
     return sound
 
 
-def _counted(sound: _Sndfile | Track) -> tuple[float, int, int]:
+def _counted(sound: _Sndfile | Track, part: Part, name: str) -> tuple[float, int, int]:
     """Return length in seconds, rate and channels; what does not know its length is decoded."""
     if sound.frames is None:
         for _ in sound.blocks(0, None):
             pass
+        _hold_against(_length(sound), sound.declared_seconds or 0.0, name)
+    elif part.kind in (kinds.FLAC, kinds.OGG):  # their headers may say anything, whatever the file holds
+        try:
+            at_its_end = any(len(block) for block in sound.blocks(sound.frames - 1, 1))
+        except AudioError:
+            at_its_end = False
+        if not at_its_end:
+            raise _unreadable(name, f"its header says {_length(sound):.1f} s, but it ends before")
+    _hold_against(part.seconds or math.inf, part.promised_seconds, name)
     return (sound.frames or 0) / sound.rate, sound.rate, sound.channels
 
 
@@ -417,10 +426,15 @@ def _heard(sound: _Sndfile | Track, part: Part, name: str, ask: _Ask) -> _Piece:
     if found + SPAN_TOLERANCE_SECONDS < expected or (expected and not found):
         raise _short(name, found, expected)
     if sound.frames is not None and stop in (None, sound.frames):  # it was read to its end
-        least = max(part.seconds or 0.0, sound.declared_seconds or 0.0)
-        if sound.frames / sound.rate + CODEC_TOLERANCE_SECONDS < least:
-            raise _short(name, sound.frames / sound.rate, least)
+        declared = sound.declared_seconds or 0.0
+        _hold_against(_length(sound), max(part.seconds, part.promised_seconds, declared), name)
     return _Piece(samples, _length(sound), sound.start_seconds, cancelled_by=mixer.cancelled_by())
+
+
+def _hold_against(seconds: float, declared_seconds: float, name: str) -> None:
+    """Demand that as much was decoded as its container says there is."""
+    if seconds + CODEC_TOLERANCE_SECONDS < declared_seconds:
+        raise _short(name, seconds, declared_seconds)
 
 
 def _length(sound: _Sndfile | Track) -> float:

@@ -51,6 +51,9 @@ FLAC = _kind("FLAC", "flac", rb"fLaC", b"fLaC")
 OGG = _kind("Ogg", "ogg", rb"OggS", b"OggS\x00\x02")
 MP3 = _kind("MP3", "mp3", rb"\xff[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff]", declares_length=False)
 MP4 = _kind("MP4", "mov", rb".{4}(?:ftyp|moov|mdat|wide|skip|free|pnot|styp|moof|sidx)", b"ftyp", lead=4)
+CAF = _kind("CAF", "caf", rb"caff\x00\x01\x00\x00", b"caff\x00\x01")
+AU = _kind("AU", "au", rb"\.snd\x00\x00", b".snd\x00\x00")
+SPHERE = _kind("NIST SPHERE", "nistsphere", rb"NIST_1A\n", b"NIST_1A\n")
 MATROSKA = _kind("Matroska", "matroska", rb"\x1aE\xdf\xa3", b"\x1aE\xdf\xa3")
 
 KINDS: tuple[Kind, ...] = (
@@ -62,9 +65,9 @@ KINDS: tuple[Kind, ...] = (
     OGG,
     MP4,
     MATROSKA,
-    _kind("CAF", "caf", rb"caff\x00\x01\x00\x00", b"caff\x00\x01"),
-    _kind("AU", "au", rb"\.snd\x00\x00", b".snd\x00\x00"),
-    _kind("NIST SPHERE", "nistsphere", rb"NIST_1A\n", b"NIST_1A\n"),
+    CAF,
+    AU,
+    SPHERE,
     _kind(
         "ASF",
         "asf",
@@ -77,6 +80,10 @@ KINDS: tuple[Kind, ...] = (
     _kind("MPEG-PS", "mpeg", rb"\x00\x00\x01\xba", declares_length=False),
     _kind("AC-3", "ac3", rb"\x0bw.{3}[\x00-\x57]", declares_length=False),
     _kind("E-AC-3", "eac3", rb"\x0bw.{3}[\x58-\x8f]", declares_length=False),
+    _kind("VOC", "voc", rb"Creative Voice File\x1a"),
+    _kind("RealMedia", "rm", rb"\.RMF\x00\x00\x00"),
+    _kind("DTS", "dts", rb"\x7f\xfe\x80\x01", declares_length=False),
+    _kind("DSF", "dsf", rb"DSD \x1c\x00\x00\x00"),
     _kind("Monkey's Audio", "ape", rb"MAC "),
     _kind("WavPack", "wv", rb"wvpk"),
     _kind("True Audio", "tta", rb"TTA1"),

@@ -35,7 +35,8 @@ class Part:
     Attributes:
         kind: None where its first bytes say nothing.
         start, end: Its bytes.
-        seconds: Its least length where its frames were counted, or an encoder wrote their number (MP3).
+        seconds: Its least length where its frames were counted (MP3).
+        promised_seconds: The same where an encoder wrote their number.
         patches: Bytes to read in place of the file's own: a finished header.
         remarks: What is odd about it.
     """
@@ -43,7 +44,8 @@ class Part:
     kind: Kind | None
     start: int
     end: int
-    seconds: float | None = None
+    seconds: float = 0.0
+    promised_seconds: float = 0.0
     patches: tuple[tuple[int, bytes], ...] = ()
     remarks: tuple[str, ...] = field(default=())
 
@@ -169,9 +171,7 @@ def _part(data: _Bytes, start: int, *, first: bool) -> Part | None:
     kind = kinds.kind_of(data.at(body, kinds.HEAD_BYTES))
     if kind is kinds.MP3 or (kind is None and first):
         part = _mp3(data, start, body)
-        if part is None or (
-            kind is None and (part.seconds or 0.0) < _SURE_SECONDS
-        ):  # what looked like frames is none
+        if part is None or (kind is None and part.seconds < _SURE_SECONDS):  # what looked like frames is none
             return Part(kind, start, data.size)
         return part
     if kind is kinds.OGG:
@@ -180,26 +180,75 @@ def _part(data: _Bytes, start: int, *, first: bool) -> Part | None:
         return _wav(data, start, body)
     if kind is None:
         return None
-    return Part(kind, start, _end(data, body, kind))
+    declared = _DECLARED_END[kind](data, body) if kind in _DECLARED_END else 0
+    return Part(kind, start, _end(data, body, kind, declared), remarks=_cut_off(data, body, declared))
 
 
-def _end(data: _Bytes, body: int, kind: Kind) -> int:
+def _end(data: _Bytes, body: int, kind: Kind, declared: int) -> int:
     """Return where a file ends: where another begins after its own end, or the end of all."""
-    after = {kinds.AIFF: _iff_end, kinds.MP4: _mp4_end, kinds.MATROSKA: _matroska_end, kinds.W64: _w64_end}
     if kind is kinds.AVI:  # a long one goes on in further RIFFs, so only another kind ends it
         return data.size
-    least = after[kind](data, body) if kind in after else body + 1
+    after = {kinds.MP4: _mp4_end, kinds.MATROSKA: _matroska_end}
+    least = after[kind](data, body) if kind in after else declared if declared <= data.size else 0
     return data.find_beginning(max(least, body + 1), kind)
 
 
+def _cut_off(data: _Bytes, body: int, declared: int) -> tuple[str, ...]:
+    """Say that a header promises more bytes than are there, unless that is how it says "not known"."""
+    if not data.size + 8 < declared < body + (1 << 62) or declared - body in range(_PLACEHOLDER, 1 << 32):
+        return ()
+    return (f"cut off: its header says {declared - body:,} bytes, {data.size - body:,} are there",)
+
+
 def _iff_end(data: _Bytes, body: int) -> int:
-    end = body + 8 + int.from_bytes(data.at(body + 4, 4), "big")
-    return end if end <= data.size else body + 1
+    return body + 8 + int.from_bytes(data.at(body + 4, 4), "big")
+
+
+def _avi_end(data: _Bytes, body: int) -> int:
+    return body + 8 + int.from_bytes(data.at(body + 4, 4), "little")
 
 
 def _w64_end(data: _Bytes, body: int) -> int:
-    end = body + int.from_bytes(data.at(body + 16, 8), "little")
-    return end if end <= data.size else body + 1
+    return body + int.from_bytes(data.at(body + 16, 8), "little")
+
+
+def _au_end(data: _Bytes, body: int) -> int:
+    first, size = struct.unpack(">II", data.at(body + 4, 8).ljust(8, b"\0"))
+    return 0 if size == 0xFFFFFFFF else body + first + size
+
+
+def _caf_end(data: _Bytes, body: int) -> int:
+    place = body + 8
+    for _ in range(_MOST_CHUNKS):
+        head = data.at(place, 12)
+        if len(head) < 12:
+            break
+        size = int.from_bytes(head[4:], "big", signed=True)
+        if size < 0:  # a sound of a length not known yet
+            return 0
+        place += 12 + size
+        if head[:4] == b"data":
+            return place
+    return place if place > data.size else 0
+
+
+def _sphere_end(data: _Bytes, body: int) -> int:
+    head = data.at(body, 1024)
+    found = {name: int(value) for name, value in re.findall(rb"\n(\w+) -i (\d{1,15})(?=\n)", head)}
+    size = found.get(b"sample_count", 0) * found.get(b"channel_count", 1) * found.get(b"sample_n_bytes", 0)
+    compressed = b"shorten" in head or b"wavpack" in head
+    return 0 if compressed or not size else body + 1024 + size
+
+
+# Where a header says that its file ends; 0 where it does not.
+_DECLARED_END = {
+    kinds.AIFF: _iff_end,
+    kinds.AVI: _avi_end,
+    kinds.W64: _w64_end,
+    kinds.AU: _au_end,
+    kinds.CAF: _caf_end,
+    kinds.SPHERE: _sphere_end,
+}
 
 
 def _mp4_end(data: _Bytes, body: int) -> int:
@@ -273,6 +322,8 @@ def _wav(data: _Bytes, start: int, body: int) -> Part:
         sound = None
     if sound is None:
         end = body + 8 + riff
+        if cut_off := _cut_off(data, body, end):
+            return Part(kinds.WAV, start, data.size, remarks=cut_off)
         return _ended(data, Part(kinds.WAV, start, data.size), end if 12 < riff < data.size else body + 12)
     _, first, size = sound
     left = data.size - first
@@ -403,8 +454,8 @@ def _mp3(data: _Bytes, start: int, body: int) -> Part | None:
     end = min(place, data.size)
     # An encoder's count that is too small would end the reading there; without it the frames are counted.
     patches = ((declared.place, bytes(4)),) if 0 < declared.frames < frames - 1 else ()
-    seconds = max(seconds, declared.frames * length)
-    return Part(kinds.MP3, start, end, seconds, patches, _stray(data, last, end))
+    promised = declared.frames * length
+    return Part(kinds.MP3, start, end, seconds, promised, patches, _stray(data, last, end))
 
 
 def _stray(data: _Bytes, last: int, end: int) -> tuple[str, ...]:

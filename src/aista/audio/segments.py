@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
-from aista.audio.files import is_silent
+from aista.audio.files import SILENCE_DBFS, is_silent
 from aista.audio.rates import MAX_SECONDS, MEL_HOP, SAMPLE_RATE_HZ
 from aista.errors import AudioError
 
 _PAUSE_FRAMES = 31  # a cut looks at 0.31 s around it: the middle of a long pause beats a short one
+_LEVEL_SAMPLES = SAMPLE_RATE_HZ // 50
+_STEADY_FRAMES = 50  # a second of 20 ms frames
+_STEADY_DECIBEL = 1.5  # noise and tones vary by less (one standard deviation), speech by ten and more
+_IDLE_SECONDS = 2.0
+_MARGIN_FRAMES = 10  # kept of what is idle beside what is not
 _CUT_PENALTY = 0.05  # in units of the loudness range: of two equally quiet ways, fewer cuts
 
 
@@ -21,7 +26,7 @@ class Segment:
     """A piece of a recording: samples ``start_sample`` (included) to ``end_sample`` (not included).
 
     Attributes:
-        silent: Whether nothing in it reaches -60 dBFS: there is nothing to translate.
+        silent: Whether there is nothing to translate: silence, or a steady noise or tone.
     """
 
     start_sample: int
@@ -71,6 +76,64 @@ def segment(
     cuts = _quietest_cuts(_loudness(samples), longest, int(min_seconds * SAMPLE_RATE_HZ))
     edges = [0, *cuts, len(samples)]
     return [Segment(a, b, is_silent(samples[a:b])) for a, b in pairwise(edges)]
+
+
+def idle(samples: np.ndarray) -> list[tuple[int, int]]:
+    """Return where nobody speaks for two seconds and more: silence, and noises and tones that never change.
+
+    Args:
+        samples: float32 (n,), mono, 16 kHz.
+
+    Returns:
+        (first sample, sample not included) of each such place, without the 0.2 s beside what is sounding.
+
+    Cost:
+        O(n).
+    """
+    count = -(-len(samples) // _LEVEL_SAMPLES)
+    if count < _IDLE_SECONDS * 50:
+        return []
+    power = np.zeros(count)
+    whole = len(samples) // _LEVEL_SAMPLES
+    power[:whole] = np.square(samples[: whole * _LEVEL_SAMPLES].reshape(whole, -1)).mean(axis=1)
+    if whole < count:
+        power[-1] = np.square(samples[whole * _LEVEL_SAMPLES :]).mean()
+    decibel = 10.0 * np.log10(np.maximum(power, 1e-10))
+    sums, squares = (np.concatenate([[0.0], np.cumsum(values)]) for values in (decibel, decibel**2))
+    size = _STEADY_FRAMES
+    mean = (sums[size:] - sums[:-size]) / size
+    steady = (squares[size:] - squares[:-size]) / size - mean**2 < _STEADY_DECIBEL**2
+    begun = np.zeros(count + 1, dtype=np.int64)
+    np.add.at(begun, np.flatnonzero(steady), 1)
+    np.add.at(begun, np.flatnonzero(steady) + size, -1)
+    quiet = (np.cumsum(begun[:-1]) > 0) | (decibel < SILENCE_DBFS)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]]).astype(np.int8)))
+    found = []
+    for first, end in edges.reshape(-1, 2).tolist():
+        if end - first >= _IDLE_SECONDS * 50:
+            first = first + _MARGIN_FRAMES if first else 0
+            end = end - _MARGIN_FRAMES if end < count else count
+            found.append((first * _LEVEL_SAMPLES, min(end * _LEVEL_SAMPLES, len(samples))))
+    return found
+
+
+def without_idle_edges(samples: np.ndarray, pieces: list[Segment]) -> list[Segment]:
+    """Cut from segments what is idle at their beginning or end: it becomes silent segments of its own.
+
+    A pause inside a segment stays in it. The segments still cover every sample once.
+    """
+    places = idle(samples)
+    out: list[Segment] = []
+    for piece in pieces:
+        first, end = piece.start_sample, piece.end_sample
+        start = next((min(b, end) for a, b in places if a <= first < b), first)
+        stop = next((max(a, start) for a, b in places if a < end <= b), end)
+        if piece.silent or start >= stop:
+            out.append(replace(piece, silent=True))
+            continue
+        cuts = [(first, start, True), (start, stop, False), (stop, end, True)]
+        out += [Segment(a, b, silent) for a, b, silent in cuts if a < b]
+    return out
 
 
 def _loudness(samples: np.ndarray) -> np.ndarray:

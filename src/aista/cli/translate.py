@@ -39,6 +39,8 @@ class OutputFormat(StrEnum):
 
     aista translate talk.flac --to en                          (English to English: a transcript)
 
+    aista translate call.wav --to zh --channel 1                (one speaker of two)
+
     aista translate talk.wav --to zh --model runs/joint --beams 4
 
     ffmpeg -i film.mkv -f wav - | aista translate - --to zh --output-format vtt > film.vtt
@@ -62,6 +64,9 @@ def translate(
     batch_size: Annotated[int, typer.Option(min=1, help="Segments at once; does not change the text.")] = 8,
     beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to one segment.")] = 200,
+    channel: Annotated[
+        int | None, typer.Option(min=0, help="Channel to hear, from 0.", show_default="the mean of all")
+    ] = None,
     max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 720.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
 ) -> None:
@@ -79,7 +84,7 @@ def translate(
     translator = load(
         model, device=device, batch_size=batch_size, num_beams=beams, max_new_tokens=max_new_tokens
     )
-    translator.max_minutes = max_minutes
+    translator.max_minutes, translator.channel = max_minutes, channel
     failures = 0
     for name, result in zip(files, translator.stream(map(_sound, files), target, source=source), strict=True):
         if isinstance(result, AistaError):

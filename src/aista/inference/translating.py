@@ -15,10 +15,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from aista.audio.files import MAX_MINUTES, AudioSource, Recording, read_audio
+from aista.audio.files import MAX_MINUTES, AudioSource, Recording, is_silent, read_audio
 from aista.audio.offset import offset_of, told_offset, without_offset
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.audio.segments import Segment, segment
+from aista.audio.segments import Segment, segment, without_idle_edges
 from aista.errors import AistaError, AudioError, ConfigError, ModelInputError
 from aista.inference.answering import Answer, GenerationSettings
 from aista.speech_llm import Content
@@ -53,7 +53,7 @@ class TranslatedSegment:
     Attributes:
         start_seconds, end_seconds: Where it lies in the recording.
         text: Its translation; empty where it is silent.
-        silent: Whether nothing in it reaches -60 dBFS.
+        silent: Whether there is nothing to translate: silence, or a steady noise or tone.
     """
 
     start_seconds: float
@@ -138,6 +138,7 @@ class SpeechTranslator(ABC):
         reads_text: Whether :meth:`answer_texts` is there.
         zero_shot: Whether it is evaluated beyond its directions too, with a warning.
         max_minutes: Longest recording that is read.
+        channel: Which channel of recordings is heard, counted from 0; None: the mean of all.
         shortest_samples: A recording with fewer is warned of; 0: none is too short.
     """
 
@@ -147,6 +148,7 @@ class SpeechTranslator(ABC):
     reads_text: bool = False
     zero_shot: bool = False
     max_minutes: float = MAX_MINUTES
+    channel: int | None = None
     shortest_samples: int = 0
 
     @property
@@ -249,7 +251,7 @@ class SpeechTranslator(ABC):
         def contents() -> Iterator[np.ndarray | AistaError]:
             for sound in sounds:
                 try:
-                    heard.append(listen(sound, max_minutes=self.max_minutes))
+                    heard.append(listen(sound, max_minutes=self.max_minutes, channel=self.channel))
                     yield heard[-1][0].samples
                 except AudioError as error:
                     yield error
@@ -282,7 +284,7 @@ class SpeechTranslator(ABC):
             if isinstance(content, AistaError):
                 waiting.append(content)
             else:
-                waiting.append(answered := Answered(self._cut(content)))
+                waiting.append(answered := Answered(self._cut(content, request.task)))
                 for number, piece in enumerate(answered.segments):
                     if not piece.silent:
                         batch.append((answered, number, _part(content, piece)))
@@ -292,11 +294,15 @@ class SpeechTranslator(ABC):
         self._ask(batch, request)
         yield from _complete(waiting)
 
-    def _cut(self, content: Content) -> list[Segment]:
-        """Cut samples into what is heard at once; texts and cached features are whole."""
+    def _cut(self, content: Content, task: str) -> list[Segment]:
+        """Cut samples into what is heard at once; texts and cached features are whole.
+
+        Where speech is asked for, a model is not asked about what holds none: it would invent some.
+        """
         if isinstance(content, str) or content.ndim == 2:
             return [Segment(0, 0, False)]
-        return self.pieces(content)
+        pieces = self.pieces(content)
+        return pieces if task == "aac" else without_idle_edges(content, pieces)
 
     def _ask(self, batch: list[tuple[Answered, int, Any]], request: Request) -> None:
         """Answer the gathered pieces and empty the batch."""
@@ -333,23 +339,26 @@ class SpeechTranslator(ABC):
         yield from recording.remarks
         num_samples = len(recording.samples)
         if all(piece.silent for piece in answered.segments):
-            yield "the recording is silent (nothing reaches -60 dBFS): there is nothing to translate"
+            what = "silent (nothing reaches -60 dBFS)"
+            what = what if is_silent(recording.samples) else "a steady noise or tone, without speech"
+            yield f"the recording is {what}: there is nothing to translate"
             return
         if num_samples < self.shortest_samples:
             seconds, window = num_samples / SAMPLE_RATE_HZ, self.shortest_samples / SAMPLE_RATE_HZ
             yield f"{seconds:.2f} s is less than one speech token ({window:.2f} s): too short to hold words"
         places: dict[str, list[str]] = defaultdict(list)
         for number, piece in enumerate(answered.segments):
-            if trouble := self._trouble(answered.answers.get(number)):
+            if trouble := self._trouble(answered.answers.get(number), recording.samples, piece):
                 places[trouble].append(f"{piece.start_seconds:.1f}-{piece.end_seconds:.1f} s")
         for trouble, spans in places.items():
             more = f" and {len(spans) - 3} more segments" if len(spans) > 3 else ""
             yield f"{', '.join(spans[:3])}{more}: {trouble}"
 
-    def _trouble(self, result: Answer | None) -> str:
+    def _trouble(self, result: Answer | None, samples: np.ndarray, piece: Segment) -> str:
         """Return what a reader should know about one segment, or nothing."""
         if result is None:
-            return "silent"
+            silent = is_silent(samples[piece.start_sample : piece.end_sample])
+            return "silent" if silent else "a steady noise or tone, without speech: not translated"
         if not result.finished:
             return f"the answer reached max_new_tokens = {self.generation.max_new_tokens} and may be cut"
         return "" if result.text else "the model answered nothing"
@@ -365,8 +374,10 @@ def _complete(waiting: deque[Answered | AistaError]) -> Iterator[Answered | Aist
         yield waiting.popleft()
 
 
-def listen(sound: Sound, *, max_minutes: float = MAX_MINUTES) -> tuple[Recording, str]:
-    """Return what is heard in a sound, and a name for it.
+def listen(
+    sound: Sound, *, max_minutes: float = MAX_MINUTES, channel: int | None = None
+) -> tuple[Recording, str]:
+    """Return what is heard in a sound (of a file: one channel, or the mean of all), and a name for it.
 
     Raises:
         AudioError: The sound cannot be read, or is longer than ``max_minutes``; samples must be a
@@ -376,7 +387,7 @@ def listen(sound: Sound, *, max_minutes: float = MAX_MINUTES) -> tuple[Recording
         return sound, "<recording>"
     if not isinstance(sound, np.ndarray):
         name = os.fspath(sound) if isinstance(sound, str | os.PathLike) else getattr(sound, "name", "<bytes>")
-        return read_audio(sound, max_minutes=max_minutes), str(name)
+        return read_audio(sound, max_minutes=max_minutes, channel=channel), str(name)
     if sound.ndim != 1 or sound.size == 0 or not np.issubdtype(sound.dtype, np.floating):
         raise AudioError(
             "These samples cannot be translated.",
