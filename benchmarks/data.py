@@ -32,11 +32,11 @@ from transformers import (
 )
 
 from aista.audio import beats_fbank, load_audio, write_audio
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.data.rearrange import write_shards
 from aista.data.sampling import LengthGroupedSampler, padding_waste
-from aista.data.shards import write_shards
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.speech_llm import SpeechLM
 from tests.tiny import tokenizer

@@ -55,8 +55,7 @@ from aista.retrieval import exact_ranks
 from aista.selection.hidden_states import extract, layer_states
 from aista.selection.select import rank_layers
 from aista.speech_llm import SpeechLM
-from aista.training.joint import joint
-from aista.training.run import speed_up
+from aista.training.stages import joint, speed_up
 
 ROOT = Path(__file__).resolve().parents[1]
 UNPADDED, PADDED = SPEECH_TOKENS

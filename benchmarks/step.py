@@ -46,7 +46,7 @@ from aista.model import AistaConfig, AistaForConditionalGeneration
 from aista.retrieval import exact_ranks
 from aista.speech_llm import Batch, Row
 from aista.training.objective import SpeechTextObjective
-from aista.training.run import speed_up
+from aista.training.stages import speed_up
 
 VOCABULARY, FEATURES = 32_000, 512
 PREFIX, SUFFIX = 6, 24

@@ -66,7 +66,7 @@ def equation_1(wasserstein_loss: Any) -> None:
 
 def equation_2(forward: Callable, folder: Path) -> None:
     """Every logit 0: each of the M target tokens has probability 1 / V, so the loss is M log V."""
-    from aista.training.pretrain import fresh_model
+    from aista.training.stages import fresh_model
 
     model, processor = fresh_model(tiny.pretrain_settings(folder).model, 0)
     head = model.get_output_embeddings()

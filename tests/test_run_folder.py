@@ -21,9 +21,7 @@ from aista.evaluation.evaluate import evaluate
 from aista.evaluation.settings import EvaluateSettings
 from aista.run_folder import claim, held, inputs_of, is_finished
 from aista.selection.select import select
-from aista.training.joint import joint
-from aista.training.pretrain import pretrain
-from aista.training.run import Interrupted
+from aista.training.stages import Interrupted, joint, pretrain
 from tests import tiny
 from tests.training.interrupting import interrupted_after
 

@@ -15,12 +15,12 @@ PAGE = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def house() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("house", ROOT / "tools" / "house.py")
+    spec = importlib.util.spec_from_file_location("tools_house", ROOT / "tools" / "house.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     import sys
 
-    sys.modules["house"] = module  # dataclasses look their module up
+    sys.modules["tools_house"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

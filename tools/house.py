@@ -27,6 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "aista"
+NUMBA = ("inner", "inner_sum", "outer")  # the compilers of aista.ot.kernels
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def functions(path: str, text: str) -> Iterator[Function]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
             named = [row for row in arguments if row.arg not in ("self", "cls")]
-            jitted = any("jit" in ast.dump(row) for row in node.decorator_list)
+            jitted = any(ast.unparse(row) in NUMBA for row in node.decorator_list)
             body = [row for row in node.body if not _is_docstring(row)]
             lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
             yield Function(node.name, lines, len(named), jitted or "/cli/" in path)
@@ -178,8 +179,7 @@ def row_to_loss(folder: Path) -> list[str]:
     import soundfile
 
     from aista.config import JointSettings
-    from aista.training.aligning import aligned
-    from aista.training.run import _data
+    from aista.training.stages import _data, aligned
 
     row = {"text": "A bell.", "tgt_lang": "zh", "translation": "一口钟。", "task": "st"}
     lines = []

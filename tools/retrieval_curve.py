@@ -29,7 +29,7 @@ from aista.model.loading import read_trained
 from aista.model.speech_lm import seeded
 from aista.model.window_qformer import WindowQFormer
 from aista.ot.cost import COSTS
-from aista.retrieval.clouds import under_cost
+from aista.retrieval.tokens import under_cost
 from aista.selection.crowding import crowding, length_only_mrr
 from aista.speech_llm import Batch, SpeechLM
 from aista.speech_llm.pairs import CLOUDS, compared

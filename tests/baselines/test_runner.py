@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aista.baselines import baseline
-from aista.baselines.runner import Runner, script
+from aista.baselines.qwen_audio import Runner, script
 from aista.errors import ConfigError, EvaluationError, ModelInputError
 from aista.inference.translating import Request
 

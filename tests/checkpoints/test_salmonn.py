@@ -14,6 +14,7 @@ from aista.checkpoints import salmonn
 from aista.checkpoints.beats import convert, inspect
 from aista.errors import CheckpointError
 from aista.model import AistaForConditionalGeneration, BeatsForAudioTagging
+from aista.model.loading import Options
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,8 @@ def content(kit) -> dict:
 def load(kit: Path, path: Path | None = None, **options) -> AistaForConditionalGeneration:
     places = {"whisper": "tiny_whisper", "beats": "tiny_beats.pt", "llm": "tiny_llama"}
     bases = {name: str(kit / place) for name, place in places.items()} | options
-    return salmonn.load(path or kit / "tiny_salmonn.pth", dtype="float32", **bases)
+    frozen = salmonn.FrozenModels(**bases)
+    return salmonn.load(path or kit / "tiny_salmonn.pth", frozen, options=Options("float32"))
 
 
 def test_import_save_load_export_gives_the_same_bytes(kit, content, tmp_path):

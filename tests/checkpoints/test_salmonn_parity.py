@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from aista.checkpoints import salmonn
 from aista.config import TrainSettings
 from aista.model import AistaForConditionalGeneration, AistaProcessor, SpeechInputs
+from aista.model.loading import Options
 from aista.speech_llm import Batch, Batcher, SpeechLM
 from aista.text.prompts import text_ids
-from aista.training.schedule import learning_rate
+from aista.training.learning_rates import learning_rate
 from tests.model.speech_states import speech_states, tokens_of
 
 CASES = ("single_1p73s", "short_0p4s", "batch_1p0_2p35_3p9s")
@@ -38,7 +39,8 @@ def summary(kit) -> dict:
 def load(kit: Path, **options) -> AistaForConditionalGeneration:
     bases = {"whisper": kit / "tiny_whisper", "beats": kit / "tiny_beats.pt", "llm": kit / "tiny_llama"}
     paths = {name: str(path) for name, path in bases.items()}
-    return salmonn.load(kit / "tiny_salmonn.pth", dtype="float32", **paths, **options)
+    frozen = salmonn.FrozenModels(**paths)
+    return salmonn.load(kit / "tiny_salmonn.pth", frozen, options=Options("float32"), **options)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,7 @@ import aista.alignment
 from aista.alignment import method, names
 from aista.errors import CheckpointError, ConfigError
 from aista.model.speech_lm import AistaForConditionalGeneration
-from aista.training.joint import joint
-from aista.training.pretrain import pretrain
-from aista.training.run import Interrupted
+from aista.training.stages import Interrupted, joint, pretrain
 from tests import tiny
 from tests.training.interrupting import interrupted_after
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from aista.config import JointSettings
-from aista.training.joint import joint
+from aista.training.stages import joint
 from tests.engines import stages
 from tests.engines.launch import run, torchrun
 

@@ -14,13 +14,13 @@ from torch import Tensor, multiprocessing
 from aista.alignment import PairedStates, Sizes, alignment, names
 from aista.alignment.base import Alignment, gather_pairs, joint_loss, take_pairs
 from aista.config import ModelSettings
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError
 from aista.speech_llm import Batcher
 from aista.training.arguments import require_whole_steps
 from aista.training.objective import SpeechTextObjective
-from aista.training.pretrain import fresh_model
+from aista.training.stages import fresh_model
 from tests import tiny
 from tests.conformance.test_alignment import LAYERS, SIZES, build
 from tests.engines.launch import free_port

@@ -15,7 +15,7 @@ from aista.data.checks import check
 from aista.data.dataset import SpeechDataset
 from aista.data.importers import Options, export_manifest, import_manifest
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.data.shards import write_shards
+from aista.data.rearrange import write_shards
 from aista.errors import AudioError, ConfigError, ManifestError
 
 LEVELS = (0.1, 0.2, 0.4)

@@ -10,11 +10,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from aista.audio import write_audio
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.data.recordings import SoundNames
 from aista.data.sampling import LengthGroupedSampler
-from aista.data.sound_names import SoundNames
 from aista.errors import AudioError, ManifestError, TrainingError
 
 

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from aista.cli.data import app
 from aista.data.checks import check
-from aista.data.collate import SpeechDataset
 from aista.data.corpora import Expected, corpus, names
-from aista.data.json_stream import array_items
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.data.prepare import SplitReport, prepare
+from aista.data.text_files import array_items
 from aista.errors import ConfigError, ManifestError
 from tests.data import miniatures
 
@@ -256,7 +256,7 @@ def test_a_third_party_corpus_is_a_dotted_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [7, 64, 1 << 20])
 def test_big_json_is_read_in_pieces(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr("aista.data.json_stream._CHUNK_CHARACTERS", chunk)
+    monkeypatch.setattr("aista.data.text_files._CHUNK_CHARACTERS", chunk)
     items = [{"id": i, "text": 'a ] tricky [ " { text ' * i, "more": [1, {"x": None}]} for i in range(20)]
     path = tmp_path / "big.json"
     for indent in (None, 2):

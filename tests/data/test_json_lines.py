@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aista.data.json_lines import read_json_lines, write_json_lines
 from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.data.text_files import read_json_lines, write_json_lines
 from aista.errors import ManifestError
 from aista.evaluation.decode import Hypothesis, read_hypotheses
 

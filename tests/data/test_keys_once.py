@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aista.data.json_lines import read_json_lines
 from aista.data.manifest import Manifest
+from aista.data.text_files import read_json_lines
 from aista.errors import ManifestError
 
 ROWS = (

@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 
 from aista.cli.data import app
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.data.rearrange import cut, mix, split, subset
+from aista.data.rearrange import cut, mix, split, subset, write_shards
 from aista.data.recordings import same_recordings
-from aista.data.shards import write_shards
 from aista.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aista.data.importers import Options, import_manifest
 from aista.data.manifest import Manifest
 from aista.data.prepare import prepare
-from aista.data.rows_of_tables import Broken, read_rows
+from aista.data.text_files import Broken, read_rows
 from aista.errors import ManifestError
 from tests.data import miniatures
 

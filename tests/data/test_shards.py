@@ -13,8 +13,8 @@ from aista.audio import load_audio, probe, write_audio
 from aista.data.checks import check
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.data.rearrange import write_shards
 from aista.data.sampling import LengthGroupedSampler
-from aista.data.shards import write_shards
 from aista.errors import AudioError, ManifestError
 
 COUNT = 60

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from aista.data.sound_names import MEMO, SoundNames
+from aista.data.recordings import MEMO, SoundNames
 from aista.errors import AudioError
 
 

@@ -11,16 +11,14 @@ from typer.testing import CliRunner
 
 from aista.cli.data import app
 from aista.config import JointSettings, PretrainSettings
-from aista.data.collate import Collator, SpeechDataset
 from aista.data.corpora import names
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest, TimedText, write_manifest
 from aista.data.prepare import prepare
-from aista.data.shards import write_shards
+from aista.data.rearrange import write_shards
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.speech_llm import SpeechLM
-from aista.training.joint import joint
-from aista.training.pretrain import pretrain
-from aista.training.run import Interrupted
+from aista.training.stages import Interrupted, joint, pretrain
 from tests import tiny
 from tests.data import miniatures
 from tests.tiny import language_model, whisper

@@ -22,8 +22,7 @@ from aista import processes
 from aista.config import JointSettings, SelectSettings
 from aista.selection.select import select
 from aista.training.callbacks import StopOnSignal
-from aista.training.joint import joint
-from aista.training.run import Interrupted
+from aista.training.stages import Interrupted, joint
 
 _look = AcceleratorState.__init__
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from aista.config import JointSettings, PretrainSettings
-from aista.training.pretrain import pretrain
+from aista.training.stages import pretrain
 from tests import tiny
 
 # Dropout draws its masks by process: without it, any number of processes computes the same.

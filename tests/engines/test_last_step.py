@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aista.config import JointSettings
-from aista.training.joint import joint
+from aista.training.stages import joint
 from tests.engines import stages
 from tests.engines.launch import launcher_environment, run, torchrun
 

@@ -16,7 +16,7 @@ from aista.errors import ConfigError
 from aista.selection.report import LayerReport
 from aista.selection.select import select
 from aista.training.arguments import accumulation
-from aista.training.joint import joint
+from aista.training.stages import joint
 from tests.engines import stages
 from tests.engines.launch import launcher_environment, run, torchrun
 

@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from aista.cli import evaluate as evaluate_verb
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError, EvaluationError
 from aista.evaluation import evaluate as module

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from aista.audio.files import write_audio
 from aista.cli import evaluate as evaluate_verb
-from aista.data.collate import SpeechDataset
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError
 from aista.evaluation.decode import read_hypotheses

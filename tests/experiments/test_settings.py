@@ -9,8 +9,8 @@ import pytest
 from aista.config import JointSettings
 from aista.errors import ConfigError
 from aista.evaluation.settings import EvaluateSettings
+from aista.experiments.plan import NANO_TRAIN, changed, moved, shipped
 from aista.experiments.plans.demo import DemoPlan
-from aista.experiments.settings import NANO_TRAIN, changed, moved, shipped
 
 
 def test_paths_move_and_nothing_else_does() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aista.config import SelectSettings
-from aista.retrieval.clouds import under_cost
+from aista.retrieval.tokens import under_cost
 from aista.selection.crowding import crowding, length_only_mrr
 from aista.selection.hidden_states import LayerStates
 from aista.selection.report import LayerReport

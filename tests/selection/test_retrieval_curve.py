@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aista.training.pretrain import fresh_model
+from aista.training.stages import fresh_model
 from tests import tiny
 
 TOOLS = Path(__file__).parents[2] / "tools"

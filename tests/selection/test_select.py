@@ -15,7 +15,7 @@ from aista.retrieval import chance_mrr
 from aista.selection.hidden_states import LayerStates
 from aista.selection.report import LayerReport
 from aista.selection.select import draw_pairs, rank_layers, select
-from aista.training.pretrain import pretrain
+from aista.training.stages import pretrain
 from tests import tiny
 
 QUERIES = 12

@@ -15,8 +15,7 @@ from aista.errors import ConfigError
 from aista.model import AistaForConditionalGeneration
 from aista.selection.select import select
 from aista.training.align import align
-from aista.training.pretrain import pretrain
-from aista.training.run import Interrupted
+from aista.training.stages import Interrupted, pretrain
 from tests import tiny
 from tests.training.interrupting import interrupted_after
 
@@ -61,7 +60,7 @@ def test_it_trains_the_qformer_alone_and_no_block_of_the_backbone_runs(
 
 
 def weights_of_new_model(folder: Path) -> dict[str, torch.Tensor]:
-    from aista.training.pretrain import fresh_model
+    from aista.training.stages import fresh_model
 
     chosen = settings(folder)
     return fresh_model(chosen.model, chosen.seed)[0].trainable_state_dict()  # type: ignore[arg-type]

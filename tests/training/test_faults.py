@@ -15,12 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from aista.errors import ConfigError, TrainingError
-from aista.training import run as run_module
-from aista.training import saves
-from aista.training.joint import joint
+from aista.training import checkpointing
+from aista.training import stages as run_module
+from aista.training.checkpointing import COMPLETE, complete, last_checkpoint
 from aista.training.objective import Joint, SpeechTextObjective
-from aista.training.pretrain import pretrain
-from aista.training.saves import COMPLETE, complete, last_checkpoint
+from aista.training.stages import joint, pretrain
 from tests import tiny
 from tests.training.victim import live
 
@@ -149,7 +148,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_trained(
 
 
 def test_errors_that_are_not_the_disks_pass(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="shapes"), saves.writing(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), checkpointing.writing(tmp_path):
         raise RuntimeError("shapes differ")
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aista.training.joint import joint
 from aista.training.meter import Sums
-from aista.training.run import Interrupted
+from aista.training.stages import Interrupted, joint
 from aista.training.trainer import own_shares
 from tests import tiny
 from tests.engines import stages

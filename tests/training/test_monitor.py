@@ -14,12 +14,9 @@ from typer.testing import CliRunner
 
 from aista.cli import monitor as monitor_verb
 from aista.errors import ConfigError, TrainingError
-from aista.training.curve import curve
-from aista.training.joint import joint
-from aista.training.journal import PROGRESS, Journal
-from aista.training.meter import Meter
-from aista.training.monitor import read, render, summary
-from aista.training.pretrain import pretrain
+from aista.training.meter import PROGRESS, Journal, Meter
+from aista.training.monitor import curve, read, render, summary
+from aista.training.stages import joint, pretrain
 from tests import tiny
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from aista.alignment import Sizes, alignment, names
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.speech_llm import Batcher, SpeechLM
 from aista.training.objective import SpeechTextObjective, predictions
-from aista.training.pretrain import fresh_model
+from aista.training.stages import fresh_model
 from tests import tiny
 
 

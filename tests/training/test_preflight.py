@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from aista.alignment import alignment
-from aista.data.collate import SpeechDataset
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration

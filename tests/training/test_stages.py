@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 from aista.config import JointSettings, PretrainSettings
 from aista.errors import ConfigError
 from aista.model.speech_lm import AistaForConditionalGeneration
-from aista.training import run as run_module
-from aista.training.joint import joint
-from aista.training.pretrain import pretrain
+from aista.training import stages as run_module
+from aista.training.stages import joint, pretrain
 from tests import tiny
 from tests.training.interrupting import interrupted_after
 
@@ -49,7 +48,7 @@ def test_stage1_changes_the_adapters_and_leaves_the_bases(stage1: Path) -> None:
 
 
 def run_fresh(settings: PretrainSettings) -> AistaForConditionalGeneration:
-    from aista.training.pretrain import fresh_model
+    from aista.training.stages import fresh_model
 
     return fresh_model(settings.model, settings.seed)[0]
 

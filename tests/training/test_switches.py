@@ -12,8 +12,7 @@ from aista.config import TrainSettings
 from aista.errors import ConfigError
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.speech_llm import SpeechLM
-from aista.training.pretrain import fresh_model
-from aista.training.run import speed_up
+from aista.training.stages import fresh_model, speed_up
 from tests import tiny
 from tests.model.conftest import noise
 

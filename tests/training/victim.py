@@ -15,8 +15,7 @@ from aista.config import JointSettings, PretrainSettings, SelectSettings
 from aista.evaluation.evaluate import evaluate
 from aista.evaluation.settings import EvaluateSettings
 from aista.selection.select import select
-from aista.training.joint import joint
-from aista.training.pretrain import pretrain
+from aista.training.stages import joint, pretrain
 from aista.training.trainer import AistaTrainer
 
 STAGES: dict[str, Any] = {

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aista.data.json_lines import read_json_lines
-from aista.demo import corpus, grammar, word_lists
+from aista.data.text_files import read_json_lines
+from aista.demo import corpus, grammar
 from aista.errors import ConfigError
 from tools.standins import loop
 
@@ -127,7 +127,7 @@ def _score_language_model(folder: Path, corpora: Path, limit: int) -> dict[str, 
         scores |= {f"mt_bleu_{target}": round(score.value, 2), f"signature_{target}": score.signature}
     repeated = language_model.answer(model, tokens, sources, "asr", "en", template)
     scores["repeat_bleu"] = round(bleu(repeated, sources, "en").value, 2)
-    lists = word_lists.phrases(limit, seed=1_000_003, split="test")
+    lists = grammar.phrases(limit, seed=1_000_003, split="test")
     repeated = language_model.answer(model, tokens, lists, "asr", "en", template)
     scores["repeat_phrases_exact"] = round(
         sum(a == b for a, b in zip(repeated, lists, strict=True)) / len(lists), 3

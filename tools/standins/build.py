@@ -19,12 +19,11 @@ from aista.config import JointSettings, PretrainSettings, SelectSettings
 from aista.demo import corpus
 from aista.evaluation.evaluate import evaluate
 from aista.evaluation.settings import EvaluateSettings
+from aista.experiments.plan import NANO_TRAIN, changed, moved, shipped
 from aista.experiments.progress import Clock, bar
-from aista.experiments.settings import NANO_TRAIN, changed, moved, shipped
 from aista.model.loading import read_trained, write_trained
 from aista.selection.select import select
-from aista.training.joint import joint
-from aista.training.pretrain import pretrain
+from aista.training.stages import joint, pretrain
 from tools import standins
 from tools.standins.model_card import write_card
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from aista.demo import grammar, sounds, tokenizer, word_lists
+from aista.demo import grammar, sounds, tokenizer
 from aista.text import prompts
 from tools.standins import loop
 
@@ -114,8 +114,8 @@ def examples(recipe: Recipe, phase: int) -> list[Example]:
     """Draw the training text of phase 1 or 2: no held-out pair in it, every word."""
     rng = Random(f"language model {recipe.seed}" + (" second" if phase == 2 else ""))
     sentences = grammar.sentences(recipe.num_sentences, recipe.seed)
-    phrases = word_lists.phrases(recipe.num_phrases, recipe.seed)
-    lists = word_lists.dictionary_lists(recipe.num_lists, recipe.seed)
+    phrases = grammar.phrases(recipe.num_phrases, recipe.seed)
+    lists = grammar.dictionary_lists(recipe.num_lists, recipe.seed)
     described = [sounds.draw_sound(rng) for _ in range(recipe.num_captions)]
     weights = FIRST_WEIGHTS if phase == 1 else SECOND_WEIGHTS
     drawn = []
@@ -150,7 +150,7 @@ def tokenizer_texts(recipe: Recipe) -> list[str]:
     rng = Random(f"tokenizer {recipe.seed}")
     sentences = grammar.sentences(min(6_000, recipe.num_sentences), recipe.seed, split="any")
     texts = [text for sentence in sentences for text in (sentence.en, sentence.zh, sentence.ja)]
-    texts += word_lists.phrases(min(1_500, recipe.num_phrases), recipe.seed, split="any")
+    texts += grammar.phrases(min(1_500, recipe.num_phrases), recipe.seed, split="any")
     return texts + [sounds.draw_sound(rng).caption for _ in range(min(1_000, recipe.num_captions))]
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aista.data.json_lines import read_json_lines
+from aista.data.text_files import read_json_lines
 
 
 def write_card(build: Path, results: dict[str, Any]) -> Path:

@@ -21,7 +21,7 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from aista.data.collate import SpeechDataset
+from aista.data.dataset import SpeechDataset
 from aista.errors import EvaluationError
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.pairs import paired_states

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["baseline", "names"]
 
-_NOT_SYSTEMS = ("base", "pretrained", "reported", "runner")
+_NOT_SYSTEMS = ("base", "pretrained", "reported")
 
 
 def names() -> list[str]:

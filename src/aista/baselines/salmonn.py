@@ -13,6 +13,7 @@ from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
 from aista.inference.answering import Answer, GenerationSettings, answer, longest_seconds, pieces_of
 from aista.inference.translating import Request
+from aista.model.loading import Options
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.speech_llm import SpeechLM
 
@@ -71,8 +72,14 @@ class System(Baseline):
             model = AistaForConditionalGeneration.from_pretrained(checkpoint, **loading)
         else:
             frozen: dict[str, Any] = {"whisper": whisper, "llm": llm, "beats": beats}
-            loading |= {"parity": parity, "qformer_heads": qformer_heads, "any_llm": any_llm}
-            model = salmonn.load(checkpoint, **frozen, **loading)
+            model = salmonn.load(
+                checkpoint,
+                salmonn.FrozenModels(**frozen),
+                qformer_heads=qformer_heads,
+                parity=parity,
+                any_llm=any_llm,
+                options=Options(**loading),
+            )
             parts |= frozen
         self.model = (model if quantization else model.to(self.device)).eval()
         self.processor = salmonn.load_processor(self.model)

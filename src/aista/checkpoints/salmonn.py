@@ -102,32 +102,41 @@ def salmonn_name(name: str) -> str:
     return _QFORMER + inner.removeprefix("qformer.").replace("attention.attention.", "attention.self.")
 
 
+@dataclass(frozen=True)
+class FrozenModels:
+    """What a SALMONN was trained on top of.
+
+    Attributes:
+        whisper: Whisper-large-v2, folder or hub id.
+        beats: The BEATs ``.pt`` file; None for a SALMONN that was trained without.
+        llm: Vicuna, folder or hub id.
+    """
+
+    whisper: str
+    beats: str | None
+    llm: str
+
+
 def load(
     path: str | Path,
+    frozen: FrozenModels,
     *,
-    whisper: str,
-    beats: str | None,
-    llm: str,
     qformer_heads: int | None = None,
     parity: bool = False,
     any_llm: bool = False,
-    dtype: torch.dtype | str | None = None,
-    quantization: str | None = None,
-    device_map: Any = None,
+    options: loading.Options | None = None,
 ) -> AistaForConditionalGeneration:
     """Build SALMONN from one of its checkpoints and its three frozen models.
 
     Args:
         path: ``salmonn_v1.pth`` or one that SALMONN's training wrote.
-        whisper: Whisper-large-v2, folder or hub id.
-        beats: The BEATs ``.pt`` file; None for a SALMONN that was trained without.
-        llm: Vicuna, folder or hub id.
+        frozen: The models that it was trained on top of.
         qformer_heads: Attention heads of the Q-Former, which no tensor tells; by default 64 dimensions each
             (12 at the real size), and 4 heads where it is narrower than 128.
         parity: Reproduce SALMONN's numbers to the last habit: BEATs features that depend on the batch, pads
             that consume positions, a ``[PAD]`` row in the vocabulary. Off: the same weights, without those.
         any_llm: Take a language model of the right size that is not the one SALMONN released weights for.
-        dtype, quantization, device_map: As for ``from_bases``.
+        options: How the frozen models are loaded.
 
     Returns:
         The model; its ``import_report`` says what became of every key.
@@ -139,10 +148,10 @@ def load(
     state, settings = read(path)
     report = sort_keys(state)
     report.settings = settings
-    config = _configure(state, settings, whisper, beats, llm, qformer_heads, parity)
+    config = _configure(state, settings, frozen, qformer_heads, parity)
     _require_llm(state, config, any_llm)
     loading.identify_bases(config)
-    parts = loading.load_parts(config, loading.Options(dtype, quantization, device_map))
+    parts = loading.load_parts(config, options or loading.Options())
     _check_leaks(state, parts["audio_encoder"], config, report)
     model = AistaForConditionalGeneration(config, **parts)
     taken = {ours: state[theirs] for theirs, ours in report.taken.items()}
@@ -204,9 +213,7 @@ def sort_keys(state: Mapping[str, Tensor]) -> ImportReport:
 def _configure(
     state: Mapping[str, Tensor],
     settings: Mapping[str, Any],
-    whisper: str,
-    beats: str | None,
-    llm: str,
+    frozen: FrozenModels,
     heads: int | None,
     parity: bool,
 ) -> AistaConfig:
@@ -218,17 +225,17 @@ def _configure(
     inner = state.get(f"{_QFORMER}encoder.layer.0.intermediate_query.dense.weight")
     if inner is None or not layers:
         raise CheckpointError("The Q-Former is missing from this SALMONN checkpoint.")
-    if ("ln_audio.weight" in state) != (beats is not None):
+    if ("ln_audio.weight" in state) != (frozen.beats is not None):
         raise CheckpointError(
             "This checkpoint was trained with BEATs."
-            if beats is None
+            if frozen.beats is None
             else "This checkpoint was trained without BEATs.",
-            advice="Give --beats PATH." if beats is None else "Leave --beats out.",
+            advice="Give --beats PATH." if frozen.beats is None else "Leave --beats out.",
         )
     return loading.configure(
-        whisper,
-        llm,
-        beats,
+        frozen.whisper,
+        frozen.llm,
+        frozen.beats,
         qformer={
             "hidden_size": width,
             "num_attention_heads": heads or (width // 64 if width >= 128 else 4),

@@ -348,7 +348,7 @@ def shard(
 ) -> None:
     """Write a manifest's sounds as tar shards (FLAC, 16 kHz), and a manifest that leads into them."""
     from aista.data.manifest import Manifest
-    from aista.data.shards import write_shards
+    from aista.data.rearrange import write_shards
 
     paths = write_shards(Manifest(manifest), out, rows_per_shard=rows, seed=seed)
     typer.echo(f"{len(paths):>9,}  shards in {out}")

@@ -31,8 +31,7 @@ def demo(
 
     Speech is synthesised by espeak-ng; nothing is downloaded. Stop it with Ctrl-C, start it again.
     """
-    from aista.experiments.plans.demo import DemoPlan, run
-    from aista.experiments.showcase import show_translation, summarise
+    from aista.experiments.plans.demo import DemoPlan, run, show_translation, summarise
 
     summarise(run(DemoPlan(output, scale, seed=seed)), output)
     show_translation(str(output / "ai_sta") if scale == "nano" else None, output)

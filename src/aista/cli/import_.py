@@ -38,18 +38,17 @@ def salmonn(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Import a SALMONN checkpoint: every key accounted for, every base recognised, or a reason why not."""
-    from aista.checkpoints.salmonn import load
+    from aista.checkpoints.salmonn import FrozenModels, load
+    from aista.model.loading import Options
     from aista.model.processing import AistaProcessor
 
     model = load(
         checkpoint,
-        whisper=whisper,
-        beats=beats,
-        llm=llm,
+        FrozenModels(whisper, beats, llm),
         qformer_heads=qformer_heads,
         any_llm=any_llm,
         parity=parity,
-        dtype=dtype,
+        options=Options(dtype),
     )
     model.save_pretrained(out)
     AistaProcessor.from_config(model.config).save_pretrained(out)

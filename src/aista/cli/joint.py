@@ -28,7 +28,7 @@ def joint(
     Run it again to go on where it stopped. The finished model is in the `output` folder.
     """
     from aista.config import JointSettings
-    from aista.training.joint import joint
+    from aista.training.stages import joint
 
     run = joint(JointSettings.load(config, overrides))
     typer.echo(

@@ -30,7 +30,7 @@ def pretrain(
     Run it again to go on where it stopped. The finished model is in the `output` folder.
     """
     from aista.config import PretrainSettings
-    from aista.training.pretrain import pretrain
+    from aista.training.stages import pretrain
 
     run = pretrain(PretrainSettings.load(config, overrides))
     typer.echo(

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from aista.data.json_lines import KeyTwiceError, keys_once
 from aista.errors import ManifestError
 
 Task = Literal["asr", "aac", "st", "mt"]
@@ -151,6 +150,23 @@ class Utterance(BaseModel):
         if self.task in ("st", "mt") and self.tgt_lang is not None:
             return self.tgt_lang
         return self.src_lang
+
+
+class KeyTwiceError(ValueError):
+    """An object has one key twice: nobody knows which value was meant."""
+
+
+def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dictionary; for ``object_pairs_hook``.
+
+    Raises:
+        KeyTwiceError: A key stands twice.
+    """
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise KeyTwiceError(", ".join(sorted({name for name in names if names.count(name) > 1})))
+    return row
 
 
 class Manifest(Sequence[Utterance]):

@@ -14,8 +14,8 @@ from typing import Any
 
 from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
 from aista.data.corpora import Absent, Expected, LeftOut, corpus
-from aista.data.foreign_rows import guarded
 from aista.data.manifest import Utterance, write_manifest
+from aista.data.text_files import guarded
 from aista.data.too_long import TooLong, fit, refuse
 from aista.errors import AudioError, ConfigError, ManifestError
 from aista.files import write_whole

@@ -19,7 +19,7 @@ from random import Random
 import numpy as np
 import soundfile
 
-from aista.demo import grammar, sounds, speech, word_lists
+from aista.demo import grammar, sounds, speech
 from aista.demo.grammar import Sentence
 from aista.errors import ConfigError
 from aista.files import write_whole
@@ -111,7 +111,7 @@ def _texts(corpus: str, count: int, seed: int) -> list[Sentence]:
     split: grammar.Split = "train" if corpus in _TRAINING else "test"
     spoken = round(count * _PHRASE_SHARE.get(corpus, 0.0))
     drawn = grammar.sentences(count - spoken, seed, split=split, vocabulary=_VOCABULARY.get(corpus, "all"))
-    drawn += [Sentence(text, "", "", (), ()) for text in word_lists.phrases(spoken, seed, split=split)]
+    drawn += [Sentence(text, "", "", (), ()) for text in grammar.phrases(spoken, seed, split=split)]
     Random(f"order {corpus} {seed}").shuffle(drawn)
     return drawn
 

@@ -11,8 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from aista.data.dataset import SpeechDataset
-from aista.data.json_lines import read_json_lines
 from aista.data.manifest import Utterance
+from aista.data.text_files import read_json_lines
 from aista.errors import AistaError, AudioError, EvaluationError
 from aista.files import write_whole
 from aista.inference.translating import Answered, Request, SpeechTranslator, joined

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aista import ot
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.dataset import Collator, SpeechDataset
 from aista.retrieval import pair_distances
 from aista.speech_llm import Batch, SpeechLM
 from aista.speech_llm.pairs import paired_states

@@ -17,7 +17,7 @@ from typing import Any
 
 import aista
 from aista.audio.files import load_audio
-from aista.data.collate import SpeechDataset
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import compare

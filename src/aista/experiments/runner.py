@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shlex
 import sys
 import time
@@ -18,7 +20,6 @@ from typing import Any
 import yaml
 
 from aista.evaluation.evaluate import versions
-from aista.experiments.machine import machine
 from aista.experiments.plan import AISTA, TRAINING, Job, Plan
 from aista.experiments.progress import Clock, console
 from aista.experiments.queue import Outcome, Queue
@@ -127,3 +128,30 @@ class Runner:
             }  # fmt: skip
             text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
             write_whole(job.output / "provenance.yaml", text)
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor, the cores, the memory in GB, the system, and GPUs where there are any."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": _processor(),
+        "cores": os.cpu_count() or 1,
+        "ram_gb": _memory_gb(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **({"gpus": gpus} if gpus else {}),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return found[1].strip() if found else platform.processor() or "unknown"
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None

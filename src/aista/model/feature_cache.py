@@ -18,7 +18,7 @@ from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.dataset import SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes
 from aista.data.manifest import Manifest
-from aista.data.sound_names import SoundNames
+from aista.data.recordings import SoundNames
 
 
 def cached_features(
@@ -37,7 +37,7 @@ def cached_features(
 
     Of several processes the main one encodes, on its own device, while the others wait. A run beside this one
     that fills the same folder is waited for too. Features are kept under the content of the file
-    (``aista.data.sound_names``): a corpus that was moved keeps them.
+    (``aista.data.recordings``): a corpus that was moved keeps them.
 
     Args:
         batch_size: Clips at a time.

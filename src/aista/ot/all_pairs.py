@@ -81,7 +81,7 @@ def _solve_blocks(
     sizes = np.stack([np.repeat(ns, len(ms)), np.tile(ms, len(ns))], 1)
     strides = np.full(len(sizes), host.shape[1], dtype=np.int64)
     masses = uniform_masses(sizes)
-    raw = solve_flat(host.ravel(), offsets, strides, sizes, *masses, threads=threads)
+    raw = solve_flat(host.ravel(), offsets, strides, sizes, masses, threads=threads)
     if np.isnan(raw.values).any():
         row, col = divmod(int(np.isnan(raw.values).argmax()), len(ms))
         raise TransportError(

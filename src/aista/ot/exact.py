@@ -157,7 +157,7 @@ def solve_batch(
     totals, rows, cols = _masses(sizes, a, b)
     offsets = starts(sizes.prod(1))
     flat = np.concatenate([c.ravel() for c in matrices] or [np.empty(0)], dtype=np.float64)
-    raw = solve_flat(flat, offsets, sizes[:, 1], sizes, rows, cols, threads=threads)
+    raw = solve_flat(flat, offsets, sizes[:, 1], sizes, (rows, cols), threads=threads)
     return Solutions(raw, sizes, totals, _replacements(matrices, raw, rows, cols, totals))
 
 
@@ -181,8 +181,7 @@ def solve_flat(
     offsets: NDArray[np.int64],
     strides: NDArray[np.int64],
     sizes: NDArray[np.int64],
-    row_mass: NDArray[np.int64],
-    col_mass: NDArray[np.int64],
+    masses: tuple[NDArray[np.int64], NDArray[np.int64]],
     *,
     threads: int = 1,
     plans: bool = True,
@@ -193,12 +192,12 @@ def solve_flat(
         costs: (total,) any float type, made float64; problem k starts at ``offsets[k]``, its rows
             ``strides[k]`` apart.
         sizes: (problems, 2) rows and columns.
-        row_mass: (sum of rows,) integer masses. col_mass: (sum of columns,), equal totals a problem.
+        masses: (sum of rows,) and (sum of columns,) integers, equal totals a problem.
         threads: Threads that share the problems. plans: Whether to write the plans out.
     """
     from aista.ot import batch, kernels
 
-    costs = np.ascontiguousarray(costs, dtype=np.float64)
+    costs, (row_mass, col_mass) = np.ascontiguousarray(costs, dtype=np.float64), masses
     count = len(sizes)
     ns, ms = np.ascontiguousarray(sizes[:, 0]), np.ascontiguousarray(sizes[:, 1])
     raw = RawSolutions(

@@ -221,7 +221,7 @@ def solve_masked(cost: Tensor, row_mask: Tensor, col_mask: Tensor, threads: int)
     batch, num_rows, num_cols = packed.shape
     offsets = np.arange(batch, dtype=np.int64) * num_rows * num_cols
     strides = np.full(batch, num_cols, dtype=np.int64)
-    raw = solve_flat(packed.ravel(), offsets, strides, sizes, *masses, threads=threads)
+    raw = solve_flat(packed.ravel(), offsets, strides, sizes, masses, threads=threads)
     if np.isnan(raw.values).any():
         raise TransportError(
             f"pair {int(np.isnan(raw.values).argmax())} has NaN or infinite hidden states",

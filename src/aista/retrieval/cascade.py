@@ -60,7 +60,7 @@ def distances64(speech: Sequence[Tensor], text: Sequence[Tensor], *, threads: in
             starts(sizes.prod(1)),
             sizes[:, 1],
             sizes,
-            *uniform_masses(sizes),
+            uniform_masses(sizes),
             threads=threads,
             plans=False,
         )
@@ -104,8 +104,6 @@ class Cascade:
         queries: Which speech items will be asked for (others are never looked at). None: all.
         texts: Identity of each text; pairs of equal identity are not rivals. None: all differ.
         block_size: Tokens along each side of a tile of products. threads: CPU threads.
-        device_bounds: Whether the first bounds run in torch, where the tensors lie. None: unless that is the
-        CPU.
     """
 
     def __init__(
@@ -117,14 +115,12 @@ class Cascade:
         texts: Sequence[Hashable] | None = None,
         block_size: int = 1536,
         threads: int = 0,
-        device_bounds: bool | None = None,
     ) -> None:
         chosen = range(len(speech)) if queries is None else queries
         self.queries = np.array(chosen, dtype=np.int64).reshape(-1)
         _check(speech, text, self.queries, texts)
         self.block_size, self.threads = block_size, threads or torch.get_num_threads()
-        device = text[0].device
-        self.device_bounds = device.type != "cpu" if device_bounds is None else device_bounds
+        self.device_bounds = bounds_on_device(text[0])
         count = sum(len(cloud) for cloud in text)
         centre = torch.stack([cloud.detach().sum(0, dtype=torch.float64) for cloud in text]).sum(0) / count
         self.speech = Side([speech[i] for i in self.queries.tolist()], centre.float(), True, block_size)
@@ -290,6 +286,11 @@ class Cascade:
         difference = found - self.gold[i]
         tied = np.abs(difference) <= TIE * scale
         tile.verdicts[p, q] = np.where(tied, 0, -np.sign(difference)).astype(np.int8)
+
+
+def bounds_on_device(tokens: Tensor) -> bool:
+    """Whether the first bounds run in torch, where the tokens lie: unless that is the CPU."""
+    return tokens.device.type != "cpu"
 
 
 def _product(text: Tensor, speech: Tensor) -> Tensor:

@@ -13,9 +13,8 @@ The next move follows the best guess of the MRR; the answer follows only from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,19 +61,14 @@ def decide_mrr(
     *,
     texts: Sequence[Hashable] | None = None,
     budget: float = 1.0,
-    block_size: int = 1536,
     threads: int = 0,
-    seed: int = 0,
-    progress: Callable[[float, float], Any] | None = None,
 ) -> Decision:
     """Decide whether the MRR of a layer exceeds a threshold, exactly.
 
     Args:
-        speech, text, texts, block_size, threads: As :func:`aista.retrieval.exact_ranks`.
+        speech, text, texts, threads: As :func:`aista.retrieval.exact_ranks`.
         threshold: Between 0 and 1.
         budget: Largest fraction of all pairs to judge, 1 = until decided.
-        seed: Chooses the pilot items; the answer does not depend on it.
-        progress: Called with (low, high) after every move.
 
     Returns:
         The decision with its interval.
@@ -86,16 +80,14 @@ def decide_mrr(
     """
     if not 0.0 <= threshold <= 1.0:
         raise TransportError("threshold must lie between 0 and 1", got=threshold)
-    cascade = Cascade(speech, text, texts=texts, block_size=block_size, threads=threads)
-    search = _Search(cascade, threshold, seed)
+    cascade = Cascade(speech, text, texts=texts, threads=threads)
+    search = _Search(cascade, threshold)
     allowed = budget * search.count**2
     while search.verdict() is None and search.touched < allowed:
         if search.guess() > threshold:
             search.complete_rows()
         else:
             search.try_hubs()
-        if progress is not None:
-            progress(*search.interval())
     low, high = search.interval()
     return Decision(
         selected=search.verdict(),
@@ -114,14 +106,14 @@ def decide_mrr(
 class _Search:
     """What is known so far, and the two moves."""
 
-    def __init__(self, cascade: Cascade, threshold: float, seed: int) -> None:
+    def __init__(self, cascade: Cascade, threshold: float) -> None:
         self.cascade, self.threshold, self.count = cascade, threshold, len(cascade.gold)
         self.known = np.full((self.count, self.count), UNKNOWN, np.int8)
         self.known[cascade.identity[:, None] == cascade.identity] = 2
         self.rivals = (self.known == UNKNOWN).sum(1)
         self.touched, self.num_hubs = 0, 0
         self._update()
-        pilot = np.random.default_rng(seed).permutation(self.count)[:PILOT_ITEMS]
+        pilot = np.random.default_rng(0).permutation(self.count)[:PILOT_ITEMS]
         self._judge(np.sort(pilot), np.arange(self.count))
         nearness = (self.known[pilot] == 1).sum(0) - self._remoteness()
         self.hubs = np.argsort(-nearness, kind="stable")

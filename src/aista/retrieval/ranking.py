@@ -95,7 +95,6 @@ def exact_ranks(
     block_size: int = 1536,
     threads: int = 0,
     progress: Callable[[int, int], Any] | None = None,
-    device_bounds: bool | None = None,
 ) -> Ranking:
     """Rank every item's own text among all texts.
 
@@ -106,7 +105,6 @@ def exact_ranks(
         texts: Q strings or ids; items with equal text count as gold, never as rivals.
         block_size: Tokens along each side of a tile: memory is about 4 block_size (block_size + 2 d) bytes.
         threads: CPU threads, 0 = torch's number. progress: Called with (speech items done, all of them).
-        device_bounds: Whether the first bounds run where the tensors lie. None: unless that is the CPU.
 
     Returns:
         The ranking; certified by bounds and float64 rechecks, not sampled.
@@ -117,15 +115,7 @@ def exact_ranks(
     Equation: 3 and 4, rank = 1 + number of strictly smaller distances.
     Cost: 2 N M d operations for N speech and M text tokens, and 1-10 us a pair.
     """
-    cascade = Cascade(
-        speech,
-        text,
-        queries=queries,
-        texts=texts,
-        block_size=block_size,
-        threads=threads,
-        device_bounds=device_bounds,
-    )
+    cascade = Cascade(speech, text, queries=queries, texts=texts, block_size=block_size, threads=threads)
     count, done = len(cascade.queries), 0
     ranks, ties = np.ones(count, np.int64), np.zeros(count, np.int64)
     for items, verdicts in cascade.judge(np.arange(count), np.arange(len(text))):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aista.errors import TransportError
+from aista.ot.cost import moments, standardise, unit_length
 
 #: Unit roundoff of float32 and float64.
 ROUND32, ROUND64 = 2.0**-24, 2.0**-53
@@ -153,3 +154,23 @@ def distinct_rows(side: Side) -> tuple[list[Tensor], Tensor | None]:
         if len(seen) > limit or (passed > 0.05 * total + 200 and len(seen) > 0.98 * passed):
             return [], None
     return index, torch.stack(rows).float() - side.centre
+
+
+def under_cost(
+    speech: Sequence[Tensor], text: Sequence[Tensor], cost: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Map both sides so that squared Euclidean distances between them are the named cost (``aista.ot.cost``).
+
+    Args:
+        speech, text: Clouds (n_i, d). For ``standardised`` each side is measured over all of its tokens.
+        cost: One of ``aista.ot.cost.COSTS``.
+    """
+    if cost == "cosine":
+        return [unit_length(cloud) for cloud in speech], [unit_length(cloud) for cloud in text]
+    if cost == "standardised":
+        known = [moments(torch.cat([cloud.float() for cloud in side])) for side in (speech, text)]
+        return (
+            [standardise(cloud, known[0]) for cloud in speech],
+            [standardise(cloud, known[1]) for cloud in text],
+        )
+    return list(speech), list(text)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from aista import processes
-from aista.data.collate import SpeechDataset
+from aista.data.dataset import SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.pairs import paired_states

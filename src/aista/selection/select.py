@@ -14,12 +14,12 @@ from torch import Tensor
 
 from aista import processes, retrieval
 from aista.config import SelectSettings
-from aista.data.collate import SpeechDataset
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import ManifestError
 from aista.model.feature_cache import cached_features
 from aista.ot.cost import COSTS
-from aista.retrieval.clouds import under_cost
+from aista.retrieval.tokens import under_cost
 from aista.run_folder import claim, inputs_of
 from aista.selection.crowding import crowding, length_only_mrr
 from aista.selection.hidden_states import LayerStates, extract, layer_states

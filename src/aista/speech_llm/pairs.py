@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aista import processes
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.dataset import Collator, SpeechDataset
 from aista.speech_llm.adapter import SpeechLM
 from aista.speech_llm.batch import Batch
 

@@ -8,7 +8,6 @@ layers. It takes minutes on a CPU.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +18,11 @@ from aista.alignment import PairedStates, Sizes, alignment, gather_pairs
 from aista.config import AlignSettings
 from aista.errors import ConfigError, ModelInputError
 from aista.model.weights import whole
-from aista.retrieval.clouds import under_cost
-from aista.run_folder import claim, inputs_of
+from aista.retrieval.tokens import under_cost
 from aista.speech_llm import Batch, Output
 from aista.speech_llm.states import check_layers
-from aista.training.arguments import require_reporters
 from aista.training.objective import Joint, SpeechTextObjective
-from aista.training.pretrain import starting_model
-from aista.training.run import FINISHED, Run, finished_run, train
+from aista.training.stages import Run, stage, starting_model
 from aista.training.trainer import AistaTrainer
 
 
@@ -39,27 +35,24 @@ def align(settings: AlignSettings) -> Run:
     Raises:
         ConfigError: There is no such layer, or the method does not take these options or needs logits.
     """
-    output = Path(settings.output)
-    require_reporters(settings.train)  # before the folder is claimed
-    with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
-        return finished_run(output) if done else _align(settings)
 
+    def start() -> tuple[AlignObjective, Any]:
+        model, processor = starting_model(settings)
+        text_config = model.config.text_config
+        check_layers(settings.alignment.layers, text_config.num_hidden_layers)
+        vocabulary: Any = model.get_input_embeddings().num_embeddings
+        sizes = Sizes(text_config.hidden_size, vocabulary, settings.seed)
+        layers = tuple(settings.alignment.layers)
+        method = alignment(settings.alignment.method, layers, sizes, **settings.alignment.options)
+        if method.needs_logits or not method.layers:
+            raise ConfigError(
+                "This method looks at no hidden states: it needs a whole pass of the language model.",
+                got=settings.alignment.method,
+                expected="retrieval, wasserstein, contrastive or ctc",
+            )
+        return AlignObjective(model, method), processor
 
-def _align(settings: AlignSettings) -> Run:
-    model, processor = starting_model(settings)
-    text_config = model.config.text_config
-    check_layers(settings.alignment.layers, text_config.num_hidden_layers)
-    vocabulary: Any = model.get_input_embeddings().num_embeddings
-    sizes = Sizes(text_config.hidden_size, vocabulary, settings.seed)
-    layers = tuple(settings.alignment.layers)
-    method = alignment(settings.alignment.method, layers, sizes, **settings.alignment.options)
-    if method.needs_logits or not method.layers:
-        raise ConfigError(
-            "This method looks at no hidden states: it needs a whole pass of the language model.",
-            got=settings.alignment.method,
-            expected="retrieval, wasserstein, contrastive or ctc",
-        )
-    return train(settings, AlignObjective(model, method), processor, trainer=AlignTrainer)
+    return stage(settings, start, trainer=AlignTrainer)
 
 
 class AlignObjective(SpeechTextObjective):

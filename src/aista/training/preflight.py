@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aista.alignment import PairedStates
 from aista.alignment.base import Alignment
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.dataset import Collator, SpeechDataset
 from aista.files import write_whole
 from aista.retrieval import exact_ranks
 from aista.speech_llm import SpeechLM

@@ -26,19 +26,17 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from aista import processes
 from aista.config import TrainSettings
-from aista.data.collate import Collator, SpeechDataset
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.sampling import LengthGroupedSampler
 from aista.speech_llm import Batch
 from aista.training import checkpointing
 from aista.training.arguments import METRIC, require_whole_steps, training_arguments
 from aista.training.callbacks import Progress, StopOnSignal
-from aista.training.journal import Journal
-from aista.training.meter import Meter, Sums
+from aista.training.checkpointing import complete, writing
+from aista.training.learning_rates import learning_rate, split_by_part
+from aista.training.meter import Journal, Meter, Sums
 from aista.training.nonfinite import FiniteLosses
 from aista.training.objective import SpeechTextObjective
-from aista.training.parts import split_by_part
-from aista.training.saves import complete, writing
-from aista.training.schedule import learning_rate
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from aista.model.estimate import on_meta, qwen2_7b, vicuna, whisper_large_v2
 from aista.model.loading import qformer_config
 from aista.selection.select import select
 from aista.training.arguments import training_arguments
-from aista.training.joint import joint
-from aista.training.pretrain import pretrain
-from aista.training.schedule import learning_rate
+from aista.training.learning_rates import learning_rate
+from aista.training.stages import joint, pretrain
 from tests import tiny
 
 FOLDER = Path(str(files("aista.experiments.paper") / "configs"))

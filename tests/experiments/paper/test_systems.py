@@ -11,7 +11,7 @@ from aista.config import DataSettings, JointSettings
 from aista.errors import ConfigError
 from aista.experiments.paper import reported as paper
 from aista.experiments.paper.systems import NEEDS, Backbone, Scope, chosen_names, systems
-from aista.experiments.settings import changed
+from aista.experiments.plan import changed
 
 BACKBONES = (Backbone("one", "One", "aista:stage1", "Qwen2-7B"), Backbone("two", "Two", "x", "Vicuna-13B"))
 

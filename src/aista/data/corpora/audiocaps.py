@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aista.data.corpora import Absent, Expected, LeftOut
 from aista.data.manifest import Utterance
-from aista.data.rows_of_tables import Broken, read_rows
+from aista.data.text_files import Broken, read_rows
 
 NOTE = (
     "The clips come from YouTube and vanish: the paper trained on 45K of 49,838. Validation and test clips "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aista.data.corpora import Absent, Expected, LeftOut
 from aista.data.manifest import Utterance
-from aista.data.rows_of_tables import Broken, read_rows
+from aista.data.text_files import Broken, read_rows
 
 NOTE = "Every clip has five captions, one row each; the paper's 4K counts the 3,839 clips of development."
 _CLIPS = {"development": 3_839, "validation": 1_045, "evaluation": 1_045}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aista.data.corpora import Absent, Expected, LeftOut
 from aista.data.manifest import Utterance
-from aista.data.rows_of_tables import Broken, read_rows
+from aista.data.text_files import Broken, read_rows
 from aista.errors import ConfigError
 
 NOTE = (

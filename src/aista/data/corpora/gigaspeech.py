@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aista.data.corpora import Absent, Expected, LeftOut
-from aista.data.json_stream import array_items
 from aista.data.manifest import Utterance
+from aista.data.text_files import array_items
 from aista.text.normalize import gigaspeech_text
 
 NOTE = (

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aista.data.corpora import Absent, Expected, LeftOut
-from aista.data.json_stream import array_items
 from aista.data.manifest import Utterance
+from aista.data.text_files import array_items
 from aista.errors import ConfigError, ManifestError
 
 NOTE = (

@@ -26,8 +26,8 @@ from pydantic import ValidationError
 
 from aista import plugins
 from aista.audio.files import probe
-from aista.data.foreign_rows import guarded
 from aista.data.manifest import Manifest, Utterance, complaints, numbered, write_manifest
+from aista.data.text_files import guarded
 from aista.errors import AudioError, ConfigError, ManifestError
 
 Row = dict[str, Any]

@@ -9,8 +9,8 @@ from typing import Any
 from aista.audio.files import probe
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.importers import Options, Row, Skipped
-from aista.data.json_lines import read_json_lines, write_json_lines
 from aista.data.manifest import Utterance
+from aista.data.text_files import read_json_lines, write_json_lines
 from aista.errors import ManifestError
 from aista.text.languages import LANGUAGES
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aista.data.importers import Options, Row, Skipped, stem, unless_it_has_a_channel
-from aista.data.json_stream import array_items
 from aista.data.manifest import Utterance
+from aista.data.text_files import array_items
 from aista.errors import ManifestError
 
 # SALMONN's tasks that are ours; its others are questions about the sound

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aista.data.importers import Options, Row, unless_it_has_a_channel
-from aista.data.json_lines import read_json_lines, write_json_lines
 from aista.data.manifest import Utterance
+from aista.data.text_files import read_json_lines, write_json_lines
 from aista.errors import ManifestError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aista.data.importers import Options, Row, Skipped, stem
 from aista.data.manifest import Utterance
-from aista.data.rows_of_tables import Broken, header_of, read_rows
+from aista.data.text_files import Broken, header_of, read_rows
 from aista.errors import ConfigError, ManifestError
 
 _FIELDS = tuple(field for field in Utterance.model_fields if field != "segments")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aista.analysis.embedding_map import FEWEST, Closeness, MeanStates, closeness, density, mean_states, plane
-from aista.data.collate import SpeechDataset
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.evaluation.inside import transport_map
 from aista.experiments.paper.sentences import chosen_sentences, pairs_of_runs, saved_clip

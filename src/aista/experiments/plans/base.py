@@ -16,9 +16,9 @@ from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError, ManifestError
 from aista.evaluation.settings import EvaluateSettings
 from aista.experiments.paper.systems import Backbone, Run, System
+from aista.experiments.plan import changed, moved
 from aista.experiments.plans.paper import PaperPlan
 from aista.experiments.progress import Clock
-from aista.experiments.settings import changed, moved
 from aista.settings_text import override
 
 S = TypeVar("S", bound=Settings)

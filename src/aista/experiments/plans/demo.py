@@ -10,18 +10,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from random import Random
 from typing import Any
 
+from rich.table import Table
+
 from aista.config import JointSettings, SelectSettings
-from aista.demo import corpus
+from aista.demo import corpus, grammar, speech
 from aista.errors import TrainingError
 from aista.evaluation.evaluate import compare, versions
 from aista.evaluation.settings import EvaluateSettings
 from aista.experiments.demo_page import write_report
-from aista.experiments.plan import Job, Plan, scale_named
-from aista.experiments.progress import Clock, bar
+from aista.experiments.plan import Job, Plan, changed, scale_named, shipped
+from aista.experiments.progress import Clock, bar, console
 from aista.experiments.runner import Runner
-from aista.experiments.settings import changed, shipped
 from aista.files import write_whole
 from aista.selection.report import LayerReport
 from aista.selection.select import REPORT
@@ -168,3 +170,55 @@ def encode(folder: Path, models: Sequence[str], corpora: Sequence[str], clock: C
         for name in models:
             model = AistaForConditionalGeneration.from_pretrained(name).eval()
             cached_features(model, AistaProcessor.from_pretrained(name), manifests, str(folder / "features"))
+
+
+# ---- what a newcomer reads at the end: both systems' scores, and one fresh clip translated ----
+
+_ROWS = {
+    "bleu_zh": "BLEU, speech to Chinese",
+    "bleu_ja": "BLEU, speech to Japanese",
+    "mt_bleu_zh": "BLEU, text to Chinese (zero-shot)",
+    "mt_bleu_ja": "BLEU, text to Japanese (zero-shot)",
+    "token_accuracy": "token accuracy, %",
+    "log_wasserstein": "log Wasserstein, speech to text",
+}
+
+
+def summarise(results: dict[str, Any], folder: Path) -> None:
+    """Print base against AI-STA, and where the rest can be seen."""
+    table = Table("", "base", "AI-STA", title="Held-out combinations, held-out speakers, one seed")
+    base, aligned = results["systems"]["base"], results["systems"]["ai_sta"]
+    for key, title in _ROWS.items():
+        table.add_row(title, *(f"{system[key]:.2f}" if key in system else "-" for system in (base, aligned)))
+    console.print(table)
+    console.print(f"aligned layers {results['selected_layers']}, {results['seconds']['total']:.0f} s in all")
+    for warning in results["warnings"]:
+        console.print(f"[yellow]{warning}")
+    console.print(f"numbers: {folder / 'results.json'}\npage:    {folder / 'report.html'}\n")
+
+
+def fresh_clip(path: Path, seed: int = 2026) -> str:
+    """Say a sentence that no corpus holds in a voice that no training corpus holds; return its text."""
+    from aista.audio.files import write_audio
+
+    rng = Random(f"fresh {seed}")
+    sentence = grammar.sentences(1, seed, split="test", vocabulary="common")[0]
+    samples = speech.utter(sentence.en, speech.draw_voice(rng, speech.TEST_VARIANTS), seed=seed)
+    if samples is None:
+        return fresh_clip(path, seed + 1)
+    write_audio(path, samples)
+    return sentence.en
+
+
+def show_translation(model: str | None, folder: Path) -> None:
+    """Translate a fresh clip with a model (None: the shipped one) and print what was said and understood."""
+    from aista.inference.translator import load
+
+    path = folder / "fresh.wav"
+    said = fresh_clip(path)
+    translator = load(model)
+    console.rule("[bold]A fresh clip", align="left", style="dim")
+    console.print(f"said      {said}   ({path})")
+    for code, title in (("en", "English"), ("zh", "Chinese"), ("ja", "Japanese")):
+        if not translator.directions or f"en-{code}" in translator.directions:
+            console.print(f"{title:<9} {translator.translate(str(path), target=code).text}")

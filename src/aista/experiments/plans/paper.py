@@ -26,12 +26,11 @@ from aista.experiments.paper.measured import has_diverged
 from aista.experiments.paper.page import write_report
 from aista.experiments.paper.systems import Backbone, Context, Run, Scope, System, chosen_names, systems
 from aista.experiments.paper.tables import RULES, all_tables
-from aista.experiments.plan import Job, Plan, scale_named
+from aista.experiments.plan import Job, Plan, changed, moved, scale_named, shipped
 from aista.experiments.plans.demo import CORPORA, encode, synthesise
 from aista.experiments.progress import Clock, console
 from aista.experiments.results import save
 from aista.experiments.runner import RECORD
-from aista.experiments.settings import changed, moved, shipped
 from aista.files import sha256_of, write_whole
 from aista.model.bases import locate
 from aista.selection.select import REPORT

@@ -18,12 +18,11 @@ from aista.config import JointSettings, PretrainSettings, Settings
 from aista.demo import corpus
 from aista.errors import ConfigError
 from aista.evaluation.settings import EvaluateSettings
-from aista.experiments.plan import Job, Plan, scale_named
+from aista.experiments.plan import NANO_TRAIN, Job, Plan, changed, scale_named, shipped
 from aista.experiments.plans.demo import encode, synthesise
 from aista.experiments.progress import Clock
 from aista.experiments.results import Cell, Figure, Row, Table, save
 from aista.experiments.runner import RECORD
-from aista.experiments.settings import NANO_TRAIN, changed, shipped
 from aista.files import write_whole
 from aista.model.bases import locate
 

@@ -1,14 +1,141 @@
-"""Rows of CSV and TSV files, whole: a row that runs over its line or into other columns is told, not used."""
+"""JSON lines, one big JSON array, tables: read with exact places in errors, whoever wrote them."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import itertools
-from collections.abc import Collection, Iterator
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
+from aista.data.manifest import KeyTwiceError, keys_once
 from aista.errors import ManifestError
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (``file:line``, object) for every line that is not blank; ``.gz`` is unpacked.
+
+    Raises:
+        ManifestError: The file is missing, or a line is no JSON object.
+    """
+    opening = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opening(path, "rt", encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, object_pairs_hook=keys_once)
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{where}: no JSON.", got=error.msg) from None
+    except KeyTwiceError as error:
+        raise ManifestError(f"{where}: a key stands twice.", got=error) from None
+    if not isinstance(row, dict):
+        raise ManifestError(f"{where}: no JSON object.", got=type(row).__name__)
+    return row
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write objects, one a line, leaving out keys whose value is None."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            kept = {key: value for key, value in row.items() if value is not None}
+            file.write(json.dumps(kept, ensure_ascii=False) + "\n")
+
+
+_CHUNK_CHARACTERS = 1 << 20
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def array_items(path: Path, key: str) -> Iterator[Any]:
+    """Yield the items of the array ``key`` of the file's outermost object, or of the file if it is an array.
+
+    Raises:
+        ManifestError: There is no such array, or the JSON is broken.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from _items(file, path, key)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
+
+
+def _items(file: TextIO, path: Path, key: str) -> Iterator[Any]:
+    decoder = json.JSONDecoder()
+    buffer = _from_array_start(file, path, key)
+    position = 0
+    while True:
+        position = _BETWEEN.match(buffer, position).end()  # type: ignore[union-attr]
+        if buffer[position : position + 1] == "]":
+            return
+        try:
+            item, position = decoder.raw_decode(buffer, position)
+            # A number may go on in the next chunk; only objects, arrays and strings end visibly.
+        except json.JSONDecodeError as error:
+            more = file.read(max(_CHUNK_CHARACTERS, len(buffer) - position))
+            if not more:
+                raise ManifestError(
+                    f"{path}: broken JSON in the array {key!r}.",
+                    got=error.msg,
+                    advice="Download it again.",
+                ) from None
+            buffer, position = buffer[position:] + more, 0
+            continue
+        yield item
+
+
+def _from_array_start(file: TextIO, path: Path, key: str) -> str:
+    """Read on until the array starts; return what follows its bracket."""
+    buffer = file.read(_CHUNK_CHARACTERS)
+    if buffer.lstrip().startswith("["):
+        return buffer.lstrip()[1:]
+    start = re.compile(rf'"{re.escape(key)}"\s*:\s*\[')
+    while True:
+        if found := start.search(buffer):
+            return buffer[found.end() :]
+        more = file.read(_CHUNK_CHARACTERS)
+        if not more:
+            raise ManifestError(f"{path}: has no array {key!r}.", advice="Is this the right file?")
+        buffer = buffer[-200:] + more
+
+
+Row = TypeVar("Row")
+
+# What code raises over a value of another kind than it was written for.
+_UNFORESEEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, csv.Error)
+
+
+def guarded(rows: Iterator[Row], source: str, name: Callable[[Row], str], advice: str) -> Iterator[Row]:
+    """Yield rows as a reader gives them.
+
+    Args:
+        source: What is read, for messages.
+        name: Says which row it was.
+        advice: What the reader of the message can do.
+
+    Raises:
+        ManifestError: The reader failed over what it read; the message names the row before.
+    """
+    last = "the first row"
+    try:
+        for row in rows:
+            yield row
+            last = f"the row after {name(row)}"
+    except _UNFORESEEN as error:
+        what = str(error).strip().split("\n")[0]
+        raise ManifestError(
+            f"{source}: broken at {last}.", got=f"{type(error).__name__}: {what}", advice=advice
+        ) from None
+
 
 csv.field_size_limit(1 << 24)
 

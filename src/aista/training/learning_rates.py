@@ -1,11 +1,34 @@
-"""Learning rates of the parts that are trained: Q-Former, projection, LoRA, the alignment method's own."""
+"""Learning rates: over the steps of a run (DESIGN decision 8), and of the parts that are trained."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
+
+from aista.config import TrainSettings
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """Return the learning rate of a global step, counted from 0.
+
+    Linear from ``warmup_start_learning_rate`` to ``learning_rate`` over ``warmup_steps``, then a cosine that
+    is counted from step 0 to ``max_steps`` and ends at ``min_learning_rate``. Counting the cosine from step 0
+    makes the rate drop a little where the warm-up ends (2.94e-5 instead of 3e-5 with the paper's values).
+
+    Source: the paper's A.1 for the values; SALMONN for the form.
+    Departs: SALMONN restarts the warm-up at each of its epochs; here steps are global, unless
+        ``salmonn_epoch_steps`` says how long its epochs are.
+    """
+    peak, low = settings.learning_rate, settings.min_learning_rate
+    if step < settings.warmup_steps:
+        start = settings.warmup_start_learning_rate
+        counted = step % settings.salmonn_epoch_steps if settings.salmonn_epoch_steps else step
+        return start + (peak - start) * counted / settings.warmup_steps
+    progress = min(step / settings.max_steps, 1.0)
+    return low + (peak - low) / 2 * (1 + math.cos(math.pi * progress))
 
 
 def part_of(name: str) -> str:

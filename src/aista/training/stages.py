@@ -1,4 +1,7 @@
-"""What every training stage shares: start or resume, train, leave one finished folder behind.
+"""The training stages: start or resume, train, leave one finished folder behind.
+
+``pretrain`` is stage 1 (paper 4.1): it teaches the adapters to hear, on speech recognition and captioning.
+``joint`` is stage 3 (paper 4.3): translation and alignment at the selected layers, trained together.
 
 A finished run is a model folder (``aista.load`` reads it) that also holds ``settings.yaml``, ``history.json``
 (every logged figure) and, written last, ``training.json`` (steps, seconds, best validation).
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +20,32 @@ import torch
 from transformers import set_seed
 
 from aista import processes
+from aista.alignment import Sizes, alignment, method
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.config import AlignSettings, DataSettings, JointSettings, PretrainSettings, TrainSettings
-from aista.data.collate import Collator, SpeechDataset
+from aista.config import (
+    AlignmentSettings,
+    AlignSettings,
+    DataSettings,
+    JointSettings,
+    ModelSettings,
+    PretrainSettings,
+    TrainSettings,
+)
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, TrainingError
 from aista.files import write_whole
 from aista.model.feature_cache import cached_features
+from aista.model.processing import AistaProcessor
+from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.retrieval import read_selected
+from aista.run_folder import claim, inputs_of
 from aista.speech_llm import Batcher, SpeechLM
-from aista.training.journal import PROGRESS
+from aista.training.arguments import require_reporters
+from aista.training.checkpointing import last_checkpoint, writing
+from aista.training.meter import PROGRESS
 from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
 from aista.training.preflight import before_training
-from aista.training.saves import last_checkpoint, writing
 from aista.training.trainer import AistaTrainer, TrainingData
 
 FINISHED = "training.json"
@@ -55,6 +73,52 @@ class Run:
 
 class Interrupted(TrainingError):
     """The run was stopped by a signal; its state is saved and the same command goes on."""
+
+
+def pretrain(settings: PretrainSettings) -> Run:
+    """Train LayerNorms, Q-Former, projection and LoRA with the causal LM loss on the target (Eq. 2).
+
+    The paper aligns nothing here; ``alignment`` is for finding out what it would do.
+
+    Running it again goes on where it stopped, or returns at once when it is finished.
+    """
+
+    def start() -> tuple[SpeechTextObjective, Any]:
+        model, processor = starting_model(settings)
+        return aligned(model, settings.alignment, seed=settings.seed), processor
+
+    return stage(settings, start)
+
+
+def joint(settings: JointSettings) -> Run:
+    """Fine-tune a stage-1 model with Eq. 6; ``alignment.method: none`` trains the base of the paper's tables.
+
+    Running it again goes on where it stopped, or returns at once when it is finished.
+    """
+
+    def start() -> tuple[SpeechTextObjective, Any]:
+        speech_llm = SpeechLM.load(settings.init)
+        return aligned(speech_llm.model, settings.alignment, seed=settings.seed), speech_llm.processor
+
+    return stage(settings, start)
+
+
+def stage(
+    settings: StageSettings,
+    start: Callable[[], tuple[SpeechTextObjective, Any]],
+    trainer: type[AistaTrainer] = AistaTrainer,
+) -> Run:
+    """Train in the folder of a stage, or read it where it is finished.
+
+    Args:
+        settings: Of the stage.
+        start: Makes the objective and the processor, once the folder is claimed.
+        trainer: What trains.
+    """
+    output = Path(settings.output)
+    require_reporters(settings.train)  # before the folder is claimed
+    with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
+        return finished_run(output) if done else train(settings, *start(), trainer)
 
 
 def finished_run(output: Path) -> Run:
@@ -179,3 +243,77 @@ def _finish(output: Path, trainer: AistaTrainer, processor: Any, seconds: float)
     write_whole(output / FINISHED, json.dumps(row, indent=1))
     (output / PROGRESS).unlink(missing_ok=True)  # history.json has it all
     return run
+
+
+def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditionalGeneration, AistaProcessor]:
+    """Put new, seeded adapters between frozen bases.
+
+    Raises:
+        CheckpointError: A base cannot be found or read.
+    """
+    model = AistaForConditionalGeneration.from_bases(
+        speech_encoder=settings.speech_encoder,
+        audio_encoder=settings.audio_encoder,
+        backbone=settings.backbone,
+        qformer=settings.qformer.model_dump(),
+        lora=settings.lora.model_dump(),
+        speech_tokens=settings.speech_tokens,
+        speech_window_seconds=settings.speech_window_seconds,
+        speech_token_scale=settings.speech_token_scale,
+        template=settings.template,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        seed=seed,
+    )
+    return model, AistaProcessor.from_config(model.config)
+
+
+def starting_model(
+    settings: AlignSettings | PretrainSettings,
+) -> tuple[AistaForConditionalGeneration, AistaProcessor]:
+    """Return the model a stage starts from: a saved one (``init``), or new adapters between the bases."""
+    if settings.init is not None:
+        model = AistaForConditionalGeneration.from_pretrained(settings.init)
+        return model, AistaProcessor.from_pretrained(settings.init)
+    assert settings.model is not None  # the settings see to it
+    return fresh_model(settings.model, settings.seed)
+
+
+def aligned(model: Any, settings: AlignmentSettings, *, seed: int) -> SpeechTextObjective:
+    """Return the objective of Eq. 6 for a model.
+
+    Args:
+        model: A speech LLM of transformers' contract.
+        seed: Of the method's own parameters.
+
+    Raises:
+        ConfigError: There is no such method or layer, or the method does not take these options.
+    """
+    speech_llm = SpeechLM(model)
+    layers = aligned_layers(settings, speech_llm.num_layers)
+    sizes = Sizes(speech_llm.hidden_size, model.get_input_embeddings().num_embeddings, seed)
+    aligner = alignment(settings.method, layers, sizes, **settings.options)
+    return SpeechTextObjective(model, aligner, settings.alpha)
+
+
+def aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, ...]:
+    """Return the layers to align: the method's own, those written down, or those a layer report chose.
+
+    Raises:
+        ConfigError: A layer does not exist in this backbone, or none was selected.
+    """
+    layers, fixed = settings.layers, method(settings.method).fixed_layers
+    if fixed is not None:
+        return fixed
+    chosen = tuple(read_selected(layers) if isinstance(layers, str) else layers)
+    if not chosen:
+        raise ConfigError(
+            "No layer to align.",
+            got=f"alignment.layers: {layers}",
+            advice="Lower the threshold of `aista select`, or name layers: --set alignment.layers=[0].",
+        )
+    if outside := [layer for layer in chosen if not 0 <= layer <= num_layers]:
+        raise ConfigError(
+            f"The backbone has no layer {outside}.", expected=f"0 (embedding) to {num_layers} (last block)"
+        )
+    return chosen
