@@ -253,7 +253,9 @@ def _check_sound(
         ("clipped audio", sound.clipped),
         (
             "odd rate",
-            row.task != "aac" and len(row.text or "") > _CHARACTERS_PER_SECOND * max(sound.seconds, 1),
+            row.task != "aac"
+            and max(len(row.text or ""), len(row.translation or ""))
+            > _CHARACTERS_PER_SECOND * max(sound.seconds, 1),
         ),
     ]:
         if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -56,6 +57,38 @@ def language(code: str) -> Language:
             expected=", ".join(sorted(LANGUAGES)),
             advice="Use a two-letter ISO 639-1 code, e.g. 'zh' for Chinese (zh-CN is written 'zh').",
         ) from None
+
+
+_SIMPLIFIED = frozenset({"cn", "sg", "my", "hans"})
+_SUBTAG = re.compile(r"[a-z]{4}|[a-z]{2}|[0-9]{3}")  # a script or a region
+# ISO 639-2 and 639-3 codes, and other English names.
+_OTHER_NAMES = {
+    "ara": "ar", "arb": "ar", "cat": "ca", "cym": "cy", "wel": "cy", "deu": "de", "ger": "de", "eng": "en",
+    "spa": "es", "est": "et", "ekk": "et", "fas": "fa", "per": "fa", "pes": "fa", "farsi": "fa", "fra": "fr",
+    "fre": "fr", "ind": "id", "ita": "it", "jpn": "ja", "kor": "ko", "lav": "lv", "lvs": "lv", "mon": "mn",
+    "khk": "mn", "nld": "nl", "dut": "nl", "por": "pt", "rus": "ru", "slv": "sl", "swe": "sv", "tam": "ta",
+    "tur": "tr", "zho": "zh", "chi": "zh", "cmn": "zh", "mandarin": "zh",
+}  # fmt: skip
+
+
+def code_of(form: str) -> str:
+    """Return the code of a language as people and tools write it: ``zh``, ``ZH``, ``zh-CN``, ``zho_Hans``,
+    ``Chinese``.
+
+    ``zh-TW`` and ``zh-Hant`` are refused: what is called ``zh`` here is written in simplified characters.
+
+    Raises:
+        ConfigError: No language is known by this name.
+    """
+    name, *subtags = form.strip().lower().replace("_", "-").split("-")
+    names = {known.name.lower(): code for code, known in LANGUAGES.items()}
+    code = names.get(name) or _OTHER_NAMES.get(name, name)
+    if code == "zh" and not _SIMPLIFIED.issuperset(subtags):
+        raise ConfigError(
+            f"{form!r} is not the Chinese that is written here.",
+            expected="zh, zh-CN, zh-Hans or Chinese: simplified characters",
+        )
+    return language(code if all(map(_SUBTAG.fullmatch, subtags)) else form).code
 
 
 _HAN, _KANA = "CJK", frozenset({"HIRAGANA", "KATAKANA"})

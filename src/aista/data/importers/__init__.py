@@ -2,12 +2,14 @@
 
 A format module offers
 
-* ``read(source, options) -> Iterator[tuple[str, Row | Skipped]]``: where a row stands (for messages), and the
-  fields of an :class:`~aista.data.manifest.Utterance` that it gives, the audio's path as the format has it;
+* ``read(source, options) -> Iterator[tuple[str, Row | Skipped | ManifestError]]``: where a row stands (for
+  messages), and the fields of an :class:`~aista.data.manifest.Utterance` that it gives, the audio's path as
+  the format has it; or the error that stands for a row that is not of the format;
 * ``write(rows, path)``: the same backwards, where the format can be written. Audio paths are absolute there.
 
 A row that the format allows and an utterance cannot hold is a :class:`Skipped`: counted, with its reason and
-the places of the first. What a row gives less of than its source says is noted in the same way (``note``).
+the places of the first. So is a row that is an error or gives no utterance, unless no row gives one. What a
+row gives less of than its source says is noted in the same way (``note``).
 """
 
 from __future__ import annotations
@@ -29,9 +31,12 @@ from aista.audio.files import probe
 from aista.data.manifest import Manifest, Utterance, complaints, numbered, write_manifest
 from aista.data.text_files import guarded
 from aista.errors import AudioError, ConfigError, ManifestError
+from aista.text.languages import code_of
 
 Row = dict[str, Any]
 
+_TEXTS = ("id", "text", "translation", "prompt", "speaker", "corpus")  # numbers in them are texts too
+_LANGUAGES = ("src_lang", "tgt_lang")
 _ROWS_AT_ONCE = 1024
 _READERS = 4
 
@@ -101,12 +106,13 @@ def import_manifest(
 ) -> Imported:
     """Turn another tool's data into a manifest.
 
-    An id that stood before gets ``#2``, ``#3`` ... at its end. Where a row does not say how long its sound
-    is, the header of its file is read; whether it can be decoded is what ``aista data check`` finds out.
+    Ids may be numbers, and languages may be written as other tools do (``zh-CN``, ``eng``, ``Chinese``). An
+    id that stood before gets ``#2``, ``#3`` ... at its end. Where a row does not say how long its sound is,
+    the header of its file is read; whether it can be decoded is what ``aista data check`` finds out.
 
     Raises:
         ConfigError: Unknown format, or an option it cannot do without.
-        ManifestError: The source is missing or malformed, or a row cannot be used; the message says where.
+        ManifestError: The source is missing or malformed, or no row can be used; the message says where.
     """
     module, source, out = importer(name), Path(source), Path(out)
     root = options.audio_root or (source if source.is_dir() else source.parent)
@@ -121,7 +127,16 @@ def import_manifest(
         if len(places) < EXAMPLES:
             places.append(where)
 
+    def located(row: Row) -> Row:
+        fields = {key: value for key, value in row.items() if value is not None and value != ""}
+        if (note := fields.pop(NOTE, None)) is not None:
+            count(notes, *note)
+        if isinstance(fields.get("audio"), str):
+            fields["audio"] = Path(os.path.relpath(root / fields["audio"], out.parent)).as_posix()
+        return fields
+
     def rows() -> Iterator[Utterance]:
+        usable, unusable = 0, None
         given = guarded(
             module.read(source, options),
             str(source),
@@ -132,12 +147,26 @@ def import_manifest(
             if isinstance(row, Skipped):
                 count(skipped, row, where)
                 continue
-            fields = {key: value for key, value in row.items() if value is not None}
-            if (note := fields.pop(NOTE, None)) is not None:
-                count(notes, *note)
-            if isinstance(fields.get("audio"), str):
-                fields["audio"] = Path(os.path.relpath(root / fields["audio"], out.parent)).as_posix()
-            yield _utterance(options.defaults | fields, where)
+            try:
+                if isinstance(row, ManifestError):
+                    raise row
+                utterance = _utterance(options.defaults | located(row), where)
+            except ManifestError as error:
+                unusable = unusable or error
+                why = (
+                    error.what.rpartition(": ")[2].rstrip(".")
+                    if isinstance(row, ManifestError)
+                    else error.got
+                )
+                count(skipped, f"no utterance: {why}", where)
+                continue
+            usable += 1
+            answer = "translation" if utterance.task in ("st", "mt") else "text"
+            if getattr(utterance, answer) is None:
+                count(notes, f"without {answer}: nothing to train task {utterance.task} on", where)
+            yield utterance
+        if unusable is not None and not usable:
+            raise unusable
 
     written = write_manifest(out, numbered(_measured(rows(), out.parent)))
     return Imported(written, dict(skipped), dict(notes), examples)
@@ -194,8 +223,9 @@ def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> in
 
 
 def _utterance(row: Row, where: str) -> Utterance:
+    texts = {key: str(value) for key, value in row.items() if key in _TEXTS and type(value) in (int, float)}
     try:
-        return Utterance(**row)
+        return Utterance(**row | texts | {key: _code(row[key]) for key in _LANGUAGES if row.get(key)})
     except ValidationError as error:
         raise ManifestError(
             f"{where}: gives no utterance.",
@@ -203,6 +233,17 @@ def _utterance(row: Row, where: str) -> Utterance:
             expected="what its task needs",
             advice="Give what is missing with --task, --src-lang, --tgt-lang or --column.",
         ) from None
+
+
+def _code(form: Any) -> Any:
+    """Return the ISO code of a language in any form; of one that is not known, its primary subtag."""
+    if not isinstance(form, str):
+        return form
+    try:
+        return code_of(form)
+    except ConfigError:
+        primary = form.strip().lower().replace("_", "-").split("-")[0]
+        return form if primary in ("zh", "zho", "cmn", "chi") else primary
 
 
 def unless_it_has_a_channel(row: Utterance, format_name: str) -> Utterance:

@@ -21,7 +21,9 @@ _SOUNDS = {
     ".spx", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".m4a", ".m4b",
     ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".mka", ".webm", ".aac", ".ac3", ".eac3", ".dts",
     ".amr", ".awb", ".wma", ".wmv", ".asf", ".avi", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts",
-    ".wv", ".ape", ".tta", ".ra", ".rm",
+    ".wv", ".ape", ".tta", ".ra", ".rm", ".rmvb", ".mpc", ".dsf", ".mp1", ".mpa", ".adts", ".ec3", ".m4r",
+    ".mp4a", ".3gpp", ".f4v", ".f4a", ".qt", ".ogv", ".ogx", ".vob", ".svx", ".iff", ".avr", ".ircam", ".sf",
+    ".pvf", ".paf", ".mat", ".htk",
 }  # fmt: skip
 
 
@@ -81,7 +83,11 @@ def _row(source: Path, sound: Path, target: str | None, spoken: str) -> Row:
     except UnicodeEncodeError:
         raise _Unusable("a name that is no UTF-8", ascii(str(sound))) from None
     subtitles = _subtitles(sound.with_suffix(""))
-    text = _text(sound.with_suffix(".txt")) or (subtitles.joined(spoken) if subtitles else None)
+    text = (
+        _text(sound.with_suffix(".txt"))
+        or _text(sound.with_suffix(".TXT"))
+        or (subtitles.joined(spoken) if subtitles else None)
+    )
     translated, translation = None, None
     if target is not None:
         translated = _subtitles(sound.with_suffix(f".{target}"))
@@ -129,8 +135,9 @@ def _subtitles(stem: Path) -> Subtitles | None:
     path = next((path for path in paths if path.is_file()), None)
     try:
         return None if path is None else read_subtitles(path)
-    except ManifestError as error:
-        raise _Unusable("subtitles that cannot be read", f"{error.what} {error.got or ''}".strip()) from None
+    except (ManifestError, OSError) as error:
+        what = f"{error.what} {error.got or ''}" if isinstance(error, ManifestError) else str(error)
+        raise _Unusable("subtitles that cannot be read", what.strip()) from None
 
 
 def _text(path: Path) -> str | None:
@@ -138,5 +145,7 @@ def _text(path: Path) -> str | None:
         return " ".join(read_text(path).split()) or None
     except FileNotFoundError:
         return None
+    except OSError:
+        raise _Unusable("a text that cannot be read", str(path)) from None
     except ManifestError:
         raise _Unusable("a text that is not UTF-8", str(path)) from None

@@ -17,6 +17,7 @@ from datasets.exceptions import DatasetsError
 from aista.data.importers import Options, Row, Skipped
 from aista.data.manifest import Utterance
 from aista.errors import ConfigError, ManifestError
+from aista.text.languages import code_of
 
 # What data sets call our fields, in order of preference.
 _USUAL = {
@@ -51,10 +52,22 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
         row["audio"] = _sound(row["audio"], row["id"], options, unpacked)
         if row.get("speaker") is not None:
             row["speaker"] = str(row["speaker"])
-        if isinstance(row.get("translation"), dict):  # {"en": ..., "zh": ...}
-            row["translation"] = row["translation"].get(options.defaults.get("tgt_lang"))
         where = f"{source}: row {number}"
+        if isinstance(row.get("translation"), dict):  # {"en": ..., "zh-CN": ...}
+            target = options.defaults.get("tgt_lang")
+            found = {_code(key): text for key, text in row["translation"].items() if text}
+            row["translation"] = found.get(_code(target or ""))
+            if target and row["translation"] is None:
+                yield where, Skipped(f"no {target} among its translations ({', '.join(sorted(found))})")
+                continue
         yield where, row if row["audio"] else Skipped("a row without sound")
+
+
+def _code(form: str) -> str:
+    try:
+        return code_of(form)
+    except ConfigError:
+        return form
 
 
 def _columns(data: Dataset, options: Options) -> dict[str, str]:

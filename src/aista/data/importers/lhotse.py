@@ -14,36 +14,41 @@ from aista.data.text_files import read_json_lines, write_json_lines
 from aista.errors import ManifestError
 from aista.text.languages import LANGUAGES
 
-_CODES = {language.name.lower(): code for code, language in LANGUAGES.items()}
 
-
-def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
+def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped | ManifestError]]:
     """Read cuts of recordings in files: what is said in one channel gets the sound of that channel.
 
     Skipped are mixed cuts, recordings elsewhere, recordings that are changed when they are loaded (speed,
     tempo, volume, reverberation ...), and what is said in some of several channels.
     """
     for where, cut in read_json_lines(source):
-        recording = cut.get("recording") or {}
-        sources = [each for each in recording.get("sources", []) if each.get("type") == "file"]
-        if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
-            yield where, Skipped(f"a {cut['type']}")
-        elif not sources:
-            yield where, Skipped("a recording that is no file")
-        elif effect := _effect(cut, recording):
-            yield where, Skipped(effect)
-        elif not {"id", "start", "duration"} <= cut.keys():
-            raise ManifestError(f"{where}: no cut.", got=sorted(cut), expected="a cut set, not recordings")
-        else:
-            supervisions = cut.get("supervisions") or []
-            if not supervisions:
-                yield where, Skipped("a cut without supervision")
-            for supervision in supervisions:
-                place = _place(cut, supervision, sources)
-                if isinstance(place, Skipped):
-                    yield where, place
-                else:
-                    yield where, _row(cut, supervision, whole=len(supervisions) == 1) | place
+        try:
+            yield from [(where, row) for row in _rows(cut, where)]
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            yield where, ManifestError(f"{where}: no cut.", got=f"{type(error).__name__}: {error}")
+
+
+def _rows(cut: Row, where: str) -> Iterator[Row | Skipped | ManifestError]:
+    recording = cut.get("recording") or {}
+    sources = [each for each in recording.get("sources", []) if each.get("type") == "file"]
+    if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
+        yield Skipped(f"a {cut['type']}")
+    elif not sources:
+        yield Skipped("a recording that is no file")
+    elif effect := _effect(cut, recording):
+        yield Skipped(effect)
+    elif not {"id", "start", "duration"} <= cut.keys():
+        yield ManifestError(f"{where}: no cut.", got=sorted(cut), expected="a cut set, not recordings")
+    else:
+        supervisions = cut.get("supervisions") or []
+        if not supervisions:
+            yield Skipped("a cut without supervision")
+        for supervision in supervisions:
+            place = _place(cut, supervision, sources)
+            if isinstance(place, Skipped):
+                yield place
+            else:
+                yield _row(cut, supervision, whole=len(supervisions) == 1) | place
 
 
 def _effect(cut: Row, recording: Row) -> str | None:
@@ -88,12 +93,12 @@ def _row(cut: Row, supervision: Row, whole: bool) -> Row:
     """Return the span of a supervision: the whole cut if it is the only one."""
     begin = cut["start"] if whole else cut["start"] + max(0.0, supervision.get("start", 0.0))
     custom: dict[str, Any] = supervision.get("custom") or {}
-    language = str(supervision.get("language") or "").lower()
+    language = str(supervision.get("language") or "")
     return {
         "id": cut["id"] if whole else supervision["id"],
         "offset": round(begin, 6),
         "duration": cut["duration"] if whole else supervision["duration"],
-        "src_lang": _CODES.get(language, language[:2] or None),
+        "src_lang": language or None,
         "tgt_lang": custom.get("tgt_lang"),
         "text": supervision.get("text"),
         "translation": custom.get("translation"),

@@ -17,7 +17,7 @@ _TRANSLATIONS = {"ast", "s2t_translation", "translate"}
 _CHANNELS = ("channel_selector", "channel", "audio_channel", "channel_id")
 
 
-def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
+def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped | ManifestError]]:
     """Read a NeMo manifest; where ``taskname`` translates, ``text`` or ``answer`` is the translation.
 
     ``channel_selector`` (or ``channel``) is the row's channel; ``average`` is the mean of all. Rows of
@@ -25,9 +25,13 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
     """
     for where, row in read_json_lines(source):
         if "audio_filepath" not in row:
-            raise ManifestError(f"{where}: lacks audio_filepath.", got=sorted(row))
+            yield where, ManifestError(f"{where}: lacks audio_filepath.", got=sorted(row))
+            continue
         if isinstance(row["audio_filepath"], list):
             yield where, Skipped("several files in one row")
+            continue
+        if not isinstance(row["audio_filepath"], str) or not row["audio_filepath"]:
+            yield where, Skipped("audio_filepath is no path")
             continue
         channel = _channel(row)
         if isinstance(channel, Skipped):
@@ -38,7 +42,10 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
         yield (
             where,
             {
-                "id": row.get("id") or row.get("utt_id") or stem(row["audio_filepath"]),
+                "id": next(
+                    (row[key] for key in ("id", "utt_id") if row.get(key) not in (None, "")),
+                    stem(row["audio_filepath"]),
+                ),
                 "audio": row["audio_filepath"],
                 "offset": row.get("offset"),
                 "duration": row.get("duration"),
@@ -48,7 +55,7 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
                 "text": row.get("source_text") if translates else answer,
                 "translation": answer if translates else None,
                 "task": "st" if translates else None,
-                "speaker": _text(row.get("speaker")),
+                "speaker": row.get("speaker"),
             },
         )
 
@@ -87,7 +94,3 @@ def _channel(row: Row) -> int | Skipped | None:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     return Skipped(f"channel {str(value)[:40]} of a recording, where one number is expected")
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)

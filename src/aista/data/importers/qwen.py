@@ -20,11 +20,12 @@ _DIRECTION = re.compile(r"(?:^|_)([a-z]{2})[-_2]*([a-z]{2})(?=_|$)")
 _TAGGED = re.compile(r"^(.*?)<\|([a-z]{2})\|>(.*)$", re.DOTALL)
 
 
-def read(source: Path, options: Options) -> Iterator[tuple[str, Row]]:
+def read(source: Path, options: Options) -> Iterator[tuple[str, Row | ManifestError]]:
     """Read an evaluation file; the direction comes from the row's tag, its ``source``, or the defaults."""
     for where, row in read_json_lines(source):
         if not isinstance(row.get("audio"), str) or "gt" not in row:
-            raise ManifestError(f"{where}: lacks audio or gt.", got=sorted(row))
+            yield where, ManifestError(f"{where}: lacks audio or gt.", got=sorted(row))
+            continue
         yield where, {"id": stem(row["audio"]), "audio": row["audio"], **_answer(row, options)}
 
 
@@ -35,7 +36,7 @@ def _answer(row: Row, options: Options) -> Row:
         src, tgt = found.groups()
         if src in LANGUAGES and tgt in LANGUAGES and src != tgt:
             fields |= {"src_lang": src, "tgt_lang": tgt, "task": "st"}
-    if tagged := _TAGGED.match(row["gt"]):
+    if tagged := _TAGGED.match(str(row["gt"])):
         text, tgt, translation = tagged.groups()
         return fields | {
             "text": text.strip(),

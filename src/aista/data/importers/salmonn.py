@@ -24,17 +24,20 @@ _TASKS: dict[str, Row] = {
 }
 
 
-def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
+def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped | ManifestError]]:
     """Read an annotation file; rows of other tasks, and of several files joined, are skipped and counted."""
     for number, row in enumerate(array_items(source, "annotation"), start=1):
         where = f"{source}: annotation {number}"
-        task = row.get("task", "asr")
+        if not isinstance(row, dict):
+            yield where, Skipped("no object")
+            continue
+        task = str(row.get("task", "asr"))
         if task not in _TASKS:
             yield where, Skipped(f"task {task}")
         elif row.get("expand_wav"):
             yield where, Skipped("several files joined (expand_wav)")
-        elif "path" not in row or "text" not in row:
-            raise ManifestError(f"{where}: lacks path or text.", got=sorted(row))
+        elif not isinstance(row.get("path"), str) or "text" not in row:
+            yield where, ManifestError(f"{where}: lacks path or text.", got=sorted(row))
         else:
             fields = _TASKS[task]
             answer = "translation" if fields["task"] == "st" else "text"

@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from aista.data.importers import Options, Row, unless_it_has_a_channel
+from aista.data.importers import Options, Row, Skipped, unless_it_has_a_channel
 from aista.data.manifest import Utterance
 from aista.data.text_files import read_json_lines, write_json_lines
 from aista.errors import ManifestError
 
+_TASKS = {
+    "s2tt": "st", "s2t": "st", "ast": "st", "translate": "st", "translation": "st", "transcribe": "asr",
+    "caption": "aac", "audiocaption": "aac",
+}  # fmt: skip
 
-def read(source: Path, options: Options) -> Iterator[tuple[str, Row]]:
-    """Read a file of one task, which the defaults name."""
-    answer = "translation" if options.defaults.get("task") == "st" else "text"
+
+def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped | ManifestError]]:
+    """Read a file; a row's own task and prompt are kept, for the others the defaults name the task."""
     for where, row in read_json_lines(source):
         if not {"key", "source", "target"} <= row.keys():
-            raise ManifestError(
-                f"{where}: lacks key, source or target.", got=sorted(row), advice="Is it the format 'qwen'?"
-            )
-        yield where, {"id": str(row["key"]), "audio": row["source"], answer: row["target"]}
+            what, advice = f"{where}: lacks key, source or target.", "Is it the format 'qwen'?"
+            yield where, ManifestError(what, got=sorted(row), advice=advice)
+            continue
+        task = str(row["task"]).strip().lower() if row.get("task") else options.defaults.get("task")
+        task = _TASKS.get(str(task), task)
+        if task not in (None, "asr", "aac", "st"):
+            yield where, Skipped(f"task {row['task']}")
+            continue
+        answer = "translation" if task == "st" else "text"
+        fields = {"task": task, "prompt": row.get("prompt"), answer: row["target"]}
+        yield where, {"id": str(row["key"]), "audio": row["source"], **fields}
 
 
 def write(rows: Iterable[Utterance], path: Path) -> None:
@@ -35,4 +46,4 @@ def _line(row: Utterance) -> Row:
     unless_it_has_a_channel(row, "SLAM-LLM")
     if row.offset:
         raise ManifestError(f"Utterance {row.id!r} is a span of a file.", got=f"offset {row.offset:g} s")
-    return {"key": row.id, "source": row.audio, "target": row.target}
+    return {"key": row.id, "source": row.audio, "target": row.target, "prompt": row.prompt, "task": row.task}

@@ -16,7 +16,7 @@ _NUMBERS: dict[str, type[int] | type[float]] = {"offset": float, "duration": flo
 _TEXTS = ("text", "translation", "prompt")
 
 
-def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
+def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped | ManifestError]]:
     """Read a table; a column neither mapped nor named as a field is ignored, an empty cell is no value.
 
     A row with more or fewer cells than the header is skipped with its line: something in it was cut apart.
@@ -29,11 +29,15 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
             yield where, Skipped(line.reason)
             continue
         row: Row = {field: line[column].strip() for field, column in columns.items() if line[column]}
-        for field, kind in _NUMBERS.items():
-            if row.get(field):
-                row[field] = _number(row[field], kind, f"{where}, column {columns[field]}", field)
+        try:
+            for field, kind in _NUMBERS.items():
+                if row.get(field):
+                    row[field] = _number(row[field], kind, f"{where}, column {columns[field]}", field)
+        except ManifestError as error:
+            yield where, error
+            continue
         row.setdefault("id", stem(row.get("audio", where)))
-        yield where, {field: value for field, value in row.items() if value != ""}
+        yield where, row
 
 
 def _columns(source: Path, header: list[str], options: Options) -> dict[str, str]:
