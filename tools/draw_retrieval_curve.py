@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
-from matplotlib.figure import Figure
+from aista.experiments.drawing import WIDE, Canvas, colour
 
-COSTS = {
-    "squared_euclidean": ("#c8553d", "-", "squared Euclidean (the paper's)"),
-    "cosine": ("#3b6ea5", "-", "cosine"),
-    "standardised": ("#5a8f5a", "--", "standardised"),
+COSTS = {"squared_euclidean": "system", "cosine": "base", "standardised": "hue0"}
+TITLES = {
+    "squared_euclidean": "squared Euclidean (the paper's)",
+    "cosine": "cosine",
+    "standardised": "standardised",
 }
 PROMPTS = {
     "none": "nothing",
@@ -27,87 +29,101 @@ PROMPTS = {
     "system_user": "system + user",
     "qwen2_audio": "Qwen2-Audio's",
 }
+_LEFT, _TOP, _HEIGHT, _ACROSS, _DOWN = 44, 64, 96, 12, 40
+_TIMES_CHANCE = 6.7  # the paper's threshold 0.05 at 1,000 pairs
+Rows = Sequence[dict[str, Any]]
 
 
 def main() -> None:
     """Draw the figure and print the tables."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     rows = [json.loads(line) for line in source.read_text().strip().split("\n")]
-    draw(rows, target)
-    for cloud in ("span", "whole"):
-        for ear in sorted({row["ear"] for row in rows}):
-            print_table(
-                [row for row in rows if row["cloud"] == cloud and row["ear"] == ear], f"{ear}, {cloud}"
-            )
+    target.write_text(draw(rows).standalone())
+    for group in sorted({(row["backbone"], row["ear"].split("-")[0], row["cloud"]) for row in rows}):
+        print_table([r for r in rows if (r["backbone"], r["ear"].split("-")[0], r["cloud"]) == group], group)
 
 
-def draw(rows: list[dict[str, Any]], target: Path) -> None:
-    """One panel a prompt and cloud; each line is the mean over the aligned ears, the band their range."""
+def draw(rows: Rows) -> Canvas:
+    """One panel a prompt, one line of panels a backbone and cloud; bands are the range over the ears."""
     aligned = [row for row in rows if row["ear"].startswith("aligned")]
     prompts = [prompt for prompt in PROMPTS if any(row["prompt"] == prompt for row in aligned)]
-    clouds = [cloud for cloud in ("span", "whole") if any(row["cloud"] == cloud for row in aligned)]
-    figure = Figure(figsize=(2.4 * len(prompts) + 0.4, 2.5 * len(clouds) + 0.7), layout="constrained")
-    panels = figure.subplots(len(clouds), len(prompts), sharex=True, sharey=True, squeeze=False)
-    for line, cloud in zip(panels, clouds, strict=True):
-        for axes, prompt in zip(line, prompts, strict=True):
-            panel(axes, [row for row in aligned if (row["prompt"], row["cloud"]) == (prompt, cloud)])
-            axes.set_title(
-                f"{PROMPTS[prompt]} before the span" if cloud == "span" else "whole sequence", fontsize=8
-            )
-    for axes in panels[-1]:
-        axes.set_xlabel("layer", fontsize=8)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("MRR", fontsize=8)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    figure.savefig(target)
+    lines = sorted({(row["backbone"], row["cloud"]) for row in aligned})
+    canvas = Canvas(WIDE, _TOP + len(lines) * (_HEIGHT + _DOWN) + 16, "MRR by layer")
+    for i, (cost, role) in enumerate(COSTS.items()):
+        canvas.dot(_LEFT + 5 + 240 * i, 12, role)
+        canvas.text(_LEFT + 15 + 240 * i, 16, TITLES[cost], role)
+    wide = (WIDE - _LEFT - 8) / len(prompts) - _ACROSS
+    for i, prompt in enumerate(prompts):
+        canvas.text(_LEFT + i * (wide + _ACROSS), 36, PROMPTS[prompt], "ink", font="small")
+    for down, (backbone, cloud) in enumerate(lines):
+        top = _TOP + down * (_HEIGHT + _DOWN)
+        positions = "the span alone" if cloud == "span" else "the whole sequence"
+        canvas.text(_LEFT, top - 8, f"{backbone}, {positions}", "soft", font="small")
+        for across, prompt in enumerate(prompts):
+            here = [
+                r for r in aligned if (r["backbone"], r["cloud"], r["prompt"]) == (backbone, cloud, prompt)
+            ]
+            if here:
+                panel(canvas, (_LEFT + across * (wide + _ACROSS), top, wide), here, first=across == 0)
+    canvas.text(WIDE / 2, canvas.height - 4, "layer", anchor="center")
+    return canvas
 
 
-def panel(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """MRR by layer under every cost, chance, and what lengths alone give."""
-    for cost, (colour, style, label) in COSTS.items():
+def panel(canvas: Canvas, place: tuple[float, float, float], rows: Rows, *, first: bool) -> None:
+    """MRR by layer under every cost, and what chance and lengths alone give."""
+    left, top, width = place
+    last = max(row["layer"] for row in rows)
+    area = canvas.axes(left, top, width, _HEIGHT, (0, last), (0, 1.02))
+    area.set_xticks([0, last // 2, last], [str(k) for k in (0, last // 2, last)], fontsize=9)
+    area.set_yticks([0, 0.5, 1], ["0", ".5", "1"] if first else [""] * 3, fontsize=9)
+    area.yaxis.grid(True, color=colour("rule"), linewidth=1)
+    for cost, role in COSTS.items():
         by_layer: dict[int, list[float]] = defaultdict(list)
         for row in rows:
             if row["cost"] == cost:
                 by_layer[row["layer"]].append(row["mrr"])
         layers = sorted(by_layer)
-        axes.plot(
-            layers,
-            [mean(by_layer[k]) for k in layers],
-            color=colour,
-            linestyle=style,
-            linewidth=1.4,
-            label=label,
-        )
+        area.plot(layers, [fmean(by_layer[k]) for k in layers], color=colour(role), linewidth=1.6)
         low, high = ([end(by_layer[k]) for k in layers] for end in (min, max))
-        axes.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
-    if rows:
-        axes.axhline(
-            rows[0]["length_only_mrr"], color="#555555", linestyle="-.", linewidth=0.9, label="lengths alone"
-        )
-        axes.axhline(rows[0]["chance_mrr"], color="#555555", linestyle=":", linewidth=0.9, label="chance")
-    axes.set_ylim(0, 1.02)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
+        area.fill_between(layers, low, high, color=colour(role), alpha=0.2, linewidth=0)
+    for value, style in ((rows[0]["length_only_mrr"], (0, (4, 2))), (rows[0]["chance_mrr"], (0, (1, 2)))):
+        area.axhline(value, color=colour("line"), linewidth=1.0, linestyle=style)
 
 
-def print_table(rows: list[dict[str, Any]], title: str) -> None:
-    """MRR by the paper's cost / cosine / standardised, one line a prompt."""
-    if not rows:
-        return
+def print_table(rows: Rows, group: tuple[str, str, str]) -> None:
+    """Mean MRR over the ears, one line a prompt and cost, and the layers that Eq. 5 selects."""
     layers = sorted({row["layer"] for row in rows})
-    found = {(row["prompt"], row["layer"], row["cost"]): row for row in rows}
-    print(f"\n{title}: MRR squared / cosine / standardised; massive tokens speech / text at layer 6")
-    print("| before the span | " + " | ".join(map(str, layers)) + " | massive | lengths |")
-    print("|---" * (len(layers) + 3) + "|")
-    for prompt, name in PROMPTS.items():
-        if (prompt, layers[0], "cosine") not in found:
-            continue
-        cells = ["/".join(f"{found[prompt, k, cost]['mrr']:.2f}"
-                          for cost in COSTS) for k in layers]  # fmt: skip
-        at = found[prompt, 6 if 6 in layers else layers[-1], "cosine"]
-        massive = f"{at['speech_massive_tokens']:.2f} / {at['text_massive_tokens']:.2f}"
-        print(f"| {name} | " + " | ".join(cells) + f" | {massive} | {at['length_only_mrr']:.2f} |")
+    ears = sorted({row["ear"] for row in rows})
+    print(
+        f"\n{', '.join(group)}: {len(ears)} ears, {rows[0]['num_pairs']} pairs; mean MRR (range at most ...)"
+    )
+    print(
+        "| before the span | cost | "
+        + " | ".join(map(str, layers))
+        + " | above the threshold | massive t / s | lengths |"
+    )
+    print("|---" * (len(layers) + 5) + "|")
+    for prompt in (name for name in PROMPTS if any(row["prompt"] == name for row in rows)):
+        for cost in COSTS:
+            here = [row for row in rows if (row["prompt"], row["cost"]) == (prompt, cost)]
+            means = {k: fmean(row["mrr"] for row in here if row["layer"] == k) for k in layers}
+            spread = max(
+                max(row["mrr"] for row in here if row["layer"] == k)
+                - min(row["mrr"] for row in here if row["layer"] == k)
+                for k in layers
+            )
+            threshold = _TIMES_CHANCE * here[0]["chance_mrr"]
+            chosen = [k for k in layers if means[k] > threshold]
+            middle = 6 if 6 in layers else layers[len(layers) // 2]
+            at = [row for row in here if row["layer"] == middle]
+            massive = " / ".join(
+                f"{fmean(r[f'{side}_massive_tokens'] for r in at):.2f}" for side in ("text", "speech")
+            )
+            cells = " | ".join(f"{means[k]:.2f}" for k in layers)
+            print(
+                f"| {PROMPTS[prompt]} ({here[0]['prompt_tokens']}) | {cost} | {cells} | {chosen} of {layers} "
+                f"| {massive} | {here[0]['length_only_mrr']:.2f} | ±{spread:.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
         --data data/held.st.jsonl --features runs/base/features --prompts none three system_user \\
         --work runs/base/curve --output docs/results/base/curve.jsonl
 
+Nothing before the span leaves nothing but the span: ``whole`` is then not measured apart.
 An *ear* is a set of weights of the window Q-Former: a folder that ``aista align`` or ``aista pretrain`` made,
 new random weights (``untrained:SEED``), or none at all: ``translation`` puts the row's translation, as text,
 where the speech would stand. Rows are appended; what stands in the output already is not measured again.
@@ -58,13 +59,18 @@ def main() -> None:
     speech_llm = SpeechLM.load(folder)
     store = FeatureStore(Path(chosen.features)) if chosen.features else None
     dataset = SpeechDataset([Manifest(chosen.data)], features=store)
-    pairs = dataset.subset(list(range(min(chosen.pairs, len(dataset)))))
+    drawn = range(min(chosen.pairs, len(dataset)))
+    pairs = dataset.subset(sorted(drawn, key=dataset.lengths.__getitem__))  # less padding
     done = {key(row) for row in rows_of(chosen.output)}
     for prompt in chosen.prompts:
-        use_prefix(speech_llm, prompt)
+        tokens = use_prefix(speech_llm, prompt)
         written = None
         for ear, source in ears.items():
-            clouds = [cloud for cloud in chosen.clouds if (prompt, ear, cloud) not in done]
+            clouds = [
+                cloud
+                for cloud in chosen.clouds
+                if (chosen.backbone, prompt, ear, cloud) not in done and (tokens or cloud == "span")
+            ]
             if not clouds:
                 continue
             start = time.process_time()
@@ -74,7 +80,9 @@ def main() -> None:
             extraction = time.process_time() - start
             for cloud in clouds:
                 about = {
+                    "backbone": chosen.backbone,
                     "prompt": prompt,
+                    "prompt_tokens": tokens,
                     "ear": ear,
                     "cloud": cloud,
                     "extraction_cpu_seconds": round(extraction, 1),
@@ -92,6 +100,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--ear", action="append", required=True, help="NAME=FOLDER | untrained:SEED | translation"
     )
+    parser.add_argument("--backbone", default="backbone", help="Its name in the rows.")
     parser.add_argument("--data", required=True)
     parser.add_argument("--features", help="Folder of cached encoder features.")
     parser.add_argument("--pairs", type=int, default=120)
@@ -103,16 +112,22 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def use_prefix(speech_llm: SpeechLM, prompt: str) -> None:
-    """Let the model's template be this prefix and nothing behind the speech (which could change no state)."""
+def use_prefix(speech_llm: SpeechLM, prompt: str) -> int:
+    """Let the model's template be this prefix and nothing behind the speech (which could change no state).
+
+    Returns:
+        The number of its tokens.
+    """
     prompts.TEMPLATES[prompt] = Template(PREFIXES[prompt] + "{speech}", end="", bos=False)
     speech_llm.processor.config.template = speech_llm.model.config.template = prompt
+    batch = speech_llm.batcher.translation(["a"], [""], padding_side="right")
+    return int(batch.span[0].int().argmax())
 
 
 def layers_of(speech_llm: SpeechLM) -> tuple[int, ...]:
-    """Every second layer up to 8, then every fourth, and the last."""
+    """Every layer up to 4, then 6, every fourth, and the last."""
     top = speech_llm.num_layers
-    return tuple(layer for layer in range(top + 1) if layer in (0, 2, 6, top) or layer % 4 == 0)
+    return tuple(layer for layer in range(top + 1) if layer in (*range(5), 6, top) or layer % 4 == 0)
 
 
 def states_of(batches: Iterable[tuple[Batch, dict[int, Tensor]]]) -> States:
@@ -184,23 +199,27 @@ def measured(
         about = {
             "layer": layer,
             "num_pairs": len(texts),
-            "chance_mrr": retrieval.chance_mrr(len(texts)),
-            "length_only_mrr": length_only_mrr(speech, text),
-            "speech_massive_tokens": heard.massive_tokens,
-            "text_massive_tokens": read.massive_tokens,
-            "speech_top_energy": heard.top_energy,
-            "text_top_energy": read.top_energy,
+            "chance_mrr": round(retrieval.chance_mrr(len(texts)), 4),
+            "length_only_mrr": round(length_only_mrr(speech, text), 4),
+            "speech_massive_tokens": round(heard.massive_tokens, 4),
+            "text_massive_tokens": round(read.massive_tokens, 4),
+            "speech_top_energy": round(heard.top_energy, 4),
+            "text_top_energy": round(read.top_energy, 4),
         }
         for cost in COSTS:
             sides = under_cost(speech, text, cost)
             ranking = retrieval.exact_ranks(*sides, texts=texts)
             control = retrieval.control_ranks(*sides) if layer in (0, 6, 12) else None
-            found = {"cost": cost, "mrr": ranking.mrr, "shuffled_mrr": control.mrr if control else None}
+            found = {
+                "cost": cost,
+                "mrr": round(ranking.mrr, 4),
+                "shuffled_mrr": round(control.mrr, 4) if control else None,
+            }
             yield {**about, **found}
 
 
-def key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["prompt"], row["ear"], row["cloud"]
+def key(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    return row["backbone"], row["prompt"], row["ear"], row["cloud"]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

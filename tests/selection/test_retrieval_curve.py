@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aista.config import AlignSettings
 from aista.training.stages import fresh_model
 from tests import tiny
 
@@ -40,7 +41,9 @@ def test_every_factor_is_measured_once_and_drawn(tmp_path: Path, capsys: pytest.
     run("retrieval_curve.py", *arguments)
     rows = [json.loads(line) for line in output.read_text().strip().split("\n")]
     found = [(row["prompt"], row["ear"], row["cloud"], row["layer"], row["cost"]) for row in rows]
-    assert len(found) == len(set(found)) == len(PROMPTS) * len(EARS) * 2 * 3 * 3
+    clouds = 3  # nothing before the span: the whole sequence is the span
+    assert len(found) == len(set(found)) == clouds * len(EARS) * 4 * 3
+    assert {row["prompt_tokens"] == 0 for row in rows if row["prompt"] == "none"} == {True}
     assert all(0 < row["mrr"] <= 1 and 0 < row["length_only_mrr"] <= 1 for row in rows)
     at_0 = {row["ear"]: row["mrr"] for row in rows if row["layer"] == 0 and row["cloud"] == "span"}
     assert set(at_0) == set(EARS)
@@ -50,4 +53,26 @@ def test_every_factor_is_measured_once_and_drawn(tmp_path: Path, capsys: pytest.
     output.write_text(renamed)
     run("draw_retrieval_curve.py", str(output), str(tmp_path / "curve.svg"))
     assert (tmp_path / "curve.svg").stat().st_size > 5_000
-    assert "| system + user |" in capsys.readouterr().out
+    assert "| system + user (" in capsys.readouterr().out
+
+
+def test_alignment_is_timed_once_by_similarity_and_seed_and_drawn(tmp_path: Path) -> None:
+    stage1 = tiny.pretrain_settings(tmp_path).model_dump(mode="json")
+    data = {**stage1["data"], "validation": stage1["data"]["train"]}
+    train = {"max_steps": 2, "per_device_train_batch_size": 4, "eval_steps": 1, "save_steps": 1,
+             "warmup_steps": 1}  # fmt: skip
+    values = {"output": str(tmp_path / "aligned"), "model": stage1["model"], "data": data, "train": train}
+    AlignSettings.of(values).save(tmp_path / "align.yaml")
+    output = tmp_path / "align.jsonl"
+    arguments = ("--config", str(tmp_path / "align.yaml"), "--similarities", "wasserstein", "mean",
+                 "--output", str(output))  # fmt: skip
+    run("align_curve.py", *arguments)
+    rows = [json.loads(line) for line in output.read_text().strip().split("\n")]
+    assert [(row["similarity"], row["step"]) for row in rows] == [
+        ("wasserstein", 1), ("wasserstein", 2), ("mean", 1), ("mean", 2),
+    ]  # fmt: skip
+    assert all(0 < row["mrr"] <= 1 and row["cpu_seconds"] >= 0 for row in rows)
+    run("align_curve.py", *arguments)
+    assert len(output.read_text().strip().split("\n")) == len(rows)
+    run("align_curve.py", "--output", str(output), "--draw", str(tmp_path / "align.svg"))
+    assert "CPU seconds" in (tmp_path / "align.svg").read_text()

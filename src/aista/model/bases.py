@@ -133,6 +133,7 @@ def read_config(folder: Path, kind: type | None = None) -> PreTrainedConfig:
     Raises:
         CheckpointError: There is none, or it describes another kind of model.
     """
+    _refuse_other_formats(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -144,6 +145,34 @@ def read_config(folder: Path, kind: type | None = None) -> PreTrainedConfig:
             expected=kind.model_type,  # type: ignore[attr-defined]
         )
     return config
+
+
+def _refuse_other_formats(path: Path) -> None:
+    """Say what to do with weights of llama.cpp or CTranslate2, which transformers does not read as they are.
+
+    A folder is known by its files, or by its name where the hub's copy was fetched without them.
+    """
+    files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
+    if any(name.startswith(("model.safetensors", "pytorch_model")) for name in files):
+        return
+    named = "/".join(path.parts[-3:]).lower()  # the hub's cache: <repository>/snapshots/<commit>
+    gguf = next((name for name in files if name.endswith(".gguf")), None)
+    if gguf or "gguf" in named:
+        raise CheckpointError(
+            "These are weights of llama.cpp (GGUF).",
+            got=path,
+            expected="a transformers folder: config.json, model.safetensors, tokenizer.json",
+            advice="Name the model that they were converted from. Or convert the file once: pip install "
+            f'gguf, then AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file="{gguf or "NAME.gguf"}")'
+            ".save_pretrained(NEW), and AutoTokenizer in the same way; what quantisation lost stays lost.",
+        )
+    if "model.bin" in files or any(word in named for word in ("faster-whisper", "ctranslate2", "-ct2")):
+        raise CheckpointError(
+            "These are weights of CTranslate2 (faster-whisper).",
+            got=path,
+            expected="a transformers folder: config.json, model.safetensors, tokenizer.json",
+            advice="Name the model that they were converted from, such as openai/whisper-base.",
+        )
 
 
 def refusal(what: str, source: str | os.PathLike, error: Exception) -> CheckpointError:

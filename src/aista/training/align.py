@@ -26,11 +26,14 @@ from aista.training.stages import Run, stage, starting_model
 from aista.training.trainer import AistaTrainer
 
 
-def align(settings: AlignSettings) -> Run:
+def align(settings: AlignSettings, trainer: type[AlignTrainer] | None = None) -> Run:
     """Train the Q-Former and the projection against the frozen backbone's text side.
 
     Running it again goes on where it stopped, or returns at once when it is finished. The folder is a model
     that ``aista pretrain --set init=FOLDER`` and ``aista select`` take; it cannot translate yet.
+
+    Args:
+        trainer: In place of ``AlignTrainer``, for measurements of its own.
 
     Raises:
         ConfigError: There is no such layer, or the method does not take these options or needs logits.
@@ -52,7 +55,7 @@ def align(settings: AlignSettings) -> Run:
             )
         return AlignObjective(model, method), processor
 
-    return stage(settings, start, trainer=AlignTrainer)
+    return stage(settings, start, trainer=trainer or AlignTrainer)
 
 
 class AlignObjective(SpeechTextObjective):
