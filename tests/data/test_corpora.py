@@ -16,6 +16,7 @@ from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.data.prepare import SplitReport, prepare
 from aista.data.text_files import array_items
+from aista.data.too_long import Limits
 from aista.errors import ConfigError, ManifestError
 from tests.data import miniatures
 
@@ -179,12 +180,16 @@ def test_the_splits_made_by_covosts_own_script_are_read_too(tmp_path):
 def test_crop_and_longest(tmp_path):
     miniatures.librispeech(tmp_path / "source")
     cropped = prepare(
-        "librispeech", tmp_path / "source", tmp_path / "a", splits=["dev-clean"], crop_seconds=0.5
+        "librispeech",
+        tmp_path / "source",
+        tmp_path / "a",
+        splits=["dev-clean"],
+        limits=Limits(crop_seconds=0.5),
     )
     assert {row.duration for row in Manifest(cropped[0].manifest)} == {0.5}
     assert cropped[0].cropped == 3
     with pytest.raises(ManifestError, match="longer than 1 s"):
-        prepare("librispeech", tmp_path / "source", tmp_path / "b", splits=["dev-clean"], max_seconds=1.0)
+        prepare("librispeech", tmp_path / "source", tmp_path / "b", splits=["dev-clean"], limits=Limits(1.0))
 
 
 def test_long_clips_are_an_error_or_used_as_far_as_is_honest(tmp_path):
@@ -192,7 +197,7 @@ def test_long_clips_are_an_error_or_used_as_far_as_is_honest(tmp_path):
     miniatures.audiocaps(tmp_path / "sounds")
 
     def prepared(name, out, **how):
-        return prepare(name, tmp_path / out.split("-")[0], tmp_path / out, max_seconds=0.5, **how)[0]
+        return prepare(name, tmp_path / out.split("-")[0], tmp_path / out, limits=Limits(0.5, **how))[0]
 
     captions = prepared("audiocaps", "sounds-a", too_long="segment")
     assert captions.cropped == captions.rows == 1 and "longer than 0.5 s" not in captions.left_out
@@ -202,7 +207,7 @@ def test_long_clips_are_an_error_or_used_as_far_as_is_honest(tmp_path):
     with pytest.raises(ManifestError, match="are too long"):
         prepared("audiocaps", "sounds-b", too_long="error")
     with pytest.raises(ConfigError, match="Too long for what"):
-        prepare("audiocaps", tmp_path / "sounds", tmp_path / "c", too_long="segment")
+        prepare("audiocaps", tmp_path / "sounds", tmp_path / "c", limits=Limits(too_long="segment"))
 
 
 def test_interrupted_goes_on_and_finished_is_kept(tmp_path, monkeypatch):
@@ -229,7 +234,9 @@ def test_interrupted_goes_on_and_finished_is_kept(tmp_path, monkeypatch):
         "dev-clean.report.json",
     ]
     with pytest.raises(ConfigError, match="prepared otherwise"):
-        prepare("librispeech", tmp_path / "source", tmp_path / "out", crop_seconds=3.0, **arguments)
+        prepare(
+            "librispeech", tmp_path / "source", tmp_path / "out", limits=Limits(crop_seconds=3.0), **arguments
+        )
 
 
 def test_wrong_requests_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 
 from aista.errors import TransportError
 from aista.ot import solve
-from aista.ot.device_bounds import product_bounds
+from aista.ot.bounds import product_bounds
 from aista.retrieval import (
     chance_mrr,
     control_ranks,

@@ -252,6 +252,7 @@ def prepare(
 
     from aista.cli.data_tables import print_split
     from aista.data.prepare import prepare as run
+    from aista.data.too_long import Limits
 
     given = {"direction": direction, "blacklist": blacklist}
     options: dict[str, Any] = {name: value for name, value in given.items() if value}
@@ -265,8 +266,8 @@ def prepare(
             bar.advance(tasks[name], count)
 
         reports = run(
-            name, source, out, splits=split, workers=workers, max_seconds=max_seconds,
-            too_long=too_long, crop_seconds=crop_seconds, progress=progress, **options,
+            name, source, out, splits=split, limits=Limits(max_seconds, too_long, crop_seconds),
+            workers=workers, progress=progress, **options,
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps([asdict(report) for report in reports], ensure_ascii=False, indent=1))

@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
 from aista.data.corpora import Absent, Expected, LeftOut, corpus
 from aista.data.manifest import Utterance, write_manifest
 from aista.data.text_files import guarded
-from aista.data.too_long import TooLong, fit, refuse
+from aista.data.too_long import NO_LIMITS, Limits, fit, refuse
 from aista.errors import AudioError, ConfigError, ManifestError
 from aista.files import write_whole
 
@@ -76,10 +75,8 @@ def prepare(
     out: str | os.PathLike,
     *,
     splits: Sequence[str] = (),
+    limits: Limits = NO_LIMITS,
     workers: int = 4,
-    max_seconds: float | None = None,
-    too_long: TooLong = "skip",
-    crop_seconds: float | None = None,
     progress: Callable[[str, int], None] | None = None,
     **options: Any,
 ) -> list[SplitReport]:
@@ -93,12 +90,8 @@ def prepare(
         source: The folder of the corpus.
         out: The folder of the manifests.
         splits: Which splits; by default every one that the source holds.
+        limits: How long clips may be.
         workers: Threads that read file headers.
-        max_seconds: The longest clip; by default what the corpus says (WavCaps: 180).
-        too_long: What becomes of longer ones (``aista.data.too_long``): left out and counted (``skip``), an
-            ``error``, or used as far as is honest (``segment``): captioned sounds from their beginning.
-        crop_seconds: Use no more than so much of each clip's beginning (SALMONN hears 30 s of a longer
-            sound); the manifest says so in ``duration``.
         progress: Called with the split and the number of rows done since the last call.
         **options: What the corpus needs: ``direction`` for CoVoST 2.
 
@@ -111,15 +104,24 @@ def prepare(
     unknown = sorted(set(splits) - set(module.SPLITS))
     if unknown:
         raise ConfigError(f"{name} has no split {', '.join(unknown)}.", expected=", ".join(module.SPLITS))
-    if too_long != "skip" and max_seconds is None:
-        raise ConfigError(f"Too long for what is an {too_long}?", advice="Name max_seconds too, e.g. 30.")
-    limits = {
-        "max_seconds": max_seconds or getattr(module, "MAX_SECONDS", None),
-        "crop_seconds": crop_seconds,
-    } | ({} if too_long == "skip" else {"too_long": too_long})
+    if limits.too_long != "skip" and limits.max_seconds is None:
+        what = f"Too long for what is an {limits.too_long}?"
+        raise ConfigError(what, advice="Name max_seconds too, e.g. 30.")
+    asked: dict[str, Any] = {
+        **options,
+        "max_seconds": limits.max_seconds or getattr(module, "MAX_SECONDS", None),
+        "crop_seconds": limits.crop_seconds,
+    } | ({} if limits.too_long == "skip" else {"too_long": limits.too_long})
     reports, absent = [], []
     for split in splits or module.SPLITS:
-        report, rows = _opened(module, name, split, Path(source), Path(out), options, limits)
+        try:
+            expected = module.expected(split, **options)
+            rows = module.rows(Path(source), split, **options)
+        except TypeError as error:
+            raise ConfigError(f"{name} cannot be asked this.", got=options, expected=str(error)) from None
+        manifest = str(Path(out) / f"{split}.jsonl")
+        note = module.note(Path(source), split, **options) if hasattr(module, "note") else module.NOTE
+        report = SplitReport(name, split, manifest, asked, expected=expected, note=note)
         try:
             reports.append(_prepare_split(report, rows, Path(out), workers, progress))
         except Absent as error:
@@ -129,26 +131,6 @@ def prepare(
     if not reports:
         raise absent[0]
     return reports
-
-
-def _opened(
-    module: ModuleType,
-    name: str,
-    split: str,
-    source: Path,
-    out: Path,
-    options: dict[str, Any],
-    limits: dict[str, Any],
-) -> tuple[SplitReport, Iterator[Utterance | LeftOut]]:
-    """Ask a corpus for a split: an empty report, and the rows to come."""
-    try:
-        expected = module.expected(split, **options)
-        rows = module.rows(source, split, **options)
-    except TypeError as error:
-        raise ConfigError(f"{name} cannot be asked this.", got=f"{options}", expected=str(error)) from None
-    manifest = str(out / f"{split}.jsonl")
-    note = module.note(source, split, **options) if hasattr(module, "note") else module.NOTE
-    return SplitReport(name, split, manifest, {**options, **limits}, expected=expected, note=note), rows
 
 
 def _prepare_split(

@@ -20,6 +20,26 @@ TooLong = Literal["error", "skip", "segment"]
 """What becomes of a row that is too long: see :func:`fit`."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How long the clips of a corpus may be.
+
+    Attributes:
+        max_seconds: The longest clip; None: what the corpus says (WavCaps: 180).
+        too_long: What becomes of longer ones: left out and counted (``skip``), an ``error``, or used as far
+            as is honest (``segment``): captioned sounds from their beginning.
+        crop_seconds: Use no more than so much of each clip's beginning (SALMONN hears 30 s of a longer
+            sound); the manifest says so in ``duration``.
+    """
+
+    max_seconds: float | None = None
+    too_long: TooLong = "skip"
+    crop_seconds: float | None = None
+
+
+NO_LIMITS = Limits()
+
+
 @dataclass
 class LengthReport:
     """What became of the rows that were too long.

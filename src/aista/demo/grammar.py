@@ -211,16 +211,13 @@ def _japanese_verb(stem: str, tense: str, subject: _Subject) -> str:
     return stem + {"past": "ました", "negative": "ませんでした", "future": "ます"}[tense]
 
 
-def _assemble(
-    subject: _Subject, adjuncts: _Adjuncts, tense: str, english: str, chinese: str, japanese: str,
-    words: tuple[str, ...], pairs: tuple[tuple[str, str], ...],
-) -> Sentence:  # fmt: skip
+def _assemble(subject: _Subject, adjuncts: _Adjuncts, tense: str, predicate: Sentence) -> Sentence:
     """Put subject, time and the rendered predicate into the order of each language."""
     time = adjuncts.time
     tail = f" {adjuncts.english()}" if adjuncts.english() else ""
-    en = f"{subject.en} {english}{tail}."
-    zh = _CHINESE_MODAL[tense] + chinese + "。"
-    ja = japanese + "。"
+    en = f"{subject.en} {predicate.en}{tail}."
+    zh = _CHINESE_MODAL[tense] + predicate.zh + "。"
+    ja = predicate.ja + "。"
     if time and adjuncts.time_first:
         en = f"{time.en} {en}"
         zh, ja = time.zh + subject.zh + zh, f"{time.ja}、{subject.ja}は{ja}"
@@ -228,7 +225,8 @@ def _assemble(
         time_zh, time_ja = (time.zh, time.ja) if time else ("", "")
         zh, ja = subject.zh + time_zh + zh, f"{subject.ja}は{time_ja}{ja}"
     en = en[0].upper() + en[1:]
-    return Sentence(en, zh, ja, subject.words + words + adjuncts.words(), subject.pairs + pairs)
+    words = subject.words + predicate.words + adjuncts.words()
+    return Sentence(en, zh, ja, words, subject.pairs + predicate.pairs)
 
 
 def _object(rng: Random, noun: Noun, tense: str) -> NounPhrase:
@@ -256,14 +254,14 @@ def _transitive(rng: Random) -> Sentence:
     company = None if "person" in verb.kinds else people[2]
     adjuncts = _adjuncts(rng, tense, company)
     chinese = verb.zh_perfective if tense == "past" else verb.zh
-    return _assemble(
-        subject, adjuncts, tense,
+    predicate = Sentence(
         f"{_english_verb(verb, tense, subject)} {target.en}",
         adjuncts.chinese() + chinese + target.zh,
         adjuncts.japanese() + target.ja + verb.particle + target.ja_count
         + _japanese_verb(verb.ja, tense, subject),
         (verb.en, *target.words), ((verb.en, noun.en), *target.pairs),
     )  # fmt: skip
+    return _assemble(subject, adjuncts, tense, predicate)
 
 
 def _ditransitive(rng: Random) -> Sentence:
@@ -276,14 +274,14 @@ def _ditransitive(rng: Random) -> Sentence:
     adjuncts = _adjuncts(rng, tense, None)
     adjuncts.place = adjuncts.place if rng.random() < 0.4 else None
     chinese = (verb.zh_past if tense == "past" else verb.zh).format(r=receiver.zh)
-    return _assemble(
-        subject, adjuncts, tense,
+    predicate = Sentence(
         f"{_english_verb(verb, tense, subject)} {target.en} to the {receiver.en}",
         adjuncts.chinese() + chinese + target.zh,
         f"{adjuncts.japanese()}{receiver.ja}に{target.ja}を{target.ja_count}"
         + _japanese_verb(verb.ja, tense, subject),
         (verb.en, *target.words, receiver.en), ((verb.en, noun.en), *target.pairs),
     )  # fmt: skip
+    return _assemble(subject, adjuncts, tense, predicate)
 
 
 def _motion(rng: Random) -> Sentence:
@@ -296,14 +294,14 @@ def _motion(rng: Random) -> Sentence:
     adjuncts.place = None
     chinese = verb.zh_perfective if tense == "past" else verb.zh
     vehicle_word = vehicle.en.removeprefix("by ") if vehicle else ""
-    return _assemble(
-        subject, adjuncts, tense,
+    predicate = Sentence(
         f"{_english_verb(verb, tense, subject)} to {place.en}" + (f" {vehicle.en}" if vehicle else ""),
         adjuncts.chinese() + (vehicle.zh if vehicle else "") + chinese + place.zh,
         adjuncts.japanese() + (vehicle.ja if vehicle else "") + f"{place.ja}へ"
         + _japanese_verb(verb.ja, tense, subject),
         (place.word, *((vehicle_word,) if vehicle else ())), ((place.word, vehicle_word),) if vehicle else (),
     )  # fmt: skip
+    return _assemble(subject, adjuncts, tense, predicate)
 
 
 def _existence(rng: Random) -> Sentence:

@@ -195,7 +195,7 @@ def solve_flat(
         masses: (sum of rows,) and (sum of columns,) integers, equal totals a problem.
         threads: Threads that share the problems. plans: Whether to write the plans out.
     """
-    from aista.ot import batch, kernels
+    from aista.ot.kernels import scratch, solve_range
 
     costs, (row_mass, col_mass) = np.ascontiguousarray(costs, dtype=np.float64), masses
     count = len(sizes)
@@ -214,8 +214,8 @@ def solve_flat(
 
     def run(part: slice) -> None:
         less, more = int(sizes[part].min(1).max()), int(sizes[part].max())
-        batch.solve_range(
-            *kernels.scratch(less, more), np.empty((less, more)), np.empty(less), np.empty((3, more)),
+        solve_range(
+            *scratch(less, more), np.empty((less, more)), np.empty(less), np.empty((3, more)),
             costs, offsets[part], strides[part], ns[part], ms[part],
             row_mass, raw.row_starts[part], col_mass, raw.col_starts[part],
             raw.values[part], raw.gaps[part], raw.outcomes[part], raw.plans,
@@ -317,15 +317,15 @@ def _replacements(
     totals: NDArray[np.float64],
 ) -> dict[int, Solution]:
     """POT's answers to what the kernel could not certify."""
-    from aista.ot import kernels
+    from aista.ot.kernels import NOT_FINITE, OPTIMAL
 
-    spoiled = np.flatnonzero(raw.outcomes == kernels.NOT_FINITE)
+    spoiled = np.flatnonzero(raw.outcomes == NOT_FINITE)
     if len(spoiled):
         raise TransportError(
             f"cost {spoiled[0]} holds NaN, infinite or overflowing entries",
             advice="look for NaN in the hidden states; compute costs in float32, never in float16",
         )
-    gaps = np.where(raw.outcomes == kernels.OPTIMAL, raw.gaps, np.inf)
+    gaps = np.where(raw.outcomes == OPTIMAL, raw.gaps, np.inf)
     found = {}
     for k in np.flatnonzero(gaps > GAP_TOLERANCE * np.abs(raw.values)).tolist():
         (n, m), i, j = costs[k].shape, raw.row_starts[k], raw.col_starts[k]

@@ -23,6 +23,7 @@ Everything here is compiled on first use (some seconds) and cached on disk.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -185,3 +186,298 @@ def serve_all(cost, flow, givers, work, n, m, bits, dual, stop_at):
             rounds += 1
             dual = _serve(cost, flow, givers, work, source, padded(m), bits, dual, stop_at)
     return OPTIMAL, dual
+
+
+# ---- where the solver starts: dual potentials that are nearly right, and the flow they suggest ----
+#
+# A few rounds of Sinkhorn's algorithm in single precision, blurred by a fraction of the costs' own spread,
+# say how much every column is in demand. Made feasible by two c-transforms, these potentials save the solver
+# most of its searches, and as bounds they decide most comparisons. They need not be accurate: any finite
+# potentials can be made feasible, and the solver goes from there to the optimum.
+
+#: Entropy weight of the smoothing, relative to the mean reduced cost; and how many rounds.
+BLUR, ROUNDS = np.float32(0.12), 5
+#: Weights below exp(-FLOOR) are raised to it, so that nothing overflows.
+FLOOR = np.float32(40.0)
+# exp(x) as the bits of a float: x / log 2 shifted into the exponent, wrong by at most 4 % (Schraudolph 1999).
+EXP_SLOPE, EXP_BASE = np.float32(2**23 / math.log(2)), np.float32(127 * 2**23 - 486411)
+
+
+@inner
+def complete_rows(cost, work, n, m, bits):
+    """u = row minima of the costs less v; SEEN = the column of each minimum; returns the sum of u."""
+    width, mask = padded(m), (1 << bits) - 1
+    u, v, nearest = work[ROW_DUAL], work[COL_DUAL], work[SEEN]
+    for j in range(m, width):
+        v[j] = gone(bits)
+    total = 0
+    for i in range(n):
+        key = NOTHING
+        for j in range(width):
+            key = min(key, cost[i, j] - v[j])
+        nearest[i] = key & mask
+        u[i] = key - nearest[i]
+        total += u[i]
+    return total
+
+
+@inner
+def complete_columns(cost, work, n, m, bits):
+    """v = column minima of the costs less u; VIA = the row of each minimum; returns the sum of v."""
+    width, mask = padded(m), (1 << bits) - 1
+    u, v, nearest = work[ROW_DUAL], work[COL_DUAL], work[VIA]
+    for j in range(width):
+        v[j] = NOTHING
+    for i in range(n):
+        start = (i << bits) - u[i]
+        for j in range(width):
+            v[j] = min(v[j], cost[i, j] + start)
+    total = 0
+    for j in range(width):
+        nearest[j] = v[j] >> bits & mask
+        v[j] = v[j] >> 2 * bits << 2 * bits
+    for j in range(m):
+        total += v[j]
+    for j in range(m, width):
+        v[j] = gone(bits)
+    return total
+
+
+@inner_sum
+def _weights(cost, weights, work, n, m, bits):
+    """exp(-(cost - u - v) / blur), padding 0; returns the blur (0: the reduced costs are all 0)."""
+    u, v, total = work[ROW_DUAL], work[COL_DUAL], 0.0
+    for i in range(n):
+        low = u[i]
+        for j in range(m):
+            total += float((cost[i, j] - low - v[j]) >> 2 * bits)
+    if total == 0.0:
+        return np.float32(0.0)
+    blur = BLUR * np.float32(total / (n * m))
+    slope = -np.float32(1.0) / blur
+    for i in range(n):
+        low = u[i]
+        for j in range(m):
+            x = max(np.float32((cost[i, j] - low - v[j]) >> 2 * bits) * slope, -FLOOR)
+            weights[i, j] = np.int32(x * EXP_SLOPE + EXP_BASE).view(np.float32)
+        for j in range(m, padded(m)):
+            weights[i, j] = np.float32(0.0)
+    return blur
+
+
+@inner_sum
+def _balance(weights, work, n, m):
+    """ROUNDS of Sinkhorn's algorithm; the scaling of the columns is left in row ``n`` of the weights."""
+    width, one = padded(m), np.float32(1.0)
+    scaling, received = weights[n], weights[n + 1]
+    for j in range(width):
+        scaling[j] = one
+    for _ in range(ROUNDS):
+        for j in range(width):
+            received[j] = np.float32(0.0)
+        for i in range(n):
+            total = np.float32(0.0)
+            for j in range(width):
+                total += weights[i, j] * scaling[j]
+            row = np.float32(max(work[LEFT, i], 1)) / total
+            for j in range(width):
+                received[j] += row * weights[i, j]
+        for j in range(m):
+            scaling[j] = np.float32(max(work[ROOM, j], 1)) / received[j]
+
+
+@inner
+def smooth(cost, weights, work, n, m, bits):
+    """Better duals from feasible ones; returns the sums of u and v. Masses are in LEFT and ROOM.
+
+    Afterwards every row and column has an equality arc (SEEN, VIA), and the largest v is 0.
+    """
+    v = work[COL_DUAL]
+    blur = _weights(cost, weights, work, n, m, bits)
+    if blur > 0.0:
+        _balance(weights, work, n, m)
+        for j in range(m):
+            x = weights[n, j]
+            if 1e-30 < x < 1e30:
+                v[j] += np.int64(blur * math.log(x)) << 2 * bits
+    complete_rows(cost, work, n, m, bits)
+    complete_columns(cost, work, n, m, bits)
+    top = v[0]
+    for j in range(m):
+        top = max(top, v[j])
+    rows, cols = 0, 0
+    for i in range(n):
+        work[ROW_DUAL, i] += top
+        rows += work[ROW_DUAL, i]
+    for j in range(m):
+        v[j] -= top
+        cols += v[j]
+    return rows, cols
+
+
+@inner
+def _fill(flow, givers, work, i, j):
+    amount = min(work[LEFT, i], work[ROOM, j])
+    if amount > 0:
+        flow[i, j] = amount
+        givers[j, work[NUM_GIVERS, j]] = i
+        work[NUM_GIVERS, j] += 1
+        work[LEFT, i] -= amount
+        work[ROOM, j] -= amount
+
+
+@inner
+def fill_nearest(flow, givers, work, n, m):
+    """Start the flow on the equality arcs that :func:`smooth` left in SEEN and VIA."""
+    for j in range(m):
+        work[NUM_GIVERS, j] = 0
+    for i in range(n):
+        work[CAME, i] = -1
+        for j in range(padded(m)):
+            flow[i, j] = 0
+    for i in range(n):
+        _fill(flow, givers, work, i, work[SEEN, i])
+    for j in range(m):
+        _fill(flow, givers, work, work[VIA, j], j)
+
+
+# ---- the loop over a batch of problems: read the costs, start, solve, certify ----
+
+# Rows of ``edges``: what is kept of every column of a problem.
+LOW, HIGH, SIZE = 0, 1, 2
+
+
+@inner
+def _read(costs, offset, stride, n, m, turned, real):
+    """Copy one matrix into ``real``; ``turned``: its columns become rows."""
+    if turned:
+        for j in range(m):
+            for i in range(n):
+                real[i, j] = costs[offset + j * stride + i]
+    else:
+        for i in range(n):
+            for j in range(m):
+                real[i, j] = costs[offset + i * stride + j]
+
+
+@inner_sum
+def _row_means(real, means, n, m):
+    for i in range(n):
+        total = 0.0
+        for j in range(m):
+            total += real[i, j]
+        means[i] = total / m
+
+
+@inner
+def _levels(real, means, edges, n, m, bits, cost, work):
+    """Round costs less row means and column minima to integers; returns levels per unit (0: not finite)."""
+    low, high, size = edges[LOW], edges[HIGH], edges[SIZE]
+    for j in range(m):
+        low[j], high[j], size[j] = np.inf, -np.inf, 0.0
+    for i in range(n):
+        mean = means[i]
+        for j in range(m):
+            x = real[i, j] - mean
+            low[j] = min(low[j], x)
+            high[j] = max(high[j], x)
+            size[j] += abs(x)
+    spread, total = 0.0, 0.0
+    for j in range(m):
+        spread, total = max(spread, high[j] - low[j]), total + size[j]
+    if not total < 1e300:
+        return 0.0
+    scale = 2.0 ** (57 - 3 * bits) / spread if spread > 0 else 1.0
+    if scale > 1e300:
+        scale = 1e300
+    for i in range(n):
+        mean = means[i]
+        for j in range(m):
+            cost[i, j] = np.int64((real[i, j] - mean - low[j]) * scale) << 2 * bits | j
+        for j in range(m, padded(m)):
+            cost[i, j] = j
+    for j in range(m):
+        work[COL_DUAL, j] = 0
+    return scale
+
+
+@inner
+def _certify(real, means, n, m, flow, givers, work, unit, rows, cols, us, vs):
+    """Value of the plan and of a dual pair feasible on the costs as given, and the total mass."""
+    value, dual, total = 0.0, 0.0, 0.0
+    for j in range(m):
+        vs[j] = np.inf
+    for i in range(n):
+        u = means[i] + work[ROW_DUAL, i] * unit
+        us[i] = u
+        dual += rows[i] * u
+        for j in range(m):
+            vs[j] = min(vs[j], real[i, j] - u)
+    for j in range(m):
+        dual += cols[j] * vs[j]
+        total += cols[j]
+        for k in range(work[NUM_GIVERS, j]):
+            i = givers[j, k]
+            value += flow[i, j] * real[i, j]
+    return value / total, dual / total, total
+
+
+@inner
+def _write(plans, offset, stride, m, turned, flow, givers, work, total):
+    for j in range(m):
+        for k in range(work[NUM_GIVERS, j]):
+            i = givers[j, k]
+            place = j * stride + i if turned else i * stride + j
+            plans[offset + place] = flow[i, j] / total
+
+
+@outer
+def solve_range(
+    cost, flow, givers, work, weights, real, means, edges,
+    costs, offsets, strides, ns, ms,
+    row_mass, row_start, col_mass, col_start,
+    values, gaps, outcomes, plans, us, vs,
+):  # fmt: skip
+    """Solve the problems of a flat buffer one after another (the caller gives each thread its own range).
+
+    Each problem is turned so that it has no more rows than columns: searches start from rows and scan
+    columns.
+
+    Args:
+        cost, flow, givers, work, weights: From :func:`kernels.scratch`. real: (rows, columns), means:
+            (rows,), edges: (3, columns): float64 scratch.
+        costs: (total,) float64 costs; problem k starts at ``offsets[k]``, its rows ``strides[k]`` apart.
+        ns, ms: Rows and columns of each problem. row_mass, col_mass: flat integer masses, equal totals a
+            problem, starting at ``row_start[k]`` and ``col_start[k]``.
+        values, gaps, outcomes: (problems,) results. plans: flat, laid out as ``costs``, zeros; or empty for
+        none. us, vs: flat potentials, laid out as the masses.
+    """
+    for k in range(len(ns)):
+        n, m = ns[k], ms[k]
+        rows, cols = row_mass[row_start[k] :], col_mass[col_start[k] :]
+        row_dual, col_dual = us[row_start[k] :], vs[col_start[k] :]
+        turned = n > m
+        if turned:
+            n, m, rows, cols, row_dual, col_dual = m, n, cols, rows, col_dual, row_dual
+        bits = index_bits(n, m)
+        _read(costs, offsets[k], strides[k], n, m, turned, real)
+        _row_means(real, means, n, m)
+        scale = _levels(real, means, edges, n, m, bits, cost, work)
+        if scale == 0.0:
+            values[k], gaps[k], outcomes[k] = np.nan, np.nan, NOT_FINITE
+            continue
+        for i in range(n):
+            work[LEFT, i] = rows[i]
+        for j in range(m):
+            work[ROOM, j] = cols[j]
+        complete_rows(cost, work, n, m, bits)
+        smooth(cost, weights, work, n, m, bits)
+        fill_nearest(flow, givers, work, n, m)
+        outcomes[k], _ = serve_all(cost, flow, givers, work, n, m, bits, 0.0, np.inf)
+        unit = 1.0 / (scale * 4.0**bits)
+        values[k], dual, total = _certify(
+            real, means, n, m, flow, givers, work, unit, rows, cols, row_dual, col_dual
+        )
+        gaps[k] = values[k] - dual
+        if len(plans) > 0:
+            _write(plans, offsets[k], strides[k], m, turned, flow, givers, work, total)

@@ -197,7 +197,7 @@ class Cascade:
 
     def _bound_on_device(self, tile: _Tile, products: Tensor) -> None:
         """Settle what the first two bounds settle, without moving the products."""
-        from aista.ot.device_bounds import product_bounds
+        from aista.ot.bounds import product_bounds
 
         rows, cols = (
             torch.from_numpy(x).to(products.device)
