@@ -12,6 +12,7 @@ import soundfile
 from aista.data.manifest import Manifest
 from aista.demo import corpus, lexicon, speech
 from aista.errors import AistaError, ConfigError
+from tools.standins.sounds import draw_sound
 
 pytest.importorskip("espeakng_loader")
 SCALE = corpus.Scale(st=5, asr=5, test_common=3, test_rare=3, aac=3)
@@ -20,7 +21,7 @@ SCALE = corpus.Scale(st=5, asr=5, test_common=3, test_rare=3, aac=3)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("corpus")
-    corpus.build(folder, SCALE, processes=2)
+    corpus.build(folder, SCALE, draw_sound=draw_sound, processes=2)
     return folder
 
 
@@ -29,7 +30,7 @@ def facts(folder: Path) -> dict[str, dict[str, object]]:
 
 
 def test_fresh_processes_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    again = corpus.build(tmp_path, SCALE, corpora=("st", "aac"), processes=1)
+    again = corpus.build(tmp_path, SCALE, corpora=("st", "aac"), draw_sound=draw_sound, processes=1)
     assert {name: fact["sha256"] for name, fact in again.items()} == {
         name: facts(folder)[name]["sha256"] for name in ("st", "aac")
     }
@@ -40,7 +41,7 @@ def test_a_finished_shard_is_kept_and_a_lost_one_is_made_again(folder: Path) -> 
     record, other = folder / "shards" / "asr-000.json", folder / "shards" / "st-000.json"
     stamp = other.stat().st_mtime_ns
     record.unlink()
-    corpus.build(folder, SCALE, processes=1)
+    corpus.build(folder, SCALE, draw_sound=draw_sound, processes=1)
     assert facts(folder) == before and other.stat().st_mtime_ns == stamp
 
 
@@ -96,4 +97,4 @@ def test_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         corpus.scale_named("huge")
     monkeypatch.setitem(__import__("sys").modules, "espeakng_loader", None)
     with pytest.raises(AistaError, match=r"aista\[demo\]"):
-        corpus.build(tmp_path, SCALE)
+        corpus.build(tmp_path, SCALE, draw_sound=draw_sound)

@@ -17,6 +17,7 @@ from aista.errors import ConfigError, TrainingError
 from aista.model.beats import BeatsModel
 from tools import standins
 from tools.standins import language_model, loop
+from tools.standins.sounds import draw_sound
 
 pytest.importorskip("espeakng_loader")
 SCALE = corpus.Scale(whisper=12, whisper_dev=3, tagging=10)
@@ -25,7 +26,7 @@ SCALE = corpus.Scale(whisper=12, whisper_dev=3, tagging=10)
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("standins")
-    corpus.build(folder / "corpus", SCALE, processes=1)
+    corpus.build(folder / "corpus", SCALE, draw_sound=draw_sound, processes=1)
     for name in standins.NAMES:
         standins.train(name, folder / name, folder / "corpus", SCALE, nano=True)
     return folder

@@ -138,11 +138,10 @@ def _score_language_model(folder: Path, corpora: Path, limit: int) -> dict[str, 
 def _score_beats(folder: Path, corpora: Path, limit: int) -> dict[str, Any]:
     from random import Random
 
-    from aista.demo import sounds
-    from tools.standins import beats
+    from tools.standins import beats, sounds
 
     rng = Random("unseen sounds")
     drawn = [sounds.draw_sound(rng) for _ in range(limit)]
     model = beats.BeatsForAudioTagging.from_pretrained(folder).eval()
-    unseen = [beats.example(sounds.render(sound, seed=rng.randrange(2**31)), sound.tags) for sound in drawn]
+    unseen = [beats.example(sound.render(seed=rng.randrange(2**31)), sound.tags) for sound in drawn]
     return {"sounds": limit, **beats.tagging_accuracy(model, unseen)}

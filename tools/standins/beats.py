@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from aista.audio.fbank import beats_fbank
-from aista.demo import corpus, sounds
+from aista.demo import corpus
 from aista.model.beats import BeatsConfig, BeatsForAudioTagging
-from tools.standins import loop
+from tools.standins import loop, sounds
+from tools.standins.sounds import read_samples
 
 VOICE_TAGS = ("speech", "female", "male")
 TAGS = (*sounds.TAGS, *VOICE_TAGS)
@@ -90,14 +91,18 @@ def collate(batch: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
 
 def examples(folder: Path, scale: corpus.Scale, recipe: Recipe) -> list[Example]:
     """Read the training sounds, and some training speech."""
-    drawn = [(path, tags) for path, tags in corpus.tagged(folder, "tagging", scale)]
+    tagged = corpus.items("tagging", scale, sounds.draw_sound)
+    drawn = [
+        (folder / "audio" / "tagging" / f"{item.key}.flac", item.sound.tags)  # type: ignore[union-attr]
+        for item in tagged
+    ]
     spoken = [item for item in corpus.items("whisper", scale)[: recipe.num_speech] if item.voice]
     drawn += [
         (folder / "audio" / "whisper" / f"{item.key}.flac", voice_tags(item.voice.speaker))
         for item in spoken
         if item.voice
     ]
-    return [example(corpus.read_samples(path), tags) for path, tags in drawn if path.exists()]
+    return [example(read_samples(path), tags) for path, tags in drawn if path.exists()]
 
 
 def train(

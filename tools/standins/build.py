@@ -26,6 +26,7 @@ from aista.selection.select import select
 from aista.training.stages import joint, pretrain
 from tools import standins
 from tools.standins.model_card import write_card
+from tools.standins.sounds import draw_sound
 
 ENCODERS = {"speech_encoder": "whisper", "audio_encoder": "beats"}
 # Backbone -> its stage-1 model and its prompt template.
@@ -66,7 +67,7 @@ class Build:
             self.clock.stage("synthesis", "Corpora: speech, sounds, translations"),
             bar("utterances") as update,
         ):
-            corpus.build(folder, self.scale, progress=update)
+            corpus.build(folder, self.scale, draw_sound=draw_sound, progress=update)
         return folder
 
     def bases(self, *names: str) -> None:

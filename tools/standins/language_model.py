@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from aista.demo import grammar, sounds, tokenizer
+from aista.demo import grammar, lexicon
 from aista.text import prompts
-from tools.standins import loop
+from tools.standins import loop, sounds, tokenizer
 
 SOURCE_WEIGHT = 0.3  # of the loss on the source text against the loss on the answer
 TASKS = ("zh", "ja", "repeat", "phrase", "caption", "list_zh", "list_ja", "list_en")
@@ -115,7 +115,7 @@ def examples(recipe: Recipe, phase: int) -> list[Example]:
     rng = Random(f"language model {recipe.seed}" + (" second" if phase == 2 else ""))
     sentences = grammar.sentences(recipe.num_sentences, recipe.seed)
     phrases = grammar.phrases(recipe.num_phrases, recipe.seed)
-    lists = grammar.dictionary_lists(recipe.num_lists, recipe.seed)
+    lists = dictionary_lists(recipe.num_lists, recipe.seed)
     described = [sounds.draw_sound(rng) for _ in range(recipe.num_captions)]
     weights = FIRST_WEIGHTS if phase == 1 else SECOND_WEIGHTS
     drawn = []
@@ -287,3 +287,37 @@ def answer(
         )[:, longest:]
         answers += tokens.batch_decode(new, skip_special_tokens=True)
     return answers
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Loose words in three languages."""
+
+    en: str
+    zh: str
+    ja: str
+
+
+def _entries() -> list[Listed]:
+    nouns = [Listed(noun.en, noun.zh, noun.ja) for noun in (*lexicon.PERSONS, *lexicon.THINGS)]
+    adjectives = [Listed(adjective.en, adjective.zh, adjective.ja) for adjective in lexicon.ADJECTIVES]
+    verbs = [Listed(verb.past, verb.zh, verb.ja + "ました") for verb in lexicon.VERBS]
+    places = [Listed(place.en, place.zh, place.ja) for place in lexicon.PLACES]
+    phrases = [Listed(entry.en, entry.zh, entry.ja) for entry in (*lexicon.TIMES, *lexicon.VEHICLES)]
+    return nouns + adjectives + verbs + places + phrases
+
+
+def dictionary_lists(count: int, seed: int) -> list[Listed]:
+    """Draw lists of one to seven unrelated words, each with its translation in the same order.
+
+    A small language model that has only seen sentences repeats and translates what usually stands
+    together; from these it learns to keep to the words it was given.
+    """
+    rng, entries, result = Random(f"dictionary {seed}"), _entries(), []
+    for _ in range(count):
+        drawn = rng.choices(entries, k=rng.randint(1, 7))
+        comma = "," if rng.random() < 0.5 else ""
+        en = f"{comma} ".join(entry.en for entry in drawn) + "."
+        zh, ja = ("、".join(getattr(entry, code) for entry in drawn) + "。" for code in ("zh", "ja"))
+        result.append(Listed(en[0].upper() + en[1:], zh, ja))
+    return result

@@ -23,8 +23,8 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from aista.demo import corpus, tokenizer
-from tools.standins import loop
+from tools.standins import loop, tokenizer
+from tools.standins.sounds import read_samples
 
 CHUNK_SECONDS = 5  # 500 mel frames, 250 positions: 14 windows of 17 frames and 12 frames of silence
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz,.'"
@@ -85,7 +85,7 @@ def log_mel(
     features = np.empty((len(paths), 80, extract.nb_max_frames), dtype=np.float16)
     lengths = []
     for start in range(0, len(paths), 64):
-        samples = [corpus.read_samples(path) for path in paths[start : start + 64]]
+        samples = [read_samples(path) for path in paths[start : start + 64]]
         batch = extract(samples, sampling_rate=16_000, return_tensors="np").input_features
         features[start : start + len(samples)] = batch
         lengths += [min(-(-len(audio) // extract.hop_length), extract.nb_max_frames) for audio in samples]

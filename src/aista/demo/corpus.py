@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 import numpy as np
 import soundfile
 
-from aista.demo import grammar, sounds, speech
+from aista.demo import grammar, speech
 from aista.demo.grammar import Sentence
 from aista.errors import ConfigError
 from aista.files import write_whole
@@ -82,6 +83,17 @@ _SOUNDS = frozenset({"tagging", "aac"})
 TRANSLATED = frozenset({"st", "dev", "test_common", "test_rare"})
 
 
+class Sound(Protocol):
+    """A sound that is described and not spoken (``tools/standins/sounds.py`` draws such)."""
+
+    @property
+    def caption(self) -> str:
+        """What a listener would say."""
+
+    def render(self, *, seed: int) -> np.ndarray:
+        """Return its samples: float32 at 16 kHz."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One sound to make: a text with a voice, or a described sound."""
@@ -92,7 +104,7 @@ class Item:
     zh: str = ""
     ja: str = ""
     voice: speech.Voice | None = None
-    sound: sounds.Sound | None = None
+    sound: Sound | None = None
 
 
 def scale_named(name: str) -> Scale:
@@ -116,11 +128,16 @@ def _texts(corpus: str, count: int, seed: int) -> list[Sentence]:
     return drawn
 
 
-def items(corpus: str, scale: Scale) -> list[Item]:
+def items(corpus: str, scale: Scale, draw_sound: Callable[[Random], Sound] | None = None) -> list[Item]:
     """Describe every sound of a corpus, without making it.
 
+    Args:
+        corpus: Its name.
+        scale: How much of it.
+        draw_sound: Draws the sounds of ``tagging`` and ``aac``.
+
     Raises:
-        ConfigError: There is no such corpus.
+        ConfigError: There is no such corpus, or nothing that draws its sounds.
     """
     if corpus not in CORPORA:
         raise ConfigError(f"Unknown corpus {corpus!r}.", expected=", ".join(CORPORA))
@@ -129,7 +146,9 @@ def items(corpus: str, scale: Scale) -> list[Item]:
     seed = grammar.stable_hash("corpus", corpus, str(scale.seed)) % 2**31
     rng = Random(f"voices {corpus} {scale.seed}")
     if corpus in _SOUNDS:
-        drawn = [sounds.draw_sound(rng) for _ in range(count)]
+        if draw_sound is None:
+            raise ConfigError(f"Nothing draws the sounds of {corpus!r}.", advice="Give draw_sound.")
+        drawn = [draw_sound(rng) for _ in range(count)]
         return [
             Item(f"{corpus}-{i:05d}", rng.randrange(2**31), sound.caption, sound=sound)
             for i, sound in enumerate(drawn)
@@ -171,7 +190,7 @@ def _make_shard(job: _Job) -> Path:
     pcm, made, dropped = [], {}, []
     for item in job.items:
         samples = (
-            sounds.render(item.sound, seed=item.seed)
+            item.sound.render(seed=item.seed)
             if item.sound
             else speech.utter(item.text, item.voice, seed=item.seed)  # type: ignore[arg-type]
         )
@@ -234,6 +253,7 @@ def build(
     scale: Scale,
     *,
     corpora: tuple[str, ...] = CORPORA,
+    draw_sound: Callable[[Random], Sound] | None = None,
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, object]]:
@@ -243,6 +263,7 @@ def build(
         folder: Where manifests, audio and shard records go.
         scale: How much of each.
         corpora: Which; those of size 0 are skipped.
+        draw_sound: Draws what is described and not spoken, see ``items``.
         processes: Processes at a time (each shard has a fresh one); the number of cores by default.
         progress: Called with (utterances done, utterances in all) after each shard.
 
@@ -252,10 +273,10 @@ def build(
 
     Raises:
         AistaError: espeakng-loader is not installed.
-        ConfigError: There is no such corpus.
+        ConfigError: As ``items``.
     """
     folder = Path(folder)
-    drawn = {corpus: items(corpus, scale) for corpus in corpora if getattr(scale, corpus, 1)}
+    drawn = {corpus: items(corpus, scale, draw_sound) for corpus in corpora if getattr(scale, corpus, 1)}
     jobs = [
         _Job(corpus, index, folder, tuple(entries[start : start + SHARD_SIZE]))
         for corpus, entries in drawn.items()
@@ -295,19 +316,3 @@ def _run(
                 if progress:
                     progress(done, total)
     return [(job.corpus, job.record) for job in jobs]
-
-
-def tagged(folder: Path | str, corpus: str, scale: Scale) -> list[tuple[Path, tuple[str, ...]]]:
-    """The sounds of a made corpus with their tags (empty for speech)."""
-    folder = Path(folder)
-    return [
-        (folder / "audio" / corpus / f"{item.key}.flac", item.sound.tags if item.sound else ())
-        for item in items(corpus, scale)
-        if (folder / "audio" / corpus / f"{item.key}.flac").exists()
-    ]
-
-
-def read_samples(path: Path) -> np.ndarray:
-    """Read one made sound: float32 samples at 16 kHz."""
-    samples, _ = soundfile.read(path, dtype="float32")
-    return samples

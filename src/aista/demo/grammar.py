@@ -410,37 +410,3 @@ def phrases(count: int, seed: int, *, split: Split = "train") -> list[str]:
         if len(text.split()) <= 8 and (split == "any" or held_out == (split == "test")):
             result.append(text[0].upper() + text[1:])
     return result
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Loose words in three languages."""
-
-    en: str
-    zh: str
-    ja: str
-
-
-def _entries() -> list[Listed]:
-    nouns = [Listed(noun.en, noun.zh, noun.ja) for noun in (*lexicon.PERSONS, *lexicon.THINGS)]
-    adjectives = [Listed(adjective.en, adjective.zh, adjective.ja) for adjective in lexicon.ADJECTIVES]
-    verbs = [Listed(verb.past, verb.zh, verb.ja + "ました") for verb in lexicon.VERBS]
-    places = [Listed(place.en, place.zh, place.ja) for place in lexicon.PLACES]
-    phrases = [Listed(entry.en, entry.zh, entry.ja) for entry in (*lexicon.TIMES, *lexicon.VEHICLES)]
-    return nouns + adjectives + verbs + places + phrases
-
-
-def dictionary_lists(count: int, seed: int) -> list[Listed]:
-    """Draw lists of one to seven unrelated words, each with its translation in the same order.
-
-    A small language model that has only seen sentences repeats and translates what usually stands
-    together; from these it learns to keep to the words it was given.
-    """
-    rng, entries, result = Random(f"dictionary {seed}"), _entries(), []
-    for _ in range(count):
-        drawn = rng.choices(entries, k=rng.randint(1, 7))
-        comma = "," if rng.random() < 0.5 else ""
-        en = f"{comma} ".join(entry.en for entry in drawn) + "."
-        zh, ja = ("、".join(getattr(entry, code) for entry in drawn) + "。" for code in ("zh", "ja"))
-        result.append(Listed(en[0].upper() + en[1:], zh, ja))
-    return result

@@ -62,7 +62,7 @@ class BasePlan(PaperPlan):
                 )
             self._changes[stage].append(change)
         self.folder = folder  # where the shipped files are moved to
-        model = self._shipped(AlignSettings, "align").model
+        model = self.shipped(AlignSettings, "align").model
         title = Path(model.backbone).name if model else "the given model"
         self.backbones = (Backbone("base", title, str(folder / "pretrain"), ""),)
         names = [row for name in names for row in (EXHIBITS if name == "all" else (name,))]
@@ -92,22 +92,22 @@ class BasePlan(PaperPlan):
         return 6
 
     def align(self, backbone: Backbone) -> AlignSettings:
-        return self._shipped(AlignSettings, "align")
+        return self.shipped(AlignSettings, "align")
 
     def pretrain(self, backbone: Backbone) -> PretrainSettings:
-        return self._shipped(PretrainSettings, "pretrain")
+        return self.shipped(PretrainSettings, "pretrain")
 
     def select(self, backbone: Backbone) -> SelectSettings:
-        settings = self._shipped(SelectSettings, "select")
+        settings = self.shipped(SelectSettings, "select")
         return changed(settings, output=str(self.layers(backbone.name).parent))
 
     def joint(self, run: Run, system: System) -> JointSettings:
         alignment = {"layers": str(self.layers(run.backbone)), **system.alignment}
-        settings = self._shipped(JointSettings, "joint")
+        settings = self.shipped(JointSettings, "joint")
         return changed(settings, output=str(run.model), seed=run.seed, alignment=alignment)
 
     def evaluation(self, run: Run) -> EvaluateSettings:
-        settings = self._shipped(EvaluateSettings, "evaluate")
+        settings = self.shipped(EvaluateSettings, "evaluate")
         layers = str(self.layers(run.backbone))
         return changed(settings, model=str(run.model), output=str(run.evaluation), layers=layers)
 
@@ -117,11 +117,11 @@ class BasePlan(PaperPlan):
     def training(self) -> dict[str, Path]:
         return {"ST": self.data / "train.jsonl"}
 
-    def _shipped(self, kind: type[S], stage: str) -> S:
+    def shipped(self, kind: type[S], verb: str, backbone: str = "", direction: str = "") -> S:
         """Read a shipped file, move its folders, and apply the user's changes."""
-        path = Path(str(files("aista.experiments"))) / "base" / f"{stage}.yaml"
+        path = Path(str(files("aista.experiments"))) / "base" / f"{verb}.yaml"
         values = moved(kind.load(path), {"data": self.data, "runs/base": self.folder}).model_dump(mode="json")
-        for text in self._changes[stage]:
+        for text in self._changes[verb]:
             override(values, text)
         return kind.of(values, source=f"{path} with --set")
 

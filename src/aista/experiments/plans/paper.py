@@ -100,12 +100,21 @@ class PaperPlan(Plan):
         return None
 
     @abstractmethod
+    def shipped(self, kind: type[S], verb: str, backbone: str, direction: str = "") -> S:
+        """Return the shipped settings of a verb, their paths moved to where this plan has its files."""
+
     def select(self, backbone: Backbone) -> SelectSettings:
         """Return layer selection's settings."""
+        settings = self.shipped(SelectSettings, "select", backbone.name)
+        return changed(settings, model=backbone.model, output=str(self.layers(backbone.name).parent))
 
-    @abstractmethod
     def joint(self, run: Run, system: System) -> JointSettings:
         """Return the settings of a run; two systems differ in their alignment and the output alone."""
+        alignment = {"layers": str(self.layers(run.backbone)), **system.alignment}
+        return changed(
+            self.shipped(JointSettings, "joint", run.backbone, run.direction),
+            init=self.backbone(run.backbone).model, output=str(run.model), seed=run.seed, alignment=alignment,
+        )  # fmt: skip
 
     @abstractmethod
     def evaluation(self, run: Run) -> EvaluateSettings:
@@ -251,16 +260,8 @@ class SmallPlan(PaperPlan):
         config = json.loads((locate(self.backbones[0].model) / "config.json").read_text())
         return config["text_config"]["num_hidden_layers"]
 
-    def select(self, backbone: Backbone) -> SelectSettings:
-        settings = shipped(SelectSettings, "select", self.folder, self.scale)
-        return changed(settings, model=backbone.model, output=str(self.layers(backbone.name).parent))
-
-    def joint(self, run: Run, system: System) -> JointSettings:
-        alignment = {"layers": str(self.layers(run.backbone)), **system.alignment}
-        return changed(
-            shipped(JointSettings, "joint", self.folder, self.scale),
-            init=self.backbone(run.backbone).model, output=str(run.model), seed=run.seed, alignment=alignment,
-        )  # fmt: skip
+    def shipped(self, kind: type[S], verb: str, backbone: str, direction: str = "") -> S:
+        return shipped(kind, verb, self.folder, self.scale)
 
     def evaluation(self, run: Run) -> EvaluateSettings:
         settings = shipped(EvaluateSettings, "evaluate", self.folder, self.scale)
@@ -339,20 +340,13 @@ class FullPlan(PaperPlan):
     def num_layers(self) -> int:
         return 28
 
+    def shipped(self, kind: type[S], verb: str, backbone: str, direction: str = "") -> S:
+        name = "_".join(filter(None, (verb, backbone, direction)))
+        path = Path(str(files("aista.experiments.paper"))) / "configs" / f"{name}.yaml"
+        return moved(kind.load(path), {"data": self.data, "models": self.models})
+
     def pretrain(self, backbone: Backbone) -> PretrainSettings:
-        settings = self._shipped(PretrainSettings, f"pretrain_{backbone.name}")
-        return changed(settings, output=backbone.model)
-
-    def select(self, backbone: Backbone) -> SelectSettings:
-        settings = self._shipped(SelectSettings, f"select_{backbone.name}")
-        return changed(settings, model=backbone.model, output=str(self.layers(backbone.name).parent))
-
-    def joint(self, run: Run, system: System) -> JointSettings:
-        alignment = {"layers": str(self.layers(run.backbone)), **system.alignment}
-        return changed(
-            self._shipped(JointSettings, f"joint_{run.backbone}_{run.direction}"),
-            init=self.backbone(run.backbone).model, output=str(run.model), seed=run.seed, alignment=alignment,
-        )  # fmt: skip
+        return changed(self.shipped(PretrainSettings, "pretrain", backbone.name), output=backbone.model)
 
     def evaluation(self, run: Run) -> EvaluateSettings:
         return EvaluateSettings.of(
@@ -388,11 +382,6 @@ class FullPlan(PaperPlan):
         return found | {
             f"covost2-{way}": self.data / f"covost2-{way}" / "train.jsonl" for way in self.directions
         }
-
-    def _shipped(self, kind: type[S], name: str) -> S:
-        """Read a shipped file with its folders moved."""
-        path = Path(str(files("aista.experiments.paper"))) / "configs" / f"{name}.yaml"
-        return moved(kind.load(path), {"data": self.data, "models": self.models})
 
 
 def paper_plan(

@@ -41,11 +41,6 @@ class Family:
         """Return the list of blocks, first to last."""
         return _follow(self.decoder_of(backbone), self.blocks)
 
-    def replace_blocks(self, backbone: nn.Module, blocks: nn.ModuleList) -> None:
-        """Put another list of blocks in the place of the decoder's own."""
-        path, _, name = self.blocks.rpartition(".")
-        setattr(_follow(self.decoder_of(backbone), path), name, blocks)
-
 
 def _follow(module: nn.Module, path: str) -> Any:
     try:

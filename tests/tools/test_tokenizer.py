@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from aista.demo import grammar, tokenizer
+from aista.demo import grammar
 from aista.text import prompts
+from tools.standins import tokenizer
 
 
 @pytest.fixture(scope="module")

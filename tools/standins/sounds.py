@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import numpy as np
+import soundfile
 
 from aista.demo.speech import SAMPLE_RATE_HZ, coloured_noise
 
@@ -91,6 +93,10 @@ class Sound:
         """Every tag of every event, each once, in the order of ``TAGS``."""
         present = {tag for event in self.events for tag in event.tags}
         return tuple(tag for tag in TAGS if tag in present)
+
+    def render(self, *, seed: int) -> np.ndarray:
+        """Make its samples: float32 at 16 kHz, at most 4.76 s."""
+        return render(self, seed=seed)
 
 
 def draw_event(rng: Random, *, silence: bool = True) -> Event:
@@ -277,3 +283,9 @@ def render(sound: Sound, *, seed: int) -> np.ndarray:
     samples = np.concatenate(pieces)
     floor = 10 ** rng.uniform(-3.5, -2.7) * coloured_noise(len(samples), 0.5, rng)
     return np.clip(samples + floor, -1.0, 1.0).astype(np.float32)
+
+
+def read_samples(path: Path) -> np.ndarray:
+    """Read one made sound: float32 samples at 16 kHz."""
+    samples, _ = soundfile.read(path, dtype="float32")
+    return samples
