@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import yaml
 
@@ -110,7 +111,7 @@ def _nouns(table: str) -> tuple[Noun, ...]:
     return tuple(rows)
 
 
-def _split(table: str) -> list[list[str]]:
+def _split(table: str) -> list[list[Any]]:
     return [[cell.strip() for cell in line.split("|")] for line in table.strip().splitlines()]
 
 
@@ -120,7 +121,9 @@ def _kinds(cell: str) -> frozenset[str]:
 
 _TABLES = yaml.safe_load((files(__package__) / "lexicon.yaml").read_text(encoding="utf-8"))
 PERSONS, THINGS = _nouns(_TABLES["persons"]), _nouns(_TABLES["things"])
-ADJECTIVES = tuple(Adjective(*row, _kinds(kinds)) for *row, kinds in _split(_TABLES["adjectives"]))
+ADJECTIVES = tuple(
+    Adjective(en, zh, ja, _kinds(kinds)) for en, zh, ja, kinds in _split(_TABLES["adjectives"])
+)
 VERBS = tuple(
     Verb(
         en, past, zh, ja, _kinds(kinds),
@@ -128,11 +131,14 @@ VERBS = tuple(
     )
     for en, past, zh, zh_past, ja, kinds, flags in _split(_TABLES["verbs"])
 )  # fmt: skip
-GIFTS = tuple(Gift(*row, _kinds(kinds)) for *row, kinds in _split(_TABLES["gifts"]))
+GIFTS = tuple(
+    Gift(en, past, zh, zh_past, ja, _kinds(kinds))
+    for en, past, zh, zh_past, ja, kinds in _split(_TABLES["gifts"])
+)
 PLACES = tuple(Place(*row) for row in _split(_TABLES["places"]))
 INDOORS = frozenset({"kitchen", "garden"})  # somebody does not travel there by vehicle
 VEHICLES = tuple(Adverb(*row) for row in _split(_TABLES["vehicles"]))
-TIMES = tuple(Adverb(*row, _kinds(tenses)) for *row, tenses in _split(_TABLES["times"]))
+TIMES = tuple(Adverb(en, zh, ja, _kinds(tenses)) for en, zh, ja, tenses in _split(_TABLES["times"]))
 MOTIONS = (
     Verb("go", "went", "去", "行き", frozenset(), zh_past="去了"),
     Verb("return", "returned", "回", "戻り", frozenset(), zh_past="回到了"),
