@@ -87,6 +87,18 @@ def manifest(path: Path, count: int = 12, task: str = "st") -> Path:
     return path
 
 
+def texts(path: Path, count: int = 6) -> Path:
+    """Sentences with their translations, without sound."""
+    rows = [
+        Utterance(
+            id=f"t{i}", text=TEXTS[i % 6] * (1 + i % 2), task="mt", tgt_lang="zh", translation="书" * (1 + i)
+        )
+        for i in range(count)
+    ]
+    write_manifest(path, rows)
+    return path
+
+
 def pretrain_settings(folder: Path, **train: object) -> PretrainSettings:
     """Stage 1 on tiny bases under ``folder``, four steps."""
     steps = {

@@ -104,19 +104,65 @@ def test_a_step_is_the_same_however_it_is_cut(name: str, options: dict, parts: t
             torch.testing.assert_close(found["gradients"][key], gradient, atol=2e-6, rtol=1e-4)
 
 
-def test_a_batch_of_text_alone_has_no_alignment(parts: tuple) -> None:
-    """A micro-batch without any sound beside one with: its rows count for the cross-entropy only."""
+@every
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 1, 3, 0)], ids=str)
+def test_texts_beside_speech_add_their_cross_entropy_alone(
+    name: str, options: dict, order: tuple, parts: tuple
+) -> None:
+    """Two clips and two texts in one batch: the gradient is Eq. 6's on the clips plus the texts' own."""
+    model, processor, items = parts
+    alpha = 0.5
+    method = alignment(name, LAYERS, Sizes(32, 262), **options)
+    trained = SpeechTextObjective(model, method, alpha).train()
+    collator = Collator(
+        Batcher(processor, model.config), transcripts=True, transcript_answers=method.needs_logits
+    )
+    spoken, written = items[:2], [as_text(item) for item in items[2:]]
+    mixed = step(trained, collator, [[[*spoken, *written][i] for i in order]])
+
+    trained.zero_grad()
+    heard, read = collator(spoken), collator(written)
+    assert read["text"] is None and read["speech"].heard == ()
+    tokens = heard["speech"].num_targets + read["speech"].num_targets
+    joint = trained(speech=heard["speech"], text=heard["text"], num_items_in_batch=tokens)
+    plain = model(
+        **read["speech"].inputs(), labels=read["speech"].labels, num_items_in_batch=tokens
+    ).loss  # the whole model, without the objective
+    loss = joint.loss + alpha * plain
+    loss.backward()
+    assert mixed["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    for part in (*method.loss_names, *method.report):
+        assert mixed[part] == pytest.approx(float(joint.parts[part]), rel=1e-5), part
+    wanted = {n: p.grad for n, p in trained.named_parameters() if p.grad is not None}
+    assert mixed["gradients"].keys() == wanted.keys()
+    for key, gradient in wanted.items():
+        torch.testing.assert_close(mixed["gradients"][key], gradient, atol=2e-6, rtol=1e-4)
+
+
+def as_text(item: tuple) -> tuple:
+    """A row of task mt with the text and the translation of a clip."""
+    row = item[0].model_copy(update={"audio": None, "duration": None, "task": "mt"})
+    return row, row.text
+
+
+def test_a_micro_batch_of_texts_alone_runs_no_transport(parts: tuple, monkeypatch: Any) -> None:
     model, processor, items = parts
     trained = SpeechTextObjective(model, alignment("wasserstein", LAYERS), 0.5).train()
     collator = Collator(Batcher(processor, model.config), transcripts=True)
-    written = [(utterance, utterance.text) for utterance, _ in items[2:]]
-    mixed = step(trained, collator, [items[:2], written])
-    alone = step(trained, collator, [items[:2]])
+    written = [as_text(item) for item in items[2:]]
+    mixed, alone = step(trained, collator, [items[:2], written]), step(trained, collator, [items[:2]])
+    together = step(trained, collator, [[items[0], written[1], written[0], items[1]]])
     for part in trained.alignment.loss_names:
         assert mixed[part] == pytest.approx(alone[part], rel=1e-5)
     assert mixed["loss"] == pytest.approx(0.5 * mixed["ce"] + 0.25 * sum(
         mixed[part] for part in trained.alignment.loss_names
     ))  # fmt: skip
+    assert mixed["loss"] == pytest.approx(together["loss"], rel=1e-5)
+    for key, gradient in together["gradients"].items():
+        torch.testing.assert_close(mixed["gradients"][key], gradient, atol=2e-6, rtol=1e-4)
+    monkeypatch.setattr(trained.alignment, "pair_losses", lambda _: pytest.fail("there is nothing to align"))
+    read = collator(written)
+    assert set(trained(speech=read["speech"], text=read["text"]).parts) == {"ce", "token_accuracy"}
 
 
 # ---- processes ----

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from aista.errors import EvaluationError
 from aista.evaluation.metrics import bleu, chrf, edit_distance, wer
-from aista.evaluation.significance import paired_bootstrap
+from aista.evaluation.significance import bootstrap_over_seeds, paired_bootstrap
 from aista.model.inputs import take
 from aista.speech_llm.prediction import Targets
 
@@ -118,3 +119,30 @@ def test_paired_bootstrap_tells_a_real_difference_from_none():
     assert same.p_value == 1 and same.difference == 0
     swapped = paired_bootstrap(good, bad, references, "zh", num_resamples=200)
     assert swapped.difference == -better.difference
+
+
+def test_a_bootstrap_over_seeds_and_sentences_knows_both():
+    """Sentences that are all alike leave the seeds' own bootstrap; one seed leaves that over sentences."""
+    same = {"zh": [ZH[0]] * 7, "ja": [JA[0]] * 7}
+    right, wrong = {"zh": ZH[0], "ja": JA[0]}, {"zh": ZH_HYP[0], "ja": JA_HYP[0]}
+    runs = {
+        code: ([[wrong[code]] * 7] * 4, [[(wrong, right)[seed % 2][code]] * 7 for seed in range(4)])
+        for code in same
+    }
+    found = bootstrap_over_seeds(runs, same, num_resamples=2000)
+    gain = np.mean([100 - bleu([wrong[code]] * 7, same[code], code).value for code in same])
+    assert found.difference == pytest.approx(gain / 2)
+    rng = np.random.default_rng(0)
+    draws = rng.choice([0.0, gain, 0.0, gain], size=(20_000, 4)).mean(1)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+
+    one = {"zh": ([ZH_HYP], [ZH])}
+    found = bootstrap_over_seeds(one, {"zh": ZH})
+    assert found.difference == pytest.approx(100 - bleu(ZH_HYP, ZH, "zh").value)
+    assert found.low < found.difference <= found.high
+    back = bootstrap_over_seeds({"zh": ([ZH], [ZH_HYP])}, {"zh": ZH})
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    with pytest.raises(EvaluationError, match="do not pair up"):
+        bootstrap_over_seeds({"zh": ([ZH, ZH], [ZH])}, {"zh": ZH})
+    with pytest.raises(EvaluationError, match="do not pair up"):
+        bootstrap_over_seeds({"zh": ([ZH[:2]], [ZH])}, {"zh": ZH})

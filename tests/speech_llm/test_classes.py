@@ -90,6 +90,24 @@ def test_a_batch_gives_what_its_rows_give_alone(speech_llm: SpeechLM, side: str)
                 torch.testing.assert_close(states[layer][place][real], alone[layer][0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_text_may_stand_between_clips(speech_llm: SpeechLM, side: str) -> None:
+    """Rows with and without sound in one batch: each has the states and the loss that it has alone."""
+    clips = batch_of(speech_llm, [0, 1], side)
+    text = Row([*PREFIXES[0], *WRITTEN[1], *SUFFIXES[1]], 3, 7, TARGETS[1])
+    first, second = clips.rows()
+    mixed = Batch.of_rows([first, text, second], 0, side, clips.sound, heard=(0, 2))
+    states = speech_llm.states(mixed, LAYERS)
+    alone = [batch_of(speech_llm, [0]), Batch.of_rows([text], 0, "right"), batch_of(speech_llm, [1])]
+    for place, batch in enumerate(alone):
+        real, wanted = mixed.attention_mask[place].bool(), speech_llm.states(batch, LAYERS)
+        for layer in LAYERS:
+            torch.testing.assert_close(states[layer][place][real], wanted[layer][0], atol=1e-4, rtol=1e-4)
+    losses = [speech_llm.predict(batch, num_items_in_batch=1).loss for batch in alone]
+    torch.testing.assert_close(speech_llm.predict(mixed, num_items_in_batch=1).loss, sum(losses))
+    assert torch.equal(mixed.of_heard(mixed.input_ids), mixed.input_ids[[0, 2]])
+
+
 def test_the_loss_is_the_cross_entropy_of_the_targets(speech_llm: SpeechLM, monkeypatch) -> None:
     batch = batch_of(speech_llm, [0, 1])
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.sound}

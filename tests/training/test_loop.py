@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from aista.config import AlignSettings, JointSettings, SelectSettings
+from aista.data.dataset import SpeechDataset
+from aista.data.manifest import Manifest
+from aista.errors import ConfigError, ManifestError
+from aista.selection.select import select
+from aista.training.align import align
+from aista.training.arguments import require_one_kind
 from aista.training.meter import Sums
 from aista.training.stages import Interrupted, joint
 from aista.training.trainer import own_shares
@@ -67,6 +74,46 @@ def test_the_last_step_of_an_epoch_is_the_same_however_it_is_cut(init: Path, tmp
     for other in found[1:]:
         assert [row[:2] for row in other] == [row[:2] for row in found[0]]
         assert [row[2] for row in other] == pytest.approx([row[2] for row in found[0]], rel=2e-5)
+
+
+def test_clips_and_texts_train_together(init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the rows are texts. Cut or stopped, the run is the same; the alignment counts clips."""
+    data = {"train": [str(tmp_path / "st.jsonl"), str(tiny.texts(tmp_path / "mt.jsonl"))], "weights": [2, 1]}
+    train = {"max_steps": 5, "logging_steps": 1, "save_steps": 2, "per_device_train_batch_size": 6}
+
+    def settings(name: str, **changes: object) -> JointSettings:
+        return tiny.joint_settings(
+            tmp_path, str(init), output=str(tmp_path / name), data=data, train=train | changes
+        )
+
+    whole = curves(joint(settings("whole")).folder)
+    assert sum(name == "wasserstein_1" and value > 0 for _, name, value in whole) == 5
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupted_after(3, patch)
+        joint(settings("parts"))
+    assert curves(joint(settings("parts")).folder) == whole
+    cut = curves(joint(settings("cut", per_device_train_batch_size=1, gradient_accumulation_steps=6)).folder)
+    assert [row[:2] for row in cut] == [row[:2] for row in whole]
+    assert [row[2] for row in cut] == pytest.approx([row[2] for row in whole], rel=2e-5)
+
+
+def test_what_texts_cannot_be_trained_for_is_refused(
+    init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = tiny.texts(tmp_path / "mt.jsonl")
+    both = SpeechDataset([Manifest(tiny.manifest(tmp_path / "st.jsonl")), Manifest(texts)])
+    require_one_kind(both, together=False)
+    require_one_kind(both.subset(range(12)), together=True)
+    require_one_kind(both.subset(range(12, len(both))), together=True)
+    with pytest.raises(ConfigError, match="6 rows of task mt"):
+        require_one_kind(both, together=True)
+    with pytest.raises(ManifestError, match="0 different clips"):
+        select(
+            SelectSettings(output=str(tmp_path / "select"), model=str(init), data=[str(texts)], num_pairs=2)
+        )
+    values = {"output": str(tmp_path / "aligned"), "init": str(init), "data": {"train": [str(texts)]}}
+    with pytest.raises(ConfigError, match=r"6 rows of task mt, e\.g\. 't0'"):
+        align(AlignSettings.of(values))
 
 
 def test_sums_go_on_with_another_number_of_processes() -> None:

@@ -216,16 +216,17 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         raise TrainingError("No clip can be read.", advice="Look at them with `aista data check --decode`.")
 
     @cached_property
-    def _measured(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lengths, and numbers of archives, in one pass over the rows."""
+    def _measured(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lengths, numbers of archives, and which rows have sound, in one pass over the rows."""
         lengths = np.empty(len(self))
         archives = np.empty(len(self), dtype=np.int64)
+        has_sound = np.empty(len(self), dtype=bool)
         numbers: dict[str, int] = {}
         for index, utterance in enumerate(self.utterances()):
-            lengths[index] = _seconds(utterance)
+            lengths[index], has_sound[index] = _seconds(utterance), utterance.audio is not None
             archive, inside, _ = (utterance.audio or "").rpartition(".tar/")
             archives[index] = numbers.setdefault(archive, len(numbers)) if inside else -1
-        return lengths, archives
+        return lengths, archives, has_sound
 
     @property
     def lengths(self) -> np.ndarray:
@@ -240,6 +241,11 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         """Number of the tar that every item's sound lies in, -1 for a file by itself: blocks of a sampler."""
         return self._measured[1]
 
+    @property
+    def has_sound(self) -> np.ndarray:
+        """Whether every item has sound; a text to translate (task mt) has none. bool (n,)."""
+        return self._measured[2]
+
     def account(self) -> dict[str, Any]:
         """Return what was not used as it was: rows that were too long, clips that proved corrupt."""
         long = {} if self.too_long is None else {"too_long": vars(self.too_long)}
@@ -247,12 +253,13 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
 
     def describe(self, sampler: LengthGroupedSampler) -> str:
         """Say how much is trained on in which batches, and how much of them is padding."""
-        hours = self.lengths.sum() / 3600
+        hours = self.lengths[self.has_sound].sum() / 3600
+        texts = f" and {written:,} texts" if (written := int((~self.has_sound).sum())) else ""
         order = np.random.default_rng(sampler.seed).permutation(len(self))
         random_waste = padding_waste(self.lengths, order, sampler.batch_size)
         return (
-            f"{len(self):,} utterances, {hours:,.1f} h, in batches of {sampler.batch_size} of like length: "
-            f"{sampler.padding_waste():.1%} is padding ({random_waste:.1%} in random order)"
+            f"{len(self) - written:,} utterances, {hours:,.1f} h{texts}, in batches of {sampler.batch_size} "
+            f"of like length: {sampler.padding_waste():.1%} is padding ({random_waste:.1%} in random order)"
         )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +111,67 @@ def paired_bootstrap(
         signature=str(signature),
         num_segments=len(kept),
     )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference of BLEU with its 95 % interval over draws of seeds and sentences."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def bootstrap_over_seeds(
+    systems: Mapping[str, tuple[Sequence[Sequence[str]], Sequence[Sequence[str]]]],
+    references: Mapping[str, Sequence[str]],
+    *,
+    num_resamples: int = 1000,
+    seed: int = 12345,
+) -> Interval:
+    """Compare two systems of several seeds by a paired bootstrap over seeds and sentences.
+
+    A resample draws seeds with replacement, each with both its runs, and sentences with replacement, the same
+    for all runs and languages; its value is the mean over the drawn seeds and the languages of the difference
+    in corpus BLEU.
+
+    Args:
+        systems: Target language -> hypotheses of the base and of the system: one list per seed, in the same
+            order, each with one text per sentence.
+        references: Target language -> one reference per sentence; the same sentences in every language.
+
+    Raises:
+        EvaluationError: Seeds or sentences do not pair up.
+    """
+    shapes = {(len(base), len(other)) for base, other in systems.values()}
+    lengths = {len(texts) for pair in systems.values() for runs in pair for texts in runs}
+    lengths |= {len(texts) for texts in references.values()}
+    if len(shapes) != 1 or len(set(*shapes)) != 1 or len(lengths) != 1 or systems.keys() != references.keys():
+        raise EvaluationError(
+            "The runs do not pair up.", got=f"seeds {sorted(shapes)}, sentences {sorted(lengths)}",
+            expected="as many seeds and sentences in both systems and every language",
+        )  # fmt: skip
+    counts = np.array(
+        [
+            [[_counts(texts, references[code], code) for texts in runs] for runs in pair]
+            for code, pair in systems.items()
+        ]
+    )  # (languages, 2, seeds, sentences, 10)
+    num_seeds, num_sentences = counts.shape[2:4]
+
+    def difference(seeds: np.ndarray, sentences: np.ndarray) -> float:
+        scores = [
+            [[_bleu(run) for run in side] for side in code] for code in counts[..., sentences, :].sum(3)
+        ]
+        return float(np.subtract(*np.moveaxis(np.array(scores), 1, 0)[::-1])[:, seeds].mean())
+
+    rng = np.random.default_rng(seed)
+    drawn = [
+        difference(rng.integers(num_seeds, size=num_seeds), rng.integers(num_sentences, size=num_sentences))
+        for _ in range(num_resamples)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(difference(np.arange(num_seeds), np.arange(num_sentences)), float(low), float(high))
 
 
 def _p_value(differences: np.ndarray, difference: float, num_different: int) -> float:

@@ -64,11 +64,11 @@ NAMES = tuple(field.name for field in fields(SpeechInputs))
 
 
 def require_placeholders(found: Tensor, expected: list[int]) -> None:
-    """Demand that every row has a placeholder for each of its speech tokens.
+    """Demand that every row with sound has a placeholder for each of its speech tokens.
 
     Args:
         found: (B,) placeholders of every row, on the CPU.
-        expected: Speech tokens of every row; empty: there is no sound.
+        expected: Speech tokens of every row with sound, in their order; rows without have no placeholder.
 
     Raises:
         ModelInputError: There is sound without placeholders, or the reverse, or their numbers differ.
@@ -80,7 +80,7 @@ def require_placeholders(found: Tensor, expected: list[int]) -> None:
             "There is audio but no <Speech> slot for it." if expected else "The <Speech> slot has no audio.",
             advice="Build the batch with the processor of this model.",
         )
-    if found.tolist() != expected:
+    if found[found > 0].tolist() != expected:
         raise ModelInputError(
             "The <Speech> slots do not have the length of the speech.",
             got=f"{found.tolist()} placeholders",

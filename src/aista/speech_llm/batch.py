@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from aista.errors import ModelInputError
+from aista.model.inputs import numbers
 
 IGNORED = -100  # a label that the loss skips
 SIDES = ("right", "left", "between")
@@ -41,6 +42,7 @@ class Batch:
         num_targets: Labels that are predicted, in the whole batch.
         right_padded: No real token follows a pad, so causal attention needs no mask.
         sound: What else the model's ``forward`` takes, by name.
+        heard: The rows that the sound belongs to, in its order; in the others a text stands in the slot.
     """
 
     input_ids: Tensor
@@ -51,9 +53,17 @@ class Batch:
     num_targets: int
     right_padded: bool
     sound: dict[str, Any]
+    heard: tuple[int, ...]
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Row], pad: int, side: str, sound: dict[str, Any] | None = None) -> Batch:
+    def of_rows(
+        cls,
+        rows: Sequence[Row],
+        pad: int,
+        side: str,
+        sound: dict[str, Any] | None = None,
+        heard: Sequence[int] | None = None,
+    ) -> Batch:
         """Pad sequences.
 
         Args:
@@ -61,6 +71,7 @@ class Batch:
             side: ``right`` or ``left``, or ``between``: pads stand between prompt and target, as SALMONN
                 trains.
             sound: The rest of what the model takes.
+            heard: The rows it belongs to; None: all of them.
 
         Raises:
             ModelInputError: There is no such side.
@@ -81,6 +92,7 @@ class Batch:
             num_targets=sum(len(row.target) - (not row.prompt) for row in rows if row.target),
             right_padded=side == "right",
             sound=sound or {},
+            heard=tuple(range(len(rows)) if heard is None else heard) if sound else (),
         )
 
     @classmethod
@@ -94,6 +106,7 @@ class Batch:
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         span = ids == audio_token_id
+        sound = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
         return cls(
             input_ids=ids,
             attention_mask=mask,
@@ -102,7 +115,8 @@ class Batch:
             labels=labels,
             num_targets=0 if labels is None else int((labels[:, 1:] != IGNORED).sum()),
             right_padded=bool((mask[:, 1:] <= mask[:, :-1]).all()),
-            sound={k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")},
+            sound=sound,
+            heard=tuple(range(len(ids))) if sound else (),
         )
 
     def rows(self) -> list[Row]:
@@ -126,10 +140,11 @@ class Batch:
         mask = None if self.right_padded else self.attention_mask
         return {"input_ids": self.input_ids, "attention_mask": mask, **self.sound}
 
-    @property
-    def speech_mask(self) -> Tensor:
-        """Where speech tokens stand, (B, T) bool: the span, or nowhere in a batch without sound."""
-        return self.span if self.sound else torch.zeros_like(self.span)
+    def of_heard(self, values: Tensor) -> Tensor:
+        """Return those of B values (B, ...) whose rows have sound, in their order."""
+        if len(self.heard) == self.size:
+            return values
+        return values.index_select(0, numbers(self.heard, values.device))
 
     @property
     def size(self) -> int:

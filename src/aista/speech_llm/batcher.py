@@ -38,14 +38,16 @@ class Batcher:
         """Prepare prompts that are to be answered.
 
         Args:
-            contents: B recordings, B cached features, or B texts that stand where speech would.
+            contents: B recordings or cached features; or, for some or all of them, texts that stand where
+                speech would.
             instructions: What the model is asked to do with each.
             padding_side: ``left``, to generate; ``right``: SALMONN's habit.
 
         Raises:
-            ModelInputError: The numbers of things differ, kinds are mixed, or the sound is unusable.
+            ModelInputError: The numbers of things differ, or the sound is unusable.
         """
-        return self._batch(*self._prompts(contents, instructions), padding_side)
+        rows, sound, heard = self._prompts(contents, instructions)
+        return Batch.of_rows(rows, self.pad, padding_side, sound, heard)
 
     def training(
         self,
@@ -64,13 +66,13 @@ class Batcher:
             padding_side: ``right``, ``left``, or ``between`` prompt and target (SALMONN's habit).
             max_target_tokens: Cut answers to so many tokens, end included (a cut answer has no end).
         """
-        rows, sound = self._prompts(contents, instructions)
+        rows, sound, heard = self._prompts(contents, instructions)
         _require_as_many("targets", targets, rows)
         answered = []
         for row, target in zip(rows, targets, strict=True):
             ids = [*text_ids(self.tokenizer, target), self.end][:max_target_tokens]
             answered.append(Row(row.prompt, row.start, row.stop, ids))
-        return self._batch(answered, sound, padding_side)
+        return Batch.of_rows(answered, self.pad, padding_side, sound, heard)
 
     def written(
         self, batch: Batch, transcripts: Sequence[str], *, whole: bool = False, padding_side: str = "right"
@@ -78,8 +80,9 @@ class Batcher:
         """Put transcripts in the place of a batch's speech: the text branch (Section 4.3).
 
         Args:
-            batch: On the CPU; its span is replaced from the first to the last placeholder.
-            transcripts: B texts.
+            batch: On the CPU; of its rows with sound the span is replaced, from the first to the last
+                placeholder. The others have no text branch: they are left out.
+            transcripts: One for each row with sound.
             whole: Also what follows the speech; without it rows end with the transcript, whose hidden states
                 cannot depend on what follows (causal attention).
 
@@ -87,15 +90,10 @@ class Batcher:
             A batch without sound, its span over the transcripts.
         """
         rows = batch.rows()
-        _require_as_many("transcripts", transcripts, rows)
-        return self._batch(
-            [self._replaced(row, text, whole) for row, text in zip(rows, transcripts, strict=True)],
-            {},
-            padding_side,
-        )
-
-    def _batch(self, rows: Sequence[Row], sound: dict[str, Any], side: str) -> Batch:
-        return Batch.of_rows(rows, self.pad, side, sound)
+        spoken = [rows[i] for i in batch.heard]
+        _require_as_many("transcripts", transcripts, spoken)
+        written = [self._replaced(row, text, whole) for row, text in zip(spoken, transcripts, strict=True)]
+        return Batch.of_rows(written, self.pad, padding_side)
 
     def _replaced(self, row: Row, text: str, whole: bool = True) -> Row:
         inside = text_ids(self.tokenizer, text)
@@ -106,46 +104,39 @@ class Batcher:
 
     def _prompts(
         self, contents: Sequence[Content], instructions: Sequence[str]
-    ) -> tuple[list[Row], dict[str, Any]]:
-        """Return the rows of the prompts, and the rest of the model's inputs."""
+    ) -> tuple[list[Row], dict[str, Any], list[int]]:
+        """Return the rows of the prompts, the rest of the model's inputs, and the rows that these are of."""
         _require_as_many("instructions", instructions, contents)
-        texts = [self.prompt(instruction) for instruction in instructions]
-        options: dict[str, Any] = {"text_kwargs": {"padding": True}, "return_tensors": "pt"}
-        if not (of_text := _are_texts(contents)):  # how sound is padded each extractor knows by itself
-            options |= {"audio": list(contents), "sampling_rate": SAMPLE_RATE_HZ}
-        inputs = self.processor(text=texts, **options)
-        batch = Batch.of_inputs(dict(inputs), self.audio_token_id)
-        rows = batch.rows()
-        if not batch.widest_span:
-            raise ModelInputError(
-                "The processor left no place for the speech.", got=type(self.processor).__name__
-            )
-        if of_text:
-            rows = [self._replaced(row, str(text)) for row, text in zip(rows, contents, strict=True)]
-        return rows, batch.sound
+        if not len(contents):
+            raise ModelInputError("An empty batch cannot be prepared.")
+        rows: dict[int, Row] = {}
+        sound: dict[str, Any] = {}
+        heard = [i for i, content in enumerate(contents) if not isinstance(content, str)]
+        written = [i for i, content in enumerate(contents) if isinstance(content, str)]
+        for kind in (heard, written):
+            if not kind:
+                continue
+            options: dict[str, Any] = {"text_kwargs": {"padding": True}, "return_tensors": "pt"}
+            if kind is heard:  # how sound is padded each extractor knows by itself
+                options |= {"audio": [contents[i] for i in heard], "sampling_rate": SAMPLE_RATE_HZ}
+            inputs = self.processor(text=[self.prompt(instructions[i]) for i in kind], **options)
+            batch = Batch.of_inputs(dict(inputs), self.audio_token_id)
+            if not batch.widest_span:
+                raise ModelInputError(
+                    "The processor left no place for the speech.", got=type(self.processor).__name__
+                )
+            rows |= zip(kind, batch.rows(), strict=True)
+            if kind is heard:
+                sound = batch.sound
+            else:
+                rows |= {i: self._replaced(rows[i], str(contents[i])) for i in kind}
+        return [rows[i] for i in range(len(contents))], sound, heard
 
     def prompt(self, instruction: str) -> str:
         """Return the text of one request, its speech a single placeholder."""
         content = [{"type": "audio"}, {"type": "text", "text": instruction}]
         message = {"role": "user", "content": content}
         return self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-
-
-def _are_texts(contents: Sequence[Content]) -> bool:
-    """Say whether texts stand where speech would.
-
-    Raises:
-        ModelInputError: There is nothing, or sound and text are mixed.
-    """
-    kinds = {isinstance(content, str) for content in contents}
-    if not kinds:
-        raise ModelInputError("An empty batch cannot be prepared.")
-    if len(kinds) > 1:
-        raise ModelInputError(
-            "A batch mixes sound and text.",
-            advice="Keep rows of task mt in a manifest of their own, apart from rows with audio.",
-        )
-    return kinds.pop()
 
 
 def _require_as_many(name: str, things: Sequence[Any], rows: Sequence[Any]) -> None:

@@ -112,9 +112,24 @@ class AlignObjective(SpeechTextObjective):
 
 
 class AlignTrainer(AistaTrainer):
-    """Validates by retrieval: the MRR (Eq. 4) of the held-out pairs, the mean over the aligned layers."""
+    """Validates by retrieval: the MRR (Eq. 4) of the held-out pairs, the mean over the aligned layers.
+
+    Raises:
+        ConfigError: A row has no sound.
+    """
 
     metric = "mrr"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for dataset in filter(None, (self.data.train, self.data.validation)):
+            if not dataset.has_sound.all():
+                row = dataset.utterance(int((~dataset.has_sound).argmax()))
+                raise ConfigError(
+                    "An alignment needs the sound of every text.",
+                    got=f"{int((~dataset.has_sound).sum())} rows of task mt, e.g. {row.id!r}",
+                    advice="Keep texts without sound for `aista pretrain` and `aista joint`.",
+                )
 
     @torch.no_grad()
     def validation_metrics(self) -> dict[str, float]:

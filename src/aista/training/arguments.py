@@ -11,6 +11,7 @@ from transformers.integrations import get_available_reporting_integrations
 from aista import processes
 from aista.alignment.base import Alignment
 from aista.config import TrainSettings
+from aista.data.dataset import SpeechDataset
 from aista.errors import ConfigError
 
 METRIC = "token_accuracy"
@@ -92,6 +93,25 @@ def require_whole_steps(alignment: Alignment, micro_batches: int) -> None:
             expected="one micro-batch a step; several processes are fine, their pairs are gathered",
             advice="Raise train.per_device_train_batch_size, use more processes, or lower the global batch. "
             "(wasserstein with scale=text_spread: fixed numbers, alignment.options.spread, need no batch.)",
+        )
+
+
+def require_one_kind(dataset: SpeechDataset, together: bool) -> None:
+    """Demand sound in every row, or in none, where all processes have to run the same parts of a model.
+
+    Args:
+        together: Whether they have to: they share out a model or its recomputation, or gather their pairs.
+
+    Raises:
+        ConfigError: One process may have a batch without sound while another has one with it.
+    """
+    if together and dataset.has_sound.any() and not dataset.has_sound.all():
+        raise ConfigError(
+            "Rows with and without sound cannot be shared out among these processes.",
+            got=f"{processes.count()} processes and {int((~dataset.has_sound).sum())} rows of task mt",
+            expected="one process; or several with the whole model each, no activation checkpointing, and "
+            "no alignment that compares the pairs of a batch (retrieval, contrastive, text_spread)",
+            advice="Train in one process, or leave the rows of task mt out.",
         )
 
 

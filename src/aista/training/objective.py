@@ -74,7 +74,8 @@ class SpeechTextObjective(nn.Module):
 
         Args:
             speech: What is heard, and its targets.
-            text: The same with transcripts in place of speech. In eval mode it is not looked at.
+            text: Its rows with sound, transcripts in the place of it; None: there are none, or nothing is
+                aligned. In eval mode it is not looked at.
             num_items_in_batch: Divides the summed cross-entropy: the target tokens of the optimiser step.
             num_pairs: Divides the summed alignment losses: the usable pairs of the optimiser step.
             counted: False: rows that stand in for none, so that this process takes part; their weight is 0.
@@ -108,7 +109,7 @@ class SpeechTextObjective(nn.Module):
         """Count the pairs of a batch that have an alignment loss: a scalar."""
         if not self.alignment.active or text is None:
             return torch.zeros((), dtype=torch.int64)
-        return self.alignment.usable(speech.speech_mask, text.span, text.input_ids).sum()
+        return self.alignment.usable(speech.of_heard(speech.span), text.span, text.input_ids).sum()
 
     def _validate(self, speech: Batch) -> Joint:
         """Count correct and all target tokens, with teacher forcing."""
@@ -121,17 +122,20 @@ class SpeechTextObjective(nn.Module):
     def paired_states(self, output: Output, speech: Batch, text: Batch) -> PairedStates:
         """Take the speech span of the speech branch and the transcript span of the text branch.
 
+        Rows without sound are left out: there is nothing to pair.
+
         Args:
             output: Of the speech branch, with the method's layers captured.
         """
         states, text_logits = self._text_branch(text)
         transcript_ids, text_mask = take_span(text.input_ids, text.span, text.widest_span)
         speech_logits, mask = None, None
+        span, width = speech.of_heard(speech.span), speech.widest_span
         if self.alignment.needs_logits and output.logits is not None and speech.labels is not None:
-            speech_logits, mask = predictions(output.logits, speech.labels)
+            speech_logits, mask = predictions(speech.of_heard(output.logits), speech.of_heard(speech.labels))
         return PairedStates(
-            speech={k: take_span(s, speech.span, speech.widest_span)[0] for k, s in output.states.items()},
-            speech_mask=take_span(speech.span, speech.speech_mask, speech.widest_span)[1],
+            speech={k: take_span(speech.of_heard(s), span, width)[0] for k, s in output.states.items()},
+            speech_mask=take_span(span, span, width)[1],
             text={k: take_span(s, text.span, text.widest_span)[0] for k, s in states.items()},
             text_mask=text_mask,
             transcript_ids=transcript_ids,

@@ -30,7 +30,7 @@ from aista.data.dataset import Collator, SpeechDataset
 from aista.data.sampling import LengthGroupedSampler
 from aista.speech_llm import Batch
 from aista.training import checkpointing
-from aista.training.arguments import METRIC, require_whole_steps, training_arguments
+from aista.training.arguments import METRIC, require_one_kind, require_whole_steps, training_arguments
 from aista.training.callbacks import Progress, StopOnSignal
 from aista.training.checkpointing import complete, writing
 from aista.training.learning_rates import learning_rate, split_by_part
@@ -103,6 +103,8 @@ class AistaTrainer:
         unused = DistributedDataParallelKwargs(find_unused_parameters=not settings.activation_checkpointing)
         self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
         self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        together = self.sharded or settings.activation_checkpointing or objective.alignment.over_batch
+        require_one_kind(data.train, together=together and processes.count() > 1)
         # What is prepared below is wrapped; a sharded one moves to its devices by then.
         self.model: Any = objective if self.sharded else objective.to(device)
         self.optimizer: Any = None

@@ -1,0 +1,69 @@
+"""The report of the zero-shot experiment is computed from what is committed, and refuses what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aista.evaluation.metrics import bleu
+from tools.zero_shot import SYSTEMS, Setting, collect, jobs, report
+
+REFERENCES = {
+    "zh": ["医生昨天在公园买了一本书", "他没有看见那只狗"],
+    "ja": ["医者は本を買いました", "彼は犬を見ませんでした"],
+}
+
+
+def invent(folder: Path, system: str, seed: int, answers: dict[str, list[str]]) -> None:
+    """The rows that a run leaves behind."""
+    rows = [
+        {
+            "experiment": "e", "system": system, "seed": seed, "language": code, "split": "test",
+            "bleu": bleu(answers[code], REFERENCES[code], code).value, "wer": 10.0 * seed, "chrf": 1.0,
+            "wrong_language": 0.0, "text_bleu": 99.0, "cascade_bleu": 90.0, "cpu_seconds": 60.0,
+            "hypotheses": answers[code], "references": REFERENCES[code],
+        }
+        for code in REFERENCES
+    ]  # fmt: skip
+    home = folder / "runs" / "e" / system / f"seed_{seed}"
+    home.mkdir(parents=True)
+    (home / "test_rows.json").write_text(json.dumps(rows))
+
+
+def test_differences_are_recomputed_from_the_committed_answers(tmp_path: Path) -> None:
+    half = {code: [texts[0], texts[0]] for code, texts in REFERENCES.items()}
+    for seed in (1, 2):
+        invent(tmp_path, "base", seed, half)
+        invent(tmp_path, "cosine", seed, REFERENCES)
+    invent(tmp_path, "cosine", 3, half)  # without its base: not compared
+    collect(tmp_path, tmp_path / "kept", "test")
+    base, cosine = report(tmp_path / "kept")
+    wanted = sum(100 - bleu(half[code], REFERENCES[code], code).value for code in half) / 2
+    assert (base["system"], cosine["seeds"], cosine["bleu"]) == ("base", [1, 2], pytest.approx(100.0))
+    assert cosine["difference"]["bleu"]["mean"] == pytest.approx(wanted)
+    assert cosine["over_seeds_and_sentences"]["difference"] == pytest.approx(wanted)
+    lines = (tmp_path / "kept" / "runs.jsonl").read_text()
+    (tmp_path / "kept" / "runs.jsonl").write_text(lines.replace("100.0", "99.0", 1))
+    with pytest.raises(AssertionError):
+        report(tmp_path / "kept")
+
+
+def test_systems_share_data_and_length(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    for name in ("asr_2000", "asr_2000_shuffled"):
+        (tmp_path / "corpus" / f"{name}.jsonl").touch()
+    trained = {}
+    for name in SYSTEMS:
+        steps = jobs(setting, name, 7, "dev")
+        job = next(steps)
+        assert (job.verb == "align") == SYSTEMS[name].first
+        trained[name] = (next(steps) if job.verb == "align" else job).settings
+    base = trained.pop("base")
+    for name, settings in trained.items():
+        assert (settings.seed, settings.train) == (7, base.train)
+        assert settings.data.train == base.data.train or name == "shuffled"
+        assert (settings.model == base.model) != SYSTEMS[name].first
+    assert len({settings.output for settings in trained.values()}) == len(trained)

@@ -1,0 +1,370 @@
+"""Translation of speech that was never taught: the experiment of docs/decisions/zero-shot-small.md.
+
+    python tools/zero_shot.py run --systems base cosine --seeds 1 2 --split dev
+    python tools/zero_shot.py collect docs/results/small/zero_shot
+    python tools/zero_shot.py report docs/results/small/zero_shot
+
+Speech comes with its transcript alone; translation is taught on other sentences, as text. A run that stopped
+goes on; what is finished is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from aista.analysis.zero_shot_mt import gain
+from aista.config import AlignSettings, PretrainSettings
+from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.demo import corpus, grammar
+from aista.evaluation.decode import read_hypotheses
+from aista.evaluation.metrics import bleu
+from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.significance import bootstrap_over_seeds
+from aista.experiments.plan import Job
+from aista.experiments.plans.demo import encode, synthesise
+from aista.experiments.progress import Clock
+from aista.experiments.queue import Outcome
+from aista.experiments.settings import changed, shipped
+from aista.files import write_whole
+from aista.text.scripts import script_complaint
+
+SCALE = corpus.Scale(asr=2_000, st=800, dev=150, test_common=200, test_rare=200)
+SPLITS = {"dev": ("dev",), "test": ("test_common", "test_rare")}
+TARGETS = ("zh", "ja")
+TEXTS = 2_000  # sentences of text translation, each into both languages
+ALL, INNER = [0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]
+
+
+@dataclass(frozen=True)
+class System:
+    """How a run is trained.
+
+    Attributes:
+        title: What a reader sees.
+        method, layers, alpha, options: Its alignment, as in the settings.
+        first: Alignment first: the run starts from what ``aista align`` made of the same seed.
+        shuffled: A control: the transcripts that are aligned with belong to other clips.
+    """
+
+    title: str
+    method: str = "none"
+    layers: Sequence[int] = (0,)
+    alpha: float = 0.9
+    options: Mapping[str, Any] | None = None
+    first: bool = False
+    shuffled: bool = False
+
+    def alignment(self) -> dict[str, Any]:
+        """Return the settings of the alignment."""
+        return {
+            "method": self.method, "layers": list(self.layers), "alpha": self.alpha,
+            "options": dict(self.options or {}),
+        }  # fmt: skip
+
+
+COSINE = {"scale": "cosine"}
+SYSTEMS = {
+    "base": System("base: recognition and text translation"),
+    "cosine": System("+ Wasserstein, cosine cost", "wasserstein", ALL, 0.9, COSINE),
+    "cosine_inner": System("+ Wasserstein, cosine cost, layers 1-6", "wasserstein", INNER, 0.9, COSINE),
+    "letter": System("+ Wasserstein, squared Euclidean (the paper's letter)", "wasserstein", ALL, 0.99),
+    "retrieval": System("+ retrieval objective", "retrieval", ALL, 0.9),
+    "retrieval_half": System("+ retrieval objective, alpha .5", "retrieval", ALL, 0.5),
+    "cosine_half": System("+ Wasserstein, cosine cost, alpha .5", "wasserstein", ALL, 0.5, COSINE),
+    "first": System("alignment first", first=True),
+    "first_cosine": System(
+        "alignment first, + Wasserstein, cosine cost", "wasserstein", ALL, 0.9, COSINE, True
+    ),
+    "first_retrieval": System("alignment first, + retrieval objective", "retrieval", ALL, 0.9, first=True),
+    "distillation": System("+ distillation of the reading branch", "distillation", (), 0.5),
+    "shuffled": System("control: + Wasserstein to others' transcripts", "wasserstein", ALL, 0.9, COSINE,
+                       shuffled=True),
+    "uniform": System("control: + cosine cost under a uniform plan", "tools.uniform_plan", ALL, 0.9),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all systems of an experiment share; chosen on dev."""
+
+    folder: Path
+    steps: int = 400
+    batch: int = 32
+    learning_rate: float = 1e-3
+    align_steps: int = 150
+    clips: int = 2_000
+    pairs: int = 0  # of speech translation, into each language
+
+    @property
+    def name(self) -> str:
+        """A folder's name that holds the choices."""
+        return (
+            f"steps{self.steps}-batch{self.batch}-lr{self.learning_rate:g}-align{self.align_steps}"
+            f"-clips{self.clips}-pairs{self.pairs}"
+        )
+
+
+# ---- data ----
+
+
+def prepare(folder: Path) -> None:
+    """Make the corpora, let the encoders listen once, and write the manifests that the demo lacks."""
+    names = ("asr", "st", "dev", "test_common", "test_rare")
+    clock = Clock(folder / "seconds.json")
+    synthesise(folder, SCALE, names, clock)
+    encode(folder, ["aista:stage1"], names, clock)
+    home = folder / "corpus"
+    heard = {row.text for name in names for row in Manifest(home / f"{name}.jsonl")}
+    drawn = (s for s in grammar.sentences(3 * TEXTS, 20, split="train") if s.en not in heard)
+    rows = [
+        Utterance(id=f"mt-{i:05d}-{code}", task="mt", text=s.en, tgt_lang=code, translation=getattr(s, code))
+        for i, s in zip(range(TEXTS), drawn, strict=False)
+        for code in TARGETS
+    ]
+    write_manifest(home / "mt.jsonl", rows)
+
+
+def clips(setting: Setting, shuffled: bool = False) -> Path:
+    """Write the clips of recognition: the first so many; shuffled: beside transcripts of other clips.
+
+    The shuffled rows are asked and answered as the others are, in the form of translation into English.
+    """
+    home = setting.folder / "corpus"
+    path = home / f"asr_{setting.clips}{'_shuffled' if shuffled else ''}.jsonl"
+    if not path.exists():
+        rows = list(Manifest(home / "asr.jsonl"))[: setting.clips]
+        if shuffled:
+            other = rows[len(rows) // 2 :] + rows[: len(rows) // 2]
+            rows = [
+                row.model_copy(
+                    update={
+                        "task": "st", "translation": row.text, "text": wrong.text,
+                        "prompt": "Transcribe the speech into English text.",
+                    }
+                )
+                for row, wrong in zip(rows, other, strict=True)
+            ]  # fmt: skip
+        write_manifest(path, rows)
+    return path
+
+
+def examples(setting: Setting) -> Path:
+    """Write the pairs of speech translation: so many clips, each into both languages."""
+    path = setting.folder / "corpus" / f"st_{setting.pairs}.jsonl"
+    if not path.exists():
+        write_manifest(path, list(Manifest(setting.folder / "corpus" / "st.jsonl"))[: 2 * setting.pairs])
+    return path
+
+
+# ---- runs ----
+
+
+def jobs(setting: Setting, name: str, seed: int, split: str) -> Iterator[Job]:
+    """Yield what a run consists of: alignment first where it has it, training, evaluation, the cascade."""
+    system, home = SYSTEMS[name], setting.folder / "runs" / setting.name
+    run, features = home / name / f"seed_{seed}", str(setting.folder / "features")
+    fresh = shipped(PretrainSettings, "pretrain", setting.folder)
+    length = {"warmup_steps": setting.steps // 10, "save_steps": setting.steps, "eval_steps": None}
+    start: dict[str, Any] = {}
+    if system.first:
+        aligned = _aligned(setting, fresh, seed)
+        yield Job(f"align seed_{seed}", "align", aligned)
+        start = {"init": aligned.output, "model": None}
+    manifests = [str(clips(setting, system.shuffled)), str(setting.folder / "corpus" / "mt.jsonl")]
+    weights = [1.0, 1.0]
+    if setting.pairs:
+        manifests, weights = [*manifests, str(examples(setting))], [1.0, 1.0, 1.0]
+    training = changed(
+        fresh, output=str(run), seed=seed, prompt_pool=False, alignment=system.alignment(), **start,
+        data={"train": manifests, "validation": [], "weights": weights, "features": features},
+        train={**length, "max_steps": setting.steps, "per_device_train_batch_size": setting.batch,
+               "learning_rate": setting.learning_rate},
+    )  # fmt: skip
+    yield Job(f"pretrain {name}/seed_{seed}", "pretrain", training)
+    sets = [f"{part}{kind}" for part in SPLITS[split] for kind in ("", "_asr")]
+    evaluation = changed(
+        shipped(EvaluateSettings, "evaluate", setting.folder),
+        model=str(run), output=str(run / split), layers=[0], silence_check=False, features=features,
+        data=[str(setting.folder / "corpus" / f"{each}.jsonl") for each in sets],
+        measures=["speech", "text_translation"],
+        generation={"num_beams": 1, "batch_size": 64, "max_new_tokens": 48},
+    )  # fmt: skip
+    yield Job(f"evaluate {name}/seed_{seed}", "evaluate", evaluation)
+    cascade = _own_transcripts(setting, run, split)
+    evaluation = changed(evaluation, output=str(run / f"{split}_cascade"), data=[str(cascade)],
+                         measures=["text_translation"])  # fmt: skip
+    yield Job(f"cascade {name}/seed_{seed}", "evaluate", evaluation)
+
+
+def _aligned(setting: Setting, fresh: PretrainSettings, seed: int) -> AlignSettings:
+    """Return the settings of alignment first: one a seed, whatever starts from it."""
+    home = setting.folder / "aligned" / f"steps{setting.align_steps}-clips{setting.clips}" / f"seed_{seed}"
+    data = {"train": [str(clips(setting))], "features": str(setting.folder / "features")}
+    train = {"max_steps": setting.align_steps, "eval_steps": None, "save_steps": setting.align_steps}
+    values = {"output": str(home), "model": fresh.model, "data": data, "train": train, "seed": seed}
+    return AlignSettings.of(values)
+
+
+def _own_transcripts(setting: Setting, run: Path, split: str) -> Path:
+    """Write what the run heard as texts to translate: the cascade of the model with itself."""
+    heard = {row.id: row.hypothesis for row in _answers(run / split, "speech", "asr")}
+    rows = [
+        Utterance(id=row.id, task="mt", tgt_lang=row.tgt_lang, translation=row.translation,
+                  text=heard[row.id.rpartition("-")[0]] or "-")
+        for part in SPLITS[split]
+        for row in Manifest(setting.folder / "corpus" / f"{part}.jsonl")
+    ]  # fmt: skip
+    path = run / f"{split}_own_transcripts.jsonl"
+    write_manifest(path, rows)
+    return path
+
+
+def _answers(folder: Path, kind: str, task: str, language: str = "en") -> list[Any]:
+    """Return the answers of an evaluation to one task, of all its sets, by id."""
+    found = [row for file in sorted(folder.glob(f"*.{kind}.jsonl")) for row in read_hypotheses(file)]
+    return sorted((r for r in found if (r.task, r.language) == (task, language)), key=lambda r: r.id)
+
+
+def go(setting: Setting, name: str, seed: int, split: str) -> None:
+    """Run a system under a seed, and write its rows and answers when it ends."""
+    run = setting.folder / "runs" / setting.name / name / f"seed_{seed}"
+    if (run / f"{split}_rows.json").exists():
+        return
+    begin = time.process_time()
+    for job in jobs(setting, name, seed, split):
+        if job.here() is not Outcome.FINISHED:
+            raise SystemExit(f"{job.name} did not finish")
+        if job.verb != "evaluate":
+            trained = time.process_time() - begin
+    scores = json.loads((run / split / "results.json").read_text())
+    cascade = json.loads((run / f"{split}_cascade" / "results.json").read_text())["scores"]
+    rows = []
+    for code in TARGETS:
+        answers = _answers(run / split, "speech", "st", code)
+        wrong = sum(script_complaint(row.hypothesis, code) is not None for row in answers)
+        rows.append(
+            {
+                "experiment": setting.name, "system": name, "seed": seed, "steps": setting.steps,
+                "cpu_seconds": round(trained, 1), "num_pairs": setting.pairs, "language": code,
+                "bleu": scores["scores"][f"bleu_{code}"], "chrf": scores["scores"][f"chrf_{code}"],
+                "wrong_language": wrong / len(answers), "wer": scores["scores"]["wer_en"],
+                "text_bleu": scores["scores"][f"mt_bleu_{code}"], "cascade_bleu": cascade[f"mt_bleu_{code}"],
+                "num_sentences": len(answers), "signature": scores["signatures"][f"bleu_{code}"],
+                "split": split, "hypotheses": [row.hypothesis for row in answers],
+                "references": [row.reference for row in answers],
+            }
+        )  # fmt: skip
+    write_whole(run / f"{split}_rows.json", json.dumps(rows, ensure_ascii=False))
+    print(*(f"{name} {seed} {r['language']} {r['bleu']:.2f} text {r['text_bleu']:.1f} cascade "
+            f"{r['cascade_bleu']:.1f} WER {r['wer']:.1f} wrong {r['wrong_language']:.2f} "
+            f"{r['cpu_seconds']:.0f} s" for r in rows), sep="\n", flush=True)  # fmt: skip
+
+
+# ---- what came out ----
+
+
+def collect(folder: Path, target: Path, split: str) -> None:
+    """Gather the rows of all runs that are finished, and their answers, where they are committed."""
+    found = [
+        r
+        for path in sorted(folder.glob(f"runs/*/*/*/{split}_rows.json"))
+        for r in json.loads(path.read_text())
+    ]
+    texts = {
+        f"{r['experiment']}/{r['system']}/{r['seed']}/{r['language']}": r.pop("hypotheses") for r in found
+    }
+    references = {r["language"]: r.pop("references") for r in found}
+    target.mkdir(parents=True, exist_ok=True)
+    write_whole(target / "runs.jsonl", "".join(json.dumps(row) + "\n" for row in found))
+    packed = json.dumps({"references": references, "hypotheses": texts}, ensure_ascii=False).encode()
+    (target / "answers.json.gz").write_bytes(gzip.compress(packed, mtime=0))
+
+
+def report(target: Path) -> list[dict[str, Any]]:
+    """Recompute the mean scores and every difference to base with its intervals from what is committed."""
+    rows = [json.loads(line) for line in (target / "runs.jsonl").read_text().splitlines()]
+    kept = json.loads(gzip.decompress((target / "answers.json.gz").read_bytes()))
+    found = []
+    for experiment in sorted({row["experiment"] for row in rows}):
+        here = [row for row in rows if row["experiment"] == experiment]
+        for name in sorted({row["system"] for row in here}, key=list(SYSTEMS).index):
+            own, base = ({r["seed"] for r in here if r["system"] == which} for which in (name, "base"))
+            seeds = sorted(own & base) if name != "base" else sorted(own)
+            mine = [row for row in here if row["system"] == name and row["seed"] in seeds]
+            entry: dict[str, Any] = {"experiment": experiment, "system": name, "seeds": seeds}
+            for key in ("bleu", "chrf", "wrong_language", "wer", "text_bleu", "cascade_bleu", "cpu_seconds"):
+                entry[key] = fmean(row[key] for row in mine)
+            if name != "base" and seeds:
+                entry |= _difference(here, kept, experiment, name, seeds)
+            found.append(entry)
+    return found
+
+
+def _difference(
+    rows: list[dict[str, Any]], kept: dict[str, Any], experiment: str, name: str, seeds: list[int]
+) -> dict[str, Any]:
+    """Return the difference to base: Student's interval over the seeds, and a bootstrap over both."""
+
+    def of(system: str, key: str) -> list[float]:
+        return [fmean(r[key] for r in rows if (r["system"], r["seed"]) == (system, seed)) for seed in seeds]
+
+    def texts(system: str, code: str) -> list[list[str]]:
+        return [kept["hypotheses"][f"{experiment}/{system}/{seed}/{code}"] for seed in seeds]
+
+    for row in rows:  # the committed scores are those of the committed answers
+        answers = kept["hypotheses"][f"{experiment}/{row['system']}/{row['seed']}/{row['language']}"]
+        score = bleu(answers, kept["references"][row["language"]], row["language"]).value
+        assert abs(score - row["bleu"]) < 1e-6, row
+    drawn = bootstrap_over_seeds(
+        {code: (texts("base", code), texts(name, code)) for code in TARGETS}, kept["references"]
+    )
+    return {
+        "difference": {
+            key: asdict(gain(of("base", key), of(name, key))) for key in ("bleu", "wer", "text_bleu")
+        },
+        "over_seeds_and_sentences": asdict(drawn),
+    }
+
+
+def main() -> None:
+    """Run, collect or report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run")
+    run.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["base"])
+    run.add_argument("--seeds", nargs="+", type=int, default=[1])
+    default = Setting(Path())
+    for field in ("steps", "batch", "learning_rate", "align_steps", "clips", "pairs"):
+        value = getattr(default, field)
+        run.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value)
+    for verb in ("collect", "report"):
+        verbs.add_parser(verb).add_argument("target", type=Path)
+    for verb in ("run", "collect"):
+        verbs.choices[verb].add_argument("--folder", type=Path, default=Path("runs/zero_shot"))
+        verbs.choices[verb].add_argument("--split", choices=SPLITS, default="dev")
+    asked = vars(parser.parse_args())
+    verb = asked.pop("verb")
+    if verb == "run":
+        systems, seeds, split = (asked.pop(key) for key in ("systems", "seeds", "split"))
+        setting = Setting(**asked)
+        if not (setting.folder / "corpus" / "mt.jsonl").exists():
+            prepare(setting.folder)
+        for seed in seeds:
+            for name in systems:
+                go(setting, name, seed, split)
+    elif verb == "collect":
+        collect(asked["folder"], asked["target"], asked["split"])
+    else:
+        print(json.dumps(report(asked["target"]), indent=1))
+
+
+if __name__ == "__main__":
+    main()
