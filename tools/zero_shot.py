@@ -34,12 +34,12 @@ from aista.experiments.progress import Clock
 from aista.experiments.queue import Outcome
 from aista.experiments.settings import changed, shipped
 from aista.files import write_whole
-from aista.text.scripts import script_complaint
+from aista.text.languages import script_complaint
 
-SCALE = corpus.Scale(asr=2_000, st=800, dev=150, test_common=200, test_rare=200)
+SCALE = corpus.Scale(asr=1_200, st=200, dev=150, test_common=200, test_rare=200)
 SPLITS = {"dev": ("dev",), "test": ("test_common", "test_rare")}
 TARGETS = ("zh", "ja")
-TEXTS = 2_000  # sentences of text translation, each into both languages
+TEXTS = 1_200  # sentences of text translation, each into both languages
 ALL, INNER = [0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]
 
 
@@ -100,7 +100,7 @@ class Setting:
     batch: int = 32
     learning_rate: float = 1e-3
     align_steps: int = 150
-    clips: int = 2_000
+    clips: int = 1_200
     pairs: int = 0  # of speech translation, into each language
 
     @property

@@ -53,7 +53,7 @@ def test_differences_are_recomputed_from_the_committed_answers(tmp_path: Path) -
 def test_systems_share_data_and_length(tmp_path: Path) -> None:
     setting = Setting(tmp_path)
     (tmp_path / "corpus").mkdir()
-    for name in ("asr_2000", "asr_2000_shuffled"):
+    for name in ("asr_1200", "asr_1200_shuffled"):
         (tmp_path / "corpus" / f"{name}.jsonl").touch()
     trained = {}
     for name in SYSTEMS:

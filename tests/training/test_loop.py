@@ -78,8 +78,9 @@ def test_the_last_step_of_an_epoch_is_the_same_however_it_is_cut(init: Path, tmp
 
 def test_clips_and_texts_train_together(init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A third of the rows are texts. Cut or stopped, the run is the same; the alignment counts clips."""
-    data = {"train": [str(tmp_path / "st.jsonl"), str(tiny.texts(tmp_path / "mt.jsonl"))], "weights": [2, 1]}
-    train = {"max_steps": 5, "logging_steps": 1, "save_steps": 2, "per_device_train_batch_size": 6}
+    texts = str(tiny.texts(tmp_path / "mt.jsonl"))
+    data = {"train": [str(tmp_path / "st.jsonl"), texts], "validation": [texts], "weights": [2, 1]}
+    train = {"max_steps": 5, "logging_steps": 1, "per_device_train_batch_size": 6}
 
     def settings(name: str, **changes: object) -> JointSettings:
         return tiny.joint_settings(

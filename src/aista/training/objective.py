@@ -93,7 +93,8 @@ class SpeechTextObjective(nn.Module):
         ce: Any = output.loss if counted else output.loss * 0.0
         parts = {"ce": ce.detach(), "token_accuracy": output.correct / max(speech.num_targets, 1)}
         weights: dict[str, Tensor | int] = {"token_accuracy": speech.num_targets * counted}
-        losses: dict[str, Tensor] = {}
+        # Without sound there is nothing to align, and the cross-entropy keeps its weight.
+        losses: dict[str, Tensor] = dict.fromkeys(self.alignment.loss_names, ce.new_zeros(()))
         if self.alignment.active and text is not None:
             states = self.paired_states(output, speech, text)
             if not counted:
@@ -102,7 +103,8 @@ class SpeechTextObjective(nn.Module):
                 states, num_pairs = gather_pairs(states), None
             losses = self.alignment(states, num_pairs)
             weights |= dict.fromkeys(self.alignment.report, len(states.speech_mask) * counted)
-            parts |= {name: value.detach() for name, value in {**losses, **self.alignment.report}.items()}
+            parts |= {name: value.detach() for name, value in self.alignment.report.items()}
+        parts |= {name: value.detach() for name, value in losses.items()}
         return Joint(joint_loss(ce, losses, self.alpha), parts, weights)
 
     def usable_pairs(self, speech: Batch, text: Batch | None) -> Tensor:
