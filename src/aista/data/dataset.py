@@ -381,12 +381,15 @@ class Collator:
         return instruction(utterance.task, utterance.answer_lang, draw=draw)
 
     def __call__(self, items: Sequence[tuple[Utterance, Content]]) -> dict[str, Any]:
-        """Return ``speech``, a batch of the rows; ``text``, the same with transcripts in place of speech, or
-        None; ``labels`` of ``speech`` (trainers count them); and ``ids``.
+        """Return a batch of the rows, and what goes with it.
+
+        Returns:
+            ``speech``, the rows, whether sound or a text stands in their slot; ``text``, its rows with sound
+            again, with transcripts in the place of sound, or None; ``labels`` of ``speech`` (trainers count
+            them); and ``ids``.
 
         Raises:
             ManifestError: A row lacks its target or its transcript.
-            ModelInputError: Sound, features and text are mixed in one batch.
         """
         rows, contents = [row for row, _ in items], [content for _, content in items]
         instructions = [self.instruction(row) for row in rows]
@@ -395,8 +398,9 @@ class Collator:
         else:
             speech = self.batcher.translation(contents, instructions)
         text = None
-        if self.transcripts:
-            transcripts = [_transcript(row) for row in rows]
+        spoken = [row for row in rows if row.audio is not None]  # a row of mt has nothing to be aligned
+        if self.transcripts and spoken:
+            transcripts = [_transcript(row) for row in spoken]
             text = self.batcher.written(speech, transcripts, whole=self.transcript_answers)
         return {"speech": speech, "text": text, "labels": speech.labels, "ids": [row.id for row in rows]}
 
