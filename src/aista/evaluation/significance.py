@@ -167,7 +167,7 @@ def bootstrap_over_seeds(
 
     rng = np.random.default_rng(seed)
     drawn = [
-        difference(rng.choice(num_seeds, num_seeds), rng.choice(num_sentences, num_sentences))
+        difference(rng.choice(num_seeds, (num_seeds,)), rng.choice(num_sentences, (num_sentences,)))
         for _ in range(num_resamples)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
