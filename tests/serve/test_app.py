@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import wave
+import json
 
 import numpy as np
 import pytest
@@ -12,28 +11,17 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 
-from aista.inference.translator import Translator
 from aista.serve.app import create_app
-from tests.evaluation.standins import Model, Processor, tone
+from aista.serve.bounds import Limits
+from tests.audio.sounds import encoded
+from tests.serve.serving import stand_in, talk, wav
 
-
-def sound(samples: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
-    return buffer.getvalue()
-
-
-TALK = sound(tone(1.0))
+TALK = wav(1.0)
 
 
 @pytest.fixture(scope="module")
 def client() -> TestClient:
-    translator = Translator(Model(), Processor(), name="stand-in")
-    return TestClient(create_app(translator, max_upload_mb=1.0), raise_server_exceptions=False)
+    return TestClient(create_app(stand_in(), Limits(max_upload_mb=1.0)), raise_server_exceptions=False)
 
 
 def post(client, verb="translations", content=TALK, **form):
@@ -48,6 +36,11 @@ def test_translations_go_into_english_unless_told_otherwise(client):
     }
 
 
+@pytest.mark.parametrize("form", ["zh", "ZH", "zh-CN", "zh_Hans", "zh-Hans-CN", "Chinese", " cmn "])
+def test_a_language_goes_by_several_names(client, form):
+    assert post(client, to_language=form).json() == {"text": "中w3"}
+
+
 def test_every_response_format(client):
     assert post(client, to_language="ja", response_format="text").text == "日w3\n"
     assert post(client, response_format="srt").text.startswith("1\n00:00:00,000 --> 00:00:01,000\n")
@@ -55,11 +48,39 @@ def test_every_response_format(client):
     verbose = post(client, to_language="zh", response_format="verbose_json").json()
     assert (verbose["task"], verbose["language"], verbose["duration"]) == ("translate", "zh", 1.0)
     assert verbose["segments"] == [{"id": 0, "start": 0.0, "end": 1.0, "text": "中w3"}]
+    timed = {"response_format": "verbose_json", "timestamp_granularities[]": "segment"}
+    assert post(client, to_language="zh", **timed).json() == verbose
+
+
+def events(reply) -> list[dict]:
+    assert reply.status_code == 200 and reply.headers["content-type"].startswith("text/event-stream")
+    *events, last, end = reply.text.split("\n\n")
+    assert (last, end) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+@pytest.mark.parametrize("target", ["zh", "en"])
+def test_a_stream_says_the_same_in_pieces(client, target):
+    whole = post(client, content=talk(9), to_language=target, response_format="verbose_json").json()
+    *deltas, done = events(post(client, content=talk(9), to_language=target, stream="true"))
+    assert {row["type"] for row in deltas} == {"transcript.text.delta"} and len(deltas) > 1
+    assert "".join(row["delta"] for row in deltas) == whole["text"]
+    assert done == {"type": "transcript.text.done", "text": whole["text"]}
+    form = {"to_language": target, "stream": "true", "response_format": "verbose_json"}
+    *rows, done = events(post(client, content=talk(9), **form))
+    told = [{k: row[k] for k in ("id", "start", "end", "text")} for row in rows if "start" in row]
+    assert told == [row for row in whole["segments"] if row["text"]]
+    subtitles = {kind: post(client, content=talk(9), to_language=target, response_format=kind).text
+                 for kind in ("srt", "vtt")}  # fmt: skip
+    assert done == {"type": "transcript.text.done", **whole, **subtitles}
 
 
 def test_silence_is_a_warning(client):
-    reply = post(client, content=sound(np.zeros(16_000)))
+    silence = encoded(np.zeros(16_000), format="WAV")
+    reply = post(client, content=silence)
     assert reply.json() == {"text": ""} and "silent" in reply.headers["X-Aista-Warnings"]
+    (done,) = events(post(client, content=silence, stream="true", response_format="verbose_json"))
+    assert done["text"] == "" and "silent" in done["warnings"][0]
 
 
 @pytest.mark.parametrize(
@@ -67,14 +88,26 @@ def test_silence_is_a_warning(client):
     [
         ({"to_language": "de"}, 400, "en-zh, en-ja"),
         ({"to_language": "klingon"}, 400, "klingon"),
+        ({"to_language": "zh-TW"}, 400, "simplified"),
         ({"content": b"no sound"}, 400, "cannot be decoded"),
+        ({"content": b"no sound", "stream": "true"}, 400, "cannot be decoded"),
         ({"content": b""}, 400, "empty"),
+        ({"content": bytes(1_030_000)}, 413, "at most 1 MB"),
         ({"content": bytes(1_100_000)}, 413, "at most 1 MB"),
         ({"model": "whisper-1"}, 404, "stand-in"),
         ({"temperature": "0.7"}, 400, "temperature"),
+        ({"temperature": "nan"}, 400, "temperature"),
         ({"prompt": "names"}, 400, "prompt"),
-        ({"stream": "true"}, 400, "stream"),
+        ({"stream": "true", "response_format": "srt"}, 400, "stream"),
+        ({"stream": "perhaps"}, 400, "stream"),
         ({"response_format": "ass"}, 400, "response_format"),
+        ({"response_format": "diarized_json"}, 400, "response_format"),
+        ({"timestamp_granularities[]": "segment"}, 400, "verbose_json"),
+        ({"timestamp_granularities[]": "letter", "response_format": "verbose_json"}, 400, "granularities"),
+        ({"to_lang": "zh"}, 400, "to_lang"),
+        ({"include[]": "logprobs"}, 400, "include[]"),
+        ({"chunking_strategy": "auto"}, 400, "chunking_strategy"),
+        ({"to_language": ["zh", "ja"]}, 400, "more than once: to_language"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_openais_form(client, form, status, words):
@@ -83,17 +116,47 @@ def test_what_cannot_be_done_is_refused_in_openais_form(client, form, status, wo
     assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_transcription_takes_no_target(client):
+    assert "to_language" in post(client, "transcriptions", to_language="zh").json()["error"]["message"]
+
+
 def test_a_form_without_a_file_is_told_so(client):
     reply = client.post("/v1/audio/translations", data={"to_language": "zh"})
     assert reply.status_code == 400 and "file" in reply.json()["error"]["message"]
+    two = client.post("/v1/audio/translations", files=[("file", ("a.wav", TALK)), ("file", ("b.wav", TALK))])
+    assert two.status_code == 400 and "Too many files" in two.json()["error"]["message"]
+
+
+def test_a_fault_of_ours_is_told_without_its_inside(client, monkeypatch):
+    broken = stand_in()
+    monkeypatch.setattr(broken, "answer", lambda pieces, request: 1 / 0)
+    at = TestClient(create_app(broken), raise_server_exceptions=False)
+    reply = post(at)
+    assert reply.status_code == 500 and reply.json()["error"]["type"] == "server_error"
+    assert "ZeroDivisionError" in reply.json()["error"]["message"]
 
 
 def test_health_models_and_the_page(client):
-    assert client.get("/health").json() == {
-        "status": "ok", "model": "stand-in", "directions": ["en-zh", "en-ja", "en-en"],
-    }  # fmt: skip
-    assert client.get("/v1/models").json()["data"][0]["id"] == "stand-in"
+    health = client.get("/health").json()
+    assert (health["status"], health["model"], health["requests"]) == ("ok", "stand-in", 0)
+    assert health["directions"] == ["en-zh", "en-ja", "en-en"] and health["about"] == ""
+    (row,) = client.get("/v1/models").json()["data"]
+    assert row["id"] == "stand-in" and client.get("/v1/models/stand-in").json() == row
+    assert client.get("/v1/models/whisper-1").status_code == 404
+    assert client.head("/").status_code == client.head("/health").status_code == 200
     page = client.get("/").text
-    assert '<form method="post" action="/v1/audio/translations"' in page and "http" not in page.replace(
-        "xhttp", ""
-    )
+    assert '<form method="post" action="/v1/audio/translations"' in page and "http:" not in page
+    sample = client.get("/sample.flac")
+    assert sample.content.startswith(b"fLaC") and post(client, content=sample.content).status_code == 200
+
+
+def test_who_has_no_key_is_not_let_in():
+    at = TestClient(create_app(stand_in(), Limits(api_key="s3cret")))
+    for key in (None, "Bearer wrong", "s3cret", "Bearer s3cret\u00e9".encode()):
+        reply = at.get("/v1/models", headers={} if key is None else {"Authorization": key})
+        assert reply.status_code == 401 and reply.headers["WWW-Authenticate"] == "Bearer"
+        assert post(at).json()["error"]["code"] == "invalid_api_key"
+    at.headers["Authorization"] = "Bearer s3cret"
+    assert at.get("/v1/models").status_code == 200 and post(at).json() == {"text": "ew3"}
+    del at.headers["Authorization"]
+    assert at.get("/health").json()["asks_for_key"] and at.get("/").status_code == 200

@@ -1,9 +1,11 @@
-"""What is too large or too long is answered with 413: before it is stored, and before it fills the memory."""
+"""What a request may take: bytes, seconds, places; and what becomes of those who leave or come too many."""
 
 from __future__ import annotations
 
 import io
-import threading
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,18 +13,26 @@ import soundfile
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
+import httpx
 from fastapi.testclient import TestClient
 
-from aista.inference.translator import Translator
-from aista.serve import app as service
 from aista.serve.app import create_app
+from aista.serve.bounds import Limits, PromptH11
 from tests.audio.sounds import encoded, tone
-from tests.evaluation.standins import Model, Processor
+from tests.serve.serving import Gated, served, stand_in, talk, wav
 
 
 def client(**limits) -> TestClient:
-    translator = Translator(Model(), Processor(), name="stand-in")
-    return TestClient(create_app(translator, **limits), raise_server_exceptions=False)
+    return TestClient(create_app(stand_in(), Limits(**limits)), raise_server_exceptions=False)
+
+
+def connected(at: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(at.rsplit(":")[-1])), timeout=20)
+
+
+def send(at: str, content: bytes) -> httpx.Response:
+    """Post to a real server."""
+    return httpx.post(at + "/v1/audio/translations", files={"file": ("talk.wav", content)}, timeout=30)
 
 
 def post(at: TestClient, content: bytes, name: str = "talk.wav"):
@@ -64,34 +74,98 @@ def test_a_list_of_files_reads_nothing_of_the_server(tmp_path, monkeypatch):
     assert told.status_code == 400 and "cannot be decoded" in told.json()["error"]["message"]
 
 
-def test_decoding_does_not_wait_for_the_model(monkeypatch):
-    """While one request is at the model, another is decoded."""
-    busy, decoded = threading.Event(), threading.Event()
-    translator = Translator(Model(), Processor(), name="stand-in")
-    answer, listen = translator.answer, service.listen
+def test_decoding_does_not_wait_for_the_model():
+    """While one request is at the model, another is refused by its sound."""
+    model = Gated()
+    with served(model) as (at, _), ThreadPoolExecutor(1) as threads:
+        first = threads.submit(send, at, wav(1.0))
+        assert model.at_work.wait(20)
+        told = send(at, b"no sound")
+        assert told.status_code == 400 and "cannot be decoded" in told.json()["error"]["message"]
+        assert not first.done()
+        model.gate.set()
+        assert first.result().json() == {"text": "ew3"}
 
-    def slow(pieces, request):
-        busy.set()
-        assert decoded.wait(20)
-        return answer(pieces, request)
 
-    def heard(sound, **limits):
-        if busy.is_set():
-            decoded.set()
-        return listen(sound, **limits)
+def test_health_and_a_full_house():
+    """Beyond the bound: 503 with a time to come back. Health, models and the page answer all the while."""
+    model = Gated()
+    with served(model, Limits(max_waiting=3)) as (at, _), ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(send, at, wav(1.0)) for _ in range(3)]
+        assert model.at_work.wait(20)
+        while httpx.get(at + "/health").json()["requests"] < 3:
+            time.sleep(0.01)
+        for content in (wav(1.0), bytes(9_000_000)):
+            refused = send(at, content)
+            assert refused.status_code == 503 and int(refused.headers["Retry-After"]) >= 1
+            assert refused.json()["error"]["type"] == "server_error"
+        assert httpx.get(at + "/v1/models").status_code == httpx.get(at).status_code == 200
+        model.gate.set()
+        assert [reply.result().json() for reply in waiting] == [{"text": "ew3"}] * 3
+        assert send(at, wav(1.0)).status_code == 200
 
-    monkeypatch.setattr(translator, "answer", slow)
-    monkeypatch.setattr(service, "listen", heard)
-    at = TestClient(create_app(translator))
-    told = []
-    first = threading.Thread(
-        target=lambda: told.append(post(at, encoded(tone(1.0), format="WAV")).status_code)
-    )
-    first.start()
-    assert busy.wait(20)
-    told.append(post(at, encoded(tone(1.0), format="WAV")).status_code)
-    first.join()
-    assert told == [200, 200]
+
+def test_a_client_that_leaves_is_not_served():
+    model = Gated()
+    model.generation = model.generation.model_copy(update={"batch_size": 1})
+    with served(model) as (at, _), ThreadPoolExecutor(1) as threads:
+        leaver = httpx.Client(timeout=0.3)
+        with pytest.raises(httpx.ReadTimeout):
+            leaver.post(at + "/v1/audio/translations", files={"file": ("talk.wav", talk(40))})
+        leaver.close()
+        kept = threads.submit(send, at, wav(1.0))
+        while httpx.get(at + "/health").json()["requests"] != 1:
+            time.sleep(0.01)
+        model.gate.set()
+        assert kept.result().json() == {"text": "ew3"}
+        assert len(model.batches) <= 3
+
+
+def test_an_answer_that_takes_too_long_is_an_error_and_gives_its_place_back():
+    model = Gated()
+    with served(model, Limits(answer_seconds=0.2)) as (at, _):
+        late = send(at, wav(1.0))
+        assert late.status_code == 504 and "at most 0.2 s" in late.json()["error"]["message"]
+        late = httpx.post(
+            at + "/v1/audio/translations", files={"file": ("talk.wav", wav(1.0))}, data={"stream": "true"}
+        )
+        assert late.status_code == 504
+        assert httpx.get(at + "/health").json()["requests"] == 0
+        model.gate.set()
+
+
+def test_a_slow_upload_is_ended():
+    with served(stand_in(), Limits(upload_seconds=0.5)) as (at, _):
+        with connected(at) as line:
+            line.sendall(
+                b"POST /v1/audio/translations HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+            )
+            assert line.recv(4096).startswith(b"HTTP/1.1 408 ")
+        assert httpx.get(at + "/health").json()["requests"] == 0
+
+
+def test_a_connection_that_asks_nothing_is_closed(monkeypatch):
+    monkeypatch.setattr(PromptH11, "patience_seconds", 0.2)
+    with served(stand_in()) as (at, _), connected(at) as line:
+        line.sendall(b"POST /v1/audio/translations HTTP/1.1\r\nHost")
+        assert line.recv(4096) == b""
+
+
+def test_sigterm_loses_nothing_that_was_taken():
+    """As SIGTERM does it: nothing new is taken, and what waits is answered before the server ends."""
+    model = Gated()
+    with ThreadPoolExecutor(12) as threads:
+        with served(model) as (at, server):
+            waiting = [threads.submit(send, at, wav(1.0)) for _ in range(12)]
+            while httpx.get(at + "/health").json()["requests"] < 12:
+                time.sleep(0.01)
+            server.should_exit = True
+            time.sleep(0.5)
+            with pytest.raises(httpx.HTTPError):
+                httpx.get(at + "/health", timeout=1.0)
+            model.gate.set()
+        assert [reply.result().json() for reply in waiting] == [{"text": "ew3"}] * 12
 
 
 def test_warnings_of_the_sound_travel_and_late_sound_is_late():

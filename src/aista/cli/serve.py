@@ -16,7 +16,11 @@ app = typer.Typer()
 
     aista serve --model runs/joint --port 9000
 
+    AISTA_API_KEY=secret aista serve --host 0.0.0.0 --max-waiting 64
+
     curl -F file=@talk.wav -F to_language=zh http://127.0.0.1:8000/v1/audio/translations
+
+SIGTERM or Ctrl-C: nothing new is taken, what was taken is answered. A second Ctrl-C ends it at once.
 """
 )
 def serve(
@@ -26,11 +30,21 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
     beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments that are answered together.")] = 16,
     max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Largest upload in megabytes.")] = 25.0,
     max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 120.0,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Requests at once; 503 beyond.")] = 128,
+    upload_seconds: Annotated[float, typer.Option(min=0.1, help="How long an upload may take.")] = 60.0,
+    answer_seconds: Annotated[float, typer.Option(min=0.1, help="How long an answer may take.")] = 600.0,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="AISTA_API_KEY", help="Key that clients must send.", show_default="none"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
 ) -> None:
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
+    import socket
+
     from aista.errors import ConfigError
     from aista.inference.translator import load
 
@@ -38,12 +52,26 @@ def serve(
         import uvicorn
 
         from aista.serve.app import create_app
+        from aista.serve.bounds import Limits, PromptH11
     except ImportError as error:
         raise ConfigError(
             "Serving needs packages that are not installed.",
             got=str(error),
             advice="in a copy of the repository: pip install '.[serve]'",
         ) from None
-    translator = load(model, device=device, num_beams=beams)
-    service = create_app(translator, max_upload_mb=max_upload_mb, max_minutes=max_minutes)
-    uvicorn.run(service, host=host, port=port)
+    limits = Limits(max_upload_mb, max_minutes, max_waiting, upload_seconds, answer_seconds, api_key or None)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:  # before the model is loaded: a port that is taken is told at once
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen at {host}, port {port}.", got=error, advice="Try --port 0."
+        ) from None
+    service = create_app(load(model, device=device, num_beams=beams, batch_size=batch_size), limits)
+    longest = (
+        round(upload_seconds + answer_seconds) + 1
+    )  # until then whatever was taken is answered or refused
+    config = uvicorn.Config(service, http=PromptH11, timeout_graceful_shutdown=longest)
+    place = f"[{host}]" if ":" in host else host
+    typer.echo(f"Listening at http://{place}:{listener.getsockname()[1]}", err=True)
+    uvicorn.Server(config).run(sockets=[listener])

@@ -266,6 +266,33 @@ class SpeechTranslator(ABC):
             else:
                 yield self._translation(recording, name, answered, request)
 
+    def by_segment(
+        self, audio: Sound, target: str, *, source: str = "en"
+    ) -> Iterator[TranslatedSegment | Translation]:
+        """Translate one recording; its segments come in order as they are answered, and last the whole.
+
+        Raises:
+            AudioError, ConfigError, ModelInputError: As :meth:`translate`.
+        """
+        request = Request("asr" if target == source else "st", source, target)
+        self.check(request)
+        recording, name = listen(audio, max_minutes=self.max_minutes)
+        answered = Answered(self._cut(recording.samples))
+        spoken = [
+            (answered, number, _part(recording.samples, piece))
+            for number, piece in enumerate(answered.segments)
+            if not piece.silent
+        ]
+        told = 0
+        for start in range(0, len(spoken), self.generation.batch_size):
+            self._ask(spoken[start : start + self.generation.batch_size], request)
+            if answered.error:
+                raise ModelInputError(f"{name}: {self.name} failed on it.", got=answered.error)
+            known = list(self._segments(recording, answered))
+            yield from known[told:]
+            told = len(known)
+        yield self._translation(recording, name, answered, request)
+
     def answer_all(
         self, contents: Iterable[Content | AistaError], request: Request
     ) -> Iterator[Answered | AistaError]:
@@ -318,14 +345,9 @@ class SpeechTranslator(ABC):
     def _translation(
         self, recording: Recording, name: str, answered: Answered, request: Request
     ) -> Translation:
-        late = recording.start_seconds
-        segments = tuple(
-            TranslatedSegment(late + piece.start_seconds, late + piece.end_seconds, text, piece.silent)
-            for piece, text in zip(answered.segments, answered.texts, strict=True)
-        )
         return Translation(
             text=joined(answered.texts, request.target),
-            segments=segments,
+            segments=tuple(self._segments(recording, answered)),
             source=name,
             language=request.target,
             task=request.task,
@@ -334,6 +356,14 @@ class SpeechTranslator(ABC):
             settings=self.generation.model_dump(),
             warnings=tuple(self._warnings(recording, answered)),
         )
+
+    def _segments(self, recording: Recording, answered: Answered) -> Iterator[TranslatedSegment]:
+        """Return the segments of a recording, up to the first that has no answer yet."""
+        late = recording.start_seconds
+        for number, (piece, text) in enumerate(zip(answered.segments, answered.texts, strict=True)):
+            if not piece.silent and number not in answered.answers:
+                return
+            yield TranslatedSegment(late + piece.start_seconds, late + piece.end_seconds, text, piece.silent)
 
     def _warnings(self, recording: Recording, answered: Answered) -> Iterator[str]:
         yield from recording.remarks

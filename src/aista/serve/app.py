@@ -1,29 +1,47 @@
 """The service: transcriptions and translations as OpenAI's clients ask for them, with vLLM's ``to_language``.
 
 OpenAI's ``translations`` means "into English" and takes no target; vLLM added ``to_language``, and so do we.
-What cannot be honoured is refused with 400, never ignored: a temperature, a prompt, streaming, another model.
+What cannot be honoured is refused with 400, never ignored: a temperature, a prompt, an unknown field.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
+import json
 import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi import Depends, FastAPI, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from aista.audio.files import Overlong, Recording
+from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import AistaError, AudioError, ConfigError
 from aista.inference.formats import render
-from aista.inference.translating import listen
-from aista.inference.translator import Translation, Translator
-from aista.serve.bounds import Bounds
+from aista.inference.translating import Request as Question
+from aista.inference.translating import SpeechTranslator, TranslatedSegment, Translation, joined, listen
+from aista.inference.translator import SHIPPED
+from aista.serve.batching import Batcher, Caller, Left
+from aista.serve.bounds import FORM_BYTES, Bounds, Limits, Load, error_response
+from aista.text.languages import code_of
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
+News = TranslatedSegment | Translation | None
+"""What comes of a recording: its segments, last the whole; None is a sign of life in between."""
+
+_DECODERS = 2  # files that are decoded at once
+_DECODED_SECONDS = 3_600.0  # of sound in memory, beyond which no other file is decoded
+_SIGN_OF_LIFE_SECONDS = 15.0  # proxies cut connections on which nothing comes
+_UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class TooLarge(AistaError):
@@ -34,99 +52,248 @@ class UnknownModel(AistaError):
     """A request names a model that is not served here."""
 
 
+class TooSlow(AistaError):
+    """No answer was ready in time."""
+
+
 _STATUS: dict[type[AistaError], int] = {
     TooLarge: 413,
     Overlong: 413,
     UnknownModel: 404,
+    TooSlow: 504,
+    Left: 499,
     AudioError: 400,
     ConfigError: 400,
 }
-MAX_MINUTES = 120.0
-_IN_MEMORY = 4  # recordings that are decoded, or wait decoded for their turn, at once
 
 
-def create_app(
-    translator: Translator, *, max_upload_mb: float = 25.0, max_minutes: float = MAX_MINUTES
-) -> FastAPI:
-    """Return the web application around one model; requests take turns at it.
+class Asked(BaseModel):
+    """The form of a transcription; a field that is not here is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile
+    model: str = ""
+    language: str = "en"
+    response_format: ResponseFormat = "json"
+    timestamp_granularities: list[Literal["word", "segment"]] = Field(
+        default=[], alias="timestamp_granularities[]"
+    )
+    stream: bool = False
+    prompt: str = ""
+    temperature: float = 0.0
+
+
+class AskedInto(Asked):
+    """The form of a translation."""
+
+    to_language: str = "en"
+
+
+_FORM = Form(media_type="multipart/form-data")
+
+
+_ABOUT_THE_SHIPPED = (
+    "This is the small model that aista ships. It knows 264 English words of one grammar, in the voices of a"
+    " speech synthesiser. Whatever else it hears becomes fluent nonsense."
+)
+
+
+def create_app(translator: SpeechTranslator, limits: Limits | None = None) -> FastAPI:
+    """Return the web application around one model.
 
     Args:
         translator: What translates.
-        max_upload_mb: Largest upload in megabytes; more is answered with 413, before it is stored.
-        max_minutes: Longest recording, decoded; more is answered with 413, before it fills the memory.
+        limits: What a request may take.
     """
-    app = FastAPI(title="aista", docs_url="/docs", redoc_url=None)
-    app.add_middleware(Bounds, max_upload_mb=max_upload_mb)
-    turn = threading.Lock()
-    places = threading.BoundedSemaphore(_IN_MEMORY)
+    limits = limits or Limits()
+    app = FastAPI(
+        title="aista",
+        docs_url=None,  # it would load its scripts from elsewhere
+        redoc_url=None,
+        form_limits={"max_files": 1, "max_fields": 32, "max_part_size": FORM_BYTES},
+    )
+    load = Load()
+    app.add_middleware(Bounds, limits=limits, load=load)
+    answering = _Answering(translator, limits)
+    folder = files("aista.serve") / "page"
 
-    def answer(
-        file: UploadFile, target: str, source: str, response_format: ResponseFormat, asked: dict[str, Any]
-    ) -> Response:
-        _refuse_what_is_not_done(translator.name, asked)
-        with places:
-            sound = _read(file, max_upload_mb, max_minutes)
-            with turn:
-                result = translator.translate(sound, target, source=source)
-        return _response(result, response_format)
+    @app.api_route("/", methods=["GET", "HEAD"], response_class=HTMLResponse)
+    async def page() -> str:
+        return (folder / "index.html").read_text(encoding="utf-8")
 
-    @app.get("/", response_class=HTMLResponse)
-    def page() -> str:
-        return (files("aista.serve") / "page" / "upload.html").read_text(encoding="utf-8")
+    @app.get("/sample.flac")
+    async def sample() -> Response:
+        return Response((folder / "sample.flac").read_bytes(), media_type="audio/flac")
 
-    @app.get("/health")
-    def health() -> dict[str, Any]:
-        return {"status": "ok", "model": translator.name, "directions": list(translator.directions)}
+    @app.api_route("/health", methods=["GET", "HEAD"])
+    async def health() -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "model": translator.name,
+            "about": _ABOUT_THE_SHIPPED if translator.name == SHIPPED else "",
+            "directions": list(translator.directions),
+            "requests": load.requests,
+            "max_upload_mb": limits.max_upload_mb,
+            "asks_for_key": limits.api_key is not None,
+        }
+
+    row = {"id": translator.name, "object": "model", "created": 0, "owned_by": "aista"}
 
     @app.get("/v1/models")
-    def models() -> dict[str, Any]:
-        row = {"id": translator.name, "object": "model", "owned_by": "aista"}
+    async def models() -> dict[str, Any]:
         return {"object": "list", "data": [row]}
 
-    @app.post("/v1/audio/transcriptions")
-    def transcriptions(
-        file: Annotated[UploadFile, File()],
-        model: Annotated[str | None, Form()] = None,
-        language: Annotated[str, Form()] = "en",
-        response_format: Annotated[ResponseFormat, Form()] = "json",
-        prompt: Annotated[str, Form()] = "",
-        temperature: Annotated[float, Form()] = 0.0,
-        stream: Annotated[bool, Form()] = False,
-    ) -> Response:
-        asked = {"model": model, "prompt": prompt, "temperature": temperature, "stream": stream}
-        return answer(file, language, language, response_format, asked)
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        _refuse_other_models(name, translator.name)
+        return row
 
-    @app.post("/v1/audio/translations")
-    def translations(
-        file: Annotated[UploadFile, File()],
-        model: Annotated[str | None, Form()] = None,
-        language: Annotated[str, Form()] = "en",
-        to_language: Annotated[str, Form()] = "en",
-        response_format: Annotated[ResponseFormat, Form()] = "json",
-        prompt: Annotated[str, Form()] = "",
-        temperature: Annotated[float, Form()] = 0.0,
-        stream: Annotated[bool, Form()] = False,
-    ) -> Response:
-        asked = {"model": model, "prompt": prompt, "temperature": temperature, "stream": stream}
-        return answer(file, to_language, language, response_format, asked)
+    @app.post("/v1/audio/transcriptions", dependencies=[Depends(_each_once)])
+    async def transcriptions(request: Request, asked: Annotated[Asked, _FORM]) -> Response:
+        return await answering.respond(request, asked, asked.language)
+
+    @app.post("/v1/audio/translations", dependencies=[Depends(_each_once)])
+    async def translations(request: Request, asked: Annotated[AskedInto, _FORM]) -> Response:
+        return await answering.respond(request, asked, asked.to_language)
 
     app.add_exception_handler(AistaError, _explain)
     app.add_exception_handler(RequestValidationError, _explain_form)
     app.add_exception_handler(HTTPException, _explain_http)
+    app.add_exception_handler(Exception, _explain_fault)
     return app
 
 
-def _refuse_what_is_not_done(served: str, asked: dict[str, Any]) -> None:
-    if asked["model"] not in (None, "", served):
-        raise UnknownModel(f"The model {asked['model']!r} is not served here.", expected=served)
-    for name in ("prompt", "temperature", "stream"):
-        if asked[name]:
-            raise ConfigError(
-                f"This service does not take {name!r}.", got=asked[name], advice="Leave it out."
-            )
+class _Answering:
+    """Recordings on their way through one model.
+
+    A recording has a thread of its own, which decodes it and then waits for its pieces; the model has one
+    thread for all (:mod:`aista.serve.batching`). Uploads that wait for a thread lie on the disk.
+    """
+
+    def __init__(self, translator: SpeechTranslator, limits: Limits) -> None:
+        self._limits = limits
+        self._batcher = Batcher(translator)
+        self._recordings = ThreadPoolExecutor(2 * translator.generation.batch_size, "recording")
+        self._decoders = threading.Semaphore(_DECODERS)
+        self._room = threading.Condition()
+        self._decoded_seconds = 0.0
+
+    async def respond(self, request: Request, asked: Asked, to: str) -> Response:
+        """Answer a request: whole, or as a stream of events."""
+        translator = self._batcher.translator
+        source, target = code_of(asked.language), code_of(to)
+        _refuse_what_is_not_done(asked, translator.name)
+        translator.check(Question("asr" if source == target else "st", source, target))
+        coming = self._news(request, asked.file, source, target)
+        if asked.stream:
+            first = await anext(coming)  # what fails before it is an error with a status of its own
+            events = _events(first, coming, asked, target)
+            return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
+        *_, result = [news async for news in coming]
+        assert isinstance(result, Translation)
+        return _response(result, asked)
+
+    async def _news(
+        self, request: Request, file: UploadFile, source: str, target: str
+    ) -> AsyncIterator[News]:
+        """Yield the segments of an upload as they are answered, and last the whole translation.
+
+        Raises:
+            AistaError: It cannot be answered, or not in time, or the client has left.
+        """
+        caller = Caller(self._batcher)
+        told: asyncio.Queue[News | Exception] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed: nobody listens then
+                try:
+                    for news in self._translate(caller, file, source, target):
+                        loop.call_soon_threadsafe(told.put_nowait, news)
+                except Exception as error:
+                    loop.call_soon_threadsafe(told.put_nowait, error)
+
+        async def leave_with_client() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            caller.leave()
+            told.put_nowait(Left("The client has left."))
+
+        self._recordings.submit(work)
+        watch = asyncio.create_task(leave_with_client())
+        latest = loop.time() + self._limits.answer_seconds
+        try:
+            news: News | Exception = None
+            while not isinstance(news, Translation):
+                try:
+                    async with asyncio.timeout_at(min(latest, loop.time() + _SIGN_OF_LIFE_SECONDS)):
+                        news = await told.get()
+                except TimeoutError:
+                    if loop.time() >= latest:
+                        limit = f"at most {self._limits.answer_seconds:g} s"
+                        raise TooSlow("The answer was not ready in time.", expected=limit) from None
+                    news = None
+                if isinstance(news, Exception):
+                    raise news
+                yield news
+        finally:
+            watch.cancel()
+            caller.leave()
+
+    def _translate(
+        self, caller: Caller, file: UploadFile, source: str, target: str
+    ) -> Iterator[TranslatedSegment | Translation]:
+        caller.stay()
+        with self._decoders:
+            with self._room:
+                self._room.wait_for(lambda: self._decoded_seconds < _DECODED_SECONDS)
+            caller.stay()
+            recording = _read(file, self._limits)
+            seconds = len(recording.samples) / SAMPLE_RATE_HZ
+            with self._room:
+                self._decoded_seconds += seconds
+        try:
+            yield from caller.translator.by_segment(recording, target, source=source)
+        finally:
+            with self._room:
+                self._decoded_seconds -= seconds
+                self._room.notify_all()
 
 
-def _read(file: UploadFile, max_upload_mb: float, max_minutes: float) -> Recording:
+async def _each_once(request: Request) -> None:
+    """Refuse a form that says a thing twice."""
+    form = await request.form()
+    counts = Counter(name for name, _ in form.multi_items() if not name.endswith("[]"))
+    if twice := sorted(name for name, count in counts.items() if count > 1):
+        raise ConfigError(f"The form says more than once: {', '.join(twice)}.", expected="each field once")
+
+
+def _refuse_other_models(asked: str, served: str) -> None:
+    if asked != served:
+        raise UnknownModel(f"The model {asked!r} is not served here.", expected=served)
+
+
+def _refuse_what_is_not_done(asked: Asked, served: str) -> None:
+    if asked.model:
+        _refuse_other_models(asked.model, served)
+    for name in ("prompt", "temperature"):
+        if value := getattr(asked, name):
+            raise ConfigError(f"This service does not take {name!r}.", got=value, advice="Leave it out.")
+    wanted = asked.response_format
+    if asked.stream and wanted not in ("json", "verbose_json"):
+        raise ConfigError(
+            f"'stream' does not go with the response_format {wanted!r}.", expected="json or verbose_json"
+        )
+    if asked.timestamp_granularities and wanted != "verbose_json":
+        raise ConfigError(
+            "'timestamp_granularities[]' needs another response_format.", got=wanted, expected="verbose_json"
+        )
+    if "word" in asked.timestamp_granularities:
+        raise ConfigError("This service gives no times of words in 'timestamp_granularities[]'.")
+
+
+def _read(file: UploadFile, limits: Limits) -> Recording:
     """Decode an upload.
 
     Raises:
@@ -134,54 +301,90 @@ def _read(file: UploadFile, max_upload_mb: float, max_minutes: float) -> Recordi
         Overlong: It lasts too long.
         AudioError: It is no sound.
     """
-    limit = int(max_upload_mb * 1_000_000)
+    limit = int(limits.max_upload_mb * 1_000_000)
     data = io.BytesIO(file.file.read(limit + 1))
     data.name = (file.filename or "the upload").encode("utf-8", "replace").decode("utf-8")
     if data.seek(0, io.SEEK_END) > limit:
-        raise TooLarge(f"{data.name}: the upload is too large.", expected=f"at most {max_upload_mb:g} MB")
-    return listen(data, max_minutes=max_minutes)[0]
+        raise TooLarge(
+            f"{data.name}: the upload is too large.", expected=f"at most {limits.max_upload_mb:g} MB"
+        )
+    return listen(data, max_minutes=limits.max_minutes)[0]
 
 
-def _response(result: Translation, response_format: ResponseFormat) -> Response:
+async def _events(first: News, later: AsyncIterator[News], asked: Asked, target: str) -> AsyncIterator[str]:
+    """Write a translation as server-sent events: a delta for each segment, and last the whole."""
+    said, number, news = "", 0, first
+    try:
+        while not isinstance(news, Translation):
+            if news is None:
+                yield ": still at work\n\n"
+            elif news.text:
+                text = joined([said, news.text], target)
+                yield _event({"type": "transcript.text.delta", "delta": text[len(said) :]})
+                said = text
+                if asked.response_format == "verbose_json":
+                    yield _event({"type": "transcript.text.segment", **_segment(number, news)})
+            number += isinstance(news, TranslatedSegment)
+            news = await anext(later)
+        body = _verbose(news, asked) if asked.response_format == "verbose_json" else {"text": news.text}
+        subtitles = {kind: render(news, kind) for kind in ("srt", "vtt")} if len(body) > 1 else {}
+        yield _event({"type": "transcript.text.done", **body, **subtitles})
+        yield "data: [DONE]\n\n"
+    except Exception as error:  # the status is sent: an error can only be an event
+        explained = _explain(None, error) if isinstance(error, AistaError) else _explain_fault(None, error)
+        yield _event(json.loads(explained.body))
+        if not isinstance(error, AistaError):
+            raise
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+def _response(result: Translation, asked: Asked) -> Response:
     """Write a translation as OpenAI's service does; warnings travel in a header."""
-    headers = {"X-Aista-Warnings": "; ".join(result.warnings)} if result.warnings else {}
-    if response_format == "json":
+    told = "; ".join(result.warnings).encode("ascii", "backslashreplace").decode()
+    headers = {"X-Aista-Warnings": told} if told else {}
+    if asked.response_format == "json":
         return JSONResponse({"text": result.text}, headers=headers)
-    if response_format == "verbose_json":
-        segments = [
-            {"id": i, "start": row.start_seconds, "end": row.end_seconds, "text": row.text}
-            for i, row in enumerate(result.segments)
-        ]
-        body = {
-            "task": "transcribe" if result.task == "asr" else "translate",
-            "language": result.language,
-            "duration": result.duration_seconds,
-            "text": result.text,
-            "segments": segments,
-            "warnings": list(result.warnings),
-        }
-        return JSONResponse(body, headers=headers)
-    return PlainTextResponse(render(result, response_format), headers=headers)
+    if asked.response_format == "verbose_json":
+        return JSONResponse(_verbose(result, asked), headers=headers)
+    return PlainTextResponse(render(result, asked.response_format), headers=headers)
 
 
-def _explain(request: Request, error: Exception) -> JSONResponse:
+def _verbose(result: Translation, asked: Asked) -> dict[str, Any]:
+    return {
+        "task": "transcribe" if result.task == "asr" else "translate",
+        "language": result.language,
+        "duration": result.duration_seconds,
+        "text": result.text,
+        "segments": [_segment(number, row) for number, row in enumerate(result.segments)],
+        "warnings": list(result.warnings),
+    }
+
+
+def _segment(number: int, row: TranslatedSegment) -> dict[str, Any]:
+    return {"id": number, "start": row.start_seconds, "end": row.end_seconds, "text": row.text}
+
+
+def _explain(request: Request | None, error: Exception) -> JSONResponse:
     """Turn one of our errors into OpenAI's form of an error."""
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-    return _error(str(error), type(error).__name__, status)
+    return error_response(str(error), type(error).__name__, status)
 
 
 def _explain_form(request: Request, error: Exception) -> JSONResponse:
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    told = "; ".join(f"{row['loc'][-1]}: {row['msg']}" for row in problems)
-    return _error(told, "InvalidForm", 400)
+    told = "; ".join(f"{'.'.join(map(str, row['loc'][1:]))}: {row['msg']}" for row in problems)
+    return error_response(told, "InvalidForm", 400)
 
 
 def _explain_http(request: Request, error: Exception) -> JSONResponse:
     """Turn what the framework itself refuses (no such page, a broken form, too many bytes) into that form."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return _error(str(getattr(error, "detail", error)), "Refused", status)
+    return error_response(str(getattr(error, "detail", error)), "Refused", status)
 
 
-def _error(message: str, code: str, status: int) -> JSONResponse:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "code": code}}, status_code=status)
+def _explain_fault(request: Request | None, error: Exception) -> JSONResponse:
+    """Tell the client of a fault of ours; the log has the traceback."""
+    return error_response(f"The service failed: {type(error).__name__}.", "Fault", 500)
