@@ -277,7 +277,7 @@ class SpeechTranslator(ABC):
         request = Request("asr" if target == source else "st", source, target)
         self.check(request)
         recording, name = listen(audio, max_minutes=self.max_minutes)
-        answered = Answered(self._cut(recording.samples))
+        answered = Answered(self._cut(recording.samples, request.task))
         spoken = [
             (answered, number, _part(recording.samples, piece))
             for number, piece in enumerate(answered.segments)

@@ -332,7 +332,7 @@ async def _events(first: News, later: AsyncIterator[News], asked: Asked, target:
         yield "data: [DONE]\n\n"
     except Exception as error:  # the status is sent: an error can only be an event
         explained = _explain(None, error) if isinstance(error, AistaError) else _explain_fault(None, error)
-        yield _event(json.loads(explained.body))
+        yield _event(json.loads(bytes(explained.body)))
         if not isinstance(error, AistaError):
             raise
 
@@ -343,7 +343,7 @@ def _event(body: dict[str, Any]) -> str:
 
 def _response(result: Translation, asked: Asked) -> Response:
     """Write a translation as OpenAI's service does; warnings travel in a header."""
-    told = "; ".join(result.warnings).encode("ascii", "backslashreplace").decode()
+    told = "; ".join(map(str, result.warnings)).encode("ascii", "backslashreplace").decode()
     headers = {"X-Aista-Warnings": told} if told else {}
     if asked.response_format == "json":
         return JSONResponse({"text": result.text}, headers=headers)
