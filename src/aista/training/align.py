@@ -7,14 +7,13 @@ layers. It takes minutes on a CPU.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from aista import processes, retrieval
-from aista.alignment import PairedStates, Sizes, alignment, gather_pairs
+from aista.alignment import PairedStates, Sizes, alignment
 from aista.config import AlignSettings
 from aista.errors import ConfigError, ModelInputError
 from aista.model.weights import whole
@@ -91,17 +90,9 @@ class AlignObjective(SpeechTextObjective):
             num_items_in_batch: Of no use here. num_pairs: Usable pairs of the optimiser step.
             counted: False: rows of weight 0, see :class:`SpeechTextObjective`.
         """
-        states = self.pairs(speech, text)
-        if not counted:
-            states = dataclasses.replace(states, text_mask=torch.zeros_like(states.text_mask))
-        if self.alignment.over_batch:
-            states, num_pairs = gather_pairs(states), None
-        losses = self.alignment(states, num_pairs)
-        parts = {name: value.detach() for name, value in {**losses, **self.alignment.report}.items()}
-        weights: dict[str, Tensor | int] = dict.fromkeys(
-            self.alignment.report, len(states.speech_mask) * counted
-        )
-        return Joint(torch.stack(list(losses.values())).mean(), parts, weights)
+        losses, report, pairs = self.align(self.pairs(speech, text), num_pairs, counted=counted)
+        parts = {name: value.detach() for name, value in losses.items()} | report
+        return Joint(torch.stack(list(losses.values())).mean(), parts, pairs)
 
     def pairs(self, speech: Batch, text: Batch | None) -> PairedStates:
         """Return the states of speech and transcripts at the method's layers; no block above them runs."""

@@ -97,15 +97,22 @@ class SpeechTextObjective(nn.Module):
         losses: dict[str, Tensor] = dict.fromkeys(self.alignment.loss_names, ce.new_zeros(()))
         if self.alignment.active and text is not None:
             states = self.paired_states(output, speech, text)
-            if not counted:
-                states = dataclasses.replace(states, text_mask=torch.zeros_like(states.text_mask))
-            if self.alignment.over_batch:  # every process computes the loss of all pairs
-                states, num_pairs = gather_pairs(states), None
-            losses = self.alignment(states, num_pairs)
-            weights |= dict.fromkeys(self.alignment.report, len(states.speech_mask) * counted)
-            parts |= {name: value.detach() for name, value in self.alignment.report.items()}
+            losses, report, pairs = self.align(states, num_pairs, counted=counted)
+            weights, parts = weights | pairs, parts | report
         parts |= {name: value.detach() for name, value in losses.items()}
         return Joint(joint_loss(ce, losses, self.alpha), parts, weights)
+
+    def align(
+        self, states: PairedStates, num_pairs: Tensor | float | None, *, counted: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor | int]]:
+        """Return the losses of some pairs, what the method reports, and how many pairs stand behind that."""
+        if not counted:
+            states = dataclasses.replace(states, text_mask=torch.zeros_like(states.text_mask))
+        if self.alignment.over_batch:  # every process computes the loss of all pairs
+            states, num_pairs = gather_pairs(states), None
+        losses = self.alignment(states, num_pairs)
+        report = {name: value.detach() for name, value in self.alignment.report.items()}
+        return losses, report, dict.fromkeys(report, len(states.speech_mask) * counted)
 
     def usable_pairs(self, speech: Batch, text: Batch | None) -> Tensor:
         """Count the pairs of a batch that have an alignment loss: a scalar."""

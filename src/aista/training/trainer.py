@@ -31,11 +31,10 @@ from aista.data.sampling import LengthGroupedSampler
 from aista.speech_llm import Batch
 from aista.training import checkpointing
 from aista.training.arguments import METRIC, require_one_kind, require_whole_steps, training_arguments
-from aista.training.callbacks import Progress, StopOnSignal
+from aista.training.callbacks import FiniteLosses, Progress, StopOnSignal
 from aista.training.checkpointing import complete, writing
 from aista.training.learning_rates import learning_rate, split_by_part
 from aista.training.meter import Journal, Meter, Sums
-from aista.training.nonfinite import FiniteLosses
 from aista.training.objective import SpeechTextObjective
 
 
