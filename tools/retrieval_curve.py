@@ -4,7 +4,7 @@
         --data data/held.st.jsonl --features runs/base/features --prompts none three system_user \\
         --work runs/base/curve --output docs/results/base/curve.jsonl
 
-Nothing before the span leaves nothing but the span: ``whole`` is then not measured apart.
+Nothing before the span leaves nothing but the span: ``sequence`` is then not measured apart.
 An *ear* is a set of weights of the window Q-Former: a folder that ``aista align`` or ``aista pretrain`` made,
 new random weights (``untrained:SEED``), or none at all: ``translation`` puts the row's translation, as text,
 where the speech would stand. Rows are appended; what stands in the output already is not measured again.
@@ -31,7 +31,8 @@ from aista.model.speech_lm import seeded
 from aista.model.window_qformer import WindowQFormer
 from aista.ot.cost import COSTS
 from aista.retrieval.tokens import under_cost
-from aista.selection.crowding import crowding, length_only_mrr
+from aista.selection.hidden_states import LayerStates
+from aista.selection.measures import about_layer
 from aista.speech_llm import Batch, SpeechLM
 from aista.speech_llm.pairs import CLOUDS, compared
 from aista.text import prompts
@@ -195,16 +196,16 @@ def measured(
     texts = [row.text or "" for row in pairs.utterances()]
     for layer in sorted(spoken):
         speech, text = spoken[layer], written[layer]
-        heard, read = crowding(speech), crowding(text)
+        at = about_layer(LayerStates(layer, [x.numpy() for x in speech], [x.numpy() for x in text]))
         about = {
             "layer": layer,
             "num_pairs": len(texts),
             "chance_mrr": round(retrieval.chance_mrr(len(texts)), 4),
-            "length_only_mrr": round(length_only_mrr(speech, text), 4),
-            "speech_massive_tokens": round(heard.massive_tokens, 4),
-            "text_massive_tokens": round(read.massive_tokens, 4),
-            "speech_top_energy": round(heard.top_energy, 4),
-            "text_top_energy": round(read.top_energy, 4),
+            "length_only_mrr": round(at["length_only"], 4),
+            "speech_massive_tokens": round(at["massive_speech"], 4),
+            "text_massive_tokens": round(at["massive_text"], 4),
+            "speech_top_energy": round(at["energy_top_dims_speech"], 4),
+            "text_top_energy": round(at["energy_top_dims_text"], 4),
         }
         for cost in COSTS:
             sides = under_cost(speech, text, cost)

@@ -546,7 +546,7 @@ class SelectSettings(Settings):
             it replaces ``threshold`` where it is set. The paper's 0.05 at 1,000 pairs is 6.7 times chance.
         cost: Between tokens: ``squared_euclidean`` (the paper's), ``cosine``, or ``standardised`` (each side
             by its own mean and deviation, dimension by dimension).
-        cloud: Positions that are compared: ``span``, the speech tokens and the transcript's; or ``whole``,
+        cloud: Positions that are compared: ``span``, the speech tokens and the transcript's; or ``sequence``,
             all positions up to their end, the prompt before them included.
         compare_costs: Also report the MRR under the other costs (``exact`` mode; each takes as long again).
     """
@@ -563,8 +563,42 @@ class SelectSettings(Settings):
     threshold_times_chance: float | None = Field(default=None, ge=0)
     mode: Literal["exact", "decide"] = "exact"
     cost: Literal["squared_euclidean", "cosine", "standardised"] = "squared_euclidean"
-    cloud: Literal["span", "whole"] = "span"
+    cloud: Literal["span", "sequence"] = "span"
     compare_costs: bool = True
     batch_size: Count = 16
     features: PathName | None = None
+    seed: Seed = 42
+
+
+class ProbeSettings(Settings):
+    """What any speech LLMs are measured by, layer by layer.
+
+    Attributes:
+        models: Ids or folders; ``aista:NAME`` for one that comes with the package.
+        data: Manifests of recordings with transcripts.
+        num_pairs: At most so many different clips are drawn; chance and the controls depend on the number.
+        max_seconds: Longer clips are not drawn.
+        costs, clouds: Each is measured; see ``SelectSettings``.
+        prompts: What stands before the span; each is measured. ``own``: the model's chat template. ``none``:
+            nothing. Anything else is that text; ``\\n`` in it is a line end, and control tokens are such.
+        dtype: Type that the model computes in; ``auto``: as its class is loaded otherwise.
+        quantization: ``4bit`` or ``8bit``.
+        plans: Ids of pairs whose transport plans are shown; none: the first three.
+    """
+
+    harmless = frozenset({"output", "batch_size"})
+    contents = {"models": "model", "data": "manifest"}
+
+    output: PathName
+    models: list[PathName] = Field(min_length=1)
+    data: list[PathName] = Field(min_length=1)
+    num_pairs: int = Field(default=1_000, ge=2)
+    max_seconds: float | None = Field(default=None, gt=0)
+    costs: list[Literal["squared_euclidean", "cosine", "standardised"]] = ["squared_euclidean"]
+    clouds: list[Literal["span", "sequence"]] = ["span"]
+    prompts: list[str] = ["own"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["4bit", "8bit"] | None = None
+    batch_size: Count = 8
+    plans: list[str] = []
     seed: Seed = 42

@@ -45,9 +45,9 @@ def tokenizer(folder: Path, audio: str = AUDIO) -> Any:
     return tokens
 
 
-def extractor(mels: int = 16) -> WhisperFeatureExtractor:
+def extractor(mels: int = 16, seconds: int = SECONDS) -> WhisperFeatureExtractor:
     """Whisper's features for two seconds."""
-    return WhisperFeatureExtractor(feature_size=mels, chunk_length=SECONDS)
+    return WhisperFeatureExtractor(feature_size=mels, chunk_length=seconds)
 
 
 def whisper(folder: Path) -> Path:
@@ -69,13 +69,13 @@ def whisper(folder: Path) -> Path:
     return folder
 
 
-def qwen2_audio(folder: Path) -> Path:
-    """A Qwen2-Audio that hears two seconds."""
+def qwen2_audio(folder: Path, seconds: int = SECONDS) -> Path:
+    """A Qwen2-Audio that hears so many seconds."""
     torch.manual_seed(0)
     tokens = tokenizer(folder)
     heard = {
         "num_mel_bins": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
-        "d_model": 16, "max_source_positions": 50 * SECONDS,
+        "d_model": 16, "max_source_positions": 50 * seconds,
     }  # fmt: skip
     config = Qwen2AudioConfig(
         audio_config=heard,
@@ -83,7 +83,7 @@ def qwen2_audio(folder: Path) -> Path:
         audio_token_index=tokens.convert_tokens_to_ids(AUDIO),
     )
     loud(Qwen2AudioForConditionalGeneration(config)).save_pretrained(folder)
-    Qwen2AudioProcessor(extractor(), tokens).save_pretrained(folder)
+    Qwen2AudioProcessor(extractor(seconds=seconds), tokens).save_pretrained(folder)
     return folder
 
 

@@ -19,8 +19,8 @@ from aista.errors import AistaError
 
 # In the order of the help page. A group keeps its verbs under its own name (`aista data check`).
 _VERBS = (
-    "demo", "reproduce", "study", "translate", "align", "pretrain", "select", "joint", "monitor", "evaluate",
-    "serve", "download", "doctor", "estimate", "engine",
+    "demo", "reproduce", "study", "translate", "align", "pretrain", "probe", "select", "joint", "monitor",
+    "evaluate", "serve", "download", "doctor", "estimate", "engine",
 )  # fmt: skip
 _GROUPS = ("data", "import", "export")
 # Full, read-only, over quota, or failing.

@@ -41,22 +41,21 @@ def select(
     names = ("layer", "MRR", *others, "shuffled", "mean W", "massive tokens", "top 4 dimensions", "selected")
     table = Table(*names, title=f"{report.num_pairs} pairs, {report.cost} (speech / text)")
     for row in report.rows:
-        sides = [side for side in (row.speech_crowding, row.text_crowding) if side is not None]
         table.add_row(
             str(row.layer),
             f"{row.mrr:.4f}",
             *(f"{row.mrr_by_cost[cost]:.4f}" for cost in others),
-            "" if row.shuffled_mrr is None else f"{row.shuffled_mrr:.4f}",
+            "" if row.shuffled is None else f"{row.shuffled:.4f}",
             f"{row.mean_distance:.4g}",
-            " / ".join(f"{side.massive_tokens:.1%}" for side in sides),
-            " / ".join(f"{side.top_energy:.0%}" for side in sides),
+            f"{row.massive_speech:.1%} / {row.massive_text:.1%}",
+            f"{row.energy_top_dims_speech:.0%} / {row.energy_top_dims_text:.0%}",
             "yes" * row.selected,
         )
     console = Console()
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]{warning}")
-    if (by_length := report.rows[0].length_only_mrr) is not None:
+    if (by_length := report.rows[0].length_only) is not None:
         typer.echo(f"MRR by the numbers of tokens alone {by_length:.4f}")
     typer.echo(
         f"threshold {report.threshold:.4f}, chance {report.chance_mrr:.4f}, selected {report.selected}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import cycle, groupby
 from statistics import fmean, quantiles
 from typing import Any
 
@@ -157,11 +157,61 @@ def _retrieval_line(area: Axes, line: Data, role: str) -> None:
     _marks(area, (chosen, [mrr[i] for i in chosen]), role, size=9)
 
 
+PROBED = ("system", "base", "hue0", "hue1", "hue2", "hue3")
+
+
+def probed(data: Data, width: float = WIDE) -> Canvas:
+    """Mean reciprocal rank over depth, a line per model: the paper's Figure 4 for any models.
+
+    Args:
+        data: ``panels`` of title, ``levels`` (name -> value, drawn across) and ``lines`` of title, role and
+            points (depth from 0 to 1, MRR).
+        width: In pixels.
+    """
+    panels, narrow = data["panels"], is_narrow(width)
+    names = list(dict.fromkeys((line["title"], line["role"]) for panel in panels for line in panel["lines"]))
+    across = 1 if narrow or len(panels) == 1 else 2
+    side, tall = (width - 28 * (across - 1)) / across, 220 if len(panels) == 1 else 170
+    room = 7.2 * max(len(name) for name, _ in names) + 36
+    columns = max(1, int(width // room))
+    head = 20 * -(-len(names) // columns) + 10
+    step = tall + 34 + 16 * max(len(panel["levels"]) for panel in panels) + 40
+    canvas = Canvas(width, head + step * -(-len(panels) // across), _RETRIEVAL)
+    for number, name in enumerate(names):
+        _legend(canvas, number % columns * room, 14 + 20 * (number // columns), [name])
+    found = [up for panel in panels for line in panel["lines"] for _, up in line["points"]]
+    highest = max(*found, *(value for panel in panels for value in panel["levels"].values()))
+    for number, panel in enumerate(panels):
+        left, top = number % across * (side + 28), head + number // across * step
+        canvas.text(left, top + 14, panel["title"], "soft")
+        area = canvas.axes(left + 40, top + 28, side - 48, tall, (0.0, 1.0), (0.0, min(1.05, highest * 1.1)))
+        _horizontal_rules(area, _ticks(0.0, area.get_ylim()[1], 5))
+        _numbers_below(area, (0.0, 0.25, 0.5, 0.75, 1.0))
+        for line in panel["lines"]:
+            x, y = zip(*line["points"], strict=True)
+            area.plot(x, y, color=colour(line["role"]), linewidth=2, clip_on=False, zorder=3)
+            _marks(area, (x, y), line["role"], filled=False, size=6 if len(x) < 40 else 4)
+        below = top + 28 + tall + 38
+        canvas.text(left + 40 + (side - 48) / 2, below, "depth: layer / last layer", anchor="center")
+        styles = ((0, (1.5, 3)), (0, (5, 4)), (0, (6, 2, 1.5, 2)), "-")
+        for row, ((name, value), style) in enumerate(
+            zip(panel["levels"].items(), cycle(styles), strict=False)
+        ):
+            _level(area, value, "line", style)
+            key = canvas.axes(left + 40, below + 8 + 16 * row, 30, 12, (0, 1), (0, 1))
+            key.plot([0, 1], [0.4, 0.4], color=colour("line"), linewidth=1.2, linestyle=style)
+            canvas.text(left + 78, below + 18 + 16 * row, f"{name} {value:.3f}", "faint")
+    return canvas
+
+
 # ---- the demo: learning curves and pairs of scores ----
 
 
 def curves(data: Data, width: float = WIDE) -> Canvas:
-    """Lines over the steps of a training: ``title``, ``log`` and ``series`` of name, role and points."""
+    """Lines over the steps of a training: ``title``, ``log`` and ``series`` of name, role and points.
+
+    ``across`` names the horizontal scale, where it is not steps.
+    """
     narrow = is_narrow(width)
     right, top = (14, 34) if narrow else (86, 14)
     series = [row for row in data["series"] if row["points"]]
@@ -181,7 +231,7 @@ def curves(data: Data, width: float = WIDE) -> Canvas:
     else:
         _horizontal_rules(area, _ticks(*ends, 4))
     _numbers_below(area, _ticks(min(across), max(across), 4 if narrow else 8))
-    canvas.text(52 + (width - 52 - right) / 2, top + 170 + 38, "step", anchor="center")
+    canvas.text(52 + (width - 52 - right) / 2, top + 170 + 38, data.get("across", "step"), anchor="center")
     for row in series:
         x, y = zip(*row["points"], strict=True)
         area.plot(x, y, color=colour(row["role"]), linewidth=2, clip_on=False)
@@ -518,40 +568,49 @@ def _wave(area: Axes, samples: np.ndarray, bars: int, stroke: float) -> None:
 CELL, GUTTER, WAVE = 26, 92, 44
 
 
-def transport_plan(data: Data, width: float = 0) -> Canvas:
-    """A transport plan: columns are windows of speech, rows are tokens, a dark cell is much mass.
+def transport_plan(data: Data, width: float | None = None) -> Canvas:
+    """A transport plan: columns are speech tokens, rows are tokens, a dark cell is much mass.
 
-    Each column is shown as shares of its window's mass: a window that goes to one token is one dark cell.
+    Each column is shown as shares of its token's mass: one that goes to one text token is one dark cell.
 
     Args:
-        data: ``plan`` (n windows x m tokens), ``tokens``, ``role``, ``label``, and ``samples``, the sound,
-            drawn above; silence fills the last window.
-        width: Not used: a cell is 26 pixels wide.
+        data: ``plan`` (n speech tokens x m text tokens), ``tokens``, ``role``, ``label``, and ``samples``,
+            the sound, drawn above; ``samples_per_token`` (by default a window's), silence fills the last.
+        width: Of the picture at most; by default a cell is 26 pixels wide.
     """
     shares = np.asarray(data["plan"], dtype=float)
     shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
     n, m = shares.shape
-    canvas = Canvas(GUTTER + n * CELL + 4, WAVE + m * CELL + 26, data["label"])
-    windows = np.zeros(n * SAMPLES_PER_WINDOW, dtype=np.float32)
-    samples = np.asarray(data["samples"], dtype=np.float32)[: len(windows)]
-    windows[: len(samples)] = samples
-    _wave(canvas.axes(GUTTER, 0, n * CELL, 38, (0, 5 * n), (-1, 1)), windows, 5 * n, CELL / 9)
-    area = canvas.axes(GUTTER, WAVE, n * CELL, m * CELL, (0, n), (m, 0))
+    cell, tall = plan_cell(n, width), CELL if m <= 24 else 18
+    canvas = Canvas(GUTTER + n * cell + 4, WAVE + m * tall + 26, data["label"])
+    sound = np.zeros(n * data.get("samples_per_token", SAMPLES_PER_WINDOW), dtype=np.float32)
+    samples = np.asarray(data["samples"], dtype=np.float32)[: len(sound)]
+    sound[: len(samples)] = samples
+    bars = max(1, round(n * cell / (CELL / 5)))
+    _wave(canvas.axes(GUTTER, 0, n * cell, 38, (0, bars), (-1, 1)), sound, bars, CELL / 9)
+    area = canvas.axes(GUTTER, WAVE, n * cell, m * tall, (0, n), (m, 0))
     area.add_patch(Rectangle((0, 0), n, m, color=colour("field"), linewidth=0))
+    gap = 0.04 if cell > 12 else 0.0
     for i, j in zip(*np.nonzero(shares > 0.005), strict=True):
         area.add_patch(
             Rectangle(
-                (i + 0.04, j + 0.04), 0.92, 0.92, color=colour(data["role"]), alpha=round(shares[i, j], 2),
-                linewidth=0,
+                (i + gap, j + 0.04), 1 - 2 * gap, 0.92, color=colour(data["role"]),
+                alpha=round(shares[i, j], 2), linewidth=0,
             )
         )  # fmt: skip
     for j, token in enumerate(data["tokens"]):
-        middle = WAVE + (j + 0.5) * CELL + 4.5
+        middle = WAVE + (j + 0.5) * tall + 4.5
         canvas.text(GUTTER - 9, middle, token.strip() or "␣", "ink", anchor="right", font="token")
-    for i in (i for i in range(n) if n <= 24 or i % 5 == 0):
-        middle = GUTTER + (i + 0.5) * CELL
+    every = next(k for k in (1, 5, 10, 25, 50, 100, 250, 1000) if cell * k >= 24 or k == 1000)
+    for i in range(every - 1, n, every):
+        middle = GUTTER + (i + 0.5) * cell
         canvas.text(middle, canvas.height - 8, str(i + 1), "faint", anchor="center")
     return canvas
+
+
+def plan_cell(columns: int, width: float | None) -> float:
+    """Return how wide a column of a transport plan is, in pixels."""
+    return CELL if width is None else min(CELL, (width - GUTTER - 4) / columns)
 
 
 DRAWINGS: Mapping[str, Callable[..., Canvas]] = {

@@ -7,6 +7,7 @@ show them light and dark; in a PNG they are the light ones.
 from __future__ import annotations
 
 import io
+import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ FONTS = {
     "token": (13.5, "normal"),
 }  # fmt: skip
 _FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "sans-serif"]
+# Where a font of the list is not installed the next one is taken, without a warning for every word.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 _NUMBERS = re.compile(r'( (?:d|x|y|transform|points|width|height)=)"([^"]*)"')
 _DECIMALS = re.compile(r"(-?\d+\.\d)\d+")
 _STYLE: Any = {

@@ -170,23 +170,30 @@ def drawn_wave(samples: np.ndarray) -> Markup:
     return Markup(str(charts.waveform(samples).svg()).replace("<svg ", '<svg preserveAspectRatio="none" ', 1))
 
 
-def drawn_plan(clip: Clip, system: str) -> dict[str, Any]:
-    """Return a clip's transport plan: ``svg``, ``seconds`` of its windows, and in per cent where the plan
-    stands in the picture (``left``, ``span``, ``top``, ``tall``), for the line that runs with the sound."""
+def drawn_plan(clip: Clip, system: str, role: str = "", width: float | None = None) -> dict[str, Any]:
+    """Return a clip's transport plan: ``svg``, ``seconds`` of its speech tokens, and in per cent where the
+    plan stands in the picture (``left``, ``span``, ``top``, ``tall``), for the line that runs with the sound.
+
+    Args:
+        role: Its colour; empty: the system's.
+        width: Of the picture at most, and then the speech tokens share the clip's length among them; by
+            default each is a window of AI-STA's.
+    """
     plan = clip.maps[system]
+    n, samples = len(plan.plan), np.zeros(1, np.float32) if clip.samples is None else clip.samples
+    each = SAMPLES_PER_WINDOW if width is None else -(-len(samples) // n)
     values = {
-        "plan": plan.plan, "tokens": plan.tokens, "role": charts.role_of(system), "samples": clip.samples,
-        "label": f"transport plan of {words(system)} for: {clip.source}",
+        "plan": plan.plan, "tokens": plan.tokens, "role": role or charts.role_of(system), "samples": samples,
+        "samples_per_token": each, "label": f"transport plan of {words(system)} for: {clip.source}",
     }  # fmt: skip
-    canvas = charts.transport_plan(values)
-    n, m = len(plan.plan), len(plan.tokens)
+    canvas = charts.transport_plan(values, width)
     return {
         "svg": canvas.svg(),
-        "seconds": n * SAMPLES_PER_WINDOW / SAMPLE_RATE_HZ,
+        "seconds": n * each / SAMPLE_RATE_HZ,
         "left": 100 * charts.GUTTER / canvas.width,
-        "span": 100 * n * charts.CELL / canvas.width,
+        "span": 100 * n * charts.plan_cell(n, width) / canvas.width,
         "top": 100 * charts.WAVE / canvas.height,
-        "tall": 100 * m * charts.CELL / canvas.height,
+        "tall": 100 * (canvas.height - charts.WAVE - 26) / canvas.height,
     }
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aista.errors import ConfigError
 from aista.files import write_whole
 from aista.retrieval.scores import select_layers
-from aista.selection.crowding import Crowding
+from aista.selection.measures import Measured
 
 _OTHER_COSTS = {
     "squared_euclidean": ("#5a8f5a", ":"),
@@ -20,49 +20,30 @@ _OTHER_COSTS = {
 }
 
 
-class LayerRow(BaseModel):
+class LayerRow(Measured):
     """Retrieval at one layer.
 
     Attributes:
-        layer: 0 is the embedding layer; the last one lies after the backbone's final norm.
-        mrr: Mean reciprocal rank (Eq. 4); in ``decide`` mode the middle of [low, high].
+        mrr: In ``decide`` mode the middle of [low, high].
         low, high: Certified bounds of the MRR; equal to it in ``exact`` mode.
         selected: Whether the MRR exceeds the threshold (Eq. 5).
-        mean_distance: Mean Wasserstein distance of the matching pairs.
-        shuffled_mrr: MRR when every clip is given a wrong text of like length: a measured chance level.
         mrr_pessimistic: MRR when every tie counts against the right text (``exact`` mode).
         num_ties: Texts exactly as far as the right one, other than equal texts.
         pairs_touched: Transport problems looked at.
         stages: How many pairs each stage of the cascade of bounds decided (``exact`` mode).
-        length_only_mrr: MRR of a retriever that knows only how many tokens each side has.
         mrr_by_cost: MRR under every cost that was compared, by name.
-        speech_crowding, text_crowding: Massive tokens and dimensions of either side.
         seconds: Time for this layer.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    layer: int
-    mrr: float
     low: float
     high: float
     selected: bool
-    mean_distance: float
-    shuffled_mrr: float | None
     mrr_pessimistic: float | None = None
     num_ties: int
     pairs_touched: int
     stages: dict[str, int] = {}
-    length_only_mrr: float | None = None
     mrr_by_cost: dict[str, float] = {}
-    speech_crowding: Crowding | None = None
-    text_crowding: Crowding | None = None
     seconds: float
-
-    @property
-    def swamped(self) -> bool:
-        """Whether squared Euclidean distances at this layer are those of a few massive tokens."""
-        return any(side is not None and side.swamps for side in (self.speech_crowding, self.text_crowding))
 
 
 class LayerReport(BaseModel):
@@ -73,7 +54,7 @@ class LayerReport(BaseModel):
         num_pairs: Q, the number of speech-text pairs.
         threshold: What the MRR has to exceed.
         chance_mrr: H_Q / Q, the MRR of a random order.
-        cost: Between tokens. cloud: Which positions were compared, ``span`` or ``whole``.
+        cost: Between tokens. cloud: Which positions were compared, ``span`` or ``sequence``.
         rows: One row per layer, embedding layer first.
     """
 
@@ -168,7 +149,7 @@ class LayerReport(BaseModel):
             linewidth=1,
             label=f"chance {self.chance_mrr:.3g}",
         )
-        if self.rows and (by_length := self.rows[0].length_only_mrr) is not None:
+        if self.rows and (by_length := self.rows[0].length_only) is not None:
             label = f"lengths alone {by_length:.3g}"
             axes.axhline(by_length, color="#888888", linestyle="-.", linewidth=1, label=label)
         axes.set(

@@ -21,13 +21,12 @@ from aista.model.feature_cache import cached_features
 from aista.ot.cost import COSTS
 from aista.retrieval.tokens import under_cost
 from aista.run_folder import claim, inputs_of
-from aista.selection.crowding import crowding, length_only_mrr
-from aista.selection.hidden_states import LayerStates, extract, layer_states
+from aista.selection.hidden_states import Extraction, LayerStates
+from aista.selection.measures import about_layer, as_clouds
 from aista.selection.report import LayerReport, LayerRow
 from aista.speech_llm import SpeechLM
 
 REPORT = "layers.json"
-_DONE = "COMPLETE"
 
 
 def select(settings: SelectSettings) -> LayerReport:
@@ -53,10 +52,11 @@ def _select(settings: SelectSettings, output: Path) -> LayerReport:
     dataset = SpeechDataset([Manifest(path) for path in settings.data], features=store)
     drawn = draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed, _limits(dataset, settings))
     pairs = dataset.subset(drawn)
-    folders = _extracted(speech_llm, pairs, output / "states", settings)
-    texts = [utterance.text or "" for utterance in pairs.utterances()]
+    extraction = Extraction(speech_llm, pairs, output / "states", settings.cloud)
+    failed = extraction.run(settings.batch_size)
+    texts = [row.text or "" for pair, row in enumerate(pairs.utterances()) if pair not in failed]
     mine = range(processes.rank(), speech_llm.num_layers + 1, processes.count())
-    report = rank_layers(layer_states(folders, mine, len(texts)), texts, settings, name=settings.model)
+    report = rank_layers(extraction.layers(mine, settings.cloud), texts, settings, name=settings.model)
     return processes.by_main(lambda: _finish(output, report))
 
 
@@ -79,46 +79,36 @@ def _limits(dataset: SpeechDataset, settings: SelectSettings) -> Sequence[bool] 
     return None if settings.max_seconds is None else (dataset.lengths <= settings.max_seconds).tolist()
 
 
-def _extracted(
-    speech_llm: SpeechLM, pairs: SpeechDataset, states: Path, settings: SelectSettings
-) -> list[Path]:
-    """Bring all pairs' hidden states to disk, each process its share; return the folders of the shares."""
-    folders = [states / f"{rank}_of_{processes.count()}" for rank in range(processes.count())]
-    own = folders[processes.rank()]
-    if not (own / _DONE).exists():
-        shutil.rmtree(own, ignore_errors=True)
-        extract(speech_llm, pairs, own, settings.batch_size, settings.cloud)
-        (own / _DONE).touch()
-    processes.wait()
-    return folders
-
-
 def draw_pairs(
     utterances: Iterable[Utterance], count: int, seed: int, usable: Sequence[bool] | None = None
 ) -> list[int]:
-    """Draw ``count`` utterances with speech and transcript; a clip that stands in several rows counts once.
-
-    Args:
-        usable: Of each row, whether it may be drawn; None: all.
-
-    Returns:
-        Their positions, in order of appearance.
+    """Draw ``count`` of the ``clips_with_text``; returns their positions, in order of appearance.
 
     Raises:
         ManifestError: There are not enough.
+    """
+    found = clips_with_text(utterances, usable)
+    if len(found) < count:
+        raise ManifestError(
+            "Not enough speech-text pairs for layer selection.",
+            got=f"{len(found)} different clips with a transcript",
+            expected=f"num_pairs = {count}",
+            advice="Add manifests, or lower num_pairs (and set threshold_times_chance instead of threshold).",
+        )
+    return sorted(random.Random(seed).sample(found, count))
+
+
+def clips_with_text(utterances: Iterable[Utterance], usable: Sequence[bool] | None = None) -> list[int]:
+    """Return the positions of rows with speech and transcript; a clip that stands in several counts once.
+
+    Args:
+        usable: Of each row, whether it may be taken; None: all.
     """
     first: dict[tuple[str | None, float, int | None], int] = {}
     for index, row in enumerate(utterances):
         if row.audio is not None and row.text and row.task != "aac" and (usable is None or usable[index]):
             first.setdefault((row.audio, row.offset, row.channel), index)
-    if len(first) < count:
-        raise ManifestError(
-            "Not enough speech-text pairs for layer selection.",
-            got=f"{len(first)} different clips with a transcript",
-            expected=f"num_pairs = {count}",
-            advice="Add manifests, or lower num_pairs (and set threshold_times_chance instead of threshold).",
-        )
-    return sorted(random.Random(seed).sample(sorted(first.values()), count))
+    return sorted(first.values())
 
 
 def rank_layers(
@@ -150,13 +140,15 @@ def _rank_layer(
     states: LayerStates, texts: Sequence[str], threshold: float, settings: SelectSettings
 ) -> LayerRow:
     start = time.perf_counter()
-    speech = [torch.from_numpy(array) for array in states.speech]
-    text = [torch.from_numpy(array) for array in states.text]
+    speech, text = as_clouds(states)
     measure = _decided if settings.mode == "decide" else _exact
-    about: dict[str, Any] = {
-        "speech_crowding": crowding(speech),
-        "text_crowding": crowding(text),
-        "length_only_mrr": length_only_mrr(speech, text),
+    about = {
+        **about_layer(states),
+        "cost": settings.cost,
+        "cloud": settings.cloud,
+        "prompt": "own",
+        "chance": retrieval.chance_mrr(len(texts)),
+        "num_pairs": len(texts),
     }
     figures = measure(*under_cost(speech, text, settings.cost), texts, threshold)
     if settings.mode == "exact" and settings.compare_costs:
@@ -166,7 +158,7 @@ def _rank_layer(
             if cost != settings.cost
         }
         figures["mrr_by_cost"] = {settings.cost: figures["mrr"], **others}
-    return LayerRow(layer=states.layer, seconds=time.perf_counter() - start, **figures, **about)
+    return LayerRow(seconds=time.perf_counter() - start, **figures, **about)
 
 
 def _exact(
@@ -181,7 +173,7 @@ def _exact(
         "high": ranking.mrr,
         "selected": ranking.mrr > threshold,
         "mean_distance": float(ranking.gold.mean()),
-        "shuffled_mrr": control.mrr,
+        "shuffled": control.mrr,
         "mrr_pessimistic": ranking.mrr_pessimistic,
         "num_ties": ranking.num_ties,
         "stages": ranking.stages,
@@ -200,7 +192,6 @@ def _decided(
         "high": decision.high,
         "selected": decision.selected,
         "mean_distance": float(retrieval.pair_distances(speech, text).mean()),
-        "shuffled_mrr": None,
         "num_ties": 0,
         "pairs_touched": decision.pairs_touched,
     }

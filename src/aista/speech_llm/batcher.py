@@ -95,6 +95,22 @@ class Batcher:
         written = [self._replaced(row, text, whole) for row, text in zip(spoken, transcripts, strict=True)]
         return Batch.of_rows(written, self.pad, padding_side)
 
+    def up_to_speech(self, batch: Batch, before: Sequence[int] | None = None) -> Batch:
+        """Let a batch end with its speech, behind other tokens than its own prompt's where they are given.
+
+        Args:
+            batch: On the CPU.
+            before: Ids that stand before the speech. None: those of the prompt.
+        """
+        rows = []
+        for row in batch.rows():
+            first = row.prompt[: row.start] if before is None else list(before)
+            # Placeholders of padding may follow the span: every embedding needs its place.
+            last = max((i for i, token in enumerate(row.prompt) if token == self.audio_token_id), default=0)
+            ids = first + row.prompt[row.start : max(row.stop, last + 1)]
+            rows.append(Row(ids, len(first), len(first) + row.stop - row.start, []))
+        return Batch.of_rows(rows, self.pad, "right", batch.sound)
+
     def _replaced(self, row: Row, text: str, whole: bool = True) -> Row:
         inside = text_ids(self.tokenizer, text)
         before = row.prompt[: row.start] + inside

@@ -26,6 +26,10 @@ from tests import tiny
 from tests.experiments.paper import invented_runs
 from tests.experiments.paper.invented_runs import SENTENCES, context, evaluate, plan, train
 
+ABOUT = (
+    "depth", "length_only", "norm_speech", "norm_text", "massive_speech", "massive_text", "cosine_of_means",
+    "energy_top_dims_speech", "energy_top_dims_text",
+)  # fmt: skip
 QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 
 
@@ -33,13 +37,19 @@ def layers(path: Path, mrr: list[float], threshold: float) -> Path:
     """A layer report."""
     rows = [
         LayerRow(
+            **dict.fromkeys(ABOUT, 0.0),
+            cost="squared_euclidean",
+            cloud="span",
+            prompt="own",
             layer=i,
             mrr=value,
             low=value,
             high=value,
             selected=value > threshold,
             mean_distance=1.0,
-            shuffled_mrr=0.02,
+            shuffled=0.02,
+            chance=0.0519,
+            num_pairs=100,
             num_ties=0,
             pairs_touched=0,
             seconds=0.0,

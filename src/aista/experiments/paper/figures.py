@@ -75,7 +75,7 @@ def figure4(context: Context) -> dict[str, Any] | None:
         )
         rows += [
             {"backbone": backbone, **row.model_dump(include={"layer", "mrr", "low", "high", "selected"})}
-            | {"shuffled_mrr": row.shuffled_mrr}
+            | {"shuffled_mrr": row.shuffled}
             for row in report.rows
         ]
     if not lines:

@@ -91,7 +91,7 @@ class DemoPlan(Plan):
         results = {
             "selected_layers": report.selected,
             "mrr_by_layer": report.mrr_by_layer,
-            "shuffled_mrr_by_layer": [row.shuffled_mrr for row in report.rows],
+            "shuffled_mrr_by_layer": [row.shuffled for row in report.rows],
             "mean_distance_by_layer": [row.mean_distance for row in report.rows],
             "chance_mrr": report.chance_mrr,
             "threshold": report.threshold,

@@ -8,8 +8,8 @@ import torch
 
 from aista.config import SelectSettings
 from aista.retrieval.tokens import under_cost
-from aista.selection.crowding import crowding, length_only_mrr
 from aista.selection.hidden_states import LayerStates
+from aista.selection.measures import about_layer, length_only_mrr
 from aista.selection.report import LayerReport
 from aista.selection.select import rank_layers
 from aista.speech_llm import Batch
@@ -57,7 +57,7 @@ def test_massive_tokens_swamp_the_papers_cost_and_not_the_others() -> None:
     by_cost = found.mrr_by_cost
     assert by_cost["squared_euclidean"] < 0.35 < 0.95 < min(by_cost["cosine"], by_cost["standardised"])
     assert found.swamped
-    assert found.speech_crowding.top_energy > 0.95  # type: ignore[union-attr]
+    assert found.energy_top_dims_speech > 0.95
 
 
 def test_without_massive_tokens_all_costs_agree_and_nothing_is_warned_of() -> None:
@@ -87,11 +87,17 @@ def test_decide_mode_takes_the_cost_too() -> None:
 def test_crowding_counts_what_was_put_in() -> None:
     tokens = torch.ones(50, 10)
     tokens[:3, 2] = 100.0
-    found = crowding([tokens[:20], tokens[20:]])
-    assert found.massive_tokens == pytest.approx(3 / 50)
-    assert found.top_energy == pytest.approx((3e4 + 47 + 150) / (3e4 + 47 + 450))
-    even = crowding([torch.ones(5, 8)])
-    assert (even.massive_tokens, even.top_energy) == (0.0, 0.5) and not even.swamps
+    even = torch.ones(5, 10)
+    found = about_layer(LayerStates(6, [tokens[:20].numpy(), tokens[20:].numpy()], [even.numpy()] * 2))
+    assert found["massive_speech"] == pytest.approx(3 / 50) and found["massive_text"] == 0.0
+    assert found["energy_top_dims_speech"] == pytest.approx((3e4 + 47 + 150) / (3e4 + 47 + 450))
+    assert found["energy_top_dims_text"] == pytest.approx(0.4)
+    long = (9 + 1e4) ** 0.5
+    assert found["norm_speech"] == pytest.approx((47 * 10**0.5 + 3 * long) / 50)
+    assert found["norm_text"] == pytest.approx(10**0.5)
+    mean = np.ones(10)
+    mean[2] = (47 + 300) / 50
+    assert found["cosine_of_means"] == pytest.approx(mean.sum() / np.linalg.norm(mean) / 10**0.5)
 
 
 def test_lengths_alone() -> None:
@@ -131,7 +137,7 @@ def test_the_cloud_is_the_span_or_all_up_to_its_end(side: str) -> None:
     """Three tokens of prompt, a span of two (or four), an instruction and a target behind it."""
     rows = [Row([1, 2, 3, 9, 9, 4], 3, 5, [7]), Row([1, 2, 3, 9, 9, 9, 9, 4, 4], 3, 7, [7, 7])]
     batch = Batch.of_rows(rows, 0, side)
-    span, whole = compared(batch, "span"), compared(batch, "whole")
+    span, whole = compared(batch, "span"), compared(batch, "sequence")
     assert span.sum(1).tolist() == [2, 4] and whole.sum(1).tolist() == [5, 7]
     assert [row[kept].tolist() for row, kept in zip(batch.input_ids, whole, strict=True)] == [
         [1, 2, 3, 9, 9],

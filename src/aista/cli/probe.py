@@ -1,0 +1,86 @@
+"""``aista probe``: where any speech LLM holds speech close to its text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="""Examples:
+
+    aista probe Qwen/Qwen2-Audio-7B-Instruct --data pairs.jsonl --output probe --dtype bfloat16
+
+    aista probe aista:demo --data pairs.jsonl --output probe --cost squared_euclidean --cost cosine
+
+    aista probe mistralai/Voxtral-Mini-3B-2507 runs/joint --data pairs.jsonl --output both --num-pairs 200
+
+    aista probe runs/stage1 --data pairs.jsonl --output prompts --prompt own --prompt none --prompt "USER: "
+"""
+)
+def probe(
+    models: Annotated[list[str], typer.Argument(help="Ids or folders of speech LLMs.", show_default=False)],
+    data: Annotated[list[str], typer.Option(help="Manifest of recordings with transcripts (repeatable).")],
+    output: Annotated[str, typer.Option(help="Folder of the report.")],
+    cost: Annotated[
+        list[str], typer.Option(help="squared_euclidean, cosine or standardised (repeatable).")
+    ] = ["squared_euclidean"],  # noqa: B006
+    cloud: Annotated[
+        list[str], typer.Option(help="Positions that are compared: span or sequence (repeatable).")
+    ] = ["span"],  # noqa: B006
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            help="What stands before the speech: own (the chat template), none, or a text (repeatable)."
+        ),
+    ] = ["own"],  # noqa: B006
+    num_pairs: Annotated[int, typer.Option(help="At most so many clips are drawn.")] = 1_000,
+    max_seconds: Annotated[float | None, typer.Option(help="Longer clips are not drawn.")] = None,
+    plan: Annotated[
+        list[str], typer.Option(help="Id of a pair whose transport plan is shown (repeatable).")
+    ] = [],  # noqa: B006
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    quantization: Annotated[str | None, typer.Option(help="4bit or 8bit.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Clips at a time.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 42,
+) -> None:
+    """Measure at every layer how well speech finds its own transcript, of any speech LLM.
+
+    Writes probe.json (a row for each model, layer, cost, cloud and prompt), probe.svg and probe.png (the
+    paper's Figure 4), plans.json, and probe.html, a page that needs nothing else. Nothing is trained. Run it
+    again to go on where it stopped.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from aista.config import ProbeSettings
+    from aista.experiments.probe_page import write_pages
+    from aista.selection.probe import probe
+
+    values: dict[str, Any] = dict(
+        models=models, data=data, output=output, costs=cost, clouds=cloud, prompts=prompt,
+        num_pairs=num_pairs, max_seconds=max_seconds, plans=plan, dtype=dtype, quantization=quantization,
+        batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    found = probe(ProbeSettings.of(values, source="the command line"))
+    write_pages(output)
+    console = Console()
+    for each in found:
+        title = f"{each.model}: {each.rows[0].num_pairs} pairs, chance {each.rows[0].chance:.4f}"
+        names = ("layer", "cost", "cloud", "prompt", "MRR", "back", "shuffled", "lengths", "mean W", "norms",
+                 "massive")  # fmt: skip
+        table = Table(*names, title=title)
+        for row in each.rows:
+            table.add_row(
+                str(row.layer), row.cost, row.cloud, row.prompt, f"{row.mrr:.4f}",
+                f"{row.mrr_text_to_speech:.4f}", f"{row.shuffled:.4f}", f"{row.length_only:.4f}",
+                f"{row.mean_distance:.4g}", f"{row.norm_speech:.3g} / {row.norm_text:.3g}",
+                f"{row.massive_speech:.0%} / {row.massive_text:.0%}",
+            )  # fmt: skip
+        console.print(table)
+        for warning in each.warnings:
+            console.print(f"[yellow]{warning}", highlight=False)
+    typer.echo(f"{output}/probe.html")

@@ -1,0 +1,346 @@
+"""Where does any speech LLM hold speech close to its text? Retrieval, norms and distances at every layer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from aista import ot, processes
+from aista.config import ProbeSettings
+from aista.data.dataset import SpeechDataset
+from aista.data.manifest import Manifest
+from aista.errors import ConfigError, ManifestError
+from aista.files import write_whole
+from aista.model.bases import locate, read_config
+from aista.retrieval.tokens import under_cost
+from aista.run_folder import claim, inputs_of
+from aista.selection.hidden_states import Extraction
+from aista.selection.measures import Measured, about_layer, as_clouds, retrieved
+from aista.selection.select import clips_with_text
+from aista.speech_llm import SpeechLM
+from aista.speech_llm.adapter import auto_class, require_placeholder
+from aista.text.prompts import text_ids
+
+logger = logging.getLogger(__name__)
+
+REPORT, PLANS = "probe.json", "plans.json"
+_STATES = "states"
+_SHOWN = 3
+_TAG = re.compile(r"<\|[^|<>\s]+\|>|</?[A-Za-z_]+>")
+
+
+class ProbeRow(Measured):
+    """One layer of one model under one cost, cloud and prompt."""
+
+    model: str
+
+
+class Plan(BaseModel):
+    """The optimal transport plan between a clip's speech tokens and its transcript's tokens.
+
+    Attributes:
+        layer: The one with the model's highest MRR under the first cost, cloud and prompt.
+        cost: The first one asked for. value: The transport cost W (Eq. 1) under it.
+        speech_tokens: n, how many there are.
+        tokens: m transcript tokens as text.
+        moves: [i, j, mass]: what moves from speech token i to text token j. All masses sum to 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: int
+    cost: str
+    value: float
+    speech_tokens: int
+    tokens: list[str]
+    moves: list[tuple[int, int, float]]
+
+
+class Probed(BaseModel):
+    """One model: what was measured of it, and what a reader should know.
+
+    Attributes:
+        model: As it was named.
+        model_type: Its class in transformers.
+        num_layers, hidden_size, dtype: Of its decoder.
+        before: Prompt -> the tokens that stood before the span, as text.
+        failed: Id of a clip that could not be used -> why.
+        warnings: Sentences.
+        rows: A row for each layer, cost, cloud and prompt.
+        plans: Id of a pair -> its transport plan.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    dtype: str
+    before: dict[str, list[str]]
+    failed: dict[str, str]
+    warnings: list[str]
+    rows: list[ProbeRow]
+    plans: dict[str, Plan]
+
+
+def probe(settings: ProbeSettings) -> list[Probed]:
+    """Measure models on the same clips; write ``probe.json`` and ``plans.json`` into the output folder.
+
+    Running it again goes on where it stopped: a model that is finished is not loaded again, and of the others
+    the hidden states that lie on disk are used.
+
+    Raises:
+        ConfigError: A model cannot be probed, and why; the output folder holds another run; or the disk has
+            no room for the states.
+        ManifestError: There are fewer than two different transcripts, or a chosen pair is not there.
+        ModelInputError: A model takes none of the clips.
+    """
+    output = Path(settings.output)
+    with claim(output, settings, lambda: inputs_of(settings), result=REPORT) as done:
+        parts = [output / _STATES / f"{i}.json" for i in range(len(settings.models))]
+        if done:
+            return read_probe(output)
+        for source in settings.models:  # all are looked at before the first hour is spent on one
+            config = read_config(locate(source))
+            require_placeholder(config)
+            auto_class(config)
+        pairs = _pairs(settings)
+        found = []
+        for source, part in zip(settings.models, parts, strict=True):
+            if not processes.by_main(part.exists):
+                probed = _probed(source, pairs, settings, part.with_suffix(""))
+                processes.by_main(partial(write_whole, part, probed.model_dump_json()))
+            found.append(Probed.model_validate_json(part.read_text()))
+        processes.by_main(lambda: _finish(output, settings, pairs, found))
+        return found
+
+
+def _finish(output: Path, settings: ProbeSettings, pairs: SpeechDataset, found: Sequence[Probed]) -> None:
+    """Write the report last, and drop the hidden states."""
+    shown = {id for each in found for id in each.plans}
+    clips = [
+        {**row.model_dump(include={"id", "audio", "text"}), **row.span, "plans": {}}
+        for row in pairs.utterances()
+        if row.id in shown
+    ]
+    for clip in clips:
+        clip["plans"] = {p.model: p.plans[clip["id"]].model_dump() for p in found if clip["id"] in p.plans}
+    write_whole(output / PLANS, json.dumps(clips, ensure_ascii=False, indent=1))
+    models = [each.model_dump(exclude={"rows", "plans"}) for each in found]
+    rows = [{"model": row.model, **row.model_dump()} for each in found for row in each.rows]
+    values = {"settings_sha256": settings.sha256(), "models": models, "rows": rows}
+    write_whole(output / REPORT, json.dumps(values, ensure_ascii=False, indent=1))
+    shutil.rmtree(output / _STATES)
+
+
+def read_probe(folder: Path) -> list[Probed]:
+    """Read what ``probe`` wrote into a folder.
+
+    Raises:
+        ConfigError: The report is missing or is none.
+    """
+    try:
+        report, clips = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (REPORT, PLANS))
+        return [
+            Probed(
+                **about,
+                rows=[row for row in report["rows"] if row["model"] == about["model"]],
+                plans={c["id"]: c["plans"][about["model"]] for c in clips if about["model"] in c["plans"]},
+            )
+            for about in report["models"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"Cannot read the report {folder / REPORT}.", got=error, advice="Write one with `aista probe`."
+        ) from None
+
+
+def _pairs(settings: ProbeSettings) -> SpeechDataset:
+    """Draw the clips: those whose plans are asked for, and others at random."""
+    dataset = SpeechDataset([Manifest(path) for path in settings.data])
+    short = None if settings.max_seconds is None else (dataset.lengths <= settings.max_seconds).tolist()
+    usable = clips_with_text(dataset.utterances(), short)
+    asked = [i for i in usable if dataset.utterance(i).id in settings.plans]
+    if absent := set(settings.plans) - {dataset.utterance(i).id for i in asked}:
+        raise ManifestError(
+            "A pair whose plan is asked for is not among the clips with a transcript.",
+            got=", ".join(sorted(absent)),
+            expected=", ".join(dataset.utterance(i).id for i in usable[:5]) + ", ...",
+        )
+    others = [i for i in usable if i not in asked]
+    count = min(max(settings.num_pairs - len(asked), 0), len(others))
+    drawn = sorted([*asked, *random.Random(settings.seed).sample(others, count)])
+    if len({dataset.utterance(i).text for i in drawn}) < 2:
+        raise ManifestError(
+            "Retrieval needs at least two different transcripts.",
+            got=f"{len(drawn)} clips with {min(len(drawn), 1)} transcript",
+            advice="Add rows with audio and text to the data; a clip that stands in several counts once.",
+        )
+    return dataset.subset(drawn)
+
+
+def _probed(source: str, pairs: SpeechDataset, settings: ProbeSettings, folder: Path) -> Probed:
+    """Measure one model; its hidden states lie under ``folder`` meanwhile."""
+    _say(f"{source}: {_gigabytes(_weight_bytes(source))} of weights are loaded")
+    options: dict[str, Any] = {} if settings.dtype == "auto" else {"dtype": getattr(torch, settings.dtype)}
+    if settings.quantization:
+        options["quantization"] = settings.quantization
+    place = {"": processes.device()} if torch.cuda.is_available() else None
+    speech_llm = SpeechLM.load(source, device_map=place, **options)
+    tokenizer = speech_llm.batcher.tokenizer
+    rows: list[ProbeRow] = []
+    plans: dict[str, Plan] = {}
+    before: dict[str, list[str]] = {}
+    failed: dict[str, str] = {}
+    warnings: list[str] = []
+    for number, prompt in enumerate(settings.prompts):
+        text = "" if prompt == "none" else prompt.replace("\\n", "\n")
+        given = None if prompt == "own" else text_ids(tokenizer, text)
+        cloud = "sequence" if "sequence" in settings.clouds else "span"
+        extraction = Extraction(speech_llm, pairs, folder / str(number), cloud, given)
+        _make_room(extraction, folder, settings.batch_size, source)
+        left_out = extraction.run(settings.batch_size)
+        failed |= {pairs.utterance(pair).id: why for pair, why in left_out.items()}
+        kept = [pair for pair in range(len(pairs)) if pair not in left_out]
+        texts = [pairs.utterance(pair).text or "" for pair in kept]
+        if len(set(texts)) < 2:
+            raise ManifestError(
+                f"Fewer than two different transcripts are left for {source}.",
+                got="; ".join(f"{id}: {why}" for id, why in list(failed.items())[:3]),
+            )
+        ids, _ = extraction.tokens(kept[0])
+        before[prompt] = [tokenizer.decode([token]) for token in ids]
+        if broken := _broken_tags(tokenizer, ids):
+            warnings.append(
+                f"Prompt {prompt!r} has tags that are no single tokens of this model: {', '.join(broken)}."
+            )
+        mine = range(processes.rank(), speech_llm.num_layers + 1, processes.count())
+        own = []
+        for cloud in settings.clouds:
+            for states in extraction.layers(mine, cloud):
+                about = {**about_layer(states), "model": source, "cloud": cloud, "prompt": prompt}
+                own += [ProbeRow(**about, **retrieved(states, texts, cost)) for cost in settings.costs]
+        clouds, costs = [str(name) for name in settings.clouds], [str(name) for name in settings.costs]
+        of_prompt = sorted(
+            (row for share in processes.gather(own) for row in share),
+            key=lambda row: (clouds.index(row.cloud), costs.index(row.cost), row.layer),
+        )
+        rows += of_prompt
+        if number == 0:
+            best = max(of_prompt[: speech_llm.num_layers + 1], key=lambda row: row.mrr).layer
+            plans = processes.by_main(partial(_plans, extraction, best, settings))
+        processes.by_main(partial(shutil.rmtree, folder / str(number)))
+    warnings += _warnings(rows, failed)
+    for sentence in warnings:
+        logger.warning("%s: %s", source, sentence)
+    return Probed(
+        model=source,
+        model_type=speech_llm.model.config.model_type,
+        num_layers=speech_llm.num_layers,
+        hidden_size=speech_llm.hidden_size,
+        dtype=str(speech_llm.model.get_input_embeddings().weight.dtype).removeprefix("torch."),
+        before=before,
+        failed=failed,
+        warnings=warnings,
+        rows=rows,
+        plans=plans,
+    )
+
+
+def _broken_tags(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Return the tags in a prompt that its tokenizer takes to pieces: the model reads them as letters."""
+    pieces = {
+        tag: len(text_ids(tokenizer, tag)) for tag in dict.fromkeys(_TAG.findall(tokenizer.decode(ids)))
+    }
+    return [f"{tag} ({count} pieces)" for tag, count in pieces.items() if count > 1]
+
+
+def _make_room(extraction: Extraction, folder: Path, batch_size: int, source: str) -> None:
+    """Say how much disk and memory the states will take.
+
+    Raises:
+        ConfigError: The disk has less.
+    """
+    disk, layer = extraction.estimate(batch_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    _say(
+        f"{source}: hidden states of {len(extraction.dataset)} pairs take about {_gigabytes(disk)} of disk "
+        f"({_gigabytes(free)} free), ranking a layer about {_gigabytes(3 * layer)} of memory"
+    )
+    if disk > free and not (folder / "0").exists():
+        raise ConfigError(
+            f"The disk of {folder} has no room for the hidden states.",
+            got=f"{_gigabytes(free)} free",
+            expected=f"about {_gigabytes(disk)}",
+            advice="Choose another output or fewer pairs (--num-pairs), or leave --cloud sequence out.",
+        )
+
+
+def _plans(extraction: Extraction, layer: int, settings: ProbeSettings) -> dict[str, Plan]:
+    """Return the plans of the chosen pairs at one layer, under the first cost."""
+    (states,) = extraction.layers([layer], "span")
+    left_out = extraction.failed
+    kept = [pair for pair in range(len(extraction.dataset)) if pair not in left_out]
+    ids = [extraction.dataset.utterance(pair).id for pair in kept]
+    tokenizer = extraction.speech_llm.batcher.tokenizer
+    speech, text = under_cost(*as_clouds(states), settings.costs[0])
+    found = {}
+    for place in [i for i, id in enumerate(ids) if id in settings.plans] or range(min(_SHOWN, len(ids))):
+        solution = ot.solve(ot.squared_euclidean(speech[place].double(), text[place].double()).numpy())
+        _, written = extraction.tokens(kept[place])
+        found[ids[place]] = Plan(
+            layer=layer,
+            cost=settings.costs[0],
+            value=solution.value,
+            speech_tokens=len(speech[place]),
+            tokens=[tokenizer.decode([token]) for token in written],
+            moves=[(i, j, float(solution.plan[i, j])) for i, j in zip(*solution.plan.nonzero(), strict=True)],
+        )
+    return found
+
+
+def _warnings(rows: Sequence[ProbeRow], failed: dict[str, str]) -> list[str]:
+    found = []
+    for prompt in dict.fromkeys(row.prompt for row in rows):
+        for cloud in dict.fromkeys(row.cloud for row in rows):
+            swamped = [
+                row.layer
+                for row in rows
+                if (row.prompt, row.cloud, row.cost) == (prompt, cloud, "squared_euclidean") and row.swamped
+            ]
+            if swamped:
+                found.append(
+                    f"Prompt {prompt!r}, cloud {cloud}: at layers {swamped} a few massive tokens hold most "
+                    "of the energy. Squared Euclidean distances compare these and hardly the rest; look at "
+                    "another cost, or let more tokens stand before the speech."
+                )
+    if failed:
+        found.append(f"{len(failed)} clips were left out, e.g. {': '.join(next(iter(failed.items())))}")
+    return found
+
+
+def _weight_bytes(source: str) -> int:
+    folder = locate(source)
+    return sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.2g} MB"
+
+
+def _say(text: str) -> None:
+    if processes.is_main():
+        print(text, file=sys.stderr, flush=True)
