@@ -118,6 +118,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "PretrainSettings": MINIMAL,
     "JointSettings": JOINT,
     "SelectSettings": {"output": "o", "model": "m", "data": ["d"]},
+    "ProbeSettings": {"output": "o", "models": ["m"], "data": ["d"]},
     "EvaluateSettings": {"output": "o", "model": "m", "data": ["d"]},
     "ScoreSettings": {"output": "o", "data": ["d"]},
     "BaselineSettings": {"output": "o", "data": ["d"], "baseline": "b"},
@@ -382,7 +383,7 @@ def test_every_path_knows_the_home_folder_and_variables(
     monkeypatch.setenv("PLACE", "/data")
     monkeypatch.delenv("NOWHERE", raising=False)
     monkeypatch.chdir(tmp_path)
-    many = name in ("train", "validation", "data")
+    many = name in ("train", "validation", "data", "models")
 
     def read(text: str) -> Any:
         given = {**least(kind), name: [text] if many else text}

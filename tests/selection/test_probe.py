@@ -12,7 +12,6 @@ import numpy as np
 import ot
 import pytest
 import torch
-from aista.training.pretrain import fresh_model
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 from typer.testing import CliRunner
 
@@ -24,6 +23,7 @@ from aista.experiments.probe_page import write_pages
 from aista.selection import hidden_states
 from aista.selection.probe import probe
 from aista.speech_llm import SpeechLM
+from aista.training.stages import fresh_model
 from tests import tiny
 from tests.baselines import tiny_systems
 

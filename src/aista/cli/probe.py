@@ -14,7 +14,7 @@ app = typer.Typer()
 
     aista probe Qwen/Qwen2-Audio-7B-Instruct --data pairs.jsonl --output probe --dtype bfloat16
 
-    aista probe aista:demo --data pairs.jsonl --output probe --cost squared_euclidean --cost cosine
+    aista probe aista:model --data pairs.jsonl --output probe --cost squared_euclidean --cost cosine
 
     aista probe mistralai/Voxtral-Mini-3B-2507 runs/joint --data pairs.jsonl --output both --num-pairs 200
 
