@@ -179,6 +179,7 @@ def row_to_loss(folder: Path) -> list[str]:
     import soundfile
 
     from aista.config import JointSettings
+    from aista.speech_llm import SpeechLM
     from aista.training.stages import _data, aligned
 
     row = {"text": "A bell.", "tgt_lang": "zh", "translation": "一口钟。", "task": "st"}
@@ -193,8 +194,8 @@ def row_to_loss(folder: Path) -> list[str]:
     train = {"max_steps": 1, "warmup_steps": 0, "save_steps": 1, "eval_steps": None, "patience": None}
     settings = JointSettings.of({**values, "train": train, "alignment": {"layers": [0, 1]}})
     model, processor = stage_one(settings.init)
-    objective = aligned(model, settings.alignment, seed=settings.seed).train()
-    data = _data(settings, objective, processor)
+    objective = aligned(SpeechLM(model, processor), settings.alignment, seed=settings.seed).train()
+    data = _data(settings, objective)
 
     def step() -> None:
         batch = data.collator([data.train[0], data.train[1]])

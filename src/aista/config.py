@@ -423,8 +423,10 @@ class _FromBasesOrModel(Settings):
     """What a stage starts from.
 
     Attributes:
-        model: New adapters between frozen bases.
-        init: Or the folder of a saved model, such as one that ``aista align`` made.
+        model: New adapters between frozen bases; or as ``init``.
+        init: Folder of a saved model, such as one that ``aista align`` made; or the hub id or folder of any
+            speech LLM of transformers.
+        lora: Put into a speech LLM of transformers. A model of ours has its own.
     """
 
     harmless = frozenset({"output"})
@@ -433,12 +435,18 @@ class _FromBasesOrModel(Settings):
     output: PathName
     model: ModelSettings | None = None
     init: PathName | None = None
+    lora: LoraSettings = LoraSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_model_by_name_is_where_to_start(cls, values: Any) -> Any:
+        return _named_init(values)
 
     @model_validator(mode="after")
     def _starts_from_one_thing(self) -> Self:
         if (self.model is None) == (self.init is None):
             raise ValueError(
-                "give either model (new adapters on bases) or init (the folder of a saved model)"
+                "give either model (new adapters on bases) or init (a saved model, or any speech LLM)"
             )
         return self
 
@@ -491,14 +499,30 @@ class PretrainSettings(_FromBasesOrModel):
         return self
 
 
+def _named_init(values: Any) -> Any:
+    """Read ``model: NAME`` as ``init: NAME``, as selection and evaluation call it."""
+    if not isinstance(values, dict) or not isinstance(values.get("model"), str):
+        return values
+    if values.get("init") is not None:
+        raise ValueError("init and model both name what to start from: give one of them")
+    return {**{name: value for name, value in values.items() if name != "model"}, "init": values["model"]}
+
+
 class JointSettings(Settings):
-    """Stage 3 (paper 4.3): translation and alignment, from a stage-1 model."""
+    """Stage 3 (paper 4.3): translation and alignment, from a stage-1 model or any speech LLM.
+
+    Attributes:
+        init: Folder of a saved model; or the hub id or folder of any speech LLM of transformers. It may also
+            be called ``model``.
+        lora: Put into a speech LLM of transformers. A model of ours has its own.
+    """
 
     harmless = frozenset({"output"})
     contents = {"init": "model"}
 
     output: PathName
     init: PathName
+    lora: LoraSettings = LoraSettings()
     data: DataSettings
     train: TrainSettings = TrainSettings(
         warmup_steps=3_000, max_steps=90_000, eval_steps=3_000, save_steps=3_000, patience=4
@@ -506,6 +530,11 @@ class JointSettings(Settings):
     alignment: AlignmentSettings = AlignmentSettings()
     prompt_pool: bool = False
     seed: Seed = 42
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_model_by_name_is_where_to_start(cls, values: Any) -> Any:
+        return _named_init(values)
 
     @model_validator(mode="after")
     def _what_is_to_be_validated_is(self) -> Self:

@@ -33,7 +33,7 @@ SETTINGS, INPUTS, LOCK, HOLDER = "settings.yaml", "inputs.yaml", ".lock", ".hold
 # What is read of a model's folder, whoever wrote it; logs and results of the run that made it are not.
 _OF_A_MODEL = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
-    "*token*", "vocab*", "merges.txt", "chat_template*", "*.model", "*.index.json",
+    "adapted.json", "*token*", "vocab*", "merges.txt", "chat_template*", "*.model", "*.index.json",
     "*.safetensors", "*.bin", "*.pt", "*.pth",
 )  # fmt: skip
 _PATIENCE_SECONDS = 30.0

@@ -120,13 +120,14 @@ def test_salmonn_is_searched_and_addressed_as_salmonn(home):
 
 def test_qwen2_audio_gets_the_flat_prompt_with_its_sound_inside(home):
     found = system(home, "qwen2_audio")
-    inputs = found._inputs(noise(8_000, 16_000), worded(found.prompts, ZH))
-    text = found.tokenizer.decode(inputs["input_ids"][1])
+    batcher = found.speech_llm.batcher
+    batch = batcher.translation(noise(8_000, 16_000), [worded(found.prompts, ZH)] * 2)
+    text = batcher.tokenizer.decode(batch.input_ids[1])
     tokens = text.count(tiny_systems.AUDIO)
-    assert tokens == 25 and inputs["input_features"].shape == (2, 16, 200)
+    assert tokens == 25 and batch.sound["input_features"].shape == (2, 16, 200)
     ending = "<|audio_eos|>Detect the language and translate the speech into Mandarin: <|en|>"
     assert text == "<|audio_bos|>" + tokens * tiny_systems.AUDIO + ending
-    assert not inputs["attention_mask"][0, 0] and inputs["attention_mask"][:, -1].all()  # padded at the left
+    assert not batch.attention_mask[0, 0] and batch.attention_mask[:, -1].all()  # padded at the left
 
 
 def test_what_is_not_qwen2_audio_and_what_is_not_whole_is_refused(home, tmp_path):
@@ -150,8 +151,8 @@ def test_a_form_that_leaves_the_sound_out_is_refused(home):
             return {"input_ids": torch.zeros(1, 3), "attention_mask": torch.ones(1, 3)}
 
     found = system(home, "qwen2_audio")
-    found.processor = type("Deaf", (Deaf,), {"audio_token": tiny_systems.AUDIO})()
-    with pytest.raises(ConfigError, match="left the sound out"):
+    found.speech_llm.batcher.processor = type("Deaf", (Deaf,), {"audio_token": tiny_systems.AUDIO})()
+    with pytest.raises(ModelInputError, match="left the sound out"):
         found.answer(noise(8_000), ZH)
 
 
@@ -206,7 +207,7 @@ def test_names_options_and_prompts_that_are_wrong_say_what_is_right(home):
         baseline("cascade", whisper="x")
     with pytest.raises(ConfigError, match="Which speech LLM"):
         baseline("speech_llm")
-    with pytest.raises(ConfigError, match="belongs into cascade"):
+    with pytest.raises(ConfigError, match="no placeholder"):
         baseline("speech_llm", model=str(home / "asr"))
     with pytest.raises(ConfigError, match="defines System"):
         baseline("tests.tiny")

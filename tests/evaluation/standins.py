@@ -22,7 +22,7 @@ class Tokenizer:
 
     pad_token_id, eos_token_id = 0, END
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) for letter in text]}
 
     def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
@@ -75,6 +75,7 @@ class Model:
             end_token_id=END,
             max_samples=self.max_windows * 17 * 320,
             audio_token_id=SOUND,
+            model_type="aista",
         )
 
     def get_decoder(self) -> SimpleNamespace:

@@ -24,7 +24,7 @@ from aista.evaluation.evaluate import compare, evaluate, hears
 from aista.evaluation.inside import teacher_forced_accuracy, transport_costs, transport_map
 from aista.evaluation.settings import EvaluateSettings, GenerationSettings
 from aista.experiments.demo_page import write_report
-from aista.inference.answering import answer, longest_seconds
+from aista.inference.answering import answer
 from aista.inference.translator import Translator, load
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
@@ -159,7 +159,7 @@ def test_zero_shot_text_translation_keeps_the_prompt_and_replaces_the_speech(fol
 
 def test_log_wasserstein_is_pots(folder, translator):
     pairs = SpeechDataset(Manifest(folder / "st.jsonl")).subset(range(3))
-    costs = transport_costs(translator.model, translator.processor, pairs, [2])["2"]
+    costs = transport_costs(translator.speech_llm, pairs, [2])["2"]
     batch = Collator(translator.speech_llm.batcher, transcripts=True)([pairs[i] for i in range(3)])
     heard, read = batch["speech"], batch["text"]
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_log_wasserstein_is_pots(folder, translator):
 
 def test_the_transport_map_moves_all_mass_once(folder, translator):
     pairs = SpeechDataset(Manifest(folder / "st.jsonl")).subset([1])
-    [found] = transport_map(translator.model, translator.processor, pairs, 0)
+    [found] = transport_map(translator.speech_llm, pairs, 0)
     plan = np.array(found.plan)
     assert plan.shape[1] == len(found.tokens) and "".join(found.tokens) == next(pairs.utterances()).text
     np.testing.assert_allclose(plan.sum(0), 1 / plan.shape[1])
@@ -193,7 +193,7 @@ def test_token_accuracy_is_that_of_row_by_row_argmax(folder, translator):
             if label != -100:
                 total += 1
                 right += int(best[position - 1]) == label
-    assert teacher_forced_accuracy(translator.model, translator.processor, dataset) == (right, total)
+    assert teacher_forced_accuracy(translator.speech_llm, dataset) == (right, total)
 
 
 def test_a_model_that_does_not_hear_is_found_out(folder):
@@ -212,7 +212,7 @@ def test_long_clips_are_translated_whole_and_left_out_where_they_must_be_heard_a
 ):
     from aista.audio.files import write_audio
 
-    write_audio(tmp_path / "long.wav", tone(2.5 * longest_seconds(translator.model)))
+    write_audio(tmp_path / "long.wav", tone(2.5 * translator.longest_seconds))
     write_audio(tmp_path / "short.wav", tone(1.0))
     common = {"tgt_lang": "zh", "task": "st", "text": "It is late.", "translation": "好"}
     write_manifest(

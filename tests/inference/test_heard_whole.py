@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from aista.inference.answering import longest_seconds, pieces_of
+from aista.speech_llm import SpeechLM
+from tests.evaluation.standins import Processor
 
 # The shipped model (5 s, 14 windows) and Whisper (30 s, 88 windows).
 MODELS = [(80_000, 14), (480_000, 88)]
@@ -15,15 +16,18 @@ MODELS = [(80_000, 14), (480_000, 88)]
 
 @pytest.mark.parametrize(("most", "windows"), MODELS)
 def test_up_to_the_encoders_span_nothing_is_cut(most, windows):
-    config = SimpleNamespace(max_samples=most, max_windows=windows, frames_per_window=17)
-    model = SimpleNamespace(config=config)
-    assert longest_seconds(model) == most / 16_000
+    sizes = {"max_samples": most, "max_windows": windows, "frames_per_window": 17}
+    config = SimpleNamespace(**sizes, model_type="aista", audio_token_id=2, end_token_id=1)
+    decoder = SimpleNamespace(layers=[])
+    model = SimpleNamespace(config=config, get_decoder=lambda: decoder)
+    speech_llm = SpeechLM(model, Processor())
+    assert speech_llm.longest_seconds == most / 16_000
     noise = np.random.default_rng(0).normal(0, 0.1, 3 * most).astype(np.float32)
     for count in (1, windows * 5_440 - 1, windows * 5_440, windows * 5_440 + 1, most - 1, most):
-        (piece,) = pieces_of(model, noise[:count])
+        (piece,) = speech_llm.pieces(noise[:count])
         assert (piece.start_sample, piece.end_sample) == (0, count)
     for count in (most + 1, 3 * most):
-        pieces = pieces_of(model, noise[:count])
+        pieces = speech_llm.pieces(noise[:count])
         assert sum(piece.end_sample - piece.start_sample for piece in pieces) == count
         assert max(piece.end_sample - piece.start_sample for piece in pieces) <= windows * 5_440
 

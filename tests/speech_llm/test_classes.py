@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import ot
 import pytest
 import torch
+from transformers import AutoConfig
 
-from aista.errors import ConfigError
-from aista.model.lora import add_lora, is_lora
+from aista import retrieval
+from aista.alignment import alignment
+from aista.errors import CheckpointError, ConfigError
+from aista.model.loading import Options, read_trained
+from aista.model.lora import is_lora
 from aista.speech_llm import Batch, Row, SpeechLM
-from tests.speech_llm.classes import CLASSES, VOCABULARY
+from aista.speech_llm.adapted import Adaptation, load_whole
+from aista.speech_llm.adapter import auto_class, require_placeholder
+from aista.speech_llm.classes import speech_class
+from aista.training.objective import SpeechTextObjective
+from tests.speech_llm.classes import CLASSES, PARAMS, UNDRAWN, VOCABULARY, undrawn
 
-FRAMES = [20, 80]
 PREFIXES, SUFFIXES = ([5, 6, 7], [5, 6]), ([8, 9], [8, 9, 10, 11])
 TARGETS, WRITTEN = ([20, 21, 2], [22, 2]), ([30, 31], [32, 33, 34, 35])
 LAYERS = range(4)
 
 
-@pytest.fixture(scope="module", params=CLASSES)
+@pytest.fixture(scope="module", params=PARAMS)
 def speech_llm(request) -> SpeechLM:
     return SpeechLM(CLASSES[request.param].model(request.param))
 
@@ -29,10 +38,10 @@ def batch_of(speech_llm: SpeechLM, rows: list[int], side: str = "right") -> Batc
     tiny = CLASSES[config.model_type]
     made = []
     for row in rows:
-        count, prefix = tiny.tokens(speech_llm.model, FRAMES[row]), PREFIXES[row]
-        ids = [*prefix, *[config.audio_token_id] * count, *SUFFIXES[row]]
+        count, prefix = tiny.tokens(speech_llm.model, tiny.frames[row]), PREFIXES[row]
+        ids = [*prefix, *[speech_llm.audio_token_id] * count, *SUFFIXES[row]]
         made.append(Row(ids, len(prefix), len(prefix) + count, TARGETS[row]))
-    sound = tiny.sound(FRAMES)
+    sound = tiny.sound(list(tiny.frames))
     chosen = {k: [v[row] for row in rows] if isinstance(v, list) else v[rows] for k, v in sound.items()}
     return Batch.of_rows(made, 0, side, chosen)
 
@@ -123,36 +132,131 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(speech_llm: SpeechLM, monk
     torch.testing.assert_close(speech_llm.predict(batch).loss, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_gradient_reaches_the_projector_and_lora_and_the_loss_falls(name: str) -> None:
-    """Cross-entropy, and speech drawn to its transcript at layer 2: what joint training descends."""
-    speech_llm = SpeechLM(CLASSES[name].model(name))
-    model: Any = speech_llm.model
-    model.requires_grad_(False)
-    torch.manual_seed(0)
-    if name != "aista":  # ours has its own
-        add_lora(speech_llm.decoder.module, {"r": 2, "alpha": 4, "dropout": 0.0}, ["q_proj", "v_proj"])
-    for parameter_name, parameter in model.named_parameters():
-        if f".{CLASSES[name].projector}." in f".{parameter_name}" or is_lora(parameter_name):
-            parameter.requires_grad_(True)
-    batch, text = batch_of(speech_llm, [0, 1]), written_of([0, 1])
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
-    target = speech_llm.text_states(text, [2])[2][text.span].mean(0)
-    losses = []
-    for _ in range(8):
-        output = speech_llm.predict(batch, [2])
-        loss = output.loss + (output.states[2][batch.span].mean(0) - target).square().sum()
+SOMEBODY_ELSES = [param for param in PARAMS if param != "aista"]  # ours: tests/model, tests/training
+
+
+def adapted(model: Any, name: str, seed: int = 0) -> SpeechLM:
+    """Make a class's model trainable, as training does."""
+    lora = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": None}
+    if name == "aista":  # ours has its own LoRA
+        model.requires_grad_(False)
+        for part in model.trained_names():
+            model.get_parameter(part).requires_grad_(True)
+    else:
+        Adaptation(model, speech_class(name), {"base": {}, "lora": lora, "seed": seed, "directions": None})
+    return SpeechLM(model)
+
+
+def objective_of(speech_llm: SpeechLM) -> SpeechTextObjective:
+    return SpeechTextObjective(speech_llm, alignment("wasserstein", (1, 2), scale="cosine"), 0.5).train()
+
+
+def steps(
+    objective: SpeechTextObjective, optimizer: torch.optim.Optimizer, count: int, start: int = 0
+) -> list[float]:
+    """Take steps of Eq. 6 on the two clips; the number of a step is the seed of its dropout."""
+    losses: list[float] = []
+    for step in range(start, start + count):
+        torch.manual_seed(step)
+        loss = objective(speech=batch_of(objective.speech_llm, [0, 1]), text=written_of([0, 1])).loss
         loss.backward()
-        reached = {n for n, p in trained.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
-        optimizer.zero_grad()
         losses.append(loss.item())
+        if len(losses) < count:
+            optimizer.zero_grad()
+    return losses
+
+
+def optimizer_of(objective: SpeechTextObjective) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_gradient_reaches_the_projector_and_lora_and_the_loss_falls(name: str) -> None:
+    """Cross-entropy and exact transport at layers 1 and 2: what joint training descends."""
+    objective = objective_of(adapted(CLASSES[name].model(name), name))
+    named = dict(objective.named_parameters())
+    frozen = {n: p.clone() for n, p in named.items() if not p.requires_grad}
+    losses = steps(objective, optimizer_of(objective), 8)
+    reached = {n for n, p in named.items() if p.grad is not None and p.grad.any()}
+    assert all(named[n].requires_grad for n in reached)
     assert any(is_lora(n) for n in reached) and any(not is_lora(n) for n in reached)
     assert losses[-1] < losses[0]
-    after = dict(model.named_parameters())
-    assert all(torch.equal(p, after[n]) for n, p in frozen.items())
+    assert all(torch.equal(tensor, named[n]) for n, tensor in frozen.items())
+    lora_outside = [n for n in named if is_lora(n) and ".layers." not in n]
+    assert not lora_outside and len(reached) < len(named) / 2
+
+
+@pytest.mark.parametrize("name", SOMEBODY_ELSES)
+def test_saved_loaded_and_merged_it_is_the_same_model(name: str, tmp_path: Path) -> None:
+    base, trained, plain = tmp_path / "base", tmp_path / "trained", tmp_path / "plain"
+    CLASSES[name].model(name).save_pretrained(base)
+
+    def loaded(folder: Path) -> Any:
+        config = AutoConfig.from_pretrained(folder)
+        return load_whole(auto_class(config), folder, config, Options())
+
+    speech_llm = adapted(loaded(base), name, seed=3)
+    objective = objective_of(speech_llm)
+    steps(objective, optimizer_of(objective), 2)
+    objective.eval().save(trained)
+    assert {path.name for path in trained.iterdir()} == {"adapted.json", "model.safetensors"}
+    batch = batch_of(speech_llm, [0, 1], "left")
+    wanted = logits(speech_llm, batch)
+    again = adapted(loaded(base), name, seed=4)
+    assert not torch.allclose(logits(again, batch), wanted, atol=1e-4)
+    state = read_trained(trained)
+    again.keeper.load_trainable(state)
+    assert torch.equal(logits(again, batch), wanted)
+    for wrong in ({**state, "extra": torch.zeros(1)}, dict(list(state.items())[1:])):
+        with pytest.raises(CheckpointError, match="trained part"):
+            again.keeper.load_trainable(wrong)
+    again.keeper.merge().save_pretrained(plain)
+    merged = SpeechLM(loaded(plain))
+    assert merged.keeper is merged.model and not any(is_lora(n) for n, _ in merged.model.named_parameters())
+    torch.testing.assert_close(logits(merged, batch), wanted, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def logits(speech_llm: SpeechLM, batch: Batch) -> torch.Tensor:
+    return speech_llm.predict(batch, logits="targets").logits
+
+
+@pytest.mark.parametrize("name", SOMEBODY_ELSES)
+def test_resumed_it_goes_on_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    whole_run = objective_of(adapted(CLASSES[name].model(name), name))
+    steps(whole_run, optimizer_of(whole_run), 3)
+    first = objective_of(adapted(CLASSES[name].model(name), name))
+    optimizer = optimizer_of(first)
+    steps(first, optimizer, 1)
+    first.save(tmp_path)
+    second = objective_of(adapted(CLASSES[name].model(name), name, seed=7))
+    second.load(tmp_path)
+    resumed = optimizer_of(second)
+    resumed.load_state_dict(optimizer.state_dict())
+    steps(second, resumed, 2, start=1)
+    ends = [each.speech_llm.keeper.trainable_state_dict() for each in (whole_run, second)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(tensor, ends[1][n]) for n, tensor in ends[0].items())
+
+
+def test_mrr_is_that_of_a_plain_loop_over_pot(speech_llm: SpeechLM) -> None:
+    """Every clip against every transcript, in float64, by another solver."""
+    speech, text = batch_of(speech_llm, [0, 1]), written_of([0, 1])
+    with torch.no_grad():
+        heard, read = speech_llm.states(speech, LAYERS), speech_llm.text_states(text, LAYERS)
+    for layer in LAYERS:
+        clouds = [row[keep] for row, keep in zip(heard[layer], speech.span, strict=True)]
+        texts = [row[keep] for row, keep in zip(read[layer], text.span, strict=True)]
+        distances = [[_emd(cloud, words) for words in texts] for cloud in clouds]
+        ranks = [sum(value < row[k] for value in row) + 1 for k, row in enumerate(distances)]
+        assert retrieval.exact_ranks(clouds, texts).mrr == pytest.approx(sum(1 / r for r in ranks) / 2)
+
+
+def _emd(cloud: torch.Tensor, words: torch.Tensor) -> float:
+    one, other = cloud.double().numpy(), words.double().numpy()
+    cost = ((one[:, None] - other[None]) ** 2).sum(-1)
+    return float(ot.emd2(ot.unif(len(one)), ot.unif(len(other)), cost))
 
 
 def test_generation_returns_the_new_tokens(speech_llm: SpeechLM) -> None:
@@ -162,6 +266,26 @@ def test_generation_returns_the_new_tokens(speech_llm: SpeechLM) -> None:
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.sound}
     logits = speech_llm.model(**inputs).logits[:, -1].index_fill(1, torch.tensor([2]), -torch.inf)
     assert torch.equal(logits.argmax(-1), new[:, 0])  # the first may not be the end
+
+
+@pytest.mark.parametrize(("name", "why"), UNDRAWN.items())
+def test_a_class_without_a_model_here_says_why(name: str, why: str) -> None:
+    pytest.skip(f"{name}: {why}")
+
+
+def test_every_class_of_the_package_runs_here_or_says_why() -> None:
+    assert not undrawn()
+
+
+@pytest.mark.parametrize("name", ["voxtral_realtime", "kyutai_speech_to_text"])
+def test_a_class_that_cannot_be_probed_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ConfigError, match="added to every position"):
+        speech_class(name)
+
+
+def test_an_encoder_decoder_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one sequence"):
+        require_placeholder(AutoConfig.for_model("whisper"))
 
 
 def test_a_model_without_a_placeholder_is_refused() -> None:

@@ -14,6 +14,7 @@ from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.speech_llm import SpeechLM
 from aista.training.preflight import preflight
 from tests import tiny
 
@@ -28,35 +29,35 @@ def parts(tmp_path_factory):
         qformer={"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24},
     )
     rows = SpeechDataset([Manifest(tiny.manifest(folder / "st.jsonl", count=5))])
-    return model, AistaProcessor.from_config(model.config), rows
+    return SpeechLM(model, AistaProcessor.from_config(model.config)), rows
 
 
 def test_ratio_follows_alpha_and_the_scale_of_the_cost(parts):
-    model, processor, rows = parts
-    raw = preflight(model, processor, rows, alignment("wasserstein", (0, 2)), alpha=0.9)
+    speech_llm, rows = parts
+    raw = preflight(speech_llm, rows, alignment("wasserstein", (0, 2)), alpha=0.9)
     assert [row.layer for row in raw.layers] == [0, 2] and raw.num_pairs == 5
     assert raw.alignment == pytest.approx(sum(row.wasserstein for row in raw.layers) / 2, rel=1e-4)
     assert raw.ratio == pytest.approx(0.1 * raw.alignment / (0.9 * raw.cross_entropy))
-    scaled = preflight(model, processor, rows, alignment("wasserstein", (0, 2), scale="text_spread"), 0.9)
+    scaled = preflight(speech_llm, rows, alignment("wasserstein", (0, 2), scale="text_spread"), 0.9)
     expected = sum(row.wasserstein / row.text_spread for row in raw.layers) / 2
     assert scaled.alignment == pytest.approx(expected, rel=1e-4)
     assert raw.swamped == (raw.ratio > 1)
 
 
 def test_nothing_is_changed(parts):
-    model, processor, rows = parts
-    model.train()
+    speech_llm, rows = parts
+    model = speech_llm.model.train()
     state = torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in model.trainable_state_dict().items()}
-    preflight(model, processor, rows, alignment("wasserstein", (1,)), alpha=0.99)
+    preflight(speech_llm, rows, alignment("wasserstein", (1,)), alpha=0.99)
     assert torch.equal(state, torch.get_rng_state())
     assert model.training and not model.speech_encoder.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.trainable_state_dict().items())
 
 
 def test_base_shows_the_embedding_layer_and_no_ratio(parts, tmp_path):
-    model, processor, rows = parts
-    found = preflight(model, processor, rows, alignment("none", ()), alpha=1.0)
+    speech_llm, rows = parts
+    found = preflight(speech_llm, rows, alignment("none", ()), alpha=1.0)
     assert [row.layer for row in found.layers] == [0] and found.ratio is None and not found.swamped
     found.save(tmp_path)
     assert json.loads((tmp_path / "preflight.json").read_text())["cross_entropy"] == found.cross_entropy
@@ -67,8 +68,8 @@ def test_base_shows_the_embedding_layer_and_no_ratio(parts, tmp_path):
 
 @pytest.mark.parametrize(("scale", "advised"), [("raw", True), ("text_spread", False), ("cosine", False)])
 def test_a_scale_that_is_set_is_not_advised(parts, scale: str, advised: bool) -> None:
-    model, processor, rows = parts
-    found = preflight(model, processor, rows, alignment("wasserstein", (0,), scale=scale), alpha=1e-6)
+    speech_llm, rows = parts
+    found = preflight(speech_llm, rows, alignment("wasserstein", (0,), scale=scale), alpha=1e-6)
     page = io.StringIO()
     found.show(Console(file=page, width=200))
     assert found.swamped and ("scale=cosine" in page.getvalue()) == advised

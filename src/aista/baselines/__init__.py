@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["baseline", "names"]
 
-_NOT_SYSTEMS = ("base", "pretrained", "reported")
+_NOT_SYSTEMS = ("base", "reported")
 
 
 def names() -> list[str]:

@@ -23,7 +23,7 @@ class System(speech_llm.System):
 
     Args:
         model: Folder or hub id.
-        form: ``chat`` for the instruct model.
+        form: ``chat`` for the instruct model's own template.
         others: As for ``speech_llm``.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 from aista.audio.segments import Segment
 from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
-from aista.inference.answering import Answer, GenerationSettings, answer, longest_seconds, pieces_of
+from aista.inference.answering import Answer, GenerationSettings, answer
 from aista.inference.translating import Request
 from aista.model.loading import Options
 from aista.model.speech_lm import AistaForConditionalGeneration
@@ -83,6 +83,7 @@ class System(Baseline):
             parts |= frozen
         self.model = (model if quantization else model.to(self.device)).eval()
         self.processor = salmonn.load_processor(self.model)
+        self.speech_llm = SpeechLM(self.model, self.processor)
         self.prompt = prompt
         self.name = f"SALMONN {Path(checkpoint).stem}"
         self.card = {
@@ -97,14 +98,13 @@ class System(Baseline):
     @property
     def longest_seconds(self) -> float:
         """All that Whisper takes: 30 s."""
-        return longest_seconds(self.model)
+        return self.speech_llm.longest_seconds
 
     def pieces(self, samples: np.ndarray) -> list[Segment]:
         """Cut a recording as this kind of model hears it."""
-        return pieces_of(self.model, samples)
+        return self.speech_llm.pieces(samples)
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound in SALMONN's wording."""
         wording = worded(PROMPTS, request, self.prompt)
-        speech_llm = SpeechLM(self.model, self.processor)
-        return answer(speech_llm, pieces, [wording] * len(pieces), self.generation)
+        return answer(self.speech_llm, pieces, [wording] * len(pieces), self.generation)

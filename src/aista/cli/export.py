@@ -10,12 +10,32 @@ import typer
 app = typer.Typer(no_args_is_help=True, help="Export models to other projects' layouts.")
 
 
-@app.callback()
-def _group() -> None:
-    """Keep the verb's name even while it is the only one."""
+@app.command(
+    epilog="""Examples:
+
+    aista export merged runs/omni-joint --out models/omni-aligned
+"""
+)
+def merged(
+    model: Annotated[str, typer.Argument(help="Folder of a run on somebody else's speech LLM.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+) -> None:
+    """Fold what was trained on a speech LLM of transformers into it: a plain folder that its class loads."""
+    from aista.errors import CheckpointError
+    from aista.speech_llm import SpeechLM
+
+    if out.exists():
+        raise CheckpointError("The output folder exists.", got=out, advice="Choose another --out.")
+    SpeechLM.load(model).save_merged(out)
+    typer.echo(f"written to {out}")
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista export salmonn runs/joint --out joint.pth
+"""
+)
 def salmonn(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .pth file to write.")],

@@ -2,7 +2,7 @@
 
 Our models, baselines and services go one way, and the same files come out (``results.json``,
 ``NAME.speech.jsonl``, ``NAME.text.jsonl``): rows of a table can be compared whatever made them. What looks
-inside a model (token accuracy, transport costs) is there for ours alone.
+inside a model (token accuracy, transport costs) is there for every speech LLM of transformers' contract.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _HEARING_CLIPS = 4
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Score a model of ours and write ``results.json`` beside its hypotheses.
+    """Score a model of ours, or any speech LLM, and write ``results.json`` beside its hypotheses.
 
     Returns:
         ``scores`` (over all sets together); by score ``num_scored``, the rows behind it, and
@@ -246,18 +246,18 @@ class _Bench:
 
     def _look_inside(self, part: Part) -> None:
         """Take the measures that need the model itself."""
-        asked, model, processor = self.settings.measures, self.system.model, self.system.processor
+        asked, speech_llm = self.settings.measures, self.system.speech_llm
         whole = self._heard_whole()
         rows = _only(whole, has_target)
         if "token_accuracy" in asked and len(rows):
             part.num_accuracy_rows = len(rows)
             part.correct_tokens = self._remembered(
-                "token_accuracy", lambda: teacher_forced_accuracy(model, processor, rows)
+                "token_accuracy", lambda: teacher_forced_accuracy(speech_llm, rows)
             )
         pairs = _only(whole, lambda row: row.task != "aac" and has_text(row)).clips()
         if "log_wasserstein" in asked and len(pairs):
             part.log_costs = self._remembered(
-                "log_wasserstein", lambda: transport_costs(model, processor, pairs, self.layers), self.layers
+                "log_wasserstein", lambda: transport_costs(speech_llm, pairs, self.layers), self.layers
             )
 
     def _heard_whole(self) -> SpeechDataset:

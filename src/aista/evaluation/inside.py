@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from aista import ot
@@ -16,16 +15,15 @@ from aista.data.dataset import Collator, SpeechDataset
 from aista.retrieval import pair_distances
 from aista.speech_llm import Batch, SpeechLM
 from aista.speech_llm.pairs import paired_states
-from aista.text.prompts import text_ids
+from aista.text.prompts import plain_ids
 
 _BATCH = 16
 
 
 @torch.no_grad()
-def teacher_forced_accuracy(model: Any, processor: Any, dataset: SpeechDataset) -> tuple[int, int]:
+def teacher_forced_accuracy(speech_llm: SpeechLM, dataset: SpeechDataset) -> tuple[int, int]:
     """Return (right target tokens, target tokens) of a model that is shown the right beginning."""
     right = total = 0
-    speech_llm = SpeechLM(model, processor)
     for batch in _batches(speech_llm, dataset, "token accuracy"):
         found: Any = speech_llm.predict(batch).correct
         right += int(found)
@@ -34,7 +32,7 @@ def teacher_forced_accuracy(model: Any, processor: Any, dataset: SpeechDataset) 
 
 
 def transport_costs(
-    model: Any, processor: Any, dataset: SpeechDataset, layers: Sequence[int]
+    speech_llm: SpeechLM, dataset: SpeechDataset, layers: Sequence[int]
 ) -> dict[str, list[float]]:
     """Return log W between the speech and the transcript of every utterance, by layer.
 
@@ -44,7 +42,7 @@ def transport_costs(
         Layer number (as text) -> one logarithm per utterance.
     """
     costs: dict[str, list[float]] = {str(layer): [] for layer in layers}
-    for speech, text in _states(model, processor, dataset, tuple(layers)):
+    for speech, text in paired_states(speech_llm, dataset, tuple(layers), _BATCH):
         for layer in layers:
             distances = pair_distances(speech[layer], text[layer])
             costs[str(layer)] += np.log(np.maximum(distances, np.finfo(float).tiny)).tolist()
@@ -68,23 +66,17 @@ class TransportMap:
     value: float
 
 
-def transport_map(model: Any, processor: Any, dataset: SpeechDataset, layer: int) -> list[TransportMap]:
+def transport_map(speech_llm: SpeechLM, dataset: SpeechDataset, layer: int) -> list[TransportMap]:
     """Return the exact transport plan of every utterance of a (small) dataset at one layer."""
     maps = []
     texts = iter(dataset.utterances())
-    for speech, text in _states(model, processor, dataset, (layer,)):
+    for speech, text in paired_states(speech_llm, dataset, (layer,), _BATCH):
         for s, t in zip(speech[layer], text[layer], strict=True):
             solution = ot.solve(ot.squared_euclidean(s, t).numpy())
-            tokenizer = processor.tokenizer
-            tokens = [tokenizer.decode([token]) for token in text_ids(tokenizer, next(texts).text or "")]
+            tokenizer = speech_llm.batcher.tokenizer
+            tokens = [tokenizer.decode([token]) for token in plain_ids(tokenizer, next(texts).text or "")]
             maps.append(TransportMap(layer, tokens, solution.plan.tolist(), solution.value))
     return maps
-
-
-def _states(
-    model: Any, processor: Any, dataset: SpeechDataset, layers: tuple[int, ...]
-) -> Iterator[tuple[dict[int, list[Tensor]], dict[int, list[Tensor]]]]:
-    return paired_states(SpeechLM(model, processor), dataset, layers, _BATCH)
 
 
 def _batches(speech_llm: SpeechLM, dataset: SpeechDataset, description: str) -> Iterator[Batch]:

@@ -323,7 +323,7 @@ def _maps(manifest: Path, index: int, models: Mapping[str, str], layer: int) -> 
     maps = {}
     for key, folder in models.items():
         translator = load(folder)
-        maps[key] = transport_map(translator.model, translator.processor, clip, layer)[0]
+        maps[key] = transport_map(translator.speech_llm, clip, layer)[0]
     return maps
 
 

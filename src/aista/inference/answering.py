@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
-from aista.audio.files import is_silent
-from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from aista.audio.segments import Segment, segment
 from aista.config import Count, Settings
 from aista.speech_llm import Content, SpeechLM
 
@@ -68,15 +64,15 @@ def answer(
         One answer per prompt, in order; the batch size does not change them.
     """
     options = generation.model_dump(exclude={"batch_size"})
-    tokenizer, end = speech_llm.processor.tokenizer, speech_llm.model.config.end_token_id
+    tokenizer, ends = speech_llm.batcher.tokenizer, speech_llm.ends
     answers: list[Answer] = []
     for start in range(0, len(contents), generation.batch_size):
         stop = start + generation.batch_size
         batch = speech_llm.batcher.translation(contents[start:stop], instructions[start:stop])
         new_tokens = speech_llm.generate(batch.to(speech_llm.model.device), **options, do_sample=False)
-        answers += [
-            read_answer(row, tokenizer, end, generation.max_new_tokens) for row in new_tokens.tolist()
-        ]
+        for row in new_tokens.tolist():
+            end = next((token for token in row if token in ends), ends[0])
+            answers.append(read_answer(row, tokenizer, end, generation.max_new_tokens))
     return answers
 
 
@@ -86,23 +82,3 @@ def read_answer(tokens: list[int], tokenizer: Any, end: int, max_new_tokens: int
     tokens = tokens[: tokens.index(end)] if ended else tokens
     text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
     return Answer(text, finished=ended or len(tokens) < max_new_tokens)
-
-
-def longest_seconds(model: Any) -> float:
-    """Return how much audio a model hears at once, in seconds: all that its speech encoder takes."""
-    return model.config.max_samples / SAMPLE_RATE_HZ
-
-
-def pieces_of(model: Any, samples: np.ndarray) -> list[Segment]:
-    """Cut a recording into what a model hears at once; every verb cuts so.
-
-    What the speech encoder takes whole stays whole, as it is in training. The pieces of anything longer are
-    whole windows at most, so that no sound is lost between them.
-
-    Args:
-        samples: float32 (n,), 16 kHz.
-    """
-    if 0 < len(samples) <= model.config.max_samples:
-        return [Segment(0, len(samples), is_silent(samples))]
-    frames = model.config.max_windows * model.config.frames_per_window
-    return segment(samples, max_seconds=frames * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ)

@@ -11,7 +11,7 @@ import numpy as np
 from aista import processes
 from aista.audio.rates import SAMPLES_PER_WINDOW
 from aista.audio.segments import Segment
-from aista.inference.answering import Answer, GenerationSettings, answer, longest_seconds, pieces_of
+from aista.inference.answering import Answer, GenerationSettings, answer
 from aista.inference.translating import (
     Request,
     Sound,
@@ -33,8 +33,8 @@ def load(
     """Load a model and its processor, ready to translate.
 
     Args:
-        path: Folder of a model, ``aista:NAME`` for one that comes with the package, or ``None`` for the model
-            the package ships.
+        path: Folder of a model, ``aista:NAME`` for one that comes with the package, id or folder of any
+            speech LLM of transformers, or ``None`` for the model the package ships.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a GPU where there is one.
         options: Search settings, e.g. ``num_beams=4`` (see ``GenerationSettings``).
 
@@ -52,41 +52,41 @@ def load(
 
 
 class Translator(SpeechTranslator):
-    """A model of this package that turns sound into text.
+    """A speech LLM that turns sound into text, in the standard wordings of this package.
 
     Args:
-        model: An ``AistaForConditionalGeneration``.
+        model: Any speech LLM of transformers' contract.
         processor: Its processor.
         name: What to call it in results.
         generation: How it searches.
     """
 
     tasks = frozenset({"st", "asr", "aac"})
-    reads_text = zero_shot = True
-    shortest_samples = SAMPLES_PER_WINDOW
+    zero_shot = True
 
     def __init__(
         self, model: Any, processor: Any, *, name: str = "", generation: GenerationSettings | None = None
     ) -> None:
-        self.model = model
-        self.processor = processor
+        self.model, self.processor = model, processor
         self.speech_llm = SpeechLM(model, processor)
+        self.reads_text = not self.speech_llm.kind.takes_files
+        self.shortest_samples = SAMPLES_PER_WINDOW if self.speech_llm.is_ours else 0
         self.name = name
         self.generation = generation or GenerationSettings()
 
     @property
     def directions(self) -> tuple[str, ...]:
         """What the model was trained for, e.g. ``("en-zh", "en-en")``; empty where it does not say."""
-        return tuple(getattr(self.model.config, "directions", None) or ())
+        return self.speech_llm.directions
 
     @property
     def longest_seconds(self) -> float:
         """How much the model hears at once, in seconds."""
-        return longest_seconds(self.model)
+        return self.speech_llm.longest_seconds
 
     def pieces(self, samples: np.ndarray) -> list[Segment]:
         """Cut a recording as this kind of model hears it."""
-        return pieces_of(self.model, samples)
+        return self.speech_llm.pieces(samples)
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound, or cached features (frames, D), in the standard wording of the task."""

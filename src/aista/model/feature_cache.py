@@ -19,6 +19,7 @@ from aista.data.dataset import SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes
 from aista.data.manifest import Manifest
 from aista.data.recordings import SoundNames
+from aista.errors import ConfigError
 
 
 def cached_features(
@@ -46,8 +47,15 @@ def cached_features(
 
     Raises:
         CheckpointError: The store was written by other encoders.
+        ConfigError: It is not a model of this package.
         AudioError, TrainingError: More clips cannot be read than may be.
     """
+    if not hasattr(model, "encode_audio"):
+        raise ConfigError(
+            "Cached features are for models of this package.",
+            got=model.config.model_type,
+            advice="Leave features out: somebody else's encoder runs in every step.",
+        )
     path = Path(folder)
     fingerprint = encoder_fingerprint(model.config)
 

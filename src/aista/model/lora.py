@@ -65,6 +65,29 @@ def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[st
         parameter.requires_grad_(is_lora(name))
 
 
+@torch.no_grad()
+def merge(model: Any) -> None:
+    """Fold every LoRA matrix of a model into its layer, in place: no LoRA is left.
+
+    Raises:
+        ConfigError: A layer is quantised, so that nothing can be folded into it exactly.
+    """
+    layers = {name: part for name, part in model.named_modules() if isinstance(part, BaseTunerLayer)}
+    for name, layer in layers.items():
+        base: Any = layer.get_base_layer()
+        if not base.weight.is_floating_point():
+            raise ConfigError(
+                "LoRA cannot be merged into a quantised layer.", got=name, advice="Load it unquantised."
+            )
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, base)
+    for part in model.modules():  # what peft and transformers noted down
+        part.__dict__.pop("peft_config", None)
+        if getattr(part, "_hf_peft_config_loaded", False):
+            part._hf_peft_config_loaded = False
+
+
 @contextmanager
 def switched(backbone: nn.Module, on: bool) -> Iterator[None]:
     """With ``on`` false: let the backbone run as it was before LoRA, for a while and without gradient."""

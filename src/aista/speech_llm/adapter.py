@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
@@ -22,14 +23,20 @@ from transformers import (
     AutoProcessor,
 )
 
-from aista.errors import ConfigError
+from aista.audio.files import is_silent
+from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from aista.audio.segments import Segment, segment
+from aista.errors import CheckpointError, ConfigError
 from aista.model.bases import locate, read_config
+from aista.model.configuration import AistaConfig
 from aista.model.inputs import take
+from aista.model.loading import Options, read_trained
 from aista.model.lora import switched
 from aista.model.speech_lm import eval_mode
-from aista.speech_llm import prediction
+from aista.speech_llm import adapted, prediction
 from aista.speech_llm.batch import Batch
-from aista.speech_llm.batcher import Batcher
+from aista.speech_llm.batcher import Batcher, placeholder
+from aista.speech_llm.classes import speech_class
 from aista.speech_llm.prediction import Targets, head_at, head_is_plain
 from aista.speech_llm.states import Decoder
 
@@ -51,19 +58,21 @@ class Output:
     correct: Tensor | None = None
 
 
-def require_placeholder(config: Any) -> None:
-    """Demand a model that marks speech in ``input_ids``.
+def require_placeholder(config: Any) -> int:
+    """Return the id that marks speech in ``input_ids``.
 
     Raises:
         ConfigError: There is no such mark: it is no speech LLM, or one that adds sound to every position.
     """
-    if not isinstance(getattr(config, "audio_token_id", None), int):
-        raise ConfigError(
-            "This model has no placeholder for speech, so it is no speech LLM that can be used here.",
-            got=getattr(config, "model_type", type(config).__name__),
-            expected="config.audio_token_id",
-            advice="A language model or an encoder is a base: see `aista pretrain`, or from_bases.",
-        )
+    found = placeholder(config)
+    if found is not None and not getattr(config, "is_encoder_decoder", False):
+        return found
+    raise ConfigError(
+        "This model has no placeholder for speech, so it is no speech LLM that can be used here.",
+        got=getattr(config, "model_type", type(config).__name__),
+        expected="config.audio_token_id, and a decoder that reads speech and text as one sequence",
+        advice="A language model or an encoder is a base: see `aista pretrain`, or from_bases.",
+    )
 
 
 def auto_class(config: Any) -> Any:
@@ -72,7 +81,7 @@ def auto_class(config: Any) -> Any:
     Raises:
         ConfigError: It is no speech LLM of transformers.
     """
-    names_audio = hasattr(config, "audio_token_id")  # audioflamingo3 stands among translators of text
+    names_audio = placeholder(config) is not None  # audioflamingo3 stands among translators of text
     more = (AutoModelForSeq2SeqLM,) if names_audio else ()
     for auto in (AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq, *more):
         if type(config) in auto._model_mapping:
@@ -90,30 +99,185 @@ class SpeechLM:
     Args:
         model: A model of transformers' contract.
         processor: Its processor; None: batches are made elsewhere.
+        form: How a request is written, see ``Batcher``.
 
     Raises:
-        ConfigError: The model has no placeholder for speech, or no list of blocks.
+        ConfigError: The model has no placeholder for speech, or no list of blocks; or its class cannot be
+            used, and why.
+
+    Attributes:
+        kind: What is known about its class.
+        base: How a checkpoint names somebody else's model; None where it was not loaded here.
     """
 
-    def __init__(self, model: Any, processor: Any = None) -> None:
-        require_placeholder(model.config)
+    def __init__(self, model: Any, processor: Any = None, *, form: str | None = None) -> None:
+        self.kind = speech_class(model.config.model_type)
+        self.audio_token_id = require_placeholder(model.config)
         self.model, self.processor = model, processor
         self.decoder = Decoder(model.get_decoder(), getattr(model, "blocks_path", "layers"))
-        self.batcher: Any = Batcher(processor, model.config) if processor is not None else None
+        self.base: tuple[str, str | None, Path] | None = None
+        self.batcher: Any = None
+        if processor is not None:
+            self.batcher = Batcher(processor, model.config, end=self._own_end(), form=form)
 
     @classmethod
-    def load(cls, source: str | Path, *, revision: str | None = None, **options: Any) -> SpeechLM:
-        """Load a model and its processor by id or folder; ``options`` go to the model.
+    def load(
+        cls, source: str | Path, *, revision: str | None = None, form: str | None = None, **options: Any
+    ) -> SpeechLM:
+        """Load a model and its processor by id or folder.
+
+        Args:
+            source: Of a model of ours, of any speech LLM of transformers, or of a checkpoint that was trained
+                on one.
+            revision: Commit of a hub id.
+            form: How a request is written, see ``Batcher``.
+            options: ``dtype``, ``quantization``, ``device_map``, ``attn_implementation``; for a model of ours
+                also ``replace_bases`` and ``check_bases``.
 
         Raises:
-            CheckpointError: There is no such model.
-            ConfigError: It is no speech LLM.
+            CheckpointError: There is no such model, or it is not whole.
+            ConfigError: It is no speech LLM, or one of a class that cannot be used.
         """
         folder = locate(str(source), revision=revision)
+        if (folder / adapted.ADAPTED).is_file():
+            return cls._trained_on_a_base(folder, form, options)
         config = read_config(folder)
+        kind = speech_class(config.model_type)
+        if kind.part is not None:
+            config = getattr(config, kind.part)
         require_placeholder(config)
         auto = auto_class(config)
-        return cls(auto.from_pretrained(folder, **options).eval(), AutoProcessor.from_pretrained(folder))
+        if config.model_type == AistaConfig.model_type:
+            model = auto.from_pretrained(folder, **options).eval()
+            return cls(model, AutoProcessor.from_pretrained(folder), form=form)
+        model = adapted.load_whole(auto, folder, config, Options(**options))
+        if kind.prepare is not None:
+            kind.prepare(model, folder)
+        found = cls(model, adapted.load_processor(AutoProcessor, folder), form=form)
+        found.base = (str(source), revision, folder)
+        found.batcher.require_whole()
+        return found
+
+    @classmethod
+    def _trained_on_a_base(cls, folder: Path, form: str | None, options: dict[str, Any]) -> SpeechLM:
+        about = adapted.read_about(folder)
+        base = about["base"]
+        found = cls.load(
+            locate(base["source"], revision=base["revision"], beside=folder), form=form, **options
+        )
+        _, _, place = found.base or ("", None, folder)
+        now = adapted.describe(str(place), None, place)["fingerprint"]
+        if now != base["fingerprint"]:
+            raise CheckpointError(
+                "This base is not the one that the checkpoint was trained on.",
+                got=f"{place} with fingerprint {now[:23]}…",
+                expected=f"{base['fingerprint'][:23]}…",
+                advice=f"Name the right one in {folder / adapted.ADAPTED}: base.source.",
+            )
+        adapted.Adaptation(found.model, found.kind, about).load_trainable(read_trained(folder))
+        return found
+
+    def to_train(self, lora: dict[str, Any], seed: int) -> SpeechLM:
+        """Make somebody else's model trainable: LoRA in its decoder, its projector beside it.
+
+        Args:
+            lora: ``r``, ``alpha``, ``dropout``, and ``targets`` or None.
+            seed: Of LoRA.
+
+        A model of ours, or one that was trained before, stays as it is.
+        """
+        if self.is_ours or hasattr(self.model, "adaptation"):
+            return self
+        if self.base is None:
+            raise ConfigError(
+                "Nothing says where this model comes from.", advice="Load it with SpeechLM.load."
+            )
+        about = {"base": adapted.describe(*self.base), "lora": lora, "seed": seed, "directions": None}
+        adapted.Adaptation(self.model, self.kind, about)
+        return self
+
+    def save_merged(self, folder: Path) -> None:
+        """Write model and processor as a plain folder of the class that the base is of; LoRA is no more.
+
+        Raises:
+            ConfigError: Nothing was trained on somebody else's model here, or its layers are quantised.
+        """
+        if self.keeper is self.model:
+            raise ConfigError(
+                "Only what was trained on somebody else's speech LLM can be merged into it.",
+                got=self.model.config.model_type,
+                advice="A model of ours is loaded by aista.load, or exported with 'aista export salmonn'.",
+            )
+        self.keeper.merge().save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is AI-STA's own model."""
+        return self.model.config.model_type == AistaConfig.model_type
+
+    @property
+    def keeper(self) -> Any:
+        """What saves and sets what training changes: our model itself, or somebody else's ``Adaptation``."""
+        return getattr(self.model, "adaptation", self.model)
+
+    # ---- what it is
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """What it was trained for here, e.g. ``("en-zh", "en-en")``; empty where it does not say."""
+        if self.is_ours:
+            return tuple(self.model.config.directions or ())
+        return tuple(getattr(self.keeper, "about", {}).get("directions") or ())
+
+    @directions.setter
+    def directions(self, values: Iterable[str]) -> None:
+        if self.is_ours:
+            self.model.config.directions = sorted(values)
+        else:
+            self.keeper.about["directions"] = sorted(values)
+
+    @property
+    def longest_seconds(self) -> float:
+        """How much it hears at once, in seconds."""
+        return self.kind.longest_seconds if self.batcher is None else self.batcher.longest_seconds
+
+    def pieces(self, samples: np.ndarray) -> list[Segment]:
+        """Cut a recording into what the model hears at once, at quiet places; every verb cuts so.
+
+        What is heard whole stays whole, as it is in training. The pieces of anything longer are, for a model
+        of ours, whole windows at most, so that no sound is lost between them.
+
+        Args:
+            samples: float32 (n,), 16 kHz.
+        """
+        config, most = self.model.config, self.longest_seconds
+        if 0 < len(samples) <= round(most * SAMPLE_RATE_HZ):
+            return [Segment(0, len(samples), is_silent(samples))]
+        if self.is_ours:
+            most = config.max_windows * config.frames_per_window * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+        return segment(samples, max_seconds=most)
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer, the one that training closes answers with first."""
+        if self.is_ours:
+            return (self.model.config.end_token_id,)
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        ends = [named] if isinstance(named, int) else list(named or ())
+        own = getattr(getattr(self.processor, "tokenizer", self.processor), "eos_token_id", None)
+        if own is not None:
+            ends = [own, *ends] if own in ends else [*ends, own]
+        return tuple(dict.fromkeys(ends))
+
+    def _own_end(self) -> int:
+        if not self.ends:
+            raise ConfigError(
+                "Nothing says which token ends an answer of this model.",
+                got=self.model.config.model_type,
+                expected="eos_token_id in generation_config.json or in the tokenizer",
+            )
+        return self.ends[0]
 
     @property
     def num_layers(self) -> int:
@@ -124,6 +288,11 @@ class SpeechLM:
     def hidden_size(self) -> int:
         """d, the width of the hidden states."""
         return self.model.config.get_text_config().hidden_size
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the decoder's embedding table has."""
+        return self.model.get_input_embeddings().num_embeddings
 
     def states(self, batch: Batch, layers: Iterable[int]) -> dict[int, Tensor]:
         """Return hidden states (B, T, d) by layer, with their gradient.
@@ -136,8 +305,18 @@ class SpeechLM:
             self.decoder.capture(layers) as states,
             head_at(self.model, nowhere),
         ):
-            self.model(**batch.inputs(), use_cache=False)
+            self.model(**self._inputs(batch), use_cache=False)
         return states
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """Return what the whole model takes: sound in its type, and what its class is always told."""
+        return {**batch.inputs(), **self._sound(batch), **self.kind.forward_options}
+
+    def _sound(self, batch: Batch) -> dict[str, Any]:
+        if self.is_ours:
+            return batch.sound
+        dtype = self.model.get_input_embeddings().weight.dtype
+        return {k: _typed(v, dtype) if isinstance(v, Tensor) else v for k, v in batch.sound.items()}
 
     @torch.no_grad()
     def text_states(self, batch: Batch, layers: Iterable[int]) -> dict[int, Tensor]:
@@ -169,7 +348,7 @@ class SpeechLM:
             switched(self.decoder.module, lora),
             self.decoder.capture(layers) as states,
         ):
-            logits = self.model(**batch.inputs(), use_cache=False).logits
+            logits = self.model(**self._inputs(batch), use_cache=False).logits
         return Output(states, logits)
 
     def predict(
@@ -199,7 +378,7 @@ class SpeechLM:
 
     def _scored(self, batch: Batch, keep: str) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
         """Run the model: logits as ``keep`` says, and the score of the targets."""
-        inputs = {**batch.inputs(), "use_cache": False}
+        inputs = {**self._inputs(batch), "use_cache": False}
         targets = None if batch.labels is None else Targets(batch.labels, batch.num_targets)
         if targets is None or keep == "all":
             logits = self.model(**inputs).logits
@@ -221,5 +400,13 @@ class SpeechLM:
     @torch.no_grad()
     def generate(self, batch: Batch, **options: Any) -> Tensor:
         """Return the new tokens (B, n) that follow the prompts; ``options`` are transformers'."""
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.sound}
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **self._sound(batch)}
+        if not self.is_ours:
+            ends = {"eos_token_id": list(self.ends)} if self.ends else {}
+            pad = {} if self.batcher is None else {"pad_token_id": self.batcher.pad}
+            options = {**ends, **pad, **self.kind.forward_options, **options}
         return self.model.generate(**inputs, **options)[:, batch.input_ids.shape[1] :]
+
+
+def _typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -19,12 +19,23 @@ SIDES = ("right", "left", "between")
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence: prompt ids, the span in them (``start`` to ``stop - 1``), and the target ids."""
+    """One sequence: prompt ids, the span in them (``start`` to ``stop - 1``), and the target ids.
+
+    Attributes:
+        holes: Places inside the span that are no speech: a class may put time stamps there.
+    """
 
     prompt: list[int]
     start: int
     stop: int
     target: list[int]
+    holes: tuple[int, ...] = ()
+
+    @property
+    def span(self) -> list[bool]:
+        """Of every place of the prompt, whether speech stands there, or the text in its place."""
+        inside = range(self.start, self.stop)
+        return [place in inside and place not in self.holes for place in range(len(self.prompt))]
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Batch:
         if side not in SIDES:
             raise ModelInputError("Unknown padding_side.", got=side, expected="left, right or between")
         ids = _stack([(row.prompt, row.target) for row in rows], pad, side)
-        spans = [[row.start <= place < row.stop for place in range(len(row.prompt))] for row in rows]
+        spans = [row.span for row in rows]
         nothing = [[0] * len(row.target) for row in rows]
         labels = [([IGNORED] * len(row.prompt), row.target) for row in rows]
         real = [([1] * len(row.prompt), [1] * len(row.target)) for row in rows]
@@ -87,7 +98,7 @@ class Batch:
             input_ids=ids,
             attention_mask=_stack(real, 0, side),
             span=_stack(list(zip(spans, nothing, strict=True)), 0, side).bool(),
-            widest_span=max(row.stop - row.start for row in rows),
+            widest_span=max(map(sum, spans)),
             labels=_stack(labels, IGNORED, side) if any(row.target for row in rows) else None,
             num_targets=sum(len(row.target) - (not row.prompt) for row in rows if row.target),
             right_padded=side == "right",
@@ -132,7 +143,8 @@ class Batch:
             asked = labels[real] != IGNORED
             places = span[real].nonzero()[:, 0].tolist()
             start, stop = (places[0], places[-1] + 1) if places else (0, 0)
-            rows.append(Row(ids[real][~asked].tolist(), start, stop, ids[real][asked].tolist()))
+            holes = tuple(sorted({*range(start, stop)} - {*places}))
+            rows.append(Row(ids[real][~asked].tolist(), start, stop, ids[real][asked].tolist(), holes))
         return rows
 
     def inputs(self) -> dict[str, Any]:

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import soundfile
+import soxr
 
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.errors import ModelInputError
+from aista.errors import ConfigError, ModelInputError
 from aista.speech_llm.batch import Batch, Row
-from aista.text.prompts import text_ids
+from aista.speech_llm.classes import speech_class
+from aista.text.prompts import broken_up, control_tokens, plain_ids
 
 Content = np.ndarray | str
 """What stands in a prompt's speech slot: samples (n,) at 16 kHz, cached features (frames, D), or text."""
+
+
+# What processors give of the text beside its ids; models of speech alone do without.
+_OF_TEXT = ("token_type_ids", "mm_token_type_ids")
+
+
+def placeholder(config: Any) -> int | None:
+    """Return the id that stands for speech in ``input_ids``; None: there is none."""
+    for place in (config, getattr(config, "audio_config", None)):
+        if isinstance(found := getattr(place, "audio_token_id", None), int):
+            return found
+    return None
 
 
 class Batcher:
@@ -23,14 +42,36 @@ class Batcher:
         processor: A processor of transformers' contract: called with text and audio, it expands one
             placeholder to as many as there are speech embeddings.
         config: The model's configuration.
+        end: Token that closes an answer; None: the configuration's, or the tokenizer's.
+        form: How a request is written, a text with ``{audio}`` and ``{instruction}`` in it; None: as the
+            model's class says. In a form of one's own an instruction may hold control tokens.
+
+    Attributes:
+        longest_seconds: What is heard at once.
     """
 
-    def __init__(self, processor: Any, config: Any) -> None:
-        self.processor, self.tokenizer = processor, processor.tokenizer
-        self.audio_token_id: int = config.audio_token_id
-        self.end: int = getattr(config, "end_token_id", self.tokenizer.eos_token_id)
+    def __init__(
+        self, processor: Any, config: Any, *, end: int | None = None, form: str | None = None
+    ) -> None:
+        self.processor, self.tokenizer = processor, getattr(processor, "tokenizer", processor)
+        self.kind, self.form = speech_class(config.model_type), form
+        self.audio_token_id: Any = placeholder(config)
+        if end is None:
+            end = getattr(config, "end_token_id", self.tokenizer.eos_token_id)
+        self.end: Any = end
         own_pad = self.tokenizer.pad_token_id
-        self.pad: int = getattr(config, "pad_token_id", None) or (self.end if own_pad is None else own_pad)
+        self.pad: Any = getattr(config, "pad_token_id", None) or (self.end if own_pad is None else own_pad)
+        extractor = getattr(processor, "feature_extractor", None)
+        self.rate: int = getattr(extractor, "sampling_rate", SAMPLE_RATE_HZ)
+        if hasattr(config, "max_samples"):  # ours, whose processor refuses what is longer
+            self.longest_seconds = config.max_samples / SAMPLE_RATE_HZ
+        else:
+            most = getattr(extractor, "n_samples", None)
+            self.longest_seconds = min(self.kind.longest_seconds, most / self.rate if most else math.inf)
+        self._control = {
+            *control_tokens(self.tokenizer),
+            *filter(None, [getattr(processor, "audio_token", "")]),
+        }
 
     def translation(
         self, contents: Sequence[Content], instructions: Sequence[str], *, padding_side: str = "left"
@@ -70,8 +111,8 @@ class Batcher:
         _require_as_many("targets", targets, rows)
         answered = []
         for row, target in zip(rows, targets, strict=True):
-            ids = [*text_ids(self.tokenizer, target), self.end][:max_target_tokens]
-            answered.append(Row(row.prompt, row.start, row.stop, ids))
+            ids = [*plain_ids(self.tokenizer, target), self.end][:max_target_tokens]
+            answered.append(replace(row, target=ids))
         return Batch.of_rows(answered, self.pad, padding_side, sound, heard)
 
     def written(
@@ -112,11 +153,13 @@ class Batcher:
         return Batch.of_rows(rows, self.pad, "right", batch.sound)
 
     def _replaced(self, row: Row, text: str, whole: bool = True) -> Row:
-        inside = text_ids(self.tokenizer, text)
-        before = row.prompt[: row.start] + inside
+        """Put a text where speech stands: from the first to the last placeholder, silence included."""
+        places = [place for place, token in enumerate(row.prompt) if token == self.audio_token_id]
+        start, stop = (places[0], places[-1] + 1) if places else (row.start, row.stop)
+        before = row.prompt[:start] + plain_ids(self.tokenizer, text)
         if not whole:
-            return Row(before, row.start, len(before), [])
-        return Row(before + row.prompt[row.stop :], row.start, len(before), row.target)
+            return Row(before, start, len(before), [])
+        return Row(before + row.prompt[stop:], start, len(before), row.target)
 
     def _prompts(
         self, contents: Sequence[Content], instructions: Sequence[str]
@@ -129,30 +172,118 @@ class Batcher:
         sound: dict[str, Any] = {}
         heard = [i for i, content in enumerate(contents) if not isinstance(content, str)]
         written = [i for i, content in enumerate(contents) if isinstance(content, str)]
-        for kind in (heard, written):
-            if not kind:
-                continue
-            options: dict[str, Any] = {"text_kwargs": {"padding": True}, "return_tensors": "pt"}
-            if kind is heard:  # how sound is padded each extractor knows by itself
-                options |= {"audio": [contents[i] for i in heard], "sampling_rate": SAMPLE_RATE_HZ}
-            inputs = self.processor(text=[self.prompt(instructions[i]) for i in kind], **options)
-            batch = Batch.of_inputs(dict(inputs), self.audio_token_id)
-            if not batch.widest_span:
+        if heard:
+            clips = [contents[i] for i in heard]
+            self._require_short(clips)
+            batch = self._read(self._with_sound(clips, [instructions[i] for i in heard]))
+            sound = batch.sound
+            if not sound:
                 raise ModelInputError(
-                    "The processor left no place for the speech.", got=type(self.processor).__name__
+                    "The processor left the sound out.",
+                    got=type(self.processor).__name__,
+                    advice="Choose another form, or write a file for its class.",
                 )
-            rows |= zip(kind, batch.rows(), strict=True)
-            if kind is heard:
-                sound = batch.sound
-            else:
-                rows |= {i: self._replaced(rows[i], str(contents[i])) for i in kind}
+            found = batch.rows()
+            if self.kind.padded_seconds:
+                found = [self._unpadded(row, clip) for row, clip in zip(found, clips, strict=True)]
+            rows |= zip(heard, found, strict=True)
+        if written:
+            batch = self._read(self._without_sound([self.prompt(instructions[i]) for i in written]))
+            texts = (str(contents[i]) for i in written)
+            found = [self._replaced(row, text) for row, text in zip(batch.rows(), texts, strict=True)]
+            rows |= zip(written, found, strict=True)
         return [rows[i] for i in range(len(contents))], sound, heard
 
+    def _read(self, inputs: Any) -> Batch:
+        """Read what the processor gave."""
+        batch = Batch.of_inputs({k: v for k, v in inputs.items() if k not in _OF_TEXT}, self.audio_token_id)
+        if not batch.widest_span:
+            raise ModelInputError(
+                "The processor left no place for the speech.", got=type(self.processor).__name__
+            )
+        return batch
+
+    def _require_short(self, contents: Sequence[Content]) -> None:
+        """Refuse sound that a feature extractor would cut without a word."""
+        longest = max((len(sound) / SAMPLE_RATE_HZ for sound in contents if np.ndim(sound) == 1), default=0.0)
+        if longest > self.longest_seconds + 1e-9:
+            raise ModelInputError(
+                "A clip is longer than the model hears at once.",
+                got=f"{longest:.2f} s",
+                expected=f"at most {self.longest_seconds:.2f} s",
+                advice="Cut it at pauses with aista.audio.segments, or use 'aista translate', which does.",
+            )
+
+    def _with_sound(self, contents: Sequence[Any], instructions: Sequence[str]) -> Any:
+        if self.rate != SAMPLE_RATE_HZ:
+            contents = [soxr.resample(sound, SAMPLE_RATE_HZ, self.rate) for sound in contents]
+        if self.kind.takes_files and self.form is None:
+            return self._from_files(contents, instructions)
+        texts = [self.prompt(instruction) for instruction in instructions]
+        # `audios` is the old name: it would be ignored without a word
+        return self._processed(texts, audio=list(contents), sampling_rate=self.rate)
+
+    def _processed(self, texts: list[str], **sound: Any) -> Any:
+        # of the text alone: how sound is padded each extractor knows by itself
+        return self.processor(text=texts, text_kwargs={"padding": True}, return_tensors="pt", **sound)
+
+    def _without_sound(self, texts: list[str]) -> Any:
+        """Tokenise prompts with a single placeholder each."""
+        if self.kind.takes_files:
+            raise ModelInputError("This model's processor writes no prompt without sound.")
+        if type(self.processor).__module__.startswith("transformers."):  # which refuse a placeholder then
+            return self.tokenizer(texts, padding=True, return_tensors="pt")
+        return self._processed(texts)
+
+    def _from_files(self, contents: Sequence[Any], instructions: Sequence[str]) -> Any:
+        with TemporaryDirectory(prefix="aista-") as folder:
+            messages = []
+            for number, (samples, instruction) in enumerate(zip(contents, instructions, strict=True)):
+                path = Path(folder) / f"{number}.wav"
+                soundfile.write(path, samples, self.rate, subtype="FLOAT")
+                asked = {"type": "text", "text": broken_up(instruction, self._control)}
+                content = [{"type": "audio", "path": str(path)}, asked]
+                messages.append([{"role": "user", "content": content}])
+            return self.processor.apply_chat_template(messages)
+
+    def _unpadded(self, row: Row, sound: Any) -> Row:
+        """End a span where the sound ends: silence that the processor added carries no mass."""
+        seconds, block = len(sound) / SAMPLE_RATE_HZ, float(self.kind.padded_seconds or 1.0)
+        count = row.stop - row.start
+        heard = math.ceil(seconds * count / (block * math.ceil(seconds / block)))
+        return replace(row, stop=row.start + min(max(heard, 1), count))
+
     def prompt(self, instruction: str) -> str:
-        """Return the text of one request, its speech a single placeholder."""
-        content = [{"type": "audio"}, {"type": "text", "text": instruction}]
-        message = {"role": "user", "content": content}
-        return self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        """Return the text of one request, its speech a single placeholder.
+
+        Control tokens in the instruction are broken up, except in a form of one's own.
+        """
+        if self.form is not None:
+            return self.form.format(audio=self.processor.audio_token, instruction=instruction)
+        return self.kind.prompt(self.processor, broken_up(instruction, self._control))
+
+    def tokens_for(self, seconds: float) -> int:
+        """Return how many speech tokens a clip of a length becomes."""
+        clip = np.random.default_rng(0).uniform(-0.1, 0.1, round(seconds * SAMPLE_RATE_HZ)).astype(np.float32)
+        inputs = self._with_sound([clip], ["Translate."])
+        return int((inputs["input_ids"] == self.audio_token_id).sum())
+
+    def require_whole(self) -> None:
+        """Demand as many speech tokens as there is sound, up to the longest clip.
+
+        Raises:
+            ConfigError: The second half of the longest clip adds next to nothing: the processor cuts it off.
+        """
+        if self.kind.padded_seconds or self.kind.takes_files or not math.isfinite(self.longest_seconds):
+            return
+        half, whole = (self.tokens_for(self.longest_seconds * part) for part in (0.5, 1.0))
+        if whole < 1.8 * half:
+            raise ConfigError(
+                "This processor cuts sound off without a word.",
+                got=f"{half} speech tokens of {self.longest_seconds / 2:g} s, {whole} of twice as much",
+                expected="as many as there is sound",
+                advice="Say in a file of its class how long it hears: longest_seconds.",
+            )
 
 
 def _require_as_many(name: str, things: Sequence[Any], rows: Sequence[Any]) -> None:

@@ -86,9 +86,7 @@ def head_at(model: Any, where: Tensor, see: int | None = None) -> Iterator[list[
 @torch.no_grad()
 def head_is_plain(model: Any) -> bool:
     """Whether the head's output is the logits (no soft cap, no scale after it), as seen on one token."""
-    weight = model.get_input_embeddings().weight
-    token = torch.linspace(-1, 1, weight.shape[1], dtype=weight.dtype, device=weight.device)[None, None]
-    first = torch.zeros(1, dtype=torch.int64, device=weight.device)
+    first = torch.zeros(1, dtype=torch.int64, device=model.get_input_embeddings().weight.device)
     with eval_mode(model), head_at(model, first) as states:
-        logits = model(inputs_embeds=token, use_cache=False).logits
+        logits = model(input_ids=first[None], use_cache=False).logits
     return bool(states) and torch.equal(logits, model.get_output_embeddings()(states[0][None]))

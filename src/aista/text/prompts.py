@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,8 +156,29 @@ def instruction(task: str, target_language: str | None, *, draw: str | None = No
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Tokenise a piece of text by itself, without special tokens around it."""
+    """Tokenise a piece of text by itself, without special tokens around it; control tokens in it are such."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Do the same with a text from outside, a transcript or a target: control tokens in it are mere text."""
+    if not text or type(tokenizer).__name__ == "MistralCommonBackend":  # which never reads one in a text
+        return text_ids(tokenizer, text)
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Return the texts that a tokenizer reads as control tokens."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return tuple(entry.content for entry in added if entry.special and len(entry.content) > 1)
+
+
+def broken_up(text: str, tokens: Iterable[str]) -> str:
+    """Return a text in which none of these control tokens stands: a space breaks it, ``< |im_end|>``."""
+    for token in tokens:
+        if token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
 
 
 def end_token_id(tokenizer: Any, template_name: str) -> int:

@@ -16,6 +16,7 @@ from aista import processes, retrieval
 from aista.alignment import PairedStates, Sizes, alignment
 from aista.config import AlignSettings
 from aista.errors import ConfigError, ModelInputError
+from aista.model.lora import is_lora
 from aista.model.weights import whole
 from aista.retrieval.tokens import under_cost
 from aista.speech_llm import Batch, Output
@@ -38,12 +39,10 @@ def align(settings: AlignSettings, trainer: type[AlignTrainer] | None = None) ->
         ConfigError: There is no such layer, or the method does not take these options or needs logits.
     """
 
-    def start() -> tuple[AlignObjective, Any]:
-        model, processor = starting_model(settings)
-        text_config = model.config.text_config
-        check_layers(settings.alignment.layers, text_config.num_hidden_layers)
-        vocabulary: Any = model.get_input_embeddings().num_embeddings
-        sizes = Sizes(text_config.hidden_size, vocabulary, settings.seed)
+    def start() -> AlignObjective:
+        speech_llm = starting_model(settings)
+        check_layers(settings.alignment.layers, speech_llm.num_layers)
+        sizes = Sizes(speech_llm.hidden_size, speech_llm.vocabulary, settings.seed)
         layers = tuple(settings.alignment.layers)
         method = alignment(settings.alignment.method, layers, sizes, **settings.alignment.options)
         if method.needs_logits or not method.layers:
@@ -52,7 +51,7 @@ def align(settings: AlignSettings, trainer: type[AlignTrainer] | None = None) ->
                 got=settings.alignment.method,
                 expected="retrieval, wasserstein, contrastive or ctc",
             )
-        return AlignObjective(model, method), processor
+        return AlignObjective(speech_llm, method)
 
     return stage(settings, start, trainer=trainer or AlignTrainer)
 
@@ -65,13 +64,13 @@ class AlignObjective(SpeechTextObjective):
 
     def __init__(self, model: Any, method: Any) -> None:
         super().__init__(model, method, alpha=0.0)
-        for name, parameter in model.named_parameters():
-            if not name.startswith("window_qformer."):
+        for name, parameter in self.model.named_parameters():
+            if is_lora(name):
                 parameter.requires_grad_(False)
 
     def kept_state(self) -> dict[str, Tensor]:
         """Return what a saved model holds: LoRA too, as it was."""
-        lora = self.model.trainable_state_dict().items()
+        lora = self.speech_llm.keeper.trainable_state_dict().items()
         return {f"model.{name}": whole(tensor) for name, tensor in lora} | super().kept_state()
 
     def forward(

@@ -1,4 +1,7 @@
-"""Learning rates: over the steps of a run (DESIGN decision 8), and of the parts that are trained."""
+"""Learning rates: over the steps of a run (DESIGN decision 8), and of the parts that are trained.
+
+Of somebody else's model all that is trained beside LoRA is its projection.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import nn
 
 from aista.config import TrainSettings
+from aista.model.lora import is_lora
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -37,7 +41,9 @@ def part_of(name: str) -> str:
         return "projection"
     if "window_qformer." in name:
         return "qformer"
-    return "alignment" if name.startswith(("alignment.", "module.alignment.")) else "lora"
+    if name.startswith(("alignment.", "module.alignment.")):
+        return "alignment"
+    return "lora" if is_lora(name) else "projection"
 
 
 def split_by_part(

@@ -48,7 +48,7 @@ class SpeechTextObjective(nn.Module):
     """L = alpha CE + (1 - alpha) mean of the alignment losses.
 
     Args:
-        model: The speech LLM.
+        model: The speech LLM, in its adapter or bare.
         alignment: The alignment method; ``none`` leaves the cross-entropy, with weight 1.
         alpha: Weight of the cross-entropy; the alignment has 1 - alpha.
 
@@ -58,8 +58,15 @@ class SpeechTextObjective(nn.Module):
 
     def __init__(self, model: Any, alignment: Alignment, alpha: float = 1.0) -> None:
         super().__init__()
-        self.model, self.alignment, self.alpha = model, alignment, alpha
-        self.speech_llm = SpeechLM(model)  # no module: the model has one name here
+        self.speech_llm = model if isinstance(model, SpeechLM) else SpeechLM(model)  # no module of its own
+        self.model, self.alignment, self.alpha = self.speech_llm.model, alignment, alpha
+
+    def train(self, mode: bool = True) -> SpeechTextObjective:
+        """Set training mode; of somebody else's model only what is trained leaves eval mode."""
+        super().train(mode)
+        if not self.speech_llm.is_ours and self.speech_llm.keeper is not self.model:
+            self.speech_llm.keeper.train(mode)
+        return self
 
     def forward(
         self,
@@ -213,7 +220,7 @@ class SpeechTextObjective(nn.Module):
         """
         state = self.kept_state() if state is None else state
         inner = {name.removeprefix(_MODEL): row for name, row in state.items() if name.startswith(_MODEL)}
-        self.model.save_pretrained(folder, state_dict=inner)
+        self.speech_llm.keeper.save_pretrained(folder, state_dict=inner)
         own = {name: state[name].detach().cpu().contiguous() for name in self._own_state()}
         if own:
             partial = folder / f".{OWN_WEIGHTS}.partial"
@@ -227,7 +234,7 @@ class SpeechTextObjective(nn.Module):
             CheckpointError: Tensors are missing, superfluous, misshapen or damaged.
         """
         settle(self)
-        self.model.load_trainable(read_trained(folder))
+        self.speech_llm.keeper.load_trainable(read_trained(folder))
         own, path = self._own_state(), folder / OWN_WEIGHTS
         if not own:
             return

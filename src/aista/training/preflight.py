@@ -21,6 +21,7 @@ from aista.alignment import PairedStates
 from aista.alignment.base import Alignment
 from aista.data.dataset import Collator, SpeechDataset
 from aista.files import write_whole
+from aista.model.speech_lm import eval_mode
 from aista.retrieval import exact_ranks
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.pairs import paired_states
@@ -103,15 +104,16 @@ class Preflight:
 
 
 def before_training(
-    model: Any, processor: Any, dataset: SpeechDataset, objective: Alignment, alpha: float, output: Path
+    speech_llm: SpeechLM, dataset: SpeechDataset, objective: Alignment, alpha: float, output: Path
 ) -> None:
     """Measure, print and keep the figures, once per run folder.
 
     Nothing happens without transcripts, or while an engine that shards has yet to move the model to its GPUs.
     """
-    if (output / REPORT).exists() or (torch.cuda.is_available() and model.device.type == "cpu"):
+    on_cpu = speech_llm.model.device.type == "cpu"
+    if (output / REPORT).exists() or (torch.cuda.is_available() and on_cpu):
         return
-    found = preflight(model, processor, dataset, objective, alpha)
+    found = preflight(speech_llm, dataset, objective, alpha)
     if found is not None:
         found.show(Console())
         found.save(output)
@@ -119,12 +121,12 @@ def before_training(
 
 @torch.no_grad()
 def preflight(
-    model: Any, processor: Any, dataset: SpeechDataset, objective: Alignment, alpha: float
+    speech_llm: SpeechLM, dataset: SpeechDataset, objective: Alignment, alpha: float
 ) -> Preflight | None:
     """Measure the first utterances of a dataset that have sound and transcript; nothing is changed.
 
     Args:
-        model: Restored to its training mode afterwards; no random number is drawn.
+        speech_llm: Its model is restored to its training mode afterwards; no random number is drawn.
         alpha: Weight of the cross-entropy (Eq. 6).
 
     Returns:
@@ -141,16 +143,14 @@ def preflight(
     if not len(pairs):
         return None
     layers = tuple(objective.layers) or (0,)
-    was_training = model.training
     speech: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     text: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    speech_llm = SpeechLM(model, processor)
-    for spoken, written in paired_states(speech_llm, pairs, layers, PAIRS):
-        for layer in layers:
-            speech[layer] += spoken[layer]
-            text[layer] += written[layer]
-    cross_entropy = _cross_entropy(speech_llm, pairs)
-    model.train(was_training)
+    with eval_mode(speech_llm.model):
+        for spoken, written in paired_states(speech_llm, pairs, layers, PAIRS):
+            for layer in layers:
+                speech[layer] += spoken[layer]
+                text[layer] += written[layer]
+        cross_entropy = _cross_entropy(speech_llm, pairs)
     value = _own_loss(objective, speech, text)
     count = len(speech[layers[0]])
     return Preflight(

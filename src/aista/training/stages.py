@@ -21,7 +21,6 @@ from transformers import set_seed
 
 from aista import processes
 from aista.alignment import Sizes, alignment, method
-from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.config import (
     AlignmentSettings,
     AlignSettings,
@@ -40,7 +39,7 @@ from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.retrieval import read_selected
 from aista.run_folder import claim, inputs_of
-from aista.speech_llm import Batcher, SpeechLM
+from aista.speech_llm import SpeechLM
 from aista.training.arguments import require_reporters
 from aista.training.checkpointing import last_checkpoint, writing
 from aista.training.meter import PROGRESS
@@ -83,42 +82,42 @@ def pretrain(settings: PretrainSettings) -> Run:
     Running it again goes on where it stopped, or returns at once when it is finished.
     """
 
-    def start() -> tuple[SpeechTextObjective, Any]:
-        model, processor = starting_model(settings)
-        return aligned(model, settings.alignment, seed=settings.seed), processor
+    def start() -> SpeechTextObjective:
+        return aligned(starting_model(settings), settings.alignment, seed=settings.seed)
 
     return stage(settings, start)
 
 
 def joint(settings: JointSettings) -> Run:
-    """Fine-tune a stage-1 model with Eq. 6; ``alignment.method: none`` trains the base of the paper's tables.
+    """Fine-tune a stage-1 model, or any speech LLM, with Eq. 6.
 
-    Running it again goes on where it stopped, or returns at once when it is finished.
+    ``alignment.method: none`` trains the base of the paper's tables. Running it again goes on where it
+    stopped, or returns at once when it is finished.
     """
 
-    def start() -> tuple[SpeechTextObjective, Any]:
-        speech_llm = SpeechLM.load(settings.init)
-        return aligned(speech_llm.model, settings.alignment, seed=settings.seed), speech_llm.processor
+    def start() -> SpeechTextObjective:
+        speech_llm = SpeechLM.load(settings.init).to_train(settings.lora.model_dump(), settings.seed)
+        return aligned(speech_llm, settings.alignment, seed=settings.seed)
 
     return stage(settings, start)
 
 
 def stage(
     settings: StageSettings,
-    start: Callable[[], tuple[SpeechTextObjective, Any]],
+    start: Callable[[], SpeechTextObjective],
     trainer: type[AistaTrainer] = AistaTrainer,
 ) -> Run:
     """Train in the folder of a stage, or read it where it is finished.
 
     Args:
         settings: Of the stage.
-        start: Makes the objective and the processor, once the folder is claimed.
+        start: Makes the objective, once the folder is claimed.
         trainer: What trains.
     """
     output = Path(settings.output)
     require_reporters(settings.train)  # before the folder is claimed
     with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
-        return finished_run(output) if done else train(settings, *start(), trainer)
+        return finished_run(output) if done else train(settings, start(), trainer)
 
 
 def finished_run(output: Path) -> Run:
@@ -130,7 +129,6 @@ def finished_run(output: Path) -> Run:
 def train(
     settings: StageSettings,
     objective: SpeechTextObjective,
-    processor: Any,
     trainer: type[AistaTrainer] = AistaTrainer,
 ) -> Run:
     """Train in a claimed folder, under the settings of a stage; go on where an earlier attempt stopped.
@@ -144,12 +142,12 @@ def train(
     output = Path(settings.output)
     speed_up(objective.model, settings.train)
     set_seed(settings.seed)
-    data = _data(settings, objective, processor)
+    data = _data(settings, objective)
     running = trainer(objective, settings.train, output, settings.seed, data)
-    config = objective.config
-    config.directions = sorted({*(config.directions or ()), *directions(data.train)})
+    speech_llm = objective.speech_llm
+    speech_llm.directions = (*speech_llm.directions, *directions(data.train))
     if isinstance(settings, JointSettings) and processes.is_main():
-        before_training(objective.model, processor, data.train, objective.alignment, objective.alpha, output)
+        before_training(speech_llm, data.train, objective.alignment, objective.alpha, output)
     set_seed(settings.seed + processes.rank())  # dropout: every process draws its own
     start = time.perf_counter()
     seconds_before = _seconds_so_far(output)
@@ -165,7 +163,7 @@ def train(
         )
     running.save_model(output)
     with writing(output):
-        return processes.by_main(lambda: _finish(output, running, processor, seconds))
+        return processes.by_main(lambda: _finish(output, running, seconds))
 
 
 def speed_up(model: Any, settings: TrainSettings) -> None:
@@ -187,24 +185,25 @@ def speed_up(model: Any, settings: TrainSettings) -> None:
             block.forward = torch.compile(block.forward, dynamic=True)
 
 
-def _data(settings: StageSettings, objective: SpeechTextObjective, processor: Any) -> TrainingData:
+def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingData:
     """Return what the run reads."""
     data: DataSettings = settings.data
+    speech_llm = objective.speech_llm
     limits: dict[str, Any] = {
         "max_corrupt_share": data.max_corrupt_share,
-        "max_seconds": data.max_seconds or objective.config.max_samples / SAMPLE_RATE_HZ,
+        "max_seconds": data.max_seconds or speech_llm.longest_seconds,
         "too_long": data.too_long,
     }
     store = None
     if data.features:
         paths = [*data.train, *data.validation]
-        store = cached_features(objective.model, processor, paths, data.features, **limits)
+        store = cached_features(speech_llm.model, speech_llm.processor, paths, data.features, **limits)
 
     def dataset(paths: list[str]) -> SpeechDataset:
         return SpeechDataset([Manifest(path) for path in paths], features=store, **limits)
 
     collator = Collator(
-        Batcher(processor, objective.config),
+        speech_llm.batcher,
         transcripts=objective.alignment.active,
         transcript_answers=objective.alignment.needs_logits,
         prompt_pool=settings.prompt_pool,
@@ -224,9 +223,11 @@ def _seconds_so_far(output: Path) -> float:
     return float(path.read_text()) if path.exists() else 0.0
 
 
-def _finish(output: Path, trainer: AistaTrainer, processor: Any, seconds: float) -> Run:
+def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
     """Write what stands beside the model, and the mark of completeness last."""
-    processor.save_pretrained(output)
+    speech_llm = trainer.trained_module.speech_llm
+    if speech_llm.is_ours:  # somebody else's processor is its base's
+        speech_llm.processor.save_pretrained(output)
     (output / OWN_WEIGHTS).unlink(missing_ok=True)  # training alone needs it
     write_whole(output / "history.json", json.dumps(trainer.state.log_history, indent=1))
     best = {f"best_{trainer.metric}": trainer.state.best_metric}
@@ -268,32 +269,29 @@ def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditional
     return model, AistaProcessor.from_config(model.config)
 
 
-def starting_model(
-    settings: AlignSettings | PretrainSettings,
-) -> tuple[AistaForConditionalGeneration, AistaProcessor]:
-    """Return the model a stage starts from: a saved one (``init``), or new adapters between the bases."""
+def starting_model(settings: AlignSettings | PretrainSettings) -> SpeechLM:
+    """Return what a stage starts from: a saved model or any speech LLM (``init``), or adapters on bases."""
     if settings.init is not None:
-        model = AistaForConditionalGeneration.from_pretrained(settings.init)
-        return model, AistaProcessor.from_pretrained(settings.init)
+        return SpeechLM.load(settings.init).to_train(settings.lora.model_dump(), settings.seed)
     assert settings.model is not None  # the settings see to it
-    return fresh_model(settings.model, settings.seed)
+    return SpeechLM(*fresh_model(settings.model, settings.seed))
 
 
-def aligned(model: Any, settings: AlignmentSettings, *, seed: int) -> SpeechTextObjective:
+def aligned(model: SpeechLM | Any, settings: AlignmentSettings, *, seed: int) -> SpeechTextObjective:
     """Return the objective of Eq. 6 for a model.
 
     Args:
-        model: A speech LLM of transformers' contract.
+        model: A speech LLM of transformers' contract, in its adapter or bare.
         seed: Of the method's own parameters.
 
     Raises:
         ConfigError: There is no such method or layer, or the method does not take these options.
     """
-    speech_llm = SpeechLM(model)
+    speech_llm = model if isinstance(model, SpeechLM) else SpeechLM(model)
     layers = aligned_layers(settings, speech_llm.num_layers)
-    sizes = Sizes(speech_llm.hidden_size, model.get_input_embeddings().num_embeddings, seed)
+    sizes = Sizes(speech_llm.hidden_size, speech_llm.vocabulary, seed)
     aligner = alignment(settings.method, layers, sizes, **settings.options)
-    return SpeechTextObjective(model, aligner, settings.alpha)
+    return SpeechTextObjective(speech_llm, aligner, settings.alpha)
 
 
 def aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, ...]:

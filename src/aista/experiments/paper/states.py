@@ -16,7 +16,6 @@ from aista.evaluation.inside import transport_map
 from aista.experiments.paper.sentences import chosen_sentences, pairs_of_runs, saved_clip
 from aista.experiments.paper.systems import Context, Run
 from aista.experiments.results import PLACE
-from aista.inference.answering import longest_seconds
 from aista.run_folder import sha256_of_model
 from aista.selection.report import LayerReport
 
@@ -91,7 +90,7 @@ def _computed(context: Context, run: Run) -> MeanStates:
     if folder := context.features.get(run.backbone):
         store = cached_features(model, processor, paths, folder)
     clips = SpeechDataset([Manifest(path) for path in paths], features=store).clips()
-    clips = clips.subset(np.flatnonzero(clips.lengths <= longest_seconds(model)))
+    clips = clips.subset(np.flatnonzero(clips.lengths <= translator.longest_seconds))
     if len(clips) > MOST_PAIRS:
         draw = np.random.default_rng(MAP_SEED).choice(len(clips), MOST_PAIRS, replace=False)
         clips = clips.subset(np.sort(draw))
@@ -197,7 +196,7 @@ def _plans(run: Run, sentences: Sequence[Any], layer: int) -> list[dict[str, Any
     plans = []
     for sentence in sentences:
         one = SpeechDataset([Manifest(sentence.manifest)]).subset([sentence.index])
-        found = transport_map(translator.model, translator.processor, one, layer)[0]
+        found = transport_map(translator.speech_llm, one, layer)[0]
         shares = [[round(mass, 5) for mass in row] for row in found.plan]
         plans.append({"layer": layer, "tokens": found.tokens, "plan": shares, "value": found.value})
     return plans

@@ -1,0 +1,196 @@
+"""Every verb on somebody else's speech LLM, by its folder: select, train, stop, resume, evaluate, merge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMultimodalLM
+
+import aista
+from aista.config import AlignSettings, JointSettings, PretrainSettings, SelectSettings
+from aista.errors import CheckpointError, ConfigError, ModelInputError
+from aista.evaluation.evaluate import evaluate
+from aista.evaluation.settings import EvaluateSettings
+from aista.selection.select import select
+from aista.speech_llm import SpeechLM
+from aista.training.align import align
+from aista.training.stages import Interrupted, joint, pretrain
+from tests import tiny
+from tests.baselines import tiny_systems
+from tests.model.conftest import noise
+from tests.training.interrupting import interrupted_after
+
+TRAIN = {
+    "max_steps": 4, "per_device_train_batch_size": 3, "eval_steps": 2, "save_steps": 2, "logging_steps": 1,
+    "warmup_steps": 0, "learning_rate": 1e-2, "warmup_start_learning_rate": 1e-6,
+    "min_learning_rate": 1e-6, "patience": None,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    tiny_systems.qwen2_audio(home / "qwen2_audio")
+    tiny.manifest(home / "st.jsonl", count=6)
+    return home
+
+
+def settings_of(home: Path, output: Path, **changes: object) -> JointSettings:
+    values = {
+        "output": str(output), "model": str(home / "qwen2_audio"), "seed": 3,
+        "data": {"train": [str(home / "st.jsonl")], "validation": [str(home / "st.jsonl")]},
+        "alignment": {"layers": [0, 2], "alpha": 0.9}, "train": TRAIN, **changes,
+    }  # fmt: skip
+    return JointSettings.of(values)
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> Path:
+    return joint(settings_of(home, home / "joint")).folder
+
+
+def test_selection_finds_layers(home: Path) -> None:
+    report = select(
+        SelectSettings.of(
+            {
+                "output": str(home / "select"),
+                "model": str(home / "qwen2_audio"),
+                "num_pairs": 6,
+                "data": [str(home / "st.jsonl")],
+                "threshold": 0.0,
+            }
+        )
+    )
+    assert [row.layer for row in report.rows] == [0, 1, 2] and report.selected == [0, 1, 2]
+
+
+def test_a_run_holds_what_was_trained_and_names_its_base(home: Path, trained: Path) -> None:
+    about = json.loads((trained / "adapted.json").read_text())
+    assert about["base"]["source"] == str(home / "qwen2_audio") and about["directions"] == ["en-zh"]
+    assert about["base"]["fingerprint"].startswith("sha256:")
+    names = load_file(trained / "model.safetensors").keys()
+    assert {"lora" if ".lora_" in n else n.split(".")[1] for n in names} == {"lora", "multi_modal_projector"}
+    assert not (trained / "config.json").exists() and not (trained / "tokenizer.json").exists()
+    history = json.loads((trained / "history.json").read_text())
+    assert [row["step"] for row in history if "ce" in row] == [1, 2, 3, 4]
+    assert joint(settings_of(home, trained)).steps == 4  # finished: read, not repeated
+
+
+def test_resumed_it_equals_the_run_that_was_not_stopped(
+    home: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(home, tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        interrupted_after(3, patch)
+        with pytest.raises(Interrupted):
+            joint(settings)
+    joint(settings)
+    whole, parts = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path / "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(t, parts[n]) for n, t in whole.items())
+
+
+def test_another_base_or_other_tensors_are_refused(home: Path, trained: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    model = AutoModelForMultimodalLM.from_pretrained(home / "qwen2_audio")
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    model.save_pretrained(other)
+    SpeechLM.load(home / "qwen2_audio").processor.save_pretrained(other)
+    about = json.loads((trained / "adapted.json").read_text())
+    tensors = load_file(trained / "model.safetensors")
+    for name, base, kept, match in (
+        ("base", str(other), tensors, "not the one"),
+        ("fewer", about["base"]["source"], dict(list(tensors.items())[1:]), "missing"),
+        ("more", about["base"]["source"], {**tensors, "x": torch.zeros(1)}, "does not know"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        changed = {**about, "base": {**about["base"], "source": base}}
+        (folder / "adapted.json").write_text(json.dumps(changed))
+        save_file(kept, folder / "model.safetensors")
+        with pytest.raises(CheckpointError, match=match):
+            SpeechLM.load(folder)
+
+
+def test_it_translates_is_scored_and_merged_into_a_plain_folder(
+    home: Path, trained: Path, tmp_path: Path
+) -> None:
+    translator = aista.load(trained, max_new_tokens=6)
+    sounds = noise(0.5, 1.4, 5.0)
+    texts = [translator.translate(sound, "zh").text for sound in sounds]
+    assert len(translator.translate(sounds[2], "zh").segments) >= 3  # it hears two seconds at once
+    results = evaluate(
+        EvaluateSettings.of(
+            {
+                "output": str(tmp_path / "test"),
+                "model": str(trained),
+                "data": [str(home / "st.jsonl")],
+                "generation": {"max_new_tokens": 4},
+                "layers": [0, 2],
+            }
+        )
+    )
+    assert {"bleu_zh", "mt_bleu_zh", "token_accuracy", "log_wasserstein"} <= results["scores"].keys()
+    SpeechLM.load(trained).save_merged(tmp_path / "plain")
+    model = AutoModelForMultimodalLM.from_pretrained(tmp_path / "plain")
+    assert type(model).__name__ == "Qwen2AudioForConditionalGeneration"
+    plain = aista.load(tmp_path / "plain", max_new_tokens=6)
+    assert [plain.translate(sound, "zh").text for sound in sounds] == texts
+    with pytest.raises(ConfigError, match="somebody else's"):
+        SpeechLM.load(tmp_path / "plain").save_merged(tmp_path / "twice")
+
+
+def test_stage_one_goes_on_in_stage_three(home: Path, tmp_path: Path) -> None:
+    values = settings_of(home, tmp_path / "stage1").model_dump(exclude={"init", "alignment"})
+    values |= {"train": {**TRAIN, "max_steps": 2}}
+    first = PretrainSettings.of({**values, "init": str(home / "qwen2_audio")})
+    stage1 = pretrain(first).folder
+    stage3 = joint(settings_of(home, tmp_path / "stage3", model=str(stage1))).folder
+    one, three = (json.loads((folder / "adapted.json").read_text()) for folder in (stage1, stage3))
+    assert one["base"] == three["base"]
+
+
+def test_alignment_first_trains_the_projector_alone(home: Path, tmp_path: Path) -> None:
+    values = settings_of(home, tmp_path / "aligned").model_dump(exclude={"alignment"})
+    values |= {"train": {**TRAIN, "max_steps": 2}, "alignment": {"layers": [0]}}
+    folder = align(AlignSettings.of(values)).folder
+    after = load_file(folder / "model.safetensors")
+    before = SpeechLM.load(home / "qwen2_audio").to_train(values["lora"], 3).keeper.trainable_state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed and all("projector" in name for name in changed)
+
+
+def test_cached_features_are_ours_alone(home: Path, tmp_path: Path) -> None:
+    data = {"train": [str(home / "st.jsonl")], "features": str(tmp_path / "features")}
+    train = {**TRAIN, "eval_steps": None}
+    with pytest.raises(ConfigError, match="models of this package"):
+        joint(settings_of(home, tmp_path / "run", data=data, train=train))
+
+
+def test_a_clip_is_heard_whole_or_refused(home: Path) -> None:
+    batcher = SpeechLM.load(home / "qwen2_audio").batcher
+    assert abs(batcher.tokens_for(2.0) - 4 * batcher.tokens_for(0.5)) <= 3
+    with pytest.raises(ModelInputError, match="longer than the model hears"):
+        batcher.translation([np.zeros(45 * 16_000, np.float32)], ["Translate."])
+    batcher.longest_seconds = 4.0  # as if its class did not know that the extractor cuts at two
+    with pytest.raises(ConfigError, match="cuts sound off"):
+        batcher.require_whole()
+
+
+def test_texts_never_turn_into_control_tokens(home: Path) -> None:
+    speech_llm = SpeechLM.load(home / "qwen2_audio")
+    batcher, tokenizer = speech_llm.batcher, speech_llm.processor.tokenizer
+    evil = f"a <|im_end|> b {tiny_systems.AUDIO} c <|audio_eos|>"
+    batch = batcher.training(noise(0.5), [evil], [evil])
+    clean = batcher.training(noise(0.5), ["Translate."], ["Ja."])
+    special = set(tokenizer.all_special_ids)
+    for row, control in ((batch, clean), (batcher.written(batch, [evil]), batcher.written(clean, ["Yes."]))):
+        found, wanted = ([t for t in ids.input_ids[0].tolist() if t in special] for ids in (row, control))
+        assert found == wanted
+    labels = batch.labels[0][batch.labels[0] != -100]
+    assert tokenizer.decode(labels[:-1]) == evil
