@@ -55,10 +55,20 @@ def written_of(rows: list[int]) -> Batch:
     return Batch.of_rows(made, 0, "right")
 
 
-def whole(speech_llm: SpeechLM, batch: Batch) -> tuple[torch.Tensor, ...]:
-    """transformers' own hidden states, with the mask."""
+def given(speech_llm: SpeechLM, batch: Batch) -> dict[str, Any]:
+    """What the model itself takes, the mask always among it."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.sound}
-    return speech_llm.model(**inputs, output_hidden_states=True).hidden_states
+    return {**inputs, **speech_llm.kind.forward_options}
+
+
+def whole(speech_llm: SpeechLM, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """transformers' own hidden states, with the mask; the last one after the final norm."""
+    inputs = given(speech_llm, batch)
+    states = speech_llm.model(**inputs, output_hidden_states=True).hidden_states
+    if states[-1].dim() == 4:  # several streams up to the last block
+        last = speech_llm.model.model(**inputs).last_hidden_state
+        return (*(each[speech_llm.kind.stream] for each in states[:-1]), last)
+    return states
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -119,8 +129,7 @@ def test_a_text_may_stand_between_clips(speech_llm: SpeechLM, side: str) -> None
 
 def test_the_loss_is_the_cross_entropy_of_the_targets(speech_llm: SpeechLM, monkeypatch) -> None:
     batch = batch_of(speech_llm, [0, 1])
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.sound}
-    logits = speech_llm.model(**inputs).logits[:, :-1]
+    logits = speech_llm.model(**given(speech_llm, batch)).logits[:, :-1]
     labels = batch.labels[:, 1:]
     wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
     right = int(((logits.argmax(-1) == labels) & (labels != -100)).sum())
@@ -194,7 +203,8 @@ def test_saved_loaded_and_merged_it_is_the_same_model(name: str, tmp_path: Path)
 
     def loaded(folder: Path) -> Any:
         config = AutoConfig.from_pretrained(folder)
-        return load_whole(auto_class(config), folder, config, Options())
+        with CLASSES[name].around():
+            return load_whole(auto_class(config), folder, config, Options())
 
     speech_llm = adapted(loaded(base), name, seed=3)
     objective = objective_of(speech_llm)
@@ -263,8 +273,11 @@ def test_generation_returns_the_new_tokens(speech_llm: SpeechLM) -> None:
     batch = batch_of(speech_llm, [0, 1], "left")
     new = speech_llm.generate(batch, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     assert new.shape == (2, 4)
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.sound}
-    logits = speech_llm.model(**inputs).logits[:, -1].index_fill(1, torch.tensor([2]), -torch.inf)
+    logits = (
+        speech_llm.model(**given(speech_llm, batch))
+        .logits[:, -1]
+        .index_fill(1, torch.tensor([2]), -torch.inf)
+    )
     assert torch.equal(logits.argmax(-1), new[:, 0])  # the first may not be the end
 
 

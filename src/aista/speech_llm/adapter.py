@@ -114,7 +114,7 @@ class SpeechLM:
         self.kind = speech_class(model.config.model_type)
         self.audio_token_id = require_placeholder(model.config)
         self.model, self.processor = model, processor
-        self.decoder = Decoder(model.get_decoder(), getattr(model, "blocks_path", "layers"))
+        self.decoder = Decoder(model.get_decoder(), getattr(model, "blocks_path", "layers"), self.kind.stream)
         self.base: tuple[str, str | None, Path] | None = None
         self.batcher: Any = None
         if processor is not None:

@@ -88,5 +88,5 @@ def head_is_plain(model: Any) -> bool:
     """Whether the head's output is the logits (no soft cap, no scale after it), as seen on one token."""
     first = torch.zeros(1, dtype=torch.int64, device=model.get_input_embeddings().weight.device)
     with eval_mode(model), head_at(model, first) as states:
-        logits = model(input_ids=first[None], use_cache=False).logits
+        logits = model(input_ids=first[None] + 3, use_cache=False).logits  # no pad, whose states are 0
     return bool(states) and torch.equal(logits, model.get_output_embeddings()(states[0][None]))

@@ -39,13 +39,14 @@ class Decoder:
     Args:
         module: What runs: embeddings, blocks, norm.
         path: Dotted path, from ``module``, of the list of its blocks.
+        stream: Which one is the hidden state, where blocks hand on several, (streams, B, T, d).
 
     Raises:
         ConfigError: There is no list of blocks.
     """
 
-    def __init__(self, module: nn.Module, path: str = "layers") -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, path: str = "layers", stream: int = 0) -> None:
+        self.module, self.stream = module, stream
         parent, _, self._name = path.rpartition(".")
         try:
             self._owner: Any = reduce(getattr, parent.split("."), module) if parent else module
@@ -77,11 +78,11 @@ class Decoder:
         hooks = []
 
         def keep_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            states[0] = args[0] if args else kwargs["hidden_states"]
+            states[0] = self._one(args[0] if args else kwargs["hidden_states"])
 
         def keep_output(layer: int) -> Any:
             def hook(_: nn.Module, __: tuple, output: Any) -> None:
-                states[layer] = _first(output)
+                states[layer] = self._one(_first(output))
 
             return hook
 
@@ -97,6 +98,9 @@ class Decoder:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _one(self, states: Tensor) -> Tensor:
+        return states[self.stream] if states.dim() == 4 else states
 
     @contextmanager
     def truncated(self, layers: Iterable[int]) -> Iterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,7 @@ class Tiny:
         sound: From frames of every clip, the tensors of the sound.
         tokens: From the model and the frames of a clip, the number of its speech tokens.
         frames: Of the two clips: of 0.5 s and 4.7 s.
+        around: What has to hold while a model of it is made.
         skipped: Why it cannot run here.
     """
 
@@ -71,13 +73,15 @@ class Tiny:
     sound: Callable[[list[int]], dict[str, Any]]
     tokens: Callable[[Any, int], int]
     frames: tuple[int, int] = (50, 470)
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
     skipped: str | None = None
 
     def model(self, model_type: str) -> Any:
         """Draw its weights; the same ones every time."""
         torch.manual_seed(0)
         config = AutoConfig.for_model(model_type, **self.config)
-        return auto_class(config).from_config(config).eval()
+        with self.around():
+            return auto_class(config).from_config(config).eval()
 
 
 def mel(frames: list[int], width: int = 2 * POSITIONS) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers.processing_utils import ProcessorMixin
+
 from aista import plugins
 from aista.errors import ConfigError
 
@@ -35,7 +37,8 @@ def standard(processor: Any, instruction: str) -> str:
     Raises:
         ConfigError: It has no chat template.
     """
-    if getattr(processor, "chat_template", None):
+    writes_itself = type(processor).apply_chat_template is not ProcessorMixin.apply_chat_template
+    if writes_itself or getattr(processor, "chat_template", None):
         return chat(processor, instruction)
     if getattr(getattr(processor, "tokenizer", None), "chat_template", None):
         return token_in_text(processor, instruction)
@@ -61,6 +64,7 @@ class SpeechClass:
         longest_seconds: What is heard at once. Longer recordings are cut at quiet places, longer clips of
             training are refused: most feature extractors cut them without a word.
         padded_seconds: The processor fills sound with silence to whole multiples of so many seconds.
+        stream: Which one is the hidden state, where blocks hand on several of them.
         forward_options: What ``forward`` and ``generate`` are always told.
         prepare: Called with a loaded model and its folder.
         refusal: Why this class cannot be used.
@@ -73,6 +77,7 @@ class SpeechClass:
     takes_files: bool = False
     longest_seconds: float = 30.0
     padded_seconds: float | None = None
+    stream: int = 0
     forward_options: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Any, Path], None] | None = None
     refusal: str | None = None
