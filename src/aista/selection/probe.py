@@ -22,14 +22,14 @@ from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, ManifestError
 from aista.files import write_whole
-from aista.model.bases import locate, read_config
+from aista.model.bases import locate
 from aista.retrieval.tokens import under_cost
 from aista.run_folder import claim, inputs_of
 from aista.selection.hidden_states import Extraction
 from aista.selection.measures import Measured, about_layer, as_clouds, retrieved
 from aista.selection.select import clips_with_text
 from aista.speech_llm import SpeechLM
-from aista.speech_llm.adapter import auto_class, require_placeholder
+from aista.speech_llm.adapter import config_of
 from aista.text.prompts import text_ids
 
 logger = logging.getLogger(__name__)
@@ -113,9 +113,7 @@ def probe(settings: ProbeSettings) -> list[Probed]:
         if done:
             return read_probe(output)
         for source in settings.models:  # all are looked at before the first hour is spent on one
-            config = read_config(locate(source))
-            require_placeholder(config)
-            auto_class(config)
+            config_of(locate(source))
         pairs = _pairs(settings)
         found = []
         for source, part in zip(settings.models, parts, strict=True):

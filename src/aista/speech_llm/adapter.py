@@ -93,6 +93,25 @@ def auto_class(config: Any) -> Any:
     )
 
 
+def config_of(folder: Path) -> Any:
+    """Read the configuration of the model, or of the part of it that hears, that a folder holds.
+
+    Raises:
+        CheckpointError: There is none.
+        ConfigError: It is no speech LLM, or one of a class that cannot be used, and why.
+    """
+    if (folder / adapted.ADAPTED).is_file():
+        base = adapted.read_about(folder)["base"]
+        return config_of(locate(base["source"], revision=base["revision"], beside=folder))
+    config = read_config(folder)
+    kind = speech_class(str(config.model_type))
+    if kind.part is not None:
+        config = getattr(config, kind.part)
+    require_placeholder(config)
+    auto_class(config)
+    return config
+
+
 class SpeechLM:
     """Any speech LLM of the contract: hidden states, predictions, text in place of speech, generation.
 
@@ -141,12 +160,8 @@ class SpeechLM:
         folder = locate(str(source), revision=revision)
         if (folder / adapted.ADAPTED).is_file():
             return cls._trained_on_a_base(folder, form, options)
-        config = read_config(folder)
-        kind = speech_class(config.model_type)
-        if kind.part is not None:
-            config = getattr(config, kind.part)
-        require_placeholder(config)
-        auto = auto_class(config)
+        config = config_of(folder)
+        kind, auto = speech_class(config.model_type), auto_class(config)
         if config.model_type == AistaConfig.model_type:
             model = auto.from_pretrained(folder, **options).eval()
             return cls(model, AutoProcessor.from_pretrained(folder), form=form)

@@ -149,7 +149,9 @@ class Batcher:
             # Placeholders of padding may follow the span: every embedding needs its place.
             last = max((i for i, token in enumerate(row.prompt) if token == self.audio_token_id), default=0)
             ids = first + row.prompt[row.start : max(row.stop, last + 1)]
-            rows.append(Row(ids, len(first), len(first) + row.stop - row.start, []))
+            shift = len(first) - row.start
+            holes = tuple(place + shift for place in row.holes)
+            rows.append(Row(ids, len(first), row.stop + shift, [], holes))
         return Batch.of_rows(rows, self.pad, "right", batch.sound)
 
     def _replaced(self, row: Row, text: str, whole: bool = True) -> Row:
