@@ -41,22 +41,16 @@ def find(package: str, name: str, *, kind: str, hidden: Collection[str] = ()) ->
         ConfigError: There is no such module, or it needs a package that is not installed.
     """
     known = names(package, hidden)
+    expected = f"{', '.join(known)}, or the dotted path of a module (on the PYTHONPATH)"
     if "." not in name and name not in known:
-        raise ConfigError(
-            f"There is no {kind} {name!r}.",
-            expected=f"{', '.join(known)}, or the dotted path of a module (on the PYTHONPATH)",
-        )
+        raise ConfigError(f"There is no {kind} {name!r}.", expected=expected)
     dotted = name if "." in name else f"{package}.{name}"
     try:
         return importlib.import_module(dotted)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if dotted == missing or dotted.startswith(f"{missing}."):
-            raise ConfigError(
-                f"There is no {kind} {name!r}.",
-                got=str(error),
-                expected=f"{', '.join(known)}, or the dotted path of a module (on the PYTHONPATH)",
-            ) from None
+            raise ConfigError(f"There is no {kind} {name!r}.", got=str(error), expected=expected) from None
         raise ConfigError(
             f"The {kind} {name!r} needs {missing}.", advice=f"pip install {missing.split('.')[0]}"
         ) from None

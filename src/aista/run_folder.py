@@ -28,6 +28,7 @@ from aista.config import Content, Settings
 from aista.errors import AistaError, ConfigError, ManifestError
 from aista.files import sha256_of, write_whole
 from aista.model.bases import locate
+from aista.retrieval import read_selected
 
 SETTINGS, INPUTS, LOCK, HOLDER = "settings.yaml", "inputs.yaml", ".lock", ".holder"
 # What is read of a model's folder, whoever wrote it; logs and results of the run that made it are not.
@@ -183,26 +184,14 @@ def sha256_of_model(source: str) -> str:
 def _content(kind: Content, name: str) -> str:
     if kind == "model":
         return sha256_of_model(name)
+    if kind == "layers":  # what a run takes from a report, whenever it was written
+        return f"layers {read_selected(name)}"
     try:
-        if kind == "layers":
-            return f"layers {_selected(Path(name))}"
         return sha256_of(Path(name))
     except FileNotFoundError:
         raise ManifestError(f"{name}: no such {kind}.", advice="Check the path.") from None
     except OSError as error:
         raise ManifestError(f"{name}: cannot be read.", got=error.strerror) from None
-
-
-def _selected(path: Path) -> list[int]:
-    """Return the layers that a report chose: what a run takes from it, whenever it was written."""
-    try:
-        return [
-            row["layer"] for row in json.loads(path.read_text(encoding="utf-8"))["rows"] if row["selected"]
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"{path} is not a layer report.", got=error, advice="Write one with: aista select"
-        ) from None
 
 
 def _finished(

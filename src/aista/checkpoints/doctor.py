@@ -34,7 +34,6 @@ _OPTIONAL = (
     ("fastapi", "aista serve", "pip install '.[serve]'"),
     ("uvicorn", "aista serve", "pip install '.[serve]'"),
     ("datasets", "import of Hugging Face data sets", "pip install '.[huggingface]'"),
-    ("webdataset", "training from shards", "pip install '.[shards]'"),
     ("tensorboard", "training curves", "pip install '.[tensorboard]'"),
     ("bitsandbytes", "4-bit and 8-bit backbones on a GPU", "pip install bitsandbytes"),
 )

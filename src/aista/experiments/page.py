@@ -19,7 +19,7 @@ from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
 from aista.evaluation.inside import TransportMap
 from aista.experiments import charts
 from aista.experiments.drawing import NARROW, WIDE, colour_variables, signed
-from aista.experiments.results import Cell, Figure, Table
+from aista.experiments.results import Figure, Table
 from aista.text.languages import language
 
 PAPER_URL = "https://arxiv.org/abs/2503.10211"
@@ -207,14 +207,7 @@ def sound_uri(samples: np.ndarray) -> str:
 
 def grid(table: Table) -> list[tuple[str, bool]]:
     """Return the columns of a table: name, and whether the paper has values in it."""
-    return [
-        (name, any(cell.paper is not None for cell in _column(table, i)))
-        for i, name in enumerate(table.columns)
-    ]
-
-
-def _column(table: Table, i: int) -> list[Cell]:
-    return [row.cells[i] for row in table.rows if i < len(row.cells)]
+    return list(zip(table.columns, table.beside(), strict=True))
 
 
 def shared_notes(tables: Sequence[Table]) -> list[str]:

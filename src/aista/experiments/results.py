@@ -10,8 +10,9 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 from rich.console import Console
@@ -51,6 +52,17 @@ class Cell(Settings):
     digits: int = 1
     best: bool = False
     signed: bool = False
+
+    @classmethod
+    def over(cls, values: Sequence[float], paper: float | str | None = None, digits: int = 1) -> Cell:
+        """Return mean and sample standard deviation of one value per seed."""
+        return cls(
+            value=fmean(values) if values else None,
+            deviation=stdev(values) if len(values) > 1 else None,
+            values=list(values),
+            paper=paper,
+            digits=digits,
+        )
 
     def number(self) -> str:
         """Return the value with its decimals and a true minus."""
@@ -126,18 +138,9 @@ class Table(Result):
     rows: list[Row]
     signatures: list[str] = []
 
-    @classmethod
-    def from_json(cls, text: str) -> Table:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            ConfigError: The text is no table.
-        """
-        return cls.of(json.loads(text), source="a result")
-
     def grid(self) -> tuple[list[str], list[list[str]]]:
         """Return heading and rows as texts; a column that the paper has too is followed by the paper's."""
-        beside = [any(cell.paper is not None for cell in self._column(i)) for i in range(len(self.columns))]
+        beside = self.beside()
         heading = [""]
         for name, paper in zip(self.columns, beside, strict=True):
             heading += [name, "paper"] if paper else [name]
@@ -148,6 +151,13 @@ class Table(Result):
                 texts += [cell.text() + _star(cell)] + [cell.paper_text()] * paper
             rows.append(texts + [""] * (len(heading) - len(texts)))
         return heading, rows
+
+    def beside(self) -> list[bool]:
+        """Return of every column whether the paper has values in it."""
+        columns = range(len(self.columns))
+        return [
+            any(row.cells[i].paper is not None for row in self.rows if i < len(row.cells)) for i in columns
+        ]
 
     def to_csv(self) -> str:
         """Return one line per cell: every seed's value, mean, deviation, paper's value, p."""
@@ -209,9 +219,6 @@ class Table(Result):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         return str(console.file.getvalue())  # type: ignore[attr-defined]
 
-    def _column(self, i: int) -> Iterator[Cell]:
-        return (row.cells[i] for row in self.rows if i < len(row.cells))
-
 
 class Figure(Result):
     """A picture and its numbers.
@@ -240,15 +247,6 @@ class Figure(Result):
         canvas = DRAWINGS[self.name](self.data)
         png = base64.b64encode(canvas.png()).decode()
         return self.model_copy(update={"svg": canvas.standalone(), "png": png})
-
-    @classmethod
-    def from_json(cls, text: str) -> Figure:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            ConfigError: The text is no figure.
-        """
-        return cls.of(json.loads(text), source="a result")
 
     def to_csv(self) -> str:
         """Return ``data["rows"]`` as a table, or one line per number with the path to it."""

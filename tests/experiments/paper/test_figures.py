@@ -219,7 +219,7 @@ def test_what_cannot_be_made_costs_itself_alone(sweep, inside, drawn, caplog):
     assert "transport could not be made" in caplog.text  # there is no model in these folders
     for figure in [*outside, *drawn]:
         save(figure, inside.folder)
-        assert Figure.from_json(figure.to_json()) == figure
+        assert Figure.of(json.loads(figure.to_json())) == figure
         if figure.name != "transport":
             assert ElementTree.fromstring(figure.svg).tag == "{http://www.w3.org/2000/svg}svg"
             assert base64.b64decode(figure.png).startswith(b"\x89PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,10 @@ FIGURE = Figure(
 
 
 def test_json_gives_the_same_exhibit_back() -> None:
-    assert Table.from_json(TABLE.to_json()) == TABLE
-    assert Figure.from_json(FIGURE.to_json()) == FIGURE
+    assert Table.of(json.loads(TABLE.to_json())) == TABLE
+    assert Figure.of(json.loads(FIGURE.to_json())) == FIGURE
     with pytest.raises(ConfigError):
-        Table.from_json(FIGURE.to_json())
+        Table.of(json.loads(FIGURE.to_json()))
 
 
 def test_the_papers_value_stands_beside_ours() -> None:

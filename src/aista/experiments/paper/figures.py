@@ -59,7 +59,7 @@ def figure4(context: Context) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = []
     for backbone, path in context.layers.items():
         report = LayerReport.load(path)
-        title = context.titles.get(backbone, backbone)
+        title = context.title(backbone)
         lines.append(
             {
                 "backbone": backbone,
@@ -115,9 +115,7 @@ def figure6(context: Context) -> dict[str, Any] | None:
     if len(found) > 1:
         found[ALL_PANELS] = pooled(points)
     seeds = by_seed(points) if len({point.seed for point in points}) > 1 else {}
-    diverged = ", ".join(
-        dict.fromkeys(context.titles.get(run.system, run.system) for run in context.diverged)
-    )
+    diverged = ", ".join(dict.fromkeys(context.title(run.system) for run in context.diverged))
     notes = [
         PAPER_FIGURE6,
         "Log W is the mean over test clips and selected layers, in the model's own units. 95 % intervals: "
@@ -154,11 +152,11 @@ def _points(context: Context, run: Run) -> list[dict[str, Any]]:
             tongue = language(name.removeprefix("bleu_")).name
             rows.append(
                 {
-                    "panel": f"{context.titles.get(run.backbone, run.backbone)}, {tongue}",
+                    "panel": f"{context.title(run.backbone)}, {tongue}",
                     "backbone": run.backbone,
                     "language": name.removeprefix("bleu_"),
                     "system": run.system,
-                    "title": context.titles.get(run.system, run.system),
+                    "title": context.title(run.system),
                     "seed": run.seed,
                     "log_wasserstein": scores["log_wasserstein"],
                     "bleu": value,

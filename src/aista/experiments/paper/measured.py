@@ -98,7 +98,7 @@ class Measured:
         if len(p_values) > 1:
             notes.append("p by seed: " + ", ".join(f"{p:.3f}" for p in p_values))
         failed = self._failures(backbone, system)
-        return cell_of(values, paper, digits).model_copy(
+        return Cell.over(values, paper, digits).model_copy(
             update={
                 "p_value": statistics.median(p_values) if p_values else None,
                 "note": "; ".join([*notes, *failed]),
@@ -117,7 +117,7 @@ class Measured:
         for path in sorted((self.context.folder / "baselines" / name).glob("**/results.json")):
             scores = json.loads(path.read_text())["scores"]
             found |= {
-                key.removeprefix("bleu_"): cell_of([value])
+                key.removeprefix("bleu_"): Cell.over([value])
                 for key, value in scores.items()
                 if key.startswith("bleu_")
             }
@@ -186,17 +186,6 @@ class Measured:
             self._comparisons[key] = {name: row.p_value for name, row in compare(base, system).items()}
             write_whole(self._kept, json.dumps(self._comparisons, indent=1))
         return self._comparisons[key]
-
-
-def cell_of(values: Sequence[float], paper: float | str | None = None, digits: int = 1) -> Cell:
-    """Return mean and sample standard deviation as a cell."""
-    return Cell(
-        value=statistics.fmean(values) if values else None,
-        deviation=statistics.stdev(values) if len(values) > 1 else None,
-        values=list(values),
-        paper=paper,
-        digits=digits,
-    )
 
 
 def with_best(cells: Sequence[Cell]) -> list[Cell]:

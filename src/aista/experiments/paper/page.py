@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from aista.analysis.zero_shot_mt import transfer
@@ -139,14 +138,12 @@ def distances(figure: Figure) -> Table:
     for (backbone, system), runs in systems.items():
         if len(groups) > 1 and system == PAIR[0]:
             rows.append(Row(label=runs[0].get("group", backbone), is_heading=True))
-        cells = [_over_seeds([factor * run[name] for run in runs], digits) for name, digits, factor in shown]
+        cells = [
+            Cell.over([factor * run[name] for run in runs], digits=digits) for name, digits, factor in shown
+        ]
         rows.append(Row(label=runs[0]["title"], cells=cells, key=system))
     columns = ["between centres", "within pairs", "own / other text", "told apart, %"]
     return Table(name="distances", title="Distances in the original space", columns=columns, rows=rows)
-
-
-def _over_seeds(values: Sequence[float], digits: int) -> Cell:
-    return Cell(value=fmean(values), deviation=stdev(values) if len(values) > 1 else None, digits=digits)
 
 
 def coefficients(figure: Figure, kind: str) -> dict[str, Any] | None:

@@ -57,7 +57,7 @@ def figure7(context: Context) -> dict[str, Any] | None:
             if not rows:
                 continue
             found = find_cases(rows, _sentence_score, first=PAIR[0], second=PAIR[1], count=COUNT)
-            panel = f"{context.titles.get(backbone, backbone)}, {language(code).name}"
+            panel = f"{context.title(backbone)}, {language(code).name}"
             counts.append({"panel": panel, "backbone": backbone, "language": code, **_counts(found, rows)})
             for way, shown in (("better", found.better), ("worse", found.worse)):
                 for case in shown:
@@ -79,7 +79,7 @@ def figure7(context: Context) -> dict[str, Any] | None:
         "data": {
             "cases": cases,
             "counts": counts,
-            "titles": {run.system: context.titles.get(run.system, run.system) for run in context.runs},
+            "titles": {run.system: context.title(run.system) for run in context.runs},
             "rows": [_flat(case) for case in cases],
         },
     }

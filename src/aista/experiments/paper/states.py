@@ -101,8 +101,8 @@ def _distances(context: Context, run: Run, found: Closeness) -> dict[str, Any]:
     return {
         "backbone": run.backbone,
         "system": run.system,
-        "group": context.titles.get(run.backbone, run.backbone),
-        "title": context.titles.get(run.system, run.system),
+        "group": context.title(run.backbone),
+        "title": context.title(run.system),
         "seed": run.seed,
         **vars(found),
         "relative_centroid_distance": found.relative_centroid_distance,
@@ -129,9 +129,9 @@ _KINDS = ("speech", "text")
 def _panel(
     context: Context, run: Run, laid: Mapping[str, np.ndarray], bounds: Sequence[float], several: bool
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    title = context.titles.get(run.system, run.system)
+    title = context.title(run.system)
     if several:
-        title = f"{context.titles.get(run.backbone, run.backbone)} · {title}"
+        title = f"{context.title(run.backbone)} · {title}"
     panel: dict[str, Any] = {
         "backbone": run.backbone,
         "system": run.system,
@@ -172,13 +172,11 @@ def transport(context: Context) -> dict[str, Any] | None:
         "caption": "The cheapest transport between the windows of a clip and the tokens of its transcript at "
         f"layer {layer}: each column is a third of a second, each row a token, and the tint says where the "
         "mass of that window goes. Where speech has become text, the dark cells run down the diagonal.",
-        "notes": [
-            f"{context.titles.get(backbone, backbone)}, seed {pairs[0][0].seed}. W in the model's own units."
-        ],
+        "notes": [f"{context.title(backbone)}, seed {pairs[0][0].seed}. W in the model's own units."],
         "data": {
             "layer": layer,
             "clips": clips,
-            "titles": {run.system: context.titles.get(run.system, run.system) for run in pairs[0]},
+            "titles": {run.system: context.title(run.system) for run in pairs[0]},
             "rows": [
                 {"source": clip["source"], "system": name, "layer": layer, "W": found["value"]}
                 for clip in clips

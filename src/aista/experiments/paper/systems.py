@@ -204,6 +204,10 @@ class Context:
     features: Mapping[str, str] = field(default_factory=dict)
     titles: Mapping[str, str] = field(default_factory=dict)
 
+    def title(self, key: str) -> str:
+        """Return what a reader sees in place of a key."""
+        return self.titles.get(key, key)
+
 
 def systems(num_layers: int, methods: Iterable[str] = ()) -> dict[str, System]:
     """Return every system for a backbone of ``num_layers`` blocks.

@@ -17,7 +17,6 @@ from aista.experiments.paper.measured import (
     SEED_RULE,
     X_RULE,
     Measured,
-    cell_of,
     cross_entropies,
     with_best,
 )
@@ -136,7 +135,7 @@ def table2(context: Context) -> Table:
     for name in measured.baselines():
         if name not in _BASELINES:
             cells = [measured.baseline(name).get(code, Cell()) for code in paper.DIRECTIONS]
-            rows.append(Row(label=context.titles.get(name, name), cells=cells, key=name))
+            rows.append(Row(label=context.title(name), cells=cells, key=name))
     for backbone in scope.backbones[:2]:
         reported = {s: values for (b, s), values in paper.TABLE2.items() if b == backbone.paper}
         columns = [
@@ -208,7 +207,7 @@ def _final_loss(context: Context, backbone: Backbone, system: str, seeds: Sequen
             if losses := cross_entropies(run):
                 tenth = losses[-max(1, len(losses) // 10) :]
                 values.append(sum(tenth) / len(tenth))
-    return cell_of(values, digits=3)
+    return Cell.over(values, digits=3)
 
 
 def table4(context: Context) -> Table:

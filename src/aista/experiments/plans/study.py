@@ -470,11 +470,8 @@ def table(findings: Sequence[Finding]) -> Table:
 def _cells(row: Finding) -> list[Cell]:
     cells = []
     for name in MEASURES:
-        values, digits = row.scores[name], _DIGITS[name]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        mean = statistics.fmean(values)
-        cells.append(Cell(value=mean, deviation=deviation, values=list(values), digits=digits))
-        cells.append(_difference(row.gains[name], digits) if row.gains else Cell())
+        cells.append(Cell.over(row.scores[name], digits=_DIGITS[name]))
+        cells.append(_difference(row.gains[name], _DIGITS[name]) if row.gains else Cell())
     cells.append(Cell(value=row.steps, digits=0))
     return [*cells, Cell(value=len(row.seeds), digits=0)]
 
