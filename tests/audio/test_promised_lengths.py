@@ -145,9 +145,9 @@ def test_noise_is_not_asked_about_and_said():
     found = translator.translate(np.concatenate([speech, noise]).astype(np.float32), "zh")
     assert [bool(row.text) for row in found.segments] == [not row.silent for row in found.segments]
     assert sum(not row.silent for row in found.segments) == 1
-    assert "steady noise" in found.warnings[0]
+    assert found.warnings[0].kind == "noise"
     alone = translator.translate(noise.astype(np.float32), "zh")
-    assert alone.text == "" and "without speech" in alone.warnings[0]
+    assert alone.text == "" and "without speech" in str(alone.warnings[0])
     late = translator.translate(np.concatenate([np.zeros(160_000), speech]).astype(np.float32), "zh")
     (said,) = [row for row in late.segments if not row.silent]
     assert said.start_seconds == pytest.approx(9.8, abs=0.1)
@@ -162,7 +162,7 @@ def test_one_speaker_of_two(tmp_path):
     translator.channel = 0
     assert translator.translate(path, "zh").text
     translator.channel = 1
-    assert "silent" in translator.translate(path, "zh").warnings[0]
+    assert "silent" in str(translator.translate(path, "zh").warnings[0])
     translator.channel = 2
     with pytest.raises(AudioError, match="no channel 2"):
         translator.translate(path, "zh")

@@ -18,6 +18,22 @@ app = typer.Typer()
 
 STDIN = "-"
 _TO_A_FILE_EACH = ("srt", "vtt", "tsv")
+_WITH_WORD_TIMES = ("srt", "vtt", "json")
+
+
+class Switch(StrEnum):
+    """On or off."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class Coverage(StrEnum):
+    """What happens to an answer that cannot be right."""
+
+    WARN = "warn"
+    RETRY = "retry"
+    FAIL = "fail"
 
 
 class OutputFormat(StrEnum):
@@ -41,7 +57,7 @@ class OutputFormat(StrEnum):
 
     aista translate call.wav --to zh --channel 1                (one speaker of two)
 
-    aista translate talk.wav --to zh --model runs/joint --beams 4
+    aista translate talk.wav --to zh --model runs/joint --beams 4 --coverage retry
 
     ffmpeg -i film.mkv -f wav - | aista translate - --to zh --output-format vtt > film.vtt
 
@@ -68,9 +84,16 @@ def translate(
         int | None, typer.Option(min=0, help="Channel to hear, from 0.", show_default="the mean of all")
     ] = None,
     max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 720.0,
+    vad: Annotated[
+        Switch,
+        typer.Option(help="Look for speech first ('aista[vad]') and translate that alone."),
+    ] = Switch.ON,
+    coverage: Annotated[
+        Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")
+    ] = Coverage.WARN,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
 ) -> None:
-    """Translate speech. A long recording is cut at quiet places; nothing is left out.
+    """Translate speech. A long recording is cut at quiet places; what is no speech is left out, and told.
 
     One file that cannot be read does not stop the others; warnings and errors go to stderr.
     """
@@ -85,6 +108,8 @@ def translate(
         model, device=device, batch_size=batch_size, num_beams=beams, max_new_tokens=max_new_tokens
     )
     translator.max_minutes, translator.channel = max_minutes, channel
+    translator.vad, translator.coverage = vad == Switch.ON, coverage.value
+    translator.word_times = output_format in _WITH_WORD_TIMES
     failures = 0
     for name, result in zip(files, translator.stream(map(_sound, files), target, source=source), strict=True):
         if isinstance(result, AistaError):

@@ -89,11 +89,28 @@ def require() -> ModuleType:
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 _RETRIEVE_AUDIO, _AT_CHARACTER, _UTF8 = 1, 1, 1
+_WORD_BEGINS = 1
+
+
+class _Event(ctypes.Structure):
+    """espeak-ng's own event, as its header lays it out."""
+
+    _fields_ = [
+        ("type", ctypes.c_int), ("message", ctypes.c_uint), ("position", ctypes.c_int),
+        ("length", ctypes.c_int), ("milliseconds", ctypes.c_int), ("sample", ctypes.c_int),
+        ("data", ctypes.c_void_p), ("id", ctypes.c_char * 8),
+    ]  # fmt: skip
+
+
 _RATE, _PITCH, _RANGE = 1, 3, 4
 
 
 class Synthesiser:
     """espeak-ng in this process. Open one per process: the library has one global state.
+
+    Attributes:
+        word_starts: Of what was said last: (place of the word in the text, its letters, seconds at which it
+            begins).
 
     Raises:
         AistaError: espeakng-loader is not installed or espeak-ng does not start.
@@ -116,10 +133,18 @@ class Synthesiser:
                 advice="pip install --force-reinstall espeakng-loader",
             )
         self._chunks: list[bytes] = []
+        self.word_starts: list[tuple[int, int, float]] = []
         self._callback = _Callback(self._receive)  # kept alive: the library holds only the pointer
         library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, samples, count: int, _events) -> int:
+    def _receive(self, samples, count: int, events) -> int:
+        event = ctypes.cast(events, ctypes.POINTER(_Event)) if events else None
+        number = 0
+        while event and event[number].type:
+            if event[number].type == _WORD_BEGINS:
+                found = event[number]
+                self.word_starts.append((found.position - 1, found.length, found.milliseconds / 1000))
+            number += 1
         if samples and count > 0:
             self._chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
@@ -148,6 +173,7 @@ class Synthesiser:
             library.espeak_SetParameter(parameter, value, 0)
         library.espeak_ng_SetRandSeed(seed % (2**31))
         self._chunks.clear()
+        self.word_starts.clear()
         encoded = text.encode() + b"\0"
         library.espeak_Synth(encoded, len(encoded), 0, _AT_CHARACTER, 0, _UTF8, None, None)
         library.espeak_Synchronize()

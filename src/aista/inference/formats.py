@@ -1,6 +1,7 @@
 """A translation as text, JSON, subtitles (SRT, WebVTT) or a table (TSV).
 
-The formats and the columns of the table are those that users of Whisper's command line know.
+The formats and the columns of the table are those that users of Whisper's command line know. Warnings stand
+in JSON (``warnings``, with a ``kind``) and in WebVTT's notes; the others have no place for them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from aista.errors import ConfigError
+from aista.inference.cues import Cue, cues
 
 if TYPE_CHECKING:
-    from aista.inference.translator import TranslatedSegment, Translation
+    from aista.inference.translator import Translation
 
 
 def render(translation: Translation, output_format: str) -> str:
@@ -45,18 +47,17 @@ def _text(translation: Translation) -> str:
 
 
 def _srt(translation: Translation) -> str:
-    spoken = [segment for segment in translation.segments if segment.text]
     rows = (
-        f"{number}\n{_span(row, ',')}\n{_one_line(row.text)}\n" for number, row in enumerate(spoken, start=1)
+        f"{number}\n{_span(cue, ',')}\n{_lines(cue)}\n"
+        for number, cue in enumerate(cues(translation), start=1)
     )
     return "\n".join(rows)
 
 
 def _vtt(translation: Translation) -> str:
-    rows = (
-        f"\n{_span(row, '.')}\n{_escaped(_one_line(row.text))}\n" for row in translation.segments if row.text
-    )
-    return "WEBVTT\n" + "".join(rows)
+    notes = (f"\nNOTE warning: {_one_line(str(row))}\n" for row in translation.warnings)
+    rows = (f"\n{_span(cue, '.')}\n{_escaped(_lines(cue))}\n" for cue in cues(translation))
+    return "WEBVTT\n" + "".join(notes) + "".join(rows)
 
 
 def _tsv(translation: Translation) -> str:
@@ -68,7 +69,11 @@ def _tsv(translation: Translation) -> str:
     return "start\tend\ttext\n" + "".join(rows)
 
 
-def _span(row: TranslatedSegment, decimal_mark: str) -> str:
+def _lines(cue: Cue) -> str:
+    return "\n".join(_one_line(line) for line in cue.lines)
+
+
+def _span(row: Cue, decimal_mark: str) -> str:
     return f"{clock(row.start_seconds, decimal_mark)} --> {clock(row.end_seconds, decimal_mark)}"
 
 

@@ -15,14 +15,31 @@ from typing import Any, overload
 
 import numpy as np
 
-from aista.audio.files import MAX_MINUTES, AudioSource, Recording, is_silent, read_audio
+from aista.audio import speech
+from aista.audio.files import MAX_MINUTES, AudioSource, Recording, read_audio
 from aista.audio.offset import offset_of, told_offset, without_offset
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.audio.segments import Segment, segment, without_idle_edges
 from aista.errors import AistaError, AudioError, ConfigError, ModelInputError
 from aista.inference.answering import Answer, GenerationSettings
+from aista.inference.coverage import (
+    AGAINST_THE_ANSWER,
+    Policy,
+    TranslationWarning,
+    complaint,
+    holds,
+    pause_in,
+)
+from aista.inference.words import Word, words_at
 from aista.speech_llm import Content
 from aista.text.languages import language
+
+_NOT_SPEECH = {
+    "silence": "silent (nothing reaches -60 dBFS)",
+    "tone": "a steady tone, without speech",
+    "noise": "noise or music, without speech",
+}
+_TOLD_SECONDS = 1.0  # shorter places without speech are pauses, which nobody needs to be told of
 
 Sound = AudioSource | np.ndarray | Recording
 """What can be translated: a path, the bytes of a file, a stream, float samples (n,) at 16 kHz, or a recording
@@ -53,13 +70,15 @@ class TranslatedSegment:
     Attributes:
         start_seconds, end_seconds: Where it lies in the recording.
         text: Its translation; empty where it is silent.
-        silent: Whether there is nothing to translate: silence, or a steady noise or tone.
+        silent: Whether there is nothing to translate: silence, noise, a tone.
+        words: When each word is heard, where it was asked for and the system can tell (``word_times``).
     """
 
     start_seconds: float
     end_seconds: float
     text: str
     silent: bool = False
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,7 @@ class Translation:
         duration_seconds: Length of the recording.
         model: Which model translated.
         settings: How it searched.
-        warnings: What a reader of the text should know: silence, an answer that was cut, a clip too short.
+        warnings: What a reader of the text should know: noise, an answer that was cut, a clip too short.
     """
 
     text: str
@@ -87,7 +106,7 @@ class Translation:
     duration_seconds: float
     model: str
     settings: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[TranslationWarning, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -100,10 +119,14 @@ class Answered:
     Attributes:
         segments: The pieces of sound in order; of a text, or of cached features, one of no length.
         answers: Number of a piece -> its answer. Nothing is asked about silent pieces.
+        doubts: Number of a piece -> what speaks against its answer: kind and description.
+        letter_times: Number of a piece -> when each letter of its answer is heard, (letters, 2) seconds.
     """
 
     segments: list[Segment]
     answers: dict[int, Answer] = field(default_factory=dict)
+    doubts: dict[int, tuple[str, str]] = field(default_factory=dict)
+    letter_times: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
@@ -140,6 +163,12 @@ class SpeechTranslator(ABC):
         max_minutes: Longest recording that is read.
         channel: Which channel of recordings is heard, counted from 0; None: the mean of all.
         shortest_samples: A recording with fewer is warned of; 0: none is too short.
+        vad: Whether ``translate`` and ``stream`` look for speech first and ask about nothing else; where no
+            detector is installed, and without it, what is steady at the ends of a piece is left out.
+        pause_seconds: A pause of this length ends what is heard at once, where speech is looked for.
+        coverage: What happens when an answer cannot be right (``aista.inference.coverage``): a warning; a
+            second answer, in smaller pieces, where that is better; or an error in place of the translation.
+        word_times: Whether words get their times, where the system can tell them.
     """
 
     name: str = ""
@@ -150,6 +179,10 @@ class SpeechTranslator(ABC):
     max_minutes: float = MAX_MINUTES
     channel: int | None = None
     shortest_samples: int = 0
+    vad: bool = False
+    pause_seconds: float = speech.PAUSE_SECONDS
+    coverage: Policy = "warn"
+    word_times: bool = False
 
     @property
     @abstractmethod
@@ -176,6 +209,12 @@ class SpeechTranslator(ABC):
             ModelInputError: It takes only sound.
         """
         raise ModelInputError(f"{self.name} takes only sound.")
+
+    def time_words(
+        self, pieces: Sequence[np.ndarray], texts: Sequence[str], request: Request
+    ) -> list[np.ndarray] | None:
+        """Return when each letter of answers is heard, (letters, 2) seconds a piece; None: it cannot tell."""
+        return None
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -256,15 +295,20 @@ class SpeechTranslator(ABC):
                 except AudioError as error:
                     yield error
 
-        for answered in self.answer_all(contents(), request):
+        for answered in self.answer_all(contents(), request, whole=False):
             if isinstance(answered, AistaError):
                 yield answered
                 continue
             recording, name = heard.popleft()
             if answered.error:
                 yield ModelInputError(f"{name}: {self.name} failed on it.", got=answered.error)
+                continue
+            result = self._translation(recording, name, answered, request)
+            against = [row for row in result.warnings if row.kind in AGAINST_THE_ANSWER]
+            if against and self.coverage == "fail":
+                yield ModelInputError(f"{name}: an answer cannot be right.", got=against[0])
             else:
-                yield self._translation(recording, name, answered, request)
+                yield result
 
     def by_segment(
         self, audio: Sound, target: str, *, source: str = "en"
@@ -276,8 +320,8 @@ class SpeechTranslator(ABC):
         """
         request = Request("asr" if target == source else "st", source, target)
         self.check(request)
-        recording, name = listen(audio, max_minutes=self.max_minutes)
-        answered = Answered(self._cut(recording.samples, request.task))
+        recording, name = listen(audio, max_minutes=self.max_minutes, channel=self.channel)
+        answered = Answered(self._cut(recording.samples, request.task, whole=False))
         spoken = [
             (answered, number, _part(recording.samples, piece))
             for number, piece in enumerate(answered.segments)
@@ -285,16 +329,16 @@ class SpeechTranslator(ABC):
         ]
         told = 0
         for start in range(0, len(spoken), self.generation.batch_size):
-            self._ask(spoken[start : start + self.generation.batch_size], request)
+            self._ask(spoken[start : start + self.generation.batch_size], request, whole=False)
             if answered.error:
                 raise ModelInputError(f"{name}: {self.name} failed on it.", got=answered.error)
-            known = list(self._segments(recording, answered))
+            known = list(self._segments(recording, answered, request.target))
             yield from known[told:]
             told = len(known)
         yield self._translation(recording, name, answered, request)
 
     def answer_all(
-        self, contents: Iterable[Content | AistaError], request: Request
+        self, contents: Iterable[Content | AistaError], request: Request, *, whole: bool = True
     ) -> Iterator[Answered | AistaError]:
         """Cut, batch and answer many recordings, or texts; the answers to each come in order.
 
@@ -304,6 +348,8 @@ class SpeechTranslator(ABC):
             contents: Samples (n,) at 16 kHz of any length, cached features (frames, D), or texts: all of one
                 kind. An error is handed on in its place.
             request: What is asked of all of them.
+            whole: Take each as it is, one utterance, as test sets have them; else speech is looked for in it,
+                and the answers are looked at.
         """
         waiting: deque[Answered | AistaError] = deque()
         batch: list[tuple[Answered, int, Any]] = []
@@ -311,43 +357,110 @@ class SpeechTranslator(ABC):
             if isinstance(content, AistaError):
                 waiting.append(content)
             else:
-                waiting.append(answered := Answered(self._cut(content, request.task)))
+                waiting.append(answered := Answered(self._cut(content, request.task, whole)))
                 for number, piece in enumerate(answered.segments):
                     if not piece.silent:
                         batch.append((answered, number, _part(content, piece)))
                     if len(batch) == self.generation.batch_size:
-                        self._ask(batch, request)
+                        self._ask(batch, request, whole)
             yield from _complete(waiting)
-        self._ask(batch, request)
+        self._ask(batch, request, whole)
         yield from _complete(waiting)
 
-    def _cut(self, content: Content, task: str) -> list[Segment]:
+    def _cut(self, content: Content, task: str, whole: bool) -> list[Segment]:
         """Cut samples into what is heard at once; texts and cached features are whole.
 
         Where speech is asked for, a model is not asked about what holds none: it would invent some.
         """
         if isinstance(content, str) or content.ndim == 2:
             return [Segment(0, 0, False)]
-        pieces = self.pieces(content)
-        return pieces if task == "aac" else without_idle_edges(content, pieces)
+        if task == "aac":
+            return self.pieces(content)
+        if whole or not self.vad or not speech.is_installed():
+            return without_idle_edges(content, self.pieces(content))
+        found: list[Segment] = []
+        for stretch in speech.find_speech(content, pause_seconds=self.pause_seconds):
+            first, end = stretch.start_sample, stretch.end_sample
+            pieces = [stretch] if stretch.silent else self.pieces(content[first:end])
+            late = 0 if stretch.silent else first
+            found += [Segment(late + p.start_sample, late + p.end_sample, p.silent) for p in pieces]
+        return found
 
-    def _ask(self, batch: list[tuple[Answered, int, Any]], request: Request) -> None:
+    def _ask(self, batch: list[tuple[Answered, int, Any]], request: Request, whole: bool) -> None:
         """Answer the gathered pieces and empty the batch."""
         if not batch:
             return
-        ask = self.answer_texts if isinstance(batch[0][2], str) else self.answer
-        for (answered, number, _), result in zip(
-            batch, ask([part for *_, part in batch], request), strict=True
-        ):
+        parts = [part for *_, part in batch]
+        results = (self.answer_texts if isinstance(parts[0], str) else self.answer)(parts, request)
+        doubts = {} if whole or request.task == "aac" else self._doubts(parts, results, request)
+        if self.coverage == "retry":
+            self._ask_again(parts, results, doubts, request)
+        texts = [result.text for result in results]
+        times = self.time_words(parts, texts, request) if self.word_times and not whole else None
+        for index, ((answered, number, _), result) in enumerate(zip(batch, results, strict=True)):
             answered.answers[number] = result
+            if times is not None and result.text:
+                answered.letter_times[number] = times[index]
+            if index in doubts:
+                answered.doubts[number] = doubts[index]
         batch.clear()
+
+    def _doubts(
+        self, parts: Sequence[np.ndarray], results: Sequence[Answer], request: Request
+    ) -> dict[int, tuple[str, str]]:
+        """Return what speaks against answers: number -> kind and description.
+
+        Where an answer by itself is in order and its sound holds a pause, what follows the pause is asked
+        about once more, alone: an answer that does not hold that either stopped before the sound did.
+        """
+        doubts = {}
+        tails: dict[int, np.ndarray] = {}
+        for index, (part, result) in enumerate(zip(parts, results, strict=True)):
+            if result.error:
+                continue
+            if not result.finished:
+                most = f"max_new_tokens = {self.generation.max_new_tokens}"
+                doubts[index] = ("cut", f"the answer reached {most} and may be cut")
+            elif found := complaint(result.text, request.target, len(part) / SAMPLE_RATE_HZ):
+                doubts[index] = found
+            elif (pause := pause_in(part)) is not None:
+                tails[index] = part[pause:]
+        answers = self.answer(list(tails.values()), request) if tails else []
+        for index, tail in zip(tails, answers, strict=True):
+            if not tail.error and not holds(results[index].text, tail.text):
+                doubts[index] = ("stops_early", "the answer leaves out what follows a pause in the sound")
+        return doubts
+
+    def _ask_again(
+        self,
+        parts: Sequence[np.ndarray],
+        results: list[Answer],
+        doubts: dict[int, tuple[str, str]],
+        request: Request,
+    ) -> None:
+        """Ask about doubtful pieces in two halves each, and take what is then in order."""
+        for index, (_, told) in list(doubts.items()):
+            part = parts[index]
+            pause = pause_in(part)
+            half = 0.6 * len(part) / SAMPLE_RATE_HZ
+            edges = [(0, pause), (pause, len(part))] if pause is not None else []
+            if not edges and half >= 1.0:
+                edges = [(p.start_sample, p.end_sample) for p in segment(part, max_seconds=half)]
+            if not edges:
+                continue
+            answers = self.answer([part[a:b] for a, b in edges], request)
+            text = joined((answer.text for answer in answers), request.target)
+            finished = all(answer.finished and answer.text and not answer.error for answer in answers)
+            if finished and complaint(text, request.target, len(part) / SAMPLE_RATE_HZ) is None:
+                results[index] = Answer(text)
+                doubts[index] = ("retried", f"asked again in {len(edges)} pieces, because {told}")
 
     def _translation(
         self, recording: Recording, name: str, answered: Answered, request: Request
     ) -> Translation:
         return Translation(
             text=joined(answered.texts, request.target),
-            segments=tuple(self._segments(recording, answered)),
+            segments=tuple(self._segments(recording, answered, request.target)),
             source=name,
             language=request.target,
             task=request.task,
@@ -357,41 +470,45 @@ class SpeechTranslator(ABC):
             warnings=tuple(self._warnings(recording, answered)),
         )
 
-    def _segments(self, recording: Recording, answered: Answered) -> Iterator[TranslatedSegment]:
+    def _segments(self, recording: Recording, answered: Answered, code: str) -> Iterator[TranslatedSegment]:
         """Return the segments of a recording, up to the first that has no answer yet."""
         late = recording.start_seconds
         for number, (piece, text) in enumerate(zip(answered.segments, answered.texts, strict=True)):
             if not piece.silent and number not in answered.answers:
                 return
-            yield TranslatedSegment(late + piece.start_seconds, late + piece.end_seconds, text, piece.silent)
+            start, times = late + piece.start_seconds, answered.letter_times.get(number)
+            words = () if times is None else words_at(text, code, times, start)
+            yield TranslatedSegment(start, late + piece.end_seconds, text, piece.silent, words)
 
-    def _warnings(self, recording: Recording, answered: Answered) -> Iterator[str]:
-        yield from recording.remarks
+    def _warnings(self, recording: Recording, answered: Answered) -> Iterator[TranslationWarning]:
+        for remark in recording.remarks:
+            yield TranslationWarning("recording", remark)
         num_samples = len(recording.samples)
         if all(piece.silent for piece in answered.segments):
-            what = "silent (nothing reaches -60 dBFS)"
-            what = what if is_silent(recording.samples) else "a steady noise or tone, without speech"
-            yield f"the recording is {what}: there is nothing to translate"
+            kind = speech.sounding(recording.samples)
+            yield TranslationWarning(
+                kind, f"the recording is {_NOT_SPEECH[kind]}: there is nothing to translate"
+            )
             return
         if num_samples < self.shortest_samples:
             seconds, window = num_samples / SAMPLE_RATE_HZ, self.shortest_samples / SAMPLE_RATE_HZ
-            yield f"{seconds:.2f} s is less than one speech token ({window:.2f} s): too short to hold words"
-        places: dict[str, list[str]] = defaultdict(list)
+            told = f"{seconds:.2f} s is less than one speech token ({window:.2f} s): too short to hold words"
+            yield TranslationWarning("too_short", told)
+        places: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
         for number, piece in enumerate(answered.segments):
-            if trouble := self._trouble(answered.answers.get(number), recording.samples, piece):
-                places[trouble].append(f"{piece.start_seconds:.1f}-{piece.end_seconds:.1f} s")
-        for trouble, spans in places.items():
-            more = f" and {len(spans) - 3} more segments" if len(spans) > 3 else ""
-            yield f"{', '.join(spans[:3])}{more}: {trouble}"
-
-    def _trouble(self, result: Answer | None, samples: np.ndarray, piece: Segment) -> str:
-        """Return what a reader should know about one segment, or nothing."""
-        if result is None:
-            silent = is_silent(samples[piece.start_sample : piece.end_sample])
-            return "silent" if silent else "a steady noise or tone, without speech: not translated"
-        if not result.finished:
-            return f"the answer reached max_new_tokens = {self.generation.max_new_tokens} and may be cut"
-        return "" if result.text else "the model answered nothing"
+            if piece.silent:
+                found = speech.sounding(recording.samples[piece.start_sample : piece.end_sample])
+                if piece.end_seconds - piece.start_seconds < _TOLD_SECONDS:
+                    continue
+                trouble: tuple[str, str] = (found, f"{_NOT_SPEECH[found]}: not translated")
+            elif number in answered.doubts:
+                trouble = answered.doubts[number]
+            else:
+                continue
+            late = recording.start_seconds
+            places[trouble].append((late + piece.start_seconds, late + piece.end_seconds))
+        for (kind_, told), spans in places.items():
+            yield TranslationWarning(kind_, told, tuple(spans))
 
 
 def _part(content: Content, piece: Segment) -> Content:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from aista import processes
-from aista.audio.rates import SAMPLES_PER_WINDOW
+from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
 from aista.audio.segments import Segment
 from aista.inference.answering import Answer, GenerationSettings, answer
 from aista.inference.translating import (
@@ -19,6 +21,7 @@ from aista.inference.translating import (
     TranslatedSegment,
     Translation,
 )
+from aista.inference.words import letter_times, token_times
 from aista.speech_llm import SpeechLM
 from aista.text.prompts import instruction
 
@@ -38,6 +41,8 @@ def load(
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a GPU where there is one.
         options: Search settings, e.g. ``num_beams=4`` (see ``GenerationSettings``).
 
+    Speech is looked for before it is translated: set ``vad`` to False to have everything heard.
+
     Raises:
         CheckpointError: There is no such model, or its parts do not belong together.
         ConfigError: An option is unknown, or there is no such device.
@@ -48,7 +53,9 @@ def load(
     place = processes.device_named(device)
     speech_llm = SpeechLM.load(name)
     speech_llm.model.to(place)
-    return Translator(speech_llm.model, speech_llm.processor, name=name, generation=generation)
+    translator = Translator(speech_llm.model, speech_llm.processor, name=name, generation=generation)
+    translator.vad = True
+    return translator
 
 
 class Translator(SpeechTranslator):
@@ -97,3 +104,32 @@ class Translator(SpeechTranslator):
         """Answer texts that stand where the speech would stand (zero-shot text translation)."""
         wording = request.prompt or instruction(request.task, request.target)
         return answer(self.speech_llm, texts, [wording] * len(texts), self.generation)
+
+    @torch.no_grad()
+    def time_words(
+        self, pieces: Sequence[np.ndarray], texts: Sequence[str], request: Request
+    ) -> list[np.ndarray] | None:
+        """Return when each letter of answers is heard, by time warping at the middle layer.
+
+        The cost is one minus the cosine between hidden states of the sound and of the answer in its place.
+        """
+        wording = request.prompt or instruction(request.task, request.target)
+        tokenizer, layer = self.processor.tokenizer, self.speech_llm.num_layers // 2
+        if not getattr(tokenizer, "is_fast", False):
+            return None
+        spoken = self.speech_llm.batcher.translation(pieces, [wording] * len(pieces), padding_side="right")
+        written = self.speech_llm.batcher.written(spoken, texts)
+        device = self.model.device
+        heard = self.speech_llm.states(spoken.to(device), [layer])[layer].float()
+        read = self.speech_llm.text_states(written.to(device), [layer])[layer].float()
+        found = []
+        for row, (piece, text) in enumerate(zip(pieces, texts, strict=True)):
+            if not text:
+                found.append(np.zeros((0, 2)))
+                continue
+            windows = functional.normalize(heard[row][spoken.span[row].to(device)], dim=-1)
+            tokens = functional.normalize(read[row][written.span[row].to(device)], dim=-1)
+            times = token_times((1.0 - windows @ tokens.T).cpu().numpy(), len(piece) / SAMPLE_RATE_HZ)
+            offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            found.append(letter_times(offsets, times, len(text)))
+        return found

@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
@@ -359,7 +360,7 @@ def _verbose(result: Translation, asked: Asked) -> dict[str, Any]:
         "duration": result.duration_seconds,
         "text": result.text,
         "segments": [_segment(number, row) for number, row in enumerate(result.segments)],
-        "warnings": list(result.warnings),
+        "warnings": [asdict(row) for row in result.warnings],
     }
 
 

@@ -1,0 +1,227 @@
+"""Speech into text while it is spoken: any translator, asked again and again about what is open.
+
+The policy is LocalAgreement-2: what two answers in a row begin with alike is stable, and is given out once
+and for all. Sound is closed where a pause ends it (``aista.audio.speech``), or where it fills what the
+translator hears at once; the last answer to it completes its text.
+
+Sources: Liu et al. 2020 (LocalAgreement); Macháček et al. 2023 (the same over a model without states).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.audio.segments import segment
+from aista.audio.speech import SpeechFinder
+from aista.errors import AudioError, ConfigError, ModelInputError
+from aista.inference.translating import Request, SpeechTranslator
+from aista.inference.words import units
+from aista.text.languages import language
+
+
+@dataclass(frozen=True)
+class Emission:
+    """Text that is stable from now on.
+
+    Attributes:
+        text: What is added to all that was given out before, a space in front where one belongs; often empty.
+        start: Where the sound of it begins, in seconds of the stream.
+        end: How much of the stream had been heard when it was given out, in seconds: its delay.
+    """
+
+    text: str
+    start: float
+    end: float
+
+
+class Stream:
+    """One stream of speech and its text.
+
+    Args:
+        translator: Anything that turns sound into text; several streams may share one, one call at a time.
+        target: ISO code of the language to translate into; the source language itself transcribes.
+        source: ISO code of the spoken language.
+        chunk_seconds: How often the open sound is asked about. ``math.inf``: only when it is closed, so that
+            nothing is given out early.
+        pause_seconds: A pause of this length closes what is open; None: the translator's own.
+
+    Attributes:
+        text: All stable text.
+        unstable: What the last answer says beyond it; it may still change.
+
+    Raises:
+        ConfigError: The translator does not know the direction, or ``chunk_seconds`` is no time.
+    """
+
+    def __init__(
+        self,
+        translator: SpeechTranslator,
+        target: str,
+        *,
+        source: str = "en",
+        chunk_seconds: float = 1.0,
+        pause_seconds: float | None = None,
+    ) -> None:
+        self._request = Request("asr" if target == source else "st", source, target)
+        translator.check(self._request)
+        if not chunk_seconds > 0.0:
+            raise ConfigError("A chunk lasts some time.", got=chunk_seconds, expected="seconds, more than 0")
+        self.translator = translator
+        self.text = self.unstable = ""
+        self._chunk_seconds = chunk_seconds
+        self._finder = SpeechFinder(translator.pause_seconds if pause_seconds is None else pause_seconds)
+        self._longest = int(translator.longest_seconds * SAMPLE_RATE_HZ)
+        self._samples = np.zeros(0, dtype=np.float32)  # of the stream, from self._origin on
+        self._origin = 0
+        self._closed = 0  # all sound before this sample is answered
+        self._asked = 0  # the stream's length when the open sound was last asked about
+        self._given, self._before = "", ""  # of the open sound: text given out, and the last answer
+        self._emitted_until = 0.0
+
+    def push(self, samples: np.ndarray) -> Emission:
+        """Hear the next samples and return what they made stable.
+
+        Args:
+            samples: float32 (n,), 16 kHz mono, any n.
+
+        Raises:
+            AudioError: They are not samples.
+            ModelInputError: The translator failed.
+        """
+        floats = samples.ndim == 1 and np.issubdtype(samples.dtype, np.floating)
+        if not floats or not np.isfinite(samples).all():
+            raise AudioError(
+                "These samples cannot be heard.",
+                got=f"{samples.dtype} array of shape {samples.shape}",
+                expected="a one-dimensional array of finite floats, mono, 16 kHz",
+            )
+        begun = len(self.text)
+        step = SAMPLE_RATE_HZ // 10
+        for place in range(0, len(samples), step):
+            part = samples[place : place + step].astype(np.float32, copy=False)
+            self._samples = np.concatenate([self._samples, part])
+            for first, end in self._finder.push(part):
+                self._close(first, end)
+            self._look()
+        return self._emission(begun)
+
+    def finish(self) -> Emission:
+        """End the stream and return what is left to say."""
+        begun = len(self.text)
+        for first, end in self._finder.finish():
+            self._close(first, end)
+        self.unstable = ""
+        return self._emission(begun)
+
+    def _emission(self, begun: int) -> Emission:
+        end = self._finder.num_samples / SAMPLE_RATE_HZ
+        start = self._emitted_until
+        text = self.text[begun:]
+        if text:
+            self._emitted_until = end
+        return Emission(text, min(start, end), end)
+
+    def _look(self) -> None:
+        """Close what fills a hearing, and ask about what is open when a chunk has arrived."""
+        heard = self._finder.num_samples
+        if self._finder.open is None:
+            self._asked = heard
+        else:
+            first = self._cut(*self._finder.open)
+            if heard - self._asked >= self._chunk_seconds * SAMPLE_RATE_HZ:
+                self._asked = heard
+                self._ask(self._sound(first, heard)[: self._longest])
+        keep = max(self._closed, self._finder.needed_from)
+        if keep - self._origin > SAMPLE_RATE_HZ:  # nobody will ask for what is before
+            self._samples, self._origin = self._samples[keep - self._origin :].copy(), keep
+
+    def _close(self, first: int, end: int) -> None:
+        """Answer a stretch of speech for good, from where it is not answered yet."""
+        first = self._cut(first, end)
+        if first < end:
+            self._answer_closed(first, end)
+        self._given = ""
+
+    def _cut(self, first: int, end: int) -> int:
+        """Answer for good what does not fit one hearing; return where the rest begins.
+
+        Where it is cut depends on the sound alone, not on how it arrived.
+        """
+        first = max(first, self._closed)
+        while end - first > self._longest:
+            whole = self._sound(first, first + self._longest + 1)
+            piece = segment(whole, max_seconds=self.translator.longest_seconds)[0]
+            self._answer_closed(first, first + piece.end_sample)
+            first = self._closed
+        return first
+
+    def _answer_closed(self, first: int, end: int) -> None:
+        text, given, code = self._translated(self._sound(first, end)), self._given, self._request.target
+        self._give(remainder(given, text, code), first_of_sound=not given)
+        self._given = remainder(text, given, code).strip()  # it was said early of sound that follows
+        self._before = self.unstable = ""
+        self._closed = end
+
+    def _ask(self, sound: np.ndarray) -> None:
+        """Ask about the open sound, and give out what this answer and the one before begin with alike."""
+        if not len(sound):
+            return
+        answer = self._translated(sound)
+        agreed = common_beginning(self._before, answer, self._request.target)
+        if len(agreed) > len(self._given) and agreed.startswith(self._given):
+            self._give(agreed[len(self._given) :], first_of_sound=not self._given)
+            self._given = agreed
+        self._before = answer
+        self.unstable = remainder(self._given, answer, self._request.target)
+
+    def _give(self, text: str, *, first_of_sound: bool) -> None:
+        apart = first_of_sound and language(self._request.target).spaces and self.text and text.strip()
+        self.text += (" " if apart else "") + text
+
+    def _translated(self, sound: np.ndarray) -> str:
+        [answer] = self.translator.answer([sound], self._request)
+        if answer.error:
+            raise ModelInputError(f"{self.translator.name} failed on the stream.", got=answer.error)
+        return answer.text
+
+    def _sound(self, first: int, end: int) -> np.ndarray:
+        return self._samples[first - self._origin : end - self._origin]
+
+
+def common_beginning(one: str, other: str, code: str) -> str:
+    """Return the words that two texts begin with alike, as the second writes them."""
+    stop = 0
+    for (a, b), (c, d) in zip(units(one, code), units(other, code), strict=False):
+        if one[a:b] != other[c:d]:
+            break
+        stop = d
+    return other[:stop]
+
+
+def remainder(given: str, text: str, code: str) -> str:
+    """Return what a text says beyond what was given out, which it may have changed its mind about.
+
+    Where the text does not begin with it, the place is taken at which its beginning is nearest to it, in
+    words inserted, left out and replaced; of several the one nearest to its length.
+    """
+    if text.startswith(given):
+        return text[len(given) :]
+    old = [given[a:b] for a, b in units(given, code)]
+    places = units(text, code)
+    new = [text[a:b] for a, b in places]
+    row = list(range(len(new) + 1))  # edit distance of all of old to each beginning of new
+    for number, word in enumerate(old, start=1):
+        corner, row[0] = row[0], number
+        for place, other in enumerate(new):
+            corner, row[place + 1] = (
+                row[place + 1],
+                min(row[place + 1] + 1, row[place] + 1, corner + (word != other)),
+            )
+    place = min(range(len(row)), key=lambda n: (row[n], abs(n - len(old))))
+    if place == len(new):
+        return ""
+    start = places[place][0]
+    return (" " if language(code).spaces else "") + text[start:]

@@ -1,0 +1,99 @@
+"""Speech is found where it is; noise and tones are not; a recording in pieces is cut as a whole one is."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aista.audio import speech
+from aista.audio.speech import SpeechFinder, find_speech, sounding
+
+needs_detector = pytest.mark.skipif(not speech.is_installed(), reason="needs pip install 'aista[vad]'")
+
+
+def noise(seconds: float, level: float, slope: float = 0.0, seed: int = 0) -> np.ndarray:
+    from aista.demo.speech import coloured_noise
+
+    return level * coloured_noise(int(seconds * 16_000), slope, np.random.default_rng(seed))
+
+
+def tone(seconds: float, hertz: float = 440.0) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * 16_000)) / 16_000)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[np.ndarray]:
+    pytest.importorskip("espeakng_loader")
+    from aista.demo.speech import TEST_VARIANTS, draw_voice, utter
+
+    texts = ["The doctor has bought a newspaper.", "She will return to Tokyo by plane."]
+    made = (utter(text, draw_voice(Random(i), TEST_VARIANTS), seed=i) for i, text in enumerate(texts))
+    return [samples for samples in made if samples is not None]
+
+
+@needs_detector
+def test_speech_is_found_between_noise_tone_and_silence(sentences):
+    one, two = sentences
+    rest = [noise(2.0, 0.05), tone(2.0), np.zeros(32_000, np.float32)]
+    found = find_speech(np.concatenate([rest[0], one, rest[1], two, rest[2]]))
+    spoken = [piece for piece in found if not piece.silent]
+    starts = [2.0, 4.0 + len(one) / 16_000]
+    assert len(spoken) == 2
+    for piece, start, sentence in zip(spoken, starts, sentences, strict=True):
+        assert piece.start_seconds == pytest.approx(start, abs=0.35)
+        assert piece.end_seconds == pytest.approx(start + len(sentence) / 16_000, abs=0.45)
+
+
+@needs_detector
+@pytest.mark.parametrize(
+    "sound", [noise(3.0, 0.1), noise(3.0, 0.3, 1.0), tone(3.0), np.zeros(48_000, np.float32)]
+)
+def test_where_nobody_speaks_nothing_is_found(sound):
+    [piece] = find_speech(sound)
+    assert piece.silent and piece.end_sample == len(sound)
+
+
+def test_what_is_heard_is_named():
+    assert sounding(np.zeros(9_000, np.float32)) == "silence"
+    assert {sounding(tone(2.0, hertz)) for hertz in (100.0, 440.0, 3_000.0)} == {"tone"}
+    assert {sounding(noise(2.0, 0.1, slope)) for slope in (-0.5, 0.0, 0.5, 1.0)} == {"noise"}
+    assert sounding(noise(0.01, 0.1)) == "noise"
+
+
+@given(st.integers(0, 99), st.lists(st.integers(300, 20_000), min_size=1, max_size=5), st.booleans())
+@settings(max_examples=8, deadline=None)
+def test_how_sound_arrives_changes_nothing(seed, sizes, installed):
+    rng = np.random.default_rng(seed)
+    loud = [noise(s, 0.2 * (i % 2), seed=seed) for i, s in enumerate(rng.uniform(0.05, 1.5, 6))]
+    samples = np.concatenate(loud).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        if not installed:
+            patch.setattr(speech, "is_installed", lambda: False)
+        whole = find_speech(samples)
+        finder, found, at = SpeechFinder(), [], 0
+        while at < len(samples):
+            size = sizes[at % len(sizes)]
+            found += finder.push(samples[at : at + size])
+            at += size
+        found += finder.finish()
+    assert found == [(piece.start_sample, piece.end_sample) for piece in whole if not piece.silent]
+    assert whole[0].start_sample == 0 and whole[-1].end_sample == len(samples)
+    assert all(a.end_sample == b.start_sample for a, b in pairwise(whole))
+
+
+@needs_detector
+def test_the_noise_that_follows_changes_no_sentence(sentences):
+    """With the shipped model; without looking for speech, noise is heard with the sentence."""
+    import aista
+
+    translator = aista.load()
+    for number, sentence in enumerate(sentences):
+        alone = translator.translate(sentence, "zh")
+        after = np.concatenate([sentence, noise(2.5, 0.03, 0.5, number)]).astype(np.float32)
+        followed = translator.translate(after, "zh")
+        assert followed.text == alone.text and followed.warnings[-1].kind == "noise"

@@ -1,0 +1,112 @@
+"""An answer that cannot be right is told, with seconds and a kind; asked again or refused where wished."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aista.errors import ModelInputError
+from aista.inference.answering import Answer, GenerationSettings
+from aista.inference.coverage import complaint, holds, pause_in
+from aista.inference.translating import SpeechTranslator
+from tests.evaluation.standins import tone
+
+
+def kind(text: str, code: str = "en", seconds: float = 3.0) -> str | None:
+    found = complaint(text, code, seconds)
+    return found[0] if found else None
+
+
+def test_kinds_of_doubt():
+    assert kind("The doctor has bought a book for the lawyer.") is None
+    assert kind("医生给律师买了一本书。", "zh") is None
+    assert kind("") == kind(" ") == "empty"
+    assert kind("the doctor the doctor the doctor bought") == "repeats"
+    assert kind("very very very good it is, very good") is None  # people say that
+    assert kind("他说他说他说了书", "zh") == "repeats" and kind("好好好，我来了吧", "zh") is None
+    assert kind("医生给律师买了一本书。", "en") == kind("The doctor bought", "zh") == "script"
+    assert kind("医生给律师买了一本书。", "ja") == "script"  # no kana
+    assert kind("long " * 3 + "words and more of them " * 2, seconds=0.6) == "long"
+    assert kind("Yes.", seconds=9.0) == "short" and kind("Yes.", seconds=1.0) is None
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=5, unique=True), st.integers(3, 6))
+def test_every_phrase_said_three_times_is_found(phrase, times):
+    assert kind(" ".join(phrase * times), seconds=1.0) == "repeats"
+    assert kind(" ".join(phrase * 2), seconds=1.0) is None
+
+
+def test_a_pause_is_found_only_with_sound_on_both_sides():
+    gap = np.zeros(6_400, np.float32)
+    place = pause_in(np.concatenate([tone(1.5), gap, tone(1.2)]))
+    assert place == pytest.approx(24_000 + 3_200, abs=320)
+    assert pause_in(tone(4.0)) is None and pause_in(gap) is None
+    assert pause_in(np.concatenate([tone(0.5), gap, tone(2.0)])) is None
+
+
+def test_whether_an_answer_holds_another():
+    assert holds("He left. The cook reads a book.", "The cook reads a book.")
+    assert holds("He left. A cook read the book.", "The cook reads a book.")
+    assert not holds("The cook reads a book.", "He will return by plane tonight.")
+    assert holds("医生买了书。他走了。", "他走了。") and not holds("医生买了书。", "他走了。")
+
+
+class Reader(SpeechTranslator):
+    """Hears tones: 300 Hz is a first sentence, 500 Hz a second; of both at once it gives the first alone."""
+
+    name, longest_seconds = "reader", 6.0
+    generation = GenerationSettings(batch_size=2)
+    said = {300: "The doctor has bought a book.", 500: "She will return to Tokyo by plane."}
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def answer(self, pieces, request):
+        answers = []
+        for piece in pieces:
+            self.asked.append(len(piece) / 16_000)
+            power = np.abs(np.fft.rfft(piece)) / len(piece)
+            heard = [pitch for pitch in self.said if power[round(pitch * len(piece) / 16_000)] > 0.02]
+            answers.append(Answer(self.said[heard[0]] if heard else ""))
+        return answers
+
+
+def pitch(hertz: float, seconds: float) -> np.ndarray:
+    """A tone that comes and goes as syllables do: a steady one is no speech."""
+    time = np.arange(int(seconds * 16_000)) / 16_000
+    return (0.3 * np.sin(2 * np.pi * hertz * time) * (0.6 + 0.4 * np.sin(8 * np.pi * time))).astype(
+        np.float32
+    )
+
+
+TWO = np.concatenate([pitch(300, 2.0), np.zeros(8_000, np.float32), pitch(500, 2.5)])
+
+
+def test_an_answer_that_stops_before_the_sound_is_told_asked_again_or_refused():
+    reader = Reader()
+    told = reader.translate(TWO, "en")
+    [warning] = told.warnings
+    assert (warning.kind, warning.spans) == ("stops_early", ((0.0, 5.0),))
+    assert told.text == Reader.said[300]
+    reader.coverage = "retry"
+    again = reader.translate(TWO, "en")
+    assert again.text == " ".join(Reader.said.values()) and [row.kind for row in again.warnings] == [
+        "retried"
+    ]
+    reader.coverage = "fail"
+    with pytest.raises(ModelInputError, match="cannot be right"):
+        reader.translate(TWO, "en")
+    assert reader.translate(pitch(300, 2.0), "en").text == Reader.said[300]
+
+
+def test_test_sets_are_answered_once_each():
+    reader = Reader()
+    reader.coverage = "retry"
+    request = next(iter(reader.stream([pitch(300, 2.0)], "en"))).task
+    reader.asked.clear()
+    from aista.inference.translating import Request
+
+    [answered] = reader.answer_all([TWO], Request(request, "en", "en"))
+    assert len(reader.asked) == 1 and not answered.doubts

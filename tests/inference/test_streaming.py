@@ -1,0 +1,142 @@
+"""A stream gives out text once and for all, in order, never before its sound."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aista.audio import speech
+from aista.errors import AudioError, ConfigError
+from aista.inference.answering import Answer
+from aista.inference.streaming import Stream, common_beginning, remainder
+from aista.inference.translating import SpeechTranslator
+
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+
+class Counter(SpeechTranslator):
+    """Says a number for every half second of loud sound; the last word of an answer is a wild guess."""
+
+    name, longest_seconds = "counter", 4.0
+
+    def __init__(self, *, guesses: bool = False) -> None:
+        self.guesses, self.longest, self.asked = guesses, 0.0, 0
+
+    def answer(self, pieces, request):
+        answers = []
+        for piece in pieces:
+            self.longest = max(self.longest, len(piece) / 16_000)
+            self.asked += 1
+            count = int((np.abs(piece) > 0.01).sum() / 8_000)
+            words = WORDS[:count]
+            if self.guesses and words and self.asked % 2:
+                words = [*words[:-1], "perhaps"]
+            answers.append(Answer((" " if request.target == "en" else "").join(words)))
+        return answers
+
+
+@pytest.fixture(autouse=True)
+def loud_is_speech(monkeypatch):
+    """The stand-in hears bursts of noise, which a detector would not take for speech."""
+    monkeypatch.setattr(speech, "is_installed", lambda: False)
+
+
+def talk(seed: int) -> np.ndarray:
+    """Bursts and pauses: what is loud is 'speech'."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for _ in range(int(rng.integers(1, 5))):
+        parts.append(0.2 * np.sign(rng.standard_normal(int(rng.uniform(0.2, 7.0) * 16_000))))
+        parts.append(np.zeros(int(rng.uniform(0.1, 1.5) * 16_000)))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def run(samples, sizes, **options):
+    stream = Stream(Counter(guesses=options.pop("guesses", False)), "en", **options)
+    emissions, at, number = [], 0, 0
+    while at < len(samples):
+        size = sizes[number % len(sizes)]
+        emissions.append(stream.push(samples[at : at + size]))
+        at, number = at + size, number + 1
+    return stream, [*emissions, stream.finish()]
+
+
+@given(st.integers(0, 99), st.lists(st.integers(1, 40_000), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_how_sound_arrives_changes_nothing_where_nothing_is_given_early(seed, sizes):
+    samples = talk(seed)
+    sizes = [max(size, 400) for size in sizes]
+    whole, _ = run(samples, [len(samples)], chunk_seconds=math.inf)
+    pieces, _ = run(samples, sizes, chunk_seconds=math.inf)
+    assert pieces.text == whole.text
+
+
+@given(st.integers(0, 99), st.sampled_from([0.2, 0.5, 1.0, 2.0]), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_emissions_are_appended_in_order_and_never_before_their_sound(seed, chunk, guesses):
+    samples = talk(seed)
+    stream, emissions = run(samples, [3_200], chunk_seconds=chunk, guesses=guesses)
+    assert "".join(row.text for row in emissions) == stream.text
+    pushed = np.minimum(3_200 * np.arange(1, len(emissions)), len(samples)) / 16_000
+    assert [row.end for row in emissions] == pytest.approx([*pushed, len(samples) / 16_000])
+    assert all(row.start <= row.end for row in emissions)
+    spoken = [row for row in emissions if row.text]
+    assert all(a.end <= b.start for a, b in pairwise(spoken))
+    for number in range(len(emissions) - 1):  # so many numbers were not said yet
+        loud = int((np.abs(samples[: 3_200 * (number + 1)]) > 0.01).sum())
+        said = "".join(each.text for each in emissions[: number + 1]).split()
+        assert len(said) <= loud / 8_000 + 4
+    assert stream.translator.longest <= 4.0
+
+
+def test_a_steady_answer_is_given_early_and_equals_the_late_one():
+    samples = np.concatenate([np.full(56_000, 0.2), np.zeros(16_000), np.full(24_000, 0.2)]).astype(
+        np.float32
+    )
+    late, _ = run(samples, [8_000], chunk_seconds=math.inf)
+    early, emissions = run(samples, [8_000], chunk_seconds=0.5)
+    assert early.text == late.text == "one two three four five six seven one two three"
+    first = next(row for row in emissions if row.text)
+    assert (
+        first.end < 2.5
+        and next(row for row in run(samples, [8_000], chunk_seconds=2.0)[1] if row.text).end > 2.5
+    )
+
+
+def test_nothing_is_asked_about_silence_and_memory_is_bounded():
+    stream = Stream(Counter(), "en")
+    for _ in range(100):
+        assert stream.push(np.zeros(16_000, np.float32)).text == ""
+        assert len(stream._samples) <= 3 * 16_000
+    assert stream.translator.asked == 0 and stream.finish().end == 100.0
+
+
+def test_bad_samples_and_settings():
+    with pytest.raises(AudioError):
+        Stream(Counter(), "en").push(np.zeros(5, np.int16))
+    with pytest.raises(AudioError):
+        Stream(Counter(), "en").push(np.full(5, np.nan, np.float32))
+    with pytest.raises(ConfigError):
+        Stream(Counter(), "en", chunk_seconds=0.0)
+
+
+def test_agreement_and_remainder():
+    assert common_beginning("he has a dog", "he has a  cat", "en") == "he has a"
+    assert common_beginning("", "he", "en") == common_beginning("a", "b", "en") == ""
+    assert common_beginning("他有一只狗", "他有一只猫。", "zh") == "他有一只"
+    assert remainder("he has", "he has a dog", "en") == " a dog"
+    assert remainder("he had", "he has a dog", "en") == " a dog"
+    assert remainder("he has a dog", "he has", "en") == ""
+    assert remainder("他有", "她有一只狗", "zh") == "一只狗"
+
+
+@given(st.text("ab ", max_size=12), st.text("ab ", max_size=12), st.sampled_from(["en", "zh"]))
+def test_a_text_that_goes_on_keeps_what_was_given(one, other, code):
+    agreed = common_beginning(one, other, code)
+    assert other.startswith(agreed)
+    assert agreed + remainder(agreed, other, code) == other
