@@ -13,8 +13,10 @@ from transformers import AutoModelForMultimodalLM
 
 import aista
 from aista.config import AlignSettings, JointSettings, PretrainSettings, SelectSettings
+from aista.data.dataset import SpeechDataset
+from aista.data.manifest import Manifest
 from aista.errors import CheckpointError, ConfigError, ModelInputError
-from aista.evaluation.evaluate import evaluate
+from aista.evaluation.evaluate import evaluate, hears
 from aista.evaluation.settings import EvaluateSettings
 from aista.selection.select import select
 from aista.speech_llm import SpeechLM
@@ -180,6 +182,30 @@ def test_a_clip_is_heard_whole_or_refused(home: Path) -> None:
     batcher.longest_seconds = 4.0  # as if its class did not know that the extractor cuts at two
     with pytest.raises(ConfigError, match="cuts sound off"):
         batcher.require_whole()
+
+
+def test_a_model_that_does_not_hear_is_found_out(home: Path) -> None:
+    rows = SpeechDataset([Manifest(home / "st.jsonl")])
+    translator = aista.load(home / "qwen2_audio", max_new_tokens=12)
+    for loudness in (100.0, 0.0):
+        with torch.no_grad():
+            for parameter in translator.model.get_submodule("model.multi_modal_projector").parameters():
+                parameter.mul_(loudness)
+        assert hears(translator, rows) == bool(loudness)
+
+
+def test_in_bfloat16_the_projector_is_trained_in_float32(home: Path, tmp_path: Path) -> None:
+    speech_llm = SpeechLM.load(home / "qwen2_audio", dtype="bfloat16")
+    speech_llm.to_train({"r": 2, "alpha": 4, "dropout": 0.0, "targets": None}, seed=0)
+    assert all(t.dtype == torch.float32 for t in speech_llm.keeper.trainable_state_dict().values())
+    batch = speech_llm.batcher.training(noise(0.5, 1.4), ["Go."] * 2, ["Ja."] * 2)
+    output = speech_llm.predict(batch, [0])
+    output.loss.backward()
+    projector = speech_llm.model.get_submodule("model.multi_modal_projector")
+    assert all(p.grad is not None and p.grad.any() for p in projector.parameters())
+    assert output.states[0].dtype == torch.bfloat16
+    speech_llm.save_merged(tmp_path / "plain")
+    assert {t.dtype for t in load_file(tmp_path / "plain" / "model.safetensors").values()} == {torch.bfloat16}
 
 
 def test_texts_never_turn_into_control_tokens(home: Path) -> None:

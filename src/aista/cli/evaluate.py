@@ -17,6 +17,8 @@ app = typer.Typer()
 
     aista evaluate --set model=runs/joint --data test.jsonl --output runs/joint/test
 
+    aista evaluate --set model=Qwen/Qwen2.5-Omni-7B --data test.jsonl --output runs/omni/test
+
     aista evaluate --config evaluate.yaml --set generation.num_beams=4 --output runs/beams
 
     aista evaluate --config evaluate.yaml --json | jq .scores

@@ -17,13 +17,15 @@ app = typer.Typer()
     aista joint --config joint.yaml --set alignment.method=none --set output=runs/base
 
     aista joint --config joint.yaml --set alignment.layers=[0,1] --set alignment.alpha=0.9
+
+    aista joint --config joint.yaml --set init=Qwen/Qwen2.5-Omni-7B --set lora.r=16      (any speech LLM)
 """
 )
 def joint(
     config: Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
     overrides: Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")] = [],  # noqa: B006
 ) -> None:
-    """Train translation and alignment together (Eq. 6), from a stage-1 model.
+    """Train translation and alignment together (Eq. 6), from a stage-1 model or any speech LLM.
 
     Run it again to go on where it stopped. The finished model is in the `output` folder.
     """

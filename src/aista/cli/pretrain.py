@@ -18,6 +18,8 @@ app = typer.Typer()
 
     aista pretrain --config pretrain.yaml --set init=runs/aligned --set model=null
 
+    aista pretrain --config pretrain.yaml --set model=null --set init=Qwen/Qwen2-Audio-7B-Instruct
+
     torchrun --nproc-per-node 8 -m aista pretrain --config pretrain.yaml
 """
 )

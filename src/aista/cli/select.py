@@ -19,6 +19,8 @@ app = typer.Typer()
     aista select --config select.yaml --set cost=cosine
 
     aista select --set model=runs/stage1 --set data=[dev.jsonl] --set output=runs/select
+
+    aista select --set model=Qwen/Qwen2.5-Omni-7B --set data=[dev.jsonl] --set output=runs/omni/select
 """
 )
 def select(

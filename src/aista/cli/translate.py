@@ -59,6 +59,8 @@ class OutputFormat(StrEnum):
 
     aista translate talk.wav --to zh --model runs/joint --beams 4 --coverage retry
 
+    aista translate talk.wav --to zh --model Qwen/Qwen2-Audio-7B-Instruct
+
     ffmpeg -i film.mkv -f wav - | aista translate - --to zh --output-format vtt > film.vtt
 
 Exit code: 0 if every file was translated, 1 if some could not be, 2 if nothing could start.
@@ -71,7 +73,10 @@ def translate(
     target: Annotated[str, typer.Option("--to", "-t", help="Language to translate into: zh, ja, en, ...")],
     source: Annotated[str, typer.Option("--from", "-f", help="Language that is spoken.")] = "en",
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Folder of a model.", show_default="the one shipped")
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Folder of a model, or id of a speech LLM.", show_default="the one shipped"
+        ),
     ] = None,
     output_format: Annotated[OutputFormat, typer.Option(help="How to write it.")] = OutputFormat.TEXT,
     output_dir: Annotated[

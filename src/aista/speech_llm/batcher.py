@@ -177,31 +177,28 @@ class Batcher:
         if heard:
             clips = [contents[i] for i in heard]
             self._require_short(clips)
-            batch = self._read(self._with_sound(clips, [instructions[i] for i in heard]))
+            batch = self._read(self._with_sound(clips, [instructions[i] for i in heard]), spoken=True)
             sound = batch.sound
-            if not sound:
-                raise ModelInputError(
-                    "The processor left the sound out.",
-                    got=type(self.processor).__name__,
-                    advice="Choose another form, or write a file for its class.",
-                )
             found = batch.rows()
             if self.kind.padded_seconds:
                 found = [self._unpadded(row, clip) for row, clip in zip(found, clips, strict=True)]
             rows |= zip(heard, found, strict=True)
         if written:
-            batch = self._read(self._without_sound([self.prompt(instructions[i]) for i in written]))
+            prompts = [self.prompt(instructions[i]) for i in written]
+            batch = self._read(self._without_sound(prompts), spoken=False)
             texts = (str(contents[i]) for i in written)
             found = [self._replaced(row, text) for row, text in zip(batch.rows(), texts, strict=True)]
             rows |= zip(written, found, strict=True)
         return [rows[i] for i in range(len(contents))], sound, heard
 
-    def _read(self, inputs: Any) -> Batch:
-        """Read what the processor gave."""
+    def _read(self, inputs: Any, *, spoken: bool) -> Batch:
+        """Read what the processor gave, of sound or of texts in its place."""
         batch = Batch.of_inputs({k: v for k, v in inputs.items() if k not in _OF_TEXT}, self.audio_token_id)
-        if not batch.widest_span:
+        if not batch.widest_span or (spoken and not batch.sound):
             raise ModelInputError(
-                "The processor left no place for the speech.", got=type(self.processor).__name__
+                "The processor left no place for the speech, or left the sound out.",
+                got=f"{type(self.processor).__name__}: {', '.join(inputs)}",
+                advice="Choose another form, or write a file for its class.",
             )
         return batch
 
