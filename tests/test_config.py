@@ -411,3 +411,10 @@ def test_values_that_are_given_win() -> None:
     assert got.output == "a #b" and got.data == ["c: d"]
     given_options = ["baseline=b", "output=o", "data=[d]", "options.rate=1e-2", "generation.num_beams=4"]
     assert BaselineSettings.load(None, given_options).options == {"rate": 0.01}
+
+
+def test_a_type_that_is_not_named_leaves_a_runs_name_as_it_was() -> None:
+    plain, named = JointSettings.of(JOINT), JointSettings.of({**JOINT, "dtype": "bfloat16"})
+    assert "dtype" not in plain.identity() and plain.sha256() != named.sha256()
+    with pytest.raises(ConfigError, match="dtype"):
+        JointSettings.of({**JOINT, "dtype": "bf16"})

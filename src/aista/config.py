@@ -31,6 +31,7 @@ from aista.files import write_whole
 from aista.settings_text import as_yaml, override, read_settings
 
 Content = Literal["manifest", "model", "layers"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def _expanded(path: str) -> str:
@@ -142,8 +143,8 @@ class Settings(BaseModel):
         found: dict[str, Any] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if name in self._without_effect():
-                continue
+            if name in self._without_effect() or (name == "dtype" and value is None):
+                continue  # a type that is not named is the machine's choice
             if isinstance(value, Settings):
                 found |= {f"{name}.{key}": inner for key, inner in value.identity().items()}
             else:
@@ -248,7 +249,7 @@ class ModelSettings(Settings):
     speech_window_seconds: float | None = Field(default=None, gt=0)
     speech_token_scale: Literal["free", "embeddings"] = "free"
     template: Name | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     quantization: Literal["8bit", "4bit"] | None = None
 
 
@@ -427,6 +428,7 @@ class _FromBasesOrModel(Settings):
         init: Folder of a saved model, such as one that ``aista align`` made; or the hub id or folder of any
             speech LLM of transformers.
         lora: Put into a speech LLM of transformers. A model of ours has its own.
+        dtype: Of the frozen weights of ``init``; None: bfloat16 on a GPU, float32 on a CPU.
     """
 
     harmless = frozenset({"output"})
@@ -436,6 +438,7 @@ class _FromBasesOrModel(Settings):
     model: ModelSettings | None = None
     init: PathName | None = None
     lora: LoraSettings = LoraSettings()
+    dtype: Dtype | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -515,6 +518,7 @@ class JointSettings(Settings):
         init: Folder of a saved model; or the hub id or folder of any speech LLM of transformers. It may also
             be called ``model``.
         lora: Put into a speech LLM of transformers. A model of ours has its own.
+        dtype: Of the frozen weights of ``init``; None: bfloat16 on a GPU, float32 on a CPU.
     """
 
     harmless = frozenset({"output"})
@@ -523,6 +527,7 @@ class JointSettings(Settings):
     output: PathName
     init: PathName
     lora: LoraSettings = LoraSettings()
+    dtype: Dtype | None = None
     data: DataSettings
     train: TrainSettings = TrainSettings(
         warmup_steps=3_000, max_steps=90_000, eval_steps=3_000, save_steps=3_000, patience=4
@@ -577,6 +582,7 @@ class SelectSettings(Settings):
             by its own mean and deviation, dimension by dimension).
         cloud: Positions that are compared: ``span``, the speech tokens and the transcript's; or ``sequence``,
             all positions up to their end, the prompt before them included.
+        dtype: Of the frozen weights; None: bfloat16 on a GPU, float32 on a CPU.
         compare_costs: Also report the MRR under the other costs (``exact`` mode; each takes as long again).
     """
 
@@ -596,6 +602,7 @@ class SelectSettings(Settings):
     compare_costs: bool = True
     batch_size: Count = 16
     features: PathName | None = None
+    dtype: Dtype | None = None
     seed: Seed = 42
 
 

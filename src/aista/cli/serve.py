@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,6 +41,10 @@ def serve(
         typer.Option(envvar="AISTA_API_KEY", help="Key that clients must send.", show_default="none"),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the frozen weights.", show_default="bfloat16 on a GPU, float32 on a CPU"),
+    ] = None,
 ) -> None:
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
     import socket
@@ -67,7 +71,9 @@ def serve(
         raise ConfigError(
             f"Cannot listen at {host}, port {port}.", got=error, advice="Try --port 0."
         ) from None
-    service = create_app(load(model, device=device, num_beams=beams, batch_size=batch_size), limits)
+    service = create_app(
+        load(model, device=device, dtype=dtype, num_beams=beams, batch_size=batch_size), limits
+    )
     longest = (
         round(upload_seconds + answer_seconds) + 1
     )  # until then whatever was taken is answered or refused

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -97,6 +97,10 @@ def translate(
         Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")
     ] = Coverage.WARN,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the frozen weights.", show_default="bfloat16 on a GPU, float32 on a CPU"),
+    ] = None,
 ) -> None:
     """Translate speech. A long recording is cut at quiet places; what is no speech is left out, and told.
 
@@ -110,8 +114,9 @@ def translate(
 
     disable_progress_bar()
     translator = load(
-        model, device=device, batch_size=batch_size, num_beams=beams, max_new_tokens=max_new_tokens
-    )
+        model, device=device, dtype=dtype, batch_size=batch_size, num_beams=beams,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
     translator.max_minutes, translator.channel = max_minutes, channel
     translator.vad, translator.coverage = vad == Switch.ON, coverage.value
     translator.word_times = output_format in _WITH_WORD_TIMES

@@ -76,7 +76,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     chosen = read_selected(layers) if isinstance(layers, str) else list(layers)
     made_by = {"model_fingerprint": sha256_of_model(settings.model), "layers": chosen}
     search = settings.generation.model_dump()
-    return _run(lambda: translator.load(settings.model, **search), settings, made_by)
+    return _run(lambda: translator.load(settings.model, dtype=settings.dtype, **search), settings, made_by)
 
 
 def score(

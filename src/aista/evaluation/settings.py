@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from aista.config import Count, Layer, Name, PathName, Settings
+from aista.config import Count, Dtype, Layer, Name, PathName, Settings
 from aista.inference.answering import GenerationSettings
 
 __all__ = ["BaselineSettings", "EvaluateSettings", "GenerationSettings", "ScoreSettings"]
@@ -29,6 +29,7 @@ class EvaluateSettings(Settings):
         layers: Layers of ``log_wasserstein``: numbers, or the path of a layer report of ``aista select``.
         limit: Rows taken from the head of each manifest; all by default.
         features: Folder of cached encoder outputs, filled where something is missing.
+        dtype: Of the frozen weights; None: bfloat16 on a GPU, float32 on a CPU.
         silence_check: Also decode a few clips with their sound taken away: a model that answers the same does
             not hear.
     """
@@ -46,6 +47,7 @@ class EvaluateSettings(Settings):
     generation: GenerationSettings = GenerationSettings()
     limit: Count | None = None
     features: PathName | None = None
+    dtype: Dtype | None = None
     silence_check: bool = True
 
 

@@ -31,14 +31,16 @@ SHIPPED = "aista:model"
 
 
 def load(
-    path: str | os.PathLike[str] | None = None, *, device: str | None = None, **options: Any
-) -> Translator:
+    path: str | os.PathLike[str] | None = None, *, device: str | None = None, dtype: str | None = None,
+    **options: Any,
+) -> Translator:  # fmt: skip
     """Load a model and its processor, ready to translate.
 
     Args:
         path: Folder of a model, ``aista:NAME`` for one that comes with the package, id or folder of any
             speech LLM of transformers, or ``None`` for the model the package ships.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a GPU where there is one.
+        dtype: Of the frozen weights, e.g. ``bfloat16``; by default bfloat16 on a GPU, float32 on a CPU.
         options: Search settings, e.g. ``num_beams=4`` (see ``GenerationSettings``).
 
     Speech is looked for before it is translated: set ``vad`` to False to have everything heard.
@@ -51,7 +53,7 @@ def load(
     generation = GenerationSettings.of(options, source="the options of load")
 
     place = processes.device_named(device)
-    speech_llm = SpeechLM.load(name)
+    speech_llm = SpeechLM.load(name, dtype=dtype)
     speech_llm.model.to(place)
     translator = Translator(speech_llm.model, speech_llm.processor, name=name, generation=generation)
     translator.vad = True

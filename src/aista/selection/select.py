@@ -45,7 +45,7 @@ def select(settings: SelectSettings) -> LayerReport:
 
 
 def _select(settings: SelectSettings, output: Path) -> LayerReport:
-    speech_llm = _load(settings.model)
+    speech_llm = _load(settings)
     store = None
     if settings.features:
         store = cached_features(speech_llm.model, speech_llm.processor, settings.data, settings.features)
@@ -68,10 +68,10 @@ def _finish(output: Path, report: LayerReport) -> LayerReport:
     return report
 
 
-def _load(source: str) -> SpeechLM:
+def _load(settings: SelectSettings) -> SpeechLM:
     """Load a model onto this process's device."""
     place = {"": processes.device()} if torch.cuda.is_available() else None
-    return SpeechLM.load(source, device_map=place)
+    return SpeechLM.load(settings.model, dtype=settings.dtype, device_map=place)
 
 
 def _limits(dataset: SpeechDataset, settings: SelectSettings) -> Sequence[bool] | None:

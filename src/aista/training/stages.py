@@ -96,7 +96,9 @@ def joint(settings: JointSettings) -> Run:
     """
 
     def start() -> SpeechTextObjective:
-        speech_llm = SpeechLM.load(settings.init).to_train(settings.lora.model_dump(), settings.seed)
+        speech_llm = SpeechLM.load(settings.init, dtype=settings.dtype).to_train(
+            settings.lora.model_dump(), settings.seed
+        )
         return aligned(speech_llm, settings.alignment, seed=settings.seed)
 
     return stage(settings, start)
@@ -272,7 +274,9 @@ def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditional
 def starting_model(settings: AlignSettings | PretrainSettings) -> SpeechLM:
     """Return what a stage starts from: a saved model or any speech LLM (``init``), or adapters on bases."""
     if settings.init is not None:
-        return SpeechLM.load(settings.init).to_train(settings.lora.model_dump(), settings.seed)
+        return SpeechLM.load(settings.init, dtype=settings.dtype).to_train(
+            settings.lora.model_dump(), settings.seed
+        )
     assert settings.model is not None  # the settings see to it
     return SpeechLM(*fresh_model(settings.model, settings.seed))
 
