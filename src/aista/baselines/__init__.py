@@ -25,13 +25,16 @@ def names() -> list[str]:
     return plugins.names(__name__, hidden=_NOT_SYSTEMS)
 
 
-def baseline(name: str, *, generation: dict[str, Any] | None = None, **options: Any) -> Baseline:
+def baseline(
+    name: str, *, generation: dict[str, Any] | None = None, device: str | None = None, **options: Any
+) -> Baseline:
     """Load a system by name.
 
     Args:
         name: One of ``names()``, or the dotted path of a module that defines ``System``.
         generation: Search settings that differ from the system's own, e.g. ``{"num_beams": 4}``.
-        options: The system's, see its class.
+        device: Where it runs; by default a GPU where there is one.
+        options: The system's, see its module.
 
     Raises:
         ConfigError: There is no such system, it cannot be run, or it does not take these options.
@@ -47,4 +50,9 @@ def baseline(name: str, *, generation: dict[str, Any] | None = None, **options: 
             expected=f"{', '.join(names())}, or the dotted path of a module that defines System",
         )
     system = plugins.member(plugins.find(__name__, name, kind="system"), "System", kind="system")
-    return system(generation=generation, **plugins.options_of(system, options, kind=f"The system {name!r}"))
+    kind = f"The system {name!r}"
+    if system.options is None:
+        given = options if device is None else {**options, "device": device}
+        return system(generation=generation, **plugins.options_of(system, given, kind=kind))
+    chosen = system.options(**plugins.options_of(system.options, options, kind=kind))
+    return system(chosen, generation=generation, device=device)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,6 +24,7 @@ class Baseline(SpeechTranslator):
     Attributes:
         own_generation: How its authors search, as far as they say.
         card: What identifies it in results: ids, revisions, prompts. Anything JSON holds.
+        options: A frozen dataclass of what it takes, its first argument; None: it takes keyword arguments.
 
     Args:
         generation: Search settings that differ from its own.
@@ -30,6 +32,7 @@ class Baseline(SpeechTranslator):
     """
 
     own_generation = GenerationSettings()
+    options: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(self, *, generation: dict[str, Any] | None = None, device: str | None = None) -> None:
         changed = self.own_generation.model_dump() | (generation or {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,11 @@ _MOST_PROMPT_TOKENS = 4  # start, language, task, no timestamps
 _CHAT_WORDING = "Translate this {source} text into {target}. Answer with the translation only.\n\n{text}"
 
 
-class System(Baseline):
-    """Whisper, then a language model.
+@dataclass(frozen=True)
+class Options:
+    """What a cascade is made of.
 
-    Args:
+    Attributes:
         asr: A Whisper with its decoder: folder, hub id, or ``aista:whisper``.
         llm: A causal language model: folder, hub id, or ``aista:language_model``.
         asr_revision, llm_revision: Commits of hub ids.
@@ -52,34 +53,43 @@ class System(Baseline):
             trained with, else its family's.
         asr_beams: Beams of the recognition.
         dtype: Of the language model, e.g. ``bfloat16``; by default that on a GPU, else float32.
+    """
+
+    asr: str = "openai/whisper-large-v2"
+    llm: str = "Qwen/Qwen2-7B"
+    asr_revision: str | None = None
+    llm_revision: str | None = None
+    template: str | None = None
+    asr_beams: int = 1
+    dtype: str | None = None
+
+
+class System(Baseline):
+    """Whisper, then a language model.
+
+    Args:
+        options: Its parts.
         generation, device: As for ``Baseline``.
 
     Raises:
         CheckpointError: A part is nowhere, or of another kind.
     """
 
+    options = Options
     reads_text = True
 
     def __init__(
-        self,
-        asr: str = "openai/whisper-large-v2",
-        llm: str = "Qwen/Qwen2-7B",
-        *,
-        asr_revision: str | None = None,
-        llm_revision: str | None = None,
-        template: str | None = None,
-        asr_beams: int = 1,
-        dtype: str | None = None,
-        generation: dict[str, Any] | None = None,
-        device: str | None = None,
+        self, options: Options, *, generation: dict[str, Any] | None = None, device: str | None = None
     ) -> None:
         super().__init__(generation=generation, device=device)
-        hearing, writing = locate(asr, revision=asr_revision), locate(llm, revision=llm_revision)
+        asr, llm, template = options.asr, options.llm, options.template
+        hearing = locate(asr, revision=options.asr_revision)
+        writing = locate(llm, revision=options.llm_revision)
         self.whisper = _whisper(hearing).to(self.device)
         self.extractor = load_feature_extractor(hearing)
         self.asr_tokenizer = load_tokenizer(hearing)
-        self.asr_beams = int(asr_beams)
-        kind = getattr(torch, dtype) if dtype else default_dtype()
+        self.asr_beams = int(options.asr_beams)
+        kind = getattr(torch, options.dtype) if options.dtype else default_dtype()
         self.llm: Any = load_backbone(writing, kind).to(self.device).eval()
         self.tokenizer = load_tokenizer(writing)
         if template != CHAT:
@@ -90,8 +100,8 @@ class System(Baseline):
         self.name = f"cascade of {Path(asr).name} and {Path(llm).name}"
         self.card = {
             "system": "cascade",
-            "asr": identity(asr, asr_revision),
-            "llm": identity(llm, llm_revision),
+            "asr": identity(asr, options.asr_revision),
+            "llm": identity(llm, options.llm_revision),
             "template": self.template,
             "asr_beams": self.asr_beams,
             "prompt": _CHAT_WORDING if self.template == CHAT else instruction("st", "zh"),

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,15 +31,31 @@ PROMPTS = {
 LANGUAGES = ("en", "zh", "de", "es", "ko", "fr", "ja", "it")
 
 
-class System(Baseline):
-    """Qwen-Audio (the base model): greedy, at most 256 new tokens, one clip at a time.
+@dataclass(frozen=True)
+class Options:
+    """What is asked, and in which environment.
 
-    Args:
+    Attributes:
         python: The interpreter of its environment (``runners/qwen_audio.requirements.txt``).
         model: Hub id, or folder.
         revision: Commit of the hub id.
         runner: A script that speaks the protocol of ``runners/qwen_audio.py``, in place of that.
         start_seconds, answer_seconds: How long loading and one answer may take.
+    """
+
+    python: str = ""
+    model: str = "Qwen/Qwen-Audio"
+    revision: str | None = None
+    runner: str | None = None
+    start_seconds: float = 3600.0
+    answer_seconds: float = 600.0
+
+
+class System(Baseline):
+    """Qwen-Audio (the base model): greedy, at most 256 new tokens, one clip at a time.
+
+    Args:
+        options: Its model and its environment.
         generation, device: As for ``Baseline``.
 
     Raises:
@@ -46,30 +63,25 @@ class System(Baseline):
         EvaluationError: The runner did not get ready.
     """
 
+    options = Options
     own_generation = GenerationSettings(max_new_tokens=256, batch_size=1)
 
     def __init__(
-        self,
-        python: str = "",
-        *,
-        model: str = "Qwen/Qwen-Audio",
-        revision: str | None = None,
-        runner: str | None = None,
-        start_seconds: float = 3600.0,
-        answer_seconds: float = 600.0,
-        generation: dict[str, Any] | None = None,
-        device: str | None = None,
+        self, options: Options, *, generation: dict[str, Any] | None = None, device: str | None = None
     ) -> None:
         super().__init__(generation=generation, device=device)
-        if not python:
+        if not options.python:
             raise ConfigError(
                 "Qwen-Audio needs an environment of its own.",
                 expected="the option python: the interpreter of that environment",
                 advice=f"Make one from {script('qwen_audio.requirements.txt')}.",
             )
-        command = [python, str(runner or script("qwen_audio.py")), "--model", model]
+        model, revision = options.model, options.revision
+        command = [options.python, str(options.runner or script("qwen_audio.py")), "--model", model]
         command += ["--device", str(self.device), *(["--revision", revision] if revision else [])]
-        self.runner = Runner(command, start_seconds=start_seconds, answer_seconds=answer_seconds)
+        self.runner = Runner(
+            command, start_seconds=options.start_seconds, answer_seconds=options.answer_seconds
+        )
         self.runner.start()
         self.name = Path(model).name
         self.card = {

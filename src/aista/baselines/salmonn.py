@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
 from aista.inference.answering import Answer, GenerationSettings, answer
 from aista.inference.translating import Request
-from aista.model.loading import Options
+from aista.model import loading
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.speech_llm import SpeechLM
 
@@ -25,10 +26,11 @@ PROMPTS = {
 }
 
 
-class System(Baseline):
-    """SALMONN: 88 speech tokens whatever the length, beam search with 4 beams, at most 200 new tokens.
+@dataclass(frozen=True)
+class Options:
+    """What a SALMONN is made of.
 
-    Args:
+    Attributes:
         checkpoint: ``salmonn_v1.pth`` (13B) or ``salmonn_7b_v0.pth``; or the folder that ``aista import
             salmonn`` made of it, which knows its frozen models.
         whisper: Whisper-large-v2: folder or hub id.
@@ -39,49 +41,58 @@ class System(Baseline):
         quantization: ``4bit`` or ``8bit``.
         dtype: Of the language model.
         qformer_heads, any_llm: As for ``aista.checkpoints.salmonn.load``.
+    """
+
+    checkpoint: str
+    whisper: str = "openai/whisper-large-v2"
+    beats: str | None = None
+    llm: str = "lmsys/vicuna-13b-v1.1"
+    prompt: str | None = None
+    parity: bool = False
+    quantization: str | None = None
+    dtype: str | None = None
+    qformer_heads: int | None = None
+    any_llm: bool = False
+
+
+class System(Baseline):
+    """SALMONN: 88 speech tokens whatever the length, beam search with 4 beams, at most 200 new tokens.
+
+    Args:
+        options: Its parts.
         generation, device: As for ``Baseline``.
 
     Raises:
         CheckpointError: The checkpoint is damaged, or the frozen models are not those it belongs to.
     """
 
+    options = Options
     tasks = frozenset({"st", "asr", "aac"})
     own_generation = GenerationSettings(num_beams=4, max_new_tokens=200, batch_size=8)
 
     def __init__(
-        self,
-        checkpoint: str,
-        *,
-        whisper: str = "openai/whisper-large-v2",
-        beats: str | None = None,
-        llm: str = "lmsys/vicuna-13b-v1.1",
-        prompt: str | None = None,
-        parity: bool = False,
-        quantization: str | None = None,
-        dtype: str | None = None,
-        generation: dict[str, Any] | None = None,
-        device: str | None = None,
-        qformer_heads: int | None = None,
-        any_llm: bool = False,
+        self, options: Options, *, generation: dict[str, Any] | None = None, device: str | None = None
     ) -> None:
         super().__init__(generation=generation, device=device)
-        loading: dict[str, Any] = {"quantization": quantization, "dtype": dtype}
+        checkpoint, prompt = options.checkpoint, options.prompt
         parts: dict[str, str | None] = {"checkpoint": checkpoint}
         model: Any
         if Path(checkpoint).is_dir():
-            model = AistaForConditionalGeneration.from_pretrained(checkpoint, **loading)
+            model = AistaForConditionalGeneration.from_pretrained(
+                checkpoint, quantization=options.quantization, dtype=options.dtype
+            )
         else:
-            frozen: dict[str, Any] = {"whisper": whisper, "llm": llm, "beats": beats}
+            frozen = salmonn.FrozenModels(options.whisper, options.beats, options.llm)
             model = salmonn.load(
                 checkpoint,
-                salmonn.FrozenModels(**frozen),
-                qformer_heads=qformer_heads,
-                parity=parity,
-                any_llm=any_llm,
-                options=Options(**loading),
+                frozen,
+                qformer_heads=options.qformer_heads,
+                parity=options.parity,
+                any_llm=options.any_llm,
+                options=loading.Options(options.dtype, options.quantization),
             )
-            parts |= frozen
-        self.model = (model if quantization else model.to(self.device)).eval()
+            parts |= {"whisper": frozen.whisper, "llm": frozen.llm, "beats": frozen.beats}
+        self.model = (model if options.quantization else model.to(self.device)).eval()
         self.processor = salmonn.load_processor(self.model)
         self.speech_llm = SpeechLM(self.model, self.processor)
         self.prompt = prompt
@@ -90,8 +101,8 @@ class System(Baseline):
             "system": "salmonn",
             **{name: identity(source) for name, source in parts.items() if source is not None},
             "prompts": PROMPTS if prompt is None else PROMPTS | {"st": prompt},
-            "parity": parity,
-            "quantization": quantization,
+            "parity": options.parity,
+            "quantization": options.quantization,
         }
         worded(PROMPTS, Request("st", "en", "zh"), prompt)
 
