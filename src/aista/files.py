@@ -2,24 +2,81 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 _LARGE_BYTES = 1 << 26
+DRAFTS = ".*.partial*"
+"""What the name of an unfinished file matches: a process that was killed leaves it."""
+DISK_WORDS = ("inline_container", "failed writing", "write failed", "I/O error")
+"""What torch and safetensors say where a disk refuses: they have no errors of their own for it."""
+
+
+@contextmanager
+def draft_of(path: Path, *, suffix: str = "") -> Iterator[Path]:
+    """Write a file in one go: what goes wrong leaves what was there before, and nothing besides.
+
+    Its folder is made. Processes that write the same file side by side do not mix; the last one stays. A pipe
+    or a device (``/dev/stdout``) is written as it is.
+
+    Args:
+        path: The file.
+        suffix: What the draft's name must end with.
+
+    Yields:
+        The draft to write. Its name is short: the file's own may be as long as a disk allows.
+
+    Raises:
+        OSError: The disk refuses; the error names the file, not the draft.
+    """
+    path = path.resolve() if path.is_symlink() and path.parts[:2] != ("/", "dev") else path
+    if path.exists() and not path.is_dir() and (not path.is_file() or path.parts[:2] == ("/", "dev")):
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = zlib.crc32(os.fsencode(path.name))
+    draft = path.with_name(f".{os.getpid()}-{number:08x}.partial{suffix}")
+    try:
+        yield draft
+        draft.chmod(0o666 & ~_umask())  # some writers make files that others may not read
+        os.replace(draft, path)
+    except OSError as error:
+        if error.filename in (str(draft), None):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    except Exception as error:
+        if not any(word in str(error) for word in DISK_WORDS):
+            raise
+        raise OSError(errno.EIO, f"It cannot be written ({error})", str(path)) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) in one go: a crash leaves what was there before.
+    """Write a text file (UTF-8), whole; what UTF-8 cannot hold (bytes of odd file names) is escaped."""
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
-    Its folder is made. Processes that write the same file side by side do not mix their texts; the last one
-    stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+
+def crc32_of(path: Path) -> int:
+    """Return the CRC-32 of a file's content: it tells damage, not intent."""
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def sha256_of(path: Path) -> str:

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from aista import processes
 from aista.config import Content, Settings
 from aista.errors import AistaError, ConfigError, ManifestError
-from aista.files import sha256_of, write_whole
+from aista.files import DRAFTS, sha256_of, write_whole
 from aista.model.bases import locate
 from aista.retrieval import read_selected
 
@@ -145,6 +145,8 @@ def held(folder: Path) -> Iterator[None]:
         print(
             f"warning: {folder} lies on a disk without locks: start one run there at a time", file=sys.stderr
         )
+    for left in folder.glob(DRAFTS):  # of processes that were killed
+        left.unlink(missing_ok=True)
     about = {"pid": os.getpid(), "host": socket.gethostname(), "command": shlex.join(sys.argv)}
     with writable(folder):
         write_whole(holder, json.dumps(about | {"since": time.strftime("%Y-%m-%d %H:%M:%S")}))

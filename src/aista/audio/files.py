@@ -28,6 +28,7 @@ from aista.audio.offset import offset_of, told_offset, without_offset
 from aista.audio.parts import Part, Window, parts
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import AudioError
+from aista.files import draft_of
 
 AudioSource = str | os.PathLike | bytes | BinaryIO
 """A path, the bytes of a whole encoded file, or a readable binary stream (a pipe will do)."""
@@ -198,16 +199,12 @@ def write_audio(
             got=f"an array of shape {samples.shape}",
             expected="a non-empty one-dimensional array of finite numbers",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     kind, subtype = ("OGG", "OPUS") if path.suffix.lower() == ".opus" else (None, None)
     try:
-        soundfile.write(draft, np.clip(samples, -1.0, 1.0), sample_rate_hz, format=kind, subtype=subtype)
-        draft.replace(path)
+        with draft_of(path, suffix=path.suffix) as draft:
+            soundfile.write(draft, np.clip(samples, -1.0, 1.0), sample_rate_hz, format=kind, subtype=subtype)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise AudioError(f"{path}: cannot be written.", got=str(error), expected=_FORMATS) from None
-    finally:
-        draft.unlink(missing_ok=True)
     return path
 
 

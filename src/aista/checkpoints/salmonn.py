@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from aista.errors import CheckpointError
+from aista.files import draft_of
 from aista.model import loading
 from aista.model.configuration import AistaConfig
 from aista.model.processing import AistaProcessor
@@ -366,7 +367,8 @@ def export(model: AistaForConditionalGeneration, path: str | Path) -> None:
         "scaler": None,
         "epoch": 0,
     }
-    torch.save(content, Path(path))
+    with draft_of(Path(path)) as draft:
+        torch.save(content, draft)
 
 
 def salmonn_state(model: AistaForConditionalGeneration) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from aista.cli.options import Bases, Config, Overrides
+
 app = typer.Typer()
 
 
@@ -28,10 +30,8 @@ app = typer.Typer()
 """
 )
 def evaluate(
-    config: Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting: dotted.key=value.")
-    ] = None,
+    config: Config = None,
+    overrides: Overrides = [],  # noqa: B006
     data: Annotated[list[Path] | None, typer.Option(help="A manifest; may be given several times.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
     baseline: Annotated[
@@ -41,6 +41,7 @@ def evaluate(
         list[str] | None, typer.Option("--baseline-option", help="An option of the baseline: key=value.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    bases: Bases = [],  # noqa: B006
 ) -> None:
     """Score a model or a baseline: BLEU with its signature, error rate, zero-shot translation, alignment.
 
@@ -56,7 +57,7 @@ def evaluate(
         raise ConfigError("--baseline-option needs --baseline NAME.", got=" ".join(options))
     given: dict[str, Any] = {"data": [str(path) for path in data]} if data else {}
     given |= {"output": str(output)} if output else {}
-    changes = [*(overrides or []), *(f"options.{option}" for option in options or [])]
+    changes = [*overrides, *(f"options.{option}" for option in options or [])]
     if baseline is None:
         results = _model(config, changes, given)
     else:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from aista.cli.options import Bases
+
 app = typer.Typer(no_args_is_help=True, help="Export models to other projects' layouts.")
 
 
@@ -39,6 +41,7 @@ def merged(
 def salmonn(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .pth file to write.")],
+    bases: Bases = [],  # noqa: B006
 ) -> None:
     """Write a model as a SALMONN checkpoint that SALMONN's own code can read."""
     from aista.checkpoints.salmonn import export

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import io
 import os
 import sys
 
@@ -60,9 +61,15 @@ def main() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not processes.is_main():  # results are printed once
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):  # names and texts that a terminal's encoding lacks end no batch
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     _add_verbs()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a full disk is told here, not when Python ends
     except AistaError as error:
         interrupted = type(error).__name__ == "Interrupted"
         if processes.is_main() or not interrupted:
@@ -71,6 +78,8 @@ def main() -> None:
     except OSError as error:
         if error.filename is None and error.errno not in _OF_A_DISK:
             raise  # no file is at fault: a mistake of ours, whose place must be seen
+        if error.filename is None:  # it was stdout, perhaps: what waits there cannot be written
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         what = error.strerror or type(error).__name__
         advice = "Make room, check the path and its permissions, or choose another output."
         _tell(AistaError(f"{what}: {error.filename or 'the output'}", advice=advice))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
+
+from aista.cli.options import Bases, Config, Overrides
 
 app = typer.Typer()
 
@@ -24,8 +24,9 @@ app = typer.Typer()
 """
 )
 def pretrain(
-    config: Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
-    overrides: Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")] = [],  # noqa: B006
+    config: Config = None,
+    overrides: Overrides = [],  # noqa: B006
+    bases: Bases = [],  # noqa: B006
 ) -> None:
     """Train the adapters on speech recognition and audio captioning.
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from aista.cli.options import Bases, Config, Overrides
+
 app = typer.Typer()
 
 
@@ -24,9 +26,10 @@ app = typer.Typer()
 """
 )
 def select(
-    config: Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")] = None,
-    overrides: Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")] = [],  # noqa: B006
+    config: Config = None,
+    overrides: Overrides = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    bases: Bases = [],  # noqa: B006
 ) -> None:
     """Choose the layers to align by speech-to-text retrieval at every layer (Eq. 3-5)."""
     from rich.console import Console

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from aista.cli.options import Bases
+
 if TYPE_CHECKING:
     from aista.inference.translator import Translation
 
@@ -101,6 +103,7 @@ def translate(
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the frozen weights.", show_default="bfloat16 on a GPU, float32 on a CPU"),
     ] = None,
+    bases: Bases = [],  # noqa: B006
 ) -> None:
     """Translate speech. A long recording is cut at quiet places; what is no speech is left out, and told.
 
@@ -128,7 +131,13 @@ def translate(
             continue
         for warning in result.warnings:
             typer.echo(f"warning: {name}: {warning}", err=True)
-        _write(result, name, output_format, places.get(name), several=len(files) > 1)
+        try:
+            _write(result, name, output_format, places.get(name), several=len(files) > 1)
+        except OSError as error:
+            if name not in places:
+                raise  # stdout is gone, for all files
+            failures += 1
+            typer.echo(f"error: {name}: {error.strerror or error}: {places[name]}", err=True)
     if failures:
         typer.echo(f"{failures} of {len(files)} files could not be translated.", err=True)
         raise typer.Exit(1)
@@ -183,12 +192,12 @@ def _stem(name: str) -> str:
 
 def _write(result: Translation, name: str, output_format: str, place: Path | None, *, several: bool) -> None:
     """Write one translation to its file, or to stdout: with its name in front where there are several."""
+    from aista.files import write_whole
     from aista.inference.formats import as_json, render
 
     if place is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
         text = as_json(result, indent=2) if output_format == "json" else render(result, output_format)
-        place.write_text(text, encoding="utf-8")
+        write_whole(place, text)
         typer.echo(f"{name}: {place}", err=True)
         return
     head = f"{name}: " if several and output_format == "text" else ""

@@ -1,9 +1,9 @@
 """The frozen encoders' outputs on disk: ragged arrays of frames by key, memory-mapped, appended, resumable.
 
 A store is a folder of three files: ``store.json`` (what it holds, and whether it is complete), ``index.tsv``
-(a line per array: frames, key) and ``features.bin`` (the frames, one array after the other). An array counts
-once its index line is whole, so a killed writer loses at most its last buffer. One process writes at a time;
-others wait for it. Those that read see what was there when they opened it.
+(a line per array: frames and CRC-32, key) and ``features.bin`` (the frames, one array after the other). An
+array counts once its index line is whole, so a killed writer loses at most its last buffer. One process
+writes at a time; others wait for it. Those that read see what was there when they opened it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +32,7 @@ LOCK = "writing.lock"
 # name -> the type on disk; numpy has no bfloat16, so its upper half of float32 is kept as 16 bits
 _DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": np.uint16}
 _FLUSH_EVERY = 64
+_LINE = re.compile(rb"(\d{1,12})(?: ([0-9a-f]{8}))?\t([^\t]+)")
 
 
 def estimate_bytes(num_samples: Iterable[int], dim: int, dtype: str = "float16") -> int:
@@ -132,9 +135,10 @@ class FeatureStoreWriter:
                     got=f"values up to {np.abs(features).max():.6g}",
                     advice="Use dtype='bfloat16' or 'float32'.",
                 )
-        self._data.write(stored.tobytes())
+        content = stored.tobytes()
+        self._data.write(content)
         self._keys[key] = len(self._keys)
-        self._pending.append(f"{len(features)}\t{key}\n")
+        self._pending.append(f"{len(features)} {zlib.crc32(content):08x}\t{key}\n")
         if len(self._pending) >= _FLUSH_EVERY:
             self.flush()
 
@@ -205,8 +209,9 @@ class FeatureStore(Mapping[str, np.ndarray]):
         stored = np.dtype(_stored_type(self.dtype))
         index = _read_index(self.directory, self.dim * stored.itemsize)
         if index.damaged:
-            raise CheckpointError(f"{self.directory}: the features are damaged.", advice="Delete the folder.")
-        self._rows = index.rows
+            raise _damaged(self.directory)
+        self._rows, self._sums = index.rows, index.sums
+        self._seen = np.zeros(len(index.rows), dtype=bool)
         self._starts = np.concatenate([[0], np.cumsum(index.frames)])
         shape = (int(self._starts[-1]), self.dim)
         path = self.directory / "features.bin"
@@ -216,9 +221,21 @@ class FeatureStore(Mapping[str, np.ndarray]):
         return FeatureStore, (self.directory,)
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """Return the features of a key: float32 (frames, dim), a copy."""
+        """Return the features of a key: float32 (frames, dim), a copy.
+
+        Raises:
+            CheckpointError: They are not what was written (looked at when they are first read).
+        """
         row = self._rows[key]
-        return _decode(self._data[self._starts[row] : self._starts[row + 1]], self.dtype)
+        stored = self._data[self._starts[row] : self._starts[row + 1]]
+        features = _decode(stored, self.dtype)
+        if not self._seen[row]:
+            written = self._sums[row]
+            whole = np.isfinite(features).all() if written < 0 else zlib.crc32(stored.tobytes()) == written
+            if not whole:
+                raise _damaged(self.directory, key)
+            self._seen[row] = True
+        return features
 
     def __contains__(self, key: object) -> bool:
         return key in self._rows
@@ -261,8 +278,31 @@ def _decode(stored: np.ndarray, dtype: str) -> np.ndarray:
     return (stored.astype(np.uint32) << 16).view(np.float32)
 
 
+def is_complete(directory: Path) -> bool:
+    """Say whether a folder holds a complete store.
+
+    Raises:
+        CheckpointError: It holds a damaged one.
+    """
+    return (directory / "store.json").exists() and bool(_read_about(directory)["complete"])
+
+
 def _read_about(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "store.json").read_text(encoding="utf-8"))
+    try:
+        about = json.loads((directory / "store.json").read_text(encoding="utf-8"))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not {"complete", "dim", "dtype", "fingerprint"} <= about.keys():
+        raise _damaged(directory, "store.json")
+    return about
+
+
+def _damaged(directory: Path, what: str = "its index") -> CheckpointError:
+    return CheckpointError(
+        f"{directory}: the cached features are damaged.",
+        got=what,
+        advice="Delete that folder; it is filled again when it is next asked for.",
+    )
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -275,13 +315,15 @@ class _Index(NamedTuple):
     Attributes:
         rows: key -> row.
         frames: Frames of every row. int64 (rows,)
+        sums: CRC-32 of what lies on disk of every row, -1 where it was not noted. int64 (rows,)
         bytes: How much of the file these lines fill.
-        damaged: Whether a whole line was found whose frames are not there. Frames are written before lines,
-            so another process that is writing does not look like this.
+        damaged: Whether a whole line was found that is none, or whose frames are not there. Frames are
+            written before lines, so another process that is writing does not look like this.
     """
 
     rows: dict[str, int]
     frames: np.ndarray
+    sums: np.ndarray
     bytes: int
     damaged: bool
 
@@ -292,16 +334,19 @@ def _read_index(directory: Path, frame_bytes: int) -> _Index:
     frames_left = data.stat().st_size // frame_bytes if data.exists() else 0
     rows: dict[str, int] = {}
     counts: list[int] = []
+    sums: list[int] = []
     used = 0
     for line in lines:
-        count, key = line.split(b"\t")
-        frames_left -= int(count)
-        if frames_left < 0:
+        found = _LINE.fullmatch(line)
+        frames_left -= int(found[1]) if found else frames_left + 1
+        if found is None or frames_left < 0:
             break
-        rows[key.decode()] = len(rows)
-        counts.append(int(count))
+        rows[found[3].decode(errors="replace")] = len(rows)
+        counts.append(int(found[1]))
+        sums.append(int(found[2], 16) if found[2] else -1)
         used += len(line) + 1
-    return _Index(rows, np.array(counts, dtype=np.int64), used, damaged=frames_left < 0)
+    told = np.array(counts, dtype=np.int64), np.array(sums, dtype=np.int64)
+    return _Index(rows, *told, used, damaged=frames_left < 0)
 
 
 def _truncated(path: Path, size: int):

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from aista.errors import ManifestError
+from aista.files import draft_of
 
 Task = Literal["asr", "aac", "st", "mt"]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
@@ -262,17 +263,10 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
     Returns:
         The number of rows written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
-    try:
-        with open(draft, "w", encoding="utf-8", newline="\n") as file:
-            for count, utterance in enumerate(utterances, start=1):  # noqa: B007
-                file.write(to_line(utterance) + "\n")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(Path(path)) as draft, open(draft, "w", encoding="utf-8", newline="\n") as file:
+        for count, utterance in enumerate(utterances, start=1):  # noqa: B007
+            file.write(to_line(utterance) + "\n")
     return count
 
 

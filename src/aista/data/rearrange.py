@@ -28,6 +28,7 @@ from aista.data.recordings import same_recordings
 from aista.data.sampling import rounds, shares
 from aista.data.too_long import LengthReport, fit
 from aista.errors import AudioError, ConfigError, ManifestError
+from aista.files import draft_of
 
 logger = logging.getLogger(__name__)
 
@@ -326,15 +327,10 @@ def write_shards(
 
 def _write_shard(path: Path, manifest: Manifest, order: list[int]) -> list[Utterance]:
     """Write one shard, whole or not at all; return its rows, their audio named as inside it."""
-    draft = path.with_suffix(".part")
     held = []
-    try:
-        with tarfile.open(draft, "w") as tar:
-            for number, index in enumerate(order):
-                held.append(_add(tar, f"{number:06d}", manifest, manifest[index]))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft_of(path) as draft, tarfile.open(draft, "w") as tar:
+        for number, index in enumerate(order):
+            held.append(_add(tar, f"{number:06d}", manifest, manifest[index]))
     return held
 
 

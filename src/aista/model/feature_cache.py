@@ -16,7 +16,7 @@ from rich.progress import Progress
 from aista import processes
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.dataset import SpeechDataset
-from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes
+from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes, is_complete
 from aista.data.manifest import Manifest
 from aista.data.recordings import SoundNames
 from aista.errors import ConfigError
@@ -62,7 +62,7 @@ def cached_features(
     def fill() -> None:
         opened = [Manifest(manifest) for manifest in manifests]
         clips = SpeechDataset(opened, sounds=SoundNames(path), **limits).clips()
-        if _is_complete(path) and not len(clips.without(FeatureStore(path, fingerprint=fingerprint))):
+        if is_complete(path) and not len(clips.without(FeatureStore(path, fingerprint=fingerprint))):
             return  # runs side by side get here: they only read
         _announce(clips, model.config.feature_dim, path)
         with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer:
@@ -70,11 +70,6 @@ def cached_features(
 
     processes.by_main(fill)
     return FeatureStore(path, fingerprint=fingerprint)
-
-
-def _is_complete(path: Path) -> bool:
-    about = path / "store.json"
-    return about.exists() and bool(json.loads(about.read_text())["complete"])
 
 
 def _announce(clips: SpeechDataset, dim: int, path: Path) -> None:

@@ -21,6 +21,7 @@ from transformers import Blip2QFormerConfig
 
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.errors import CheckpointError, ConfigError
+from aista.files import draft_of
 from aista.model import bases
 from aista.model.backbones import family as backbone_family
 from aista.model.configuration import AistaConfig
@@ -29,6 +30,8 @@ from aista.text.prompts import end_token_id, suitable_template
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+BASES = "AISTA_BASES"
+ROLES = ("speech_encoder", "audio_encoder", "backbone")
 # SALMONN's: BERT-base with two layers and a cross-attention in each.
 QFORMER = {"num_hidden_layers": 2, "cross_attention_frequency": 1}
 _WINDOW_SETTINGS = ("frames_per_window", "queries_per_window")
@@ -193,18 +196,23 @@ def identify_bases(config: AistaConfig) -> None:
 
 
 def save_checkpoint(config: AistaConfig, trained: dict[str, Tensor], folder: Path) -> None:
-    """Save a configuration and trained tensors; files appear whole or not at all."""
+    """Save a configuration and trained tensors; files appear whole or not at all.
+
+    The bases are named by their paths and by their places beside the folder, so that both can be moved.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for base in (config.bases or {}).values():
+        if os.path.isabs(base["source"]):
+            base["beside"] = Path(os.path.relpath(base["source"], folder.resolve())).as_posix()
     write_trained(folder, {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()})
     config.save_pretrained(folder)
 
 
 def write_trained(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Write trained tensors as ``read_trained`` checks them; the file appears whole or not at all."""
-    partial = folder / f".{WEIGHTS}.partial"
     metadata = {"format": "pt", "fingerprint": fingerprint(tensors.items(), whole=True)}
-    save_file(tensors, partial, metadata=metadata)
-    os.replace(partial, folder / WEIGHTS)
+    with draft_of(folder / WEIGHTS) as draft:
+        save_file(tensors, draft, metadata=metadata)
 
 
 def read_checkpoint_config(folder: Path) -> AistaConfig:
@@ -226,7 +234,32 @@ def read_checkpoint_config(folder: Path) -> AistaConfig:
             expected=AistaConfig.model_type,
             advice="Build on it with from_bases, or import it with 'aista import'.",
         )
-    return AistaConfig.from_dict(content)
+    config = AistaConfig.from_dict(content)
+    named = moved_bases()
+    for role, base in (config.bases or {}).items():
+        beside = folder.resolve() / base.get("beside", "")
+        if role in named:
+            base |= bases.describe(named[role])
+        elif base.get("beside") and not Path(base["source"]).exists() and beside.exists():
+            base["source"] = str(beside.resolve())
+    return config
+
+
+def moved_bases() -> dict[str, str]:
+    """Return where bases lie on this machine, by role: ``AISTA_BASES=backbone=PATH:speech_encoder=PATH``.
+
+    Raises:
+        ConfigError: It names no base, or a role that no model has.
+    """
+    text = os.environ.get(BASES, "")
+    named = dict(part.partition("=")[::2] for part in text.split(os.pathsep) if part)
+    if wrong := [role for role, path in named.items() if role not in ROLES or not path]:
+        raise ConfigError(
+            f"Cannot read where bases lie ({BASES}, --base).",
+            got=", ".join(wrong),
+            expected="ROLE=PATH, ROLE one of " + ", ".join(ROLES),
+        )
+    return named
 
 
 def read_trained(folder: Path) -> dict[str, Tensor]:
@@ -264,6 +297,9 @@ class Checkpoint:
     trained: dict[str, Tensor]
 
 
+_MOVED = "--base backbone=PATH (in Python: replace_bases={'backbone': PATH})"
+
+
 def open_checkpoint(
     source: str | Path, replace_bases: dict[str, str] | None = None, check_bases: bool = True
 ) -> Checkpoint:
@@ -284,7 +320,12 @@ def open_checkpoint(
         if role not in config.bases:
             raise ConfigError("This model has no such base.", got=role, expected=list(config.bases or {}))
         config.bases[role] |= bases.describe(str(base))
-    for role, path in locate_bases(config, folder).items():
+    try:
+        located = locate_bases(config, folder)
+    except CheckpointError as error:
+        where = f"{error.advice or ''} Of a model that was moved, say where its bases lie: {_MOVED}."
+        raise CheckpointError(error.what, got=error.got, advice=where.strip()) from error
+    for role, path in located.items():
         _require_same_base(role, path, config.bases[role].get("fingerprint"), strict=check_bases)
     return Checkpoint(folder, config, read_trained(folder))
 
@@ -311,5 +352,5 @@ def _require_same_base(role: str, path: Path, expected: str | None, *, strict: b
         what,
         got=f"{path} with fingerprint {found[:23]}…",
         expected=f"{expected[:23]}…",
-        advice=f"Give the right one: replace_bases={{'{role}': PATH}}.",
+        advice=f"Give the right one: --base {role}=PATH (in Python: replace_bases={{'{role}': PATH}}).",
     )

@@ -24,6 +24,8 @@ Everything here is compiled on first use (some seconds) and cached on disk.
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,8 +40,28 @@ inner = njit(**(BARE | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}))
 inner_sum = njit(
     **(BARE | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "fastmath": {"reassoc", "contract"}})
 )
-#: For functions that Python calls.
-outer = njit(**(BARE | {"cache": True}))
+
+
+def outer(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls; without a folder for the compiled code it is not kept."""
+    try:
+        return njit(**(BARE | {"cache": True}))(function)
+    except RuntimeError as error:  # numba looks for a folder here, not when it compiles
+        if "cannot cache" not in str(error):
+            raise
+        if not uncached:
+            print(
+                "warning: compiled transport cannot be kept on disk here, so every process compiles anew "
+                "(seconds); NUMBA_CACHE_DIR=FOLDER names a place that can be written",
+                file=sys.stderr,
+            )
+        uncached.append(function.__name__)
+        return njit(**BARE)(function)
+
+
+uncached: list[str] = []
+"""Functions whose compiled code is not kept."""
+
 
 OPTIMAL, STOPPED, CAPPED, NOT_FINITE = 0, 1, 2, 3
 #: Columns are padded to a multiple of this, so that loops over them have no scalar rest.

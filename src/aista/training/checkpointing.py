@@ -5,7 +5,12 @@ On disk a checkpoint is complete or not at all, and where the disk refuses, clea
 from __future__ import annotations
 
 import json
+import logging
+import os
 import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.utils import DistributedType, load_fsdp_optimizer, save_fsdp_optimizer
+from safetensors import SafetensorError
 from transformers import TrainerState
 
 from aista import processes
 from aista.errors import TrainingError
+from aista.files import DISK_WORDS, crc32_of, write_whole
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from aista.training.trainer import AistaTrainer
-
-
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from safetensors import SafetensorError
 
 OPTIMIZER, STATE, SUMS = "optimizer.pt", "trainer_state.json", "sums.json"
 
@@ -100,6 +102,9 @@ def load(trainer: AistaTrainer, folder: Path) -> RandomState | None:
     before = trainer.state
     trainer.state = TrainerState.load_from_json(str(folder / STATE))
     trainer.state.max_steps = before.max_steps
+    if trainer.state.best_model_checkpoint:  # the run's folder may have been moved
+        best = folder.with_name(Path(trainer.state.best_model_checkpoint).name)
+        trainer.state.best_model_checkpoint = str(best) if best.is_dir() else None
     trainer.state.is_world_process_zero = trainer.state.is_local_process_zero = before.is_world_process_zero
     trainer.sums.load(json.loads((folder / SUMS).read_text()), processes.rank(), processes.count())
     path = folder / _random_file()
@@ -122,13 +127,50 @@ COMPLETE = "COMPLETE"
 
 
 def last_checkpoint(output: Path) -> str | None:
-    """Return the newest complete checkpoint of a run and delete those a crash left half-written."""
+    """Return the newest whole checkpoint of a run, and delete those that are not: a crash left them
+    half-written, or their content is no longer what was written.
+
+    Raises:
+        TrainingError: There are complete checkpoints, and all are damaged.
+    """
     folders = _oldest_first(output / "checkpoints")
     for folder in folders:
         if not (folder / COMPLETE).exists():
             shutil.rmtree(folder)
-    complete = [folder for folder in folders if folder.exists()]
-    return str(complete[-1]) if complete else None
+    faults = {}
+    for folder in reversed([folder for folder in folders if folder.exists()]):
+        if (fault := _damage(folder)) is None:
+            for damaged in faults:
+                logger.warning("%s is damaged (%s): going on from %s", damaged, faults[damaged], folder)
+                shutil.rmtree(damaged)
+            return str(folder)
+        faults[folder] = fault
+    if faults:
+        raise TrainingError(
+            "Every checkpoint of this run is damaged.",
+            got="; ".join(f"{folder}: {fault}" for folder, fault in faults.items()),
+            advice="Bring one back from a copy, or delete the run and start again.",
+        )
+    return None
+
+
+def _contents(folder: Path) -> dict[str, list[int]]:
+    """Return size and CRC-32 of every file of a checkpoint but the mark of its completeness."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != COMPLETE)
+    return {str(path.relative_to(folder)): [path.stat().st_size, crc32_of(path)] for path in files}
+
+
+def _damage(folder: Path) -> str | None:
+    """Say what of a checkpoint is not what was written."""
+    text = (folder / COMPLETE).read_text(encoding="utf-8")
+    try:
+        written = json.loads(text) if text else {}  # older versions wrote an empty mark
+        found = _contents(folder)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return next(
+        (f"{name} was changed or is gone" for name in written if found.get(name) != written[name]), None
+    )
 
 
 def complete(folder: Path, best: str | None) -> None:
@@ -136,7 +178,11 @@ def complete(folder: Path, best: str | None) -> None:
 
     The mark of a checkpoint that is deleted goes first: a crash leaves no half of it that looks whole.
     """
-    (folder / COMPLETE).touch()
+    for path in folder.rglob("*"):  # a mark that outlives what it vouches for would be a lie
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    write_whole(folder / COMPLETE, json.dumps(_contents(folder)))
     older = [other for other in _oldest_first(folder.parent) if other != folder]
     kept = {path.resolve() for path in older[-1:]} | ({Path(best).resolve()} if best else set())
     for other in older:
@@ -163,7 +209,7 @@ def writing(folder: Path, *, torn: Path | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "writ" not in str(error):  # torch.save's own name for it
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in DISK_WORDS):
             raise
         if torn is not None:
             shutil.rmtree(torn, ignore_errors=True)

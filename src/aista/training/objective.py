@@ -7,7 +7,6 @@ method's own parameters with the model's.
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from aista.alignment import PairedStates
 from aista.alignment.base import Alignment, gather_pairs, joint_loss
 from aista.errors import CheckpointError
+from aista.files import draft_of
 from aista.model.loading import read_trained
 from aista.model.weights import require_match, set_whole, settle, whole
 from aista.speech_llm import IGNORED, Batch, Output, SpeechLM, take_span
@@ -223,9 +223,8 @@ class SpeechTextObjective(nn.Module):
         self.speech_llm.keeper.save_pretrained(folder, state_dict=inner)
         own = {name: state[name].detach().cpu().contiguous() for name in self._own_state()}
         if own:
-            partial = folder / f".{OWN_WEIGHTS}.partial"
-            save_file(own, partial)
-            os.replace(partial, folder / OWN_WEIGHTS)
+            with draft_of(folder / OWN_WEIGHTS) as draft:
+                save_file(own, draft)
 
     def load(self, folder: Path) -> None:
         """Set what ``save`` saved.

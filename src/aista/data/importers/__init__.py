@@ -31,6 +31,7 @@ from aista.audio.files import probe
 from aista.data.manifest import Manifest, Utterance, complaints, numbered, write_manifest
 from aista.data.text_files import guarded
 from aista.errors import AudioError, ConfigError, ManifestError
+from aista.files import draft_of
 from aista.text.languages import code_of
 
 Row = dict[str, Any]
@@ -212,13 +213,8 @@ def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> in
             yield utterance.model_copy(update={"audio": audio})
 
     path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with draft_of(path, suffix=path.suffix) as draft:
         module.write(rows(), draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return len(manifest)
 
 

@@ -1,0 +1,26 @@
+"""Options that several verbs have."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+
+def _say_where(places: list[str] | None) -> list[str]:
+    if places:
+        os.environ["AISTA_BASES"] = os.pathsep.join(places)  # aista.model.loading.moved_bases
+    return places or []
+
+
+Config = Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")]
+Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")]
+Bases = Annotated[
+    list[str],
+    typer.Option(
+        "--base",
+        callback=_say_where,
+        help="ROLE=PATH: where a base of a moved model lies (backbone, speech_encoder, audio_encoder).",
+    ),
+]
