@@ -321,3 +321,14 @@ def test_without_a_folder_for_compiled_code_it_is_compiled_and_said(monkeypatch,
     twice, thrice = kernels.outer(lambda x: 2 * x), kernels.outer(lambda x: 3 * x)
     assert (twice(2), thrice(2)) == (4, 6)
     assert capsys.readouterr().err.count("NUMBA_CACHE_DIR") == 1
+
+
+def test_a_full_disk_under_compiled_code_stops_nothing(monkeypatch, capsys, tmp_path):
+    from numba import config
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernels, "uncached", [])
+    fourfold = kernels.outer(lambda x: 4 * x)
+    with no_file_larger_than(20):
+        assert fourfold(2) == 8
+    assert capsys.readouterr().err.count("NUMBA_CACHE_DIR") == 1

@@ -43,20 +43,34 @@ inner_sum = njit(
 
 
 def outer(function: Callable[..., Any]) -> Any:
-    """Compile a function that Python calls; without a folder for the compiled code it is not kept."""
+    """Compile a function that Python calls; where compiled code cannot be kept on disk, it is not."""
     try:
-        return njit(**(BARE | {"cache": True}))(function)
+        compiled = njit(**(BARE | {"cache": True}))(function)
     except RuntimeError as error:  # numba looks for a folder here, not when it compiles
         if "cannot cache" not in str(error):
             raise
-        if not uncached:
-            print(
-                "warning: compiled transport cannot be kept on disk here, so every process compiles anew "
-                "(seconds); NUMBA_CACHE_DIR=FOLDER names a place that can be written",
-                file=sys.stderr,
-            )
-        uncached.append(function.__name__)
+        _say_it_is_not_kept(function.__name__)
         return njit(**BARE)(function)
+    keep = compiled._cache.save_overload
+
+    def keep_if_there_is_room(*overload: Any) -> None:
+        try:
+            keep(*overload)
+        except OSError:
+            _say_it_is_not_kept(function.__name__)
+
+    compiled._cache.save_overload = keep_if_there_is_room
+    return compiled
+
+
+def _say_it_is_not_kept(name: str) -> None:
+    if not uncached:
+        print(
+            "warning: compiled transport cannot be kept on disk here, so every process compiles anew "
+            "(seconds); NUMBA_CACHE_DIR=FOLDER names a place that can be written",
+            file=sys.stderr,
+        )
+    uncached.append(name)
 
 
 uncached: list[str] = []

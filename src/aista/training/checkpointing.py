@@ -208,6 +208,10 @@ def writing(folder: Path, *, torn: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
+    except TrainingError:  # told within already
+        if torn is not None:
+            shutil.rmtree(torn, ignore_errors=True)
+        raise
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in DISK_WORDS):
             raise
