@@ -137,7 +137,7 @@ def last_checkpoint(output: Path) -> str | None:
     for folder in folders:
         if not (folder / COMPLETE).exists():
             shutil.rmtree(folder)
-    faults = {}
+    faults: dict[Path, str] = {}
     for folder in reversed([folder for folder in folders if folder.exists()]):
         if (fault := _damage(folder)) is None:
             for damaged in faults:
