@@ -299,4 +299,6 @@ def test_real_speech_from_the_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "probe.html" in done.output
     values = json.loads((output / "probe.json").read_text())
     assert len(values["rows"]) == 3 * 2 * 2 and all(row["num_pairs"] == 5 for row in values["rows"])
-    assert (output / "probe.html").read_text().count("data:audio/flac") == 3
+    page = (output / "probe.html").read_text()
+    assert page.count("data:audio/flac") == 3
+    assert ">Americans,<" in page and ">antecedents.<" in page  # a row a word, where there are many letters

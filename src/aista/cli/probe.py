@@ -53,7 +53,10 @@ def probe(
     paper's Figure 4), plans.json, and probe.html, a page that needs nothing else. Nothing is trained. Run it
     again to go on where it stopped.
     """
+    from itertools import groupby
+
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from aista.config import ProbeSettings
@@ -69,18 +72,23 @@ def probe(
     write_pages(output)
     console = Console()
     for each in found:
-        title = f"{each.model}: {each.rows[0].num_pairs} pairs, chance {each.rows[0].chance:.4f}"
-        names = ("layer", "cost", "cloud", "prompt", "MRR", "back", "shuffled", "lengths", "mean W", "norms",
-                 "massive")  # fmt: skip
-        table = Table(*names, title=title)
-        for row in each.rows:
-            table.add_row(
-                str(row.layer), row.cost, row.cloud, row.prompt, f"{row.mrr:.4f}",
-                f"{row.mrr_text_to_speech:.4f}", f"{row.shuffled:.4f}", f"{row.length_only:.4f}",
-                f"{row.mean_distance:.4g}", f"{row.norm_speech:.3g} / {row.norm_text:.3g}",
-                f"{row.massive_speech:.0%} / {row.massive_text:.0%}",
-            )  # fmt: skip
-        console.print(table)
+        for (given, compared, by), rows in groupby(
+            each.rows, key=lambda row: (row.prompt, row.cloud, row.cost)
+        ):
+            about = f"{each.model}: {by}, {compared}, prompt {given}"
+            names = ("layer", "MRR", "back", "shuffled", "mean W", "norms", "massive")
+            table = Table(*names, title=f"{about} (speech / text)")
+            for row in rows:
+                table.add_row(
+                    str(row.layer), f"{row.mrr:.4f}", f"{row.mrr_text_to_speech:.4f}", f"{row.shuffled:.4f}",
+                    f"{row.mean_distance:.4g}", f"{row.norm_speech:.3g} / {row.norm_text:.3g}",
+                    f"{row.massive_speech:.0%} / {row.massive_text:.0%}",
+                )  # fmt: skip
+            console.print(table)
+        first = each.rows[0]
+        typer.echo(
+            f"{first.num_pairs} pairs: chance {first.chance:.4f}, by lengths alone {first.length_only:.4f}"
+        )
         for warning in each.warnings:
-            console.print(f"[yellow]{warning}", highlight=False)
+            console.print(f"[yellow]{escape(warning)}", highlight=False)
     typer.echo(f"{output}/probe.html")

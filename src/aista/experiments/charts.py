@@ -175,7 +175,7 @@ def probed(data: Data, width: float = WIDE) -> Canvas:
     room = 7.2 * max(len(name) for name, _ in names) + 36
     columns = max(1, int(width // room))
     head = 20 * -(-len(names) // columns) + 10
-    step = tall + 34 + 16 * max(len(panel["levels"]) for panel in panels) + 40
+    step = tall + 34 + 16 * max(len(panel["levels"]) for panel in panels) + 62
     canvas = Canvas(width, head + step * -(-len(panels) // across), _RETRIEVAL)
     for number, name in enumerate(names):
         _legend(canvas, number % columns * room, 14 + 20 * (number // columns), [name])
@@ -210,7 +210,7 @@ def probed(data: Data, width: float = WIDE) -> Canvas:
 def curves(data: Data, width: float = WIDE) -> Canvas:
     """Lines over the steps of a training: ``title``, ``log`` and ``series`` of name, role and points.
 
-    ``across`` names the horizontal scale, where it is not steps.
+    ``across`` names the horizontal scale, where it is not steps; ``least`` is where the vertical one begins.
     """
     narrow = is_narrow(width)
     right, top = (14, 34) if narrow else (86, 14)
@@ -221,6 +221,7 @@ def curves(data: Data, width: float = WIDE) -> Canvas:
     ends: tuple[float, float] = (
         (max(min(up), 1e-6) / 1.3, max(up) * 1.3) if data.get("log") else _air(up, 0.06)
     )
+    ends = (max(ends[0], data.get("least", ends[0])), ends[1])
     area = canvas.axes(52, top, width - 52 - right, 170, _air(across, 0.0), ends)
     if data.get("log"):
         area.set(yscale="log", ylim=ends)
@@ -601,7 +602,8 @@ def transport_plan(data: Data, width: float | None = None) -> Canvas:
     for j, token in enumerate(data["tokens"]):
         middle = WAVE + (j + 0.5) * tall + 4.5
         canvas.text(GUTTER - 9, middle, token.strip() or "␣", "ink", anchor="right", font="token")
-    every = next(k for k in (1, 5, 10, 25, 50, 100, 250, 1000) if cell * k >= 24 or k == 1000)
+    room = 24 if n < 100 else 34
+    every = next(k for k in (1, 5, 10, 25, 50, 100, 250, 1000) if cell * k >= room or k == 1000)
     for i in range(every - 1, n, every):
         middle = GUTTER + (i + 0.5) * cell
         canvas.text(middle, canvas.height - 8, str(i + 1), "faint", anchor="center")

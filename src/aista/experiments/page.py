@@ -171,8 +171,10 @@ def drawn_wave(samples: np.ndarray) -> Markup:
 
 
 def drawn_plan(clip: Clip, system: str, role: str = "", width: float | None = None) -> dict[str, Any]:
-    """Return a clip's transport plan: ``svg``, ``seconds`` of its speech tokens, and in per cent where the
-    plan stands in the picture (``left``, ``span``, ``top``, ``tall``), for the line that runs with the sound.
+    """Return a clip's transport plan, and where it stands, for the line that runs with the sound.
+
+    That is ``svg``, its ``width`` in pixels, ``seconds`` of its speech tokens, and in per cent of the picture
+    ``left``, ``span``, ``top`` and ``tall`` of the plan.
 
     Args:
         role: Its colour; empty: the system's.
@@ -189,6 +191,7 @@ def drawn_plan(clip: Clip, system: str, role: str = "", width: float | None = No
     canvas = charts.transport_plan(values, width)
     return {
         "svg": canvas.svg(),
+        "width": canvas.width,
         "seconds": n * each / SAMPLE_RATE_HZ,
         "left": 100 * charts.GUTTER / canvas.width,
         "span": 100 * n * charts.plan_cell(n, width) / canvas.width,

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,19 @@ from aista.run_folder import SETTINGS
 from aista.selection.probe import PLANS, REPORT, Probed, read_probe
 
 PAGE = "probe.html"
+_MANY_TOKENS = 40
 _COSTS = {"squared_euclidean": "squared Euclidean"}
 _CLOUDS = {"span": "the span", "sequence": "the whole sequence"}
+# Title, scale, and the fields of a row by what they are called.
+_BESIDE: tuple[tuple[str, dict[str, Any], dict[str, str]], ...] = (
+    ("Length of a state", {"log": True}, {"speech": "norm_speech", "text": "norm_text"}),
+    ("Mean distance of a clip and its transcript", {"log": True}, {"W": "mean_distance"}),
+    ("Share of massive tokens", {"least": 0.0}, {"speech": "massive_speech", "text": "massive_text"}),
+    ("Share of energy in four dimensions", {"least": 0.0},
+     {"speech": "energy_top_dims_speech", "text": "energy_top_dims_text"}),
+    ("Cosine of the mean states", {}, {"cosine": "cosine_of_means"}),
+    ("Wrong transcripts of like length", {"least": 0.0}, {"MRR": "mrr", "shuffled": "shuffled"}),
+)  # fmt: skip
 
 
 def write_pages(folder: str | os.PathLike[str]) -> None:
@@ -83,14 +94,16 @@ def curves(models: Sequence[Probed]) -> dict[str, Any]:
     names, panels = short_names(models), []
     for condition in dict.fromkeys(_condition(row) for each in models for row in each.rows):
         prompt, cloud, cost = condition
-        lines, levels = [], {}
+        lines, levels, lengths = [], {}, {}
         for i, each in enumerate(models):
             rows = [row for row in each.rows if _condition(row) == condition]
             role, points = charts.PROBED[i % len(charts.PROBED)], [(row.depth, row.mrr) for row in rows]
             lines.append({"title": names[each.model], "role": role, "points": points})
             levels[f"chance of {rows[0].num_pairs} pairs"] = rows[0].chance
-            of = f", {names[each.model]}" if len(models) > 1 else ""
-            levels[f"lengths alone{of}"] = rows[0].length_only
+            lengths[names[each.model]] = rows[0].length_only
+        if len({round(value, 3) for value in lengths.values()}) == 1:
+            lengths = {"": next(iter(lengths.values()))}
+        levels |= {f"lengths alone {name}".strip(): value for name, value in lengths.items()}
         before = {"own": "its own prompt", "none": "no prompt"}.get(prompt, f"after {prompt!r}")
         title = f"{_COSTS.get(cost, cost)} cost, {_CLOUDS[cloud]}, {before}"
         panels.append({"title": title, "lines": lines, "levels": levels})
@@ -102,25 +115,17 @@ def _condition(row: Any) -> tuple[str, str, str]:
 
 
 def _beside(models: Sequence[Probed]) -> list[dict[str, Any]]:
-    """Return the small curves: a picture for each quantity and model, or one for all models."""
+    """Return the small curves, those of one model after those of the other."""
     names, found = short_names(models), []
     for each in models:
         rows = first(each)
         of = f" in {names[each.model]}" if len(models) > 1 else ""
-        for title, log, fields in (
-            ("Length of a state", True, {"speech": "norm_speech", "text": "norm_text"}),
-            ("Mean distance of a clip and its transcript", True, {"W": "mean_distance"}),
-            ("Share of massive tokens", False, {"speech": "massive_speech", "text": "massive_text"}),
-            ("Share of energy in four dimensions", False,
-             {"speech": "energy_top_dims_speech", "text": "energy_top_dims_text"}),
-            ("Cosine of the mean states", False, {"cosine": "cosine_of_means"}),
-            ("Wrong transcripts of like length", False, {"MRR": "mrr", "shuffled": "shuffled"}),
-        ):  # fmt: skip
+        for title, scale, fields in _BESIDE:
             series = [
                 {"name": name, "role": role, "points": [(row.layer, getattr(row, key)) for row in rows]}
                 for (name, key), role in zip(fields.items(), ("system", "base"), strict=False)
             ]
-            found.append({"title": title + of, "log": log, "series": series, "across": "layer"})
+            found.append({"title": title + of, "series": series, "across": "layer", **scale})
     return found
 
 
@@ -139,5 +144,10 @@ def _clip(row: dict[str, Any]) -> Clip:
         shares = np.zeros((plan["speech_tokens"], len(plan["tokens"])))
         for i, j, mass in plan["moves"]:
             shares[i, j] = mass
-        maps[model] = TransportMap(plan["layer"], plan["tokens"], shares.tolist(), plan["value"])
+        tokens = plan["tokens"]
+        if len(tokens) > _MANY_TOKENS:  # a row a word, where the words are apart
+            starts = [j for j, token in enumerate(tokens) if j == 0 or token[:1].isspace()]
+            shares = np.add.reduceat(shares, starts, axis=1)
+            tokens = ["".join(tokens[a:b]) for a, b in pairwise([*starts, len(tokens)])]
+        maps[model] = TransportMap(plan["layer"], tokens, shares.tolist(), plan["value"])
     return Clip(row["id"], samples, row["text"], row["id"], maps=maps)

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 REPORT, PLANS = "probe.json", "plans.json"
 _STATES = "states"
 _SHOWN = 3
-_TAG = re.compile(r"<\|[^|<>\s]+\|>|</?[A-Za-z_]+>")
+_TAG = re.compile(r"<\|[^|<>\s]+\|>")
 
 
 class ProbeRow(Measured):
