@@ -638,3 +638,10 @@ class ProbeSettings(Settings):
     batch_size: Count = 8
     plans: list[str] = []
     seed: Seed = 42
+
+    @field_validator("models", "costs", "clouds", "prompts")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        if not names or len(set(names)) < len(names):
+            raise ValueError("each must be named once, at least one")
+        return names

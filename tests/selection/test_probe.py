@@ -183,26 +183,27 @@ def test_states_that_are_not_finite_leave_their_clip_out(home: Path, tmp_path: P
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same(home: Path, tmp_path: Path, monkeypatch) -> None:
-    probe(settings(home, tmp_path / "whole", "qwen2_audio", "ours"))
+    models, prompts = ("qwen2_audio", "ours"), ["own", "none"]
+    probe(settings(home, tmp_path / "whole", *models, prompts=prompts))
     calls, plain = [], hidden_states.states_of
 
     def counted(*args: Any) -> Any:
         calls.append(1)
-        if len(calls) in (3, 6):
+        if len(calls) in (3, 6, 11):
             raise KeyboardInterrupt
         return plain(*args)
 
     monkeypatch.setattr(hidden_states, "states_of", counted)
-    for _ in range(2):
+    for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            probe(settings(home, tmp_path / "parts", "qwen2_audio", "ours"))
-    probe(settings(home, tmp_path / "parts", "qwen2_audio", "ours"))
-    assert len(calls) == 8  # three batches a model, and the two that were cut off
+            probe(settings(home, tmp_path / "parts", *models, prompts=prompts))
+    probe(settings(home, tmp_path / "parts", *models, prompts=prompts))
+    assert len(calls) == 15  # three batches a model and prompt, and the three that were cut off
     for name in ("probe.json", "plans.json"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "parts/states").exists()
-    probe(settings(home, tmp_path / "parts", "qwen2_audio", "ours"))
-    assert len(calls) == 8
+    probe(settings(home, tmp_path / "parts", *models, prompts=prompts))
+    assert len(calls) == 15
     with pytest.raises(ConfigError, match="other settings"):
         probe(settings(home, tmp_path / "parts", "qwen2_audio"))
 
@@ -249,6 +250,8 @@ def test_one_transcript_is_too_few_and_a_plan_must_be_of_a_pair(home: Path, tmp_
         probe(settings(home, tmp_path / "out", data=[str(tmp_path / "same.jsonl")]))
     with pytest.raises(ManifestError, match="nobody"):
         probe(settings(home, tmp_path / "out", plans=["u1", "nobody"]))
+    with pytest.raises(ConfigError, match="prompts: each must be named once"):
+        settings(home, tmp_path / "out", prompts=["own", "own"])
     (found,) = probe(settings(home, tmp_path / "two", plans=["u4"], num_pairs=2))
     assert list(found.plans) == ["u4"] and found.rows[0].num_pairs == 2
 

@@ -109,18 +109,12 @@ def probe(settings: ProbeSettings) -> list[Probed]:
     """
     output = Path(settings.output)
     with claim(output, settings, lambda: inputs_of(settings), result=REPORT) as done:
-        parts = [output / _STATES / f"{i}.json" for i in range(len(settings.models))]
         if done:
             return read_probe(output)
         for source in settings.models:  # all are looked at before the first hour is spent on one
             config_of(locate(source))
         pairs = _pairs(settings)
-        found = []
-        for source, part in zip(settings.models, parts, strict=True):
-            if not processes.by_main(part.exists):
-                probed = _probed(source, pairs, settings, part.with_suffix(""))
-                processes.by_main(partial(write_whole, part, probed.model_dump_json()))
-            found.append(Probed.model_validate_json(part.read_text()))
+        found = [_probed(i, pairs, settings, output / _STATES) for i in range(len(settings.models))]
         processes.by_main(lambda: _finish(output, settings, pairs, found))
         return found
 
@@ -189,58 +183,94 @@ def _pairs(settings: ProbeSettings) -> SpeechDataset:
     return dataset.subset(drawn)
 
 
-def _probed(source: str, pairs: SpeechDataset, settings: ProbeSettings, folder: Path) -> Probed:
-    """Measure one model; its hidden states lie under ``folder`` meanwhile."""
+def _probed(number: int, pairs: SpeechDataset, settings: ProbeSettings, folder: Path) -> Probed:
+    """Measure one model after every prompt; what is finished lies in ``folder``."""
+    parts = [folder / f"{number}_{i}.json" for i in range(len(settings.prompts))]
+    speech_llm = None
+    for part, prompt in zip(parts, settings.prompts, strict=True):
+        if not processes.by_main(part.exists):
+            speech_llm = speech_llm or _load(settings.models[number], settings)
+            extraction = _extracted(speech_llm, pairs, settings, part.with_suffix(""), prompt)
+            found = _measured(settings.models[number], extraction, settings, prompt)
+            processes.by_main(partial(write_whole, part, found.model_dump_json()))
+            processes.by_main(partial(shutil.rmtree, part.with_suffix("")))
+    first, *others = [Probed.model_validate_json(part.read_text()) for part in parts]
+    for other in others:
+        first.before.update(other.before)
+        first.failed.update(other.failed)
+        first.warnings.extend(other.warnings)
+        first.rows.extend(other.rows)
+    return first
+
+
+def _load(source: str, settings: ProbeSettings) -> SpeechLM:
     _say(f"{source}: {_gigabytes(_weight_bytes(source))} of weights are loaded")
     options: dict[str, Any] = {} if settings.dtype == "auto" else {"dtype": getattr(torch, settings.dtype)}
     if settings.quantization:
         options["quantization"] = settings.quantization
     place = {"": processes.device()} if torch.cuda.is_available() else None
-    speech_llm = SpeechLM.load(source, device_map=place, **options)
-    tokenizer = speech_llm.batcher.tokenizer
-    rows: list[ProbeRow] = []
-    plans: dict[str, Plan] = {}
-    before: dict[str, list[str]] = {}
-    failed: dict[str, str] = {}
-    warnings: list[str] = []
-    for number, prompt in enumerate(settings.prompts):
-        text = "" if prompt == "none" else prompt.replace("\\n", "\n")
-        given = None if prompt == "own" else text_ids(tokenizer, text)
-        cloud = "sequence" if "sequence" in settings.clouds else "span"
-        extraction = Extraction(speech_llm, pairs, folder / str(number), cloud, given)
-        _make_room(extraction, folder, settings.batch_size, source)
-        left_out = extraction.run(settings.batch_size)
-        failed |= {pairs.utterance(pair).id: why for pair, why in left_out.items()}
-        kept = [pair for pair in range(len(pairs)) if pair not in left_out]
-        texts = [pairs.utterance(pair).text or "" for pair in kept]
-        if len(set(texts)) < 2:
-            raise ManifestError(
-                f"Fewer than two different transcripts are left for {source}.",
-                got="; ".join(f"{id}: {why}" for id, why in list(failed.items())[:3]),
-            )
-        ids, _ = extraction.tokens(kept[0])
-        before[prompt] = [tokenizer.decode([token]) for token in ids]
-        if broken := _broken_tags(tokenizer, ids):
-            warnings.append(
-                f"Prompt {prompt!r} has tags that are no single tokens of this model: {', '.join(broken)}."
-            )
-        mine = range(processes.rank(), speech_llm.num_layers + 1, processes.count())
-        own = []
-        for cloud in settings.clouds:
-            for states in extraction.layers(mine, cloud):
-                about = {**about_layer(states), "model": source, "cloud": cloud, "prompt": prompt}
-                own += [ProbeRow(**about, **retrieved(states, texts, cost)) for cost in settings.costs]
-        clouds, costs = [str(name) for name in settings.clouds], [str(name) for name in settings.costs]
-        of_prompt = sorted(
-            (row for share in processes.gather(own) for row in share),
-            key=lambda row: (clouds.index(row.cloud), costs.index(row.cost), row.layer),
+    return SpeechLM.load(source, device_map=place, **options)
+
+
+def _extracted(
+    speech_llm: SpeechLM, pairs: SpeechDataset, settings: ProbeSettings, folder: Path, prompt: str
+) -> Extraction:
+    """Bring the states of one model after one prompt to disk, if there is room."""
+    text = "" if prompt == "none" else prompt.replace("\\n", "\n")
+    given = None if prompt == "own" else text_ids(speech_llm.batcher.tokenizer, text)
+    cloud = "sequence" if "sequence" in settings.clouds else "span"
+    extraction = Extraction(speech_llm, pairs, folder, cloud, given)
+    disk, layer = extraction.estimate(settings.batch_size)
+    begun = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    _say(
+        f"prompt {prompt!r}: hidden states of {len(pairs)} pairs take about {_gigabytes(disk)} of disk "
+        f"({_gigabytes(free)} free), ranking a layer about {_gigabytes(3 * layer)} of memory"
+    )
+    if disk > free and not begun:
+        raise ConfigError(
+            f"The disk of {folder} has no room for the hidden states.",
+            got=f"{_gigabytes(free)} free",
+            expected=f"about {_gigabytes(disk)}",
+            advice="Choose another output or fewer pairs (--num-pairs), or leave --cloud sequence out.",
         )
-        rows += of_prompt
-        if number == 0:
-            best = max(of_prompt[: speech_llm.num_layers + 1], key=lambda row: row.mrr).layer
-            plans = processes.by_main(partial(_plans, extraction, best, settings))
-        processes.by_main(partial(shutil.rmtree, folder / str(number)))
-    warnings += _warnings(rows, failed)
+    extraction.run(settings.batch_size)
+    return extraction
+
+
+def _measured(source: str, extraction: Extraction, settings: ProbeSettings, prompt: str) -> Probed:
+    """Measure all layers of one model after one prompt."""
+    speech_llm, pairs, left_out = extraction.speech_llm, extraction.dataset, extraction.failed
+    kept = [pair for pair in range(len(pairs)) if pair not in left_out]
+    failed = {pairs.utterance(pair).id: why for pair, why in left_out.items()}
+    texts = [pairs.utterance(pair).text or "" for pair in kept]
+    if len(set(texts)) < 2:
+        raise ManifestError(
+            f"Fewer than two different transcripts are left for {source}.",
+            got="; ".join(f"{id}: {why}" for id, why in list(failed.items())[:3]),
+        )
+    own = []
+    for cloud in settings.clouds:
+        mine = range(processes.rank(), speech_llm.num_layers + 1, processes.count())
+        for states in extraction.layers(mine, cloud):
+            about = {**about_layer(states), "model": source, "cloud": cloud, "prompt": prompt}
+            own += [ProbeRow(**about, **retrieved(states, texts, cost)) for cost in settings.costs]
+    clouds, costs = [str(name) for name in settings.clouds], [str(name) for name in settings.costs]
+    rows = sorted(
+        (row for share in processes.gather(own) for row in share),
+        key=lambda row: (clouds.index(row.cloud), costs.index(row.cost), row.layer),
+    )
+    plans: dict[str, Plan] = {}
+    if prompt == settings.prompts[0]:
+        best = max(rows[: speech_llm.num_layers + 1], key=lambda row: row.mrr).layer
+        plans = processes.by_main(partial(_plans, extraction, best, settings))
+    ids, _ = extraction.tokens(kept[0])
+    tokenizer = speech_llm.batcher.tokenizer
+    warnings = _warnings(rows, failed)
+    if broken := _broken_tags(tokenizer, ids):
+        warnings.insert(0, f"has tags that are no single tokens of this model: {', '.join(broken)}")
+    warnings = [f"Prompt {prompt!r}: {sentence}" for sentence in warnings]
     for sentence in warnings:
         logger.warning("%s: %s", source, sentence)
     return Probed(
@@ -249,7 +279,7 @@ def _probed(source: str, pairs: SpeechDataset, settings: ProbeSettings, folder: 
         num_layers=speech_llm.num_layers,
         hidden_size=speech_llm.hidden_size,
         dtype=str(speech_llm.model.get_input_embeddings().weight.dtype).removeprefix("torch."),
-        before=before,
+        before={prompt: [tokenizer.decode([token]) for token in ids]},
         failed=failed,
         warnings=warnings,
         rows=rows,
@@ -263,28 +293,6 @@ def _broken_tags(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         tag: len(text_ids(tokenizer, tag)) for tag in dict.fromkeys(_TAG.findall(tokenizer.decode(ids)))
     }
     return [f"{tag} ({count} pieces)" for tag, count in pieces.items() if count > 1]
-
-
-def _make_room(extraction: Extraction, folder: Path, batch_size: int, source: str) -> None:
-    """Say how much disk and memory the states will take.
-
-    Raises:
-        ConfigError: The disk has less.
-    """
-    disk, layer = extraction.estimate(batch_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    _say(
-        f"{source}: hidden states of {len(extraction.dataset)} pairs take about {_gigabytes(disk)} of disk "
-        f"({_gigabytes(free)} free), ranking a layer about {_gigabytes(3 * layer)} of memory"
-    )
-    if disk > free and not (folder / "0").exists():
-        raise ConfigError(
-            f"The disk of {folder} has no room for the hidden states.",
-            got=f"{_gigabytes(free)} free",
-            expected=f"about {_gigabytes(disk)}",
-            advice="Choose another output or fewer pairs (--num-pairs), or leave --cloud sequence out.",
-        )
 
 
 def _plans(extraction: Extraction, layer: int, settings: ProbeSettings) -> dict[str, Plan]:
@@ -311,20 +319,18 @@ def _plans(extraction: Extraction, layer: int, settings: ProbeSettings) -> dict[
 
 
 def _warnings(rows: Sequence[ProbeRow], failed: dict[str, str]) -> list[str]:
+    """Return what a reader of one prompt's rows should know."""
     found = []
-    for prompt in dict.fromkeys(row.prompt for row in rows):
-        for cloud in dict.fromkeys(row.cloud for row in rows):
-            swamped = [
-                row.layer
-                for row in rows
-                if (row.prompt, row.cloud, row.cost) == (prompt, cloud, "squared_euclidean") and row.swamped
-            ]
-            if swamped:
-                found.append(
-                    f"Prompt {prompt!r}, cloud {cloud}: at layers {swamped} a few massive tokens hold most "
-                    "of the energy. Squared Euclidean distances compare these and hardly the rest; look at "
-                    "another cost, or let more tokens stand before the speech."
-                )
+    for cloud in dict.fromkeys(row.cloud for row in rows):
+        swamped = [
+            row.layer for row in rows if (row.cloud, row.cost) == (cloud, "squared_euclidean") and row.swamped
+        ]
+        if swamped:
+            found.append(
+                f"at layers {swamped} (cloud {cloud}) a few massive tokens hold most of the energy. Squared "
+                "Euclidean distances compare these and hardly the rest; look at another cost, or let more "
+                "tokens stand before the speech."
+            )
     if failed:
         found.append(f"{len(failed)} clips were left out, e.g. {': '.join(next(iter(failed.items())))}")
     return found
