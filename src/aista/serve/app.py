@@ -344,7 +344,8 @@ def _event(body: dict[str, Any]) -> str:
 
 def _response(result: Translation, asked: Asked) -> Response:
     """Write a translation as OpenAI's service does; warnings travel in a header."""
-    told = "; ".join(map(str, result.warnings)).encode("ascii", "backslashreplace").decode()
+    told = "; ".join(" ".join(str(row).split()) for row in result.warnings)
+    told = told.encode("ascii", "backslashreplace").decode()  # a header holds nothing else
     headers = {"X-Aista-Warnings": told} if told else {}
     if asked.response_format == "json":
         return JSONResponse({"text": result.text}, headers=headers)
