@@ -70,6 +70,12 @@ class Service:
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as file:
             return int(re.findall(r"VmRSS:\s+(\d+)", file.read())[0]) / 1024
 
+    def cpu_seconds(self) -> float:
+        """What the server has used of the processors so far: other load disturbs it less than the clock."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+            fields = file.read().rsplit(")")[-1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def watch_health(self) -> None:
         """Ask for health until the service ends."""
         with httpx.Client(base_url=self.client.base_url, timeout=60) as client:
@@ -97,8 +103,25 @@ def served(*options: str) -> Iterator[Service]:
             process.wait(60)
 
 
-def throughput(service: Service, jobs: list[tuple[bytes, str]], at_once: int) -> tuple[list, float, float]:
-    """Return answers, requests a second, and the 95th percentile of latencies in seconds."""
+@dataclass
+class Turn:
+    """What came of many requests.
+
+    Attributes:
+        answers: Status and text of each.
+        per_second: Requests a second.
+        cpu: Seconds of the server's processors that a request took.
+        late: The 95th percentile of the seconds until an answer.
+    """
+
+    answers: list[tuple[int, str]]
+    per_second: float
+    cpu: float
+    late: float
+
+
+def turn(service: Service, jobs: list[tuple[bytes, str]], at_once: int) -> Turn:
+    """Ask for everything, so many requests at once."""
     latencies = []
 
     def ask(job: tuple[bytes, str]) -> tuple[int, str]:
@@ -107,10 +130,11 @@ def throughput(service: Service, jobs: list[tuple[bytes, str]], at_once: int) ->
         latencies.append(time.perf_counter() - start)
         return answer
 
-    start = time.perf_counter()
+    start, used = time.perf_counter(), service.cpu_seconds()
     with ThreadPoolExecutor(at_once) as threads:
         answers = list(threads.map(ask, jobs))
-    return answers, len(jobs) / (time.perf_counter() - start), float(np.quantile(latencies, 0.95))
+    seconds, used = time.perf_counter() - start, service.cpu_seconds() - used
+    return Turn(answers, len(jobs) / seconds, used / len(jobs), float(np.quantile(latencies, 0.95)))
 
 
 def main() -> None:
@@ -128,27 +152,22 @@ def main() -> None:
     with served() as service:
         [service.ask(*job) for job in jobs[:4]]
         threading.Thread(target=service.watch_health, daemon=True).start()
-        rows = []
         different = failed = 0
+        print("| load | alone /s | together /s | ratio | 95 % by, s | CPU s alone | CPU s together | ratio |")
+        print("|---|---|---|---|---|---|---|---|")
         for _ in range(given.rounds):
-            alone, slow, _ = throughput(service, jobs, 1)
-            together, fast, late = throughput(service, jobs, len(jobs))
-            different += sum(a != b for a, b in zip(alone, together, strict=True))
-            failed += sum(status != 200 for status, _ in alone + together)
-            rows.append((slow, fast, fast / slow, late))
-            print(
-                f"load {os.getloadavg()[0]:.1f}: {slow:.2f} alone, {fast:.2f} together a second, 95%: {late:.1f} s"
-            )
-        for name, column in zip(
-            ("alone", "together", "ratio", "95 % s"), zip(*rows, strict=True), strict=True
-        ):
-            print(f"| {name} | {' | '.join(f'{value:.2f}' for value in column)} |")
+            alone, together = turn(service, jobs, 1), turn(service, jobs, len(jobs))
+            different += sum(a != b for a, b in zip(alone.answers, together.answers, strict=True))
+            failed += sum(status != 200 for status, _ in alone.answers + together.answers)
+            row = [os.getloadavg()[0], alone.per_second, together.per_second]
+            row += [together.per_second / alone.per_second, together.late]
+            row += [alone.cpu, together.cpu, alone.cpu / together.cpu]
+            print("|", " | ".join(f"{value:.3g}" for value in row), "|", flush=True)
         print(f"answers other than alone: {different} of {given.rounds * len(jobs)}; failed: {failed}")
         memory = [service.memory_mb()]
         for start in range(0, given.requests, 100):
             part = [jobs[number % len(jobs)] for number in range(start, start + 100)]
-            answers, _, _ = throughput(service, part, 32)
-            failed += sum(status != 200 for status, _ in answers)
+            failed += sum(status != 200 for status, _ in turn(service, part, 32).answers)
             memory.append(service.memory_mb())
         print(
             "memory in MB, every 100 requests:",
@@ -168,7 +187,7 @@ def main() -> None:
             answers = [future.result() for future in waiting]
         service.process.wait(60)
         lost = sum(status != 200 for status, _ in answers)
-        wrong = sum(a != b for a, b in zip(alone, answers, strict=True)) - lost
+        wrong = sum(a != b for a, b in zip(alone.answers, answers, strict=True)) - lost
         print(
             f"SIGTERM with {len(jobs)} requests in the house: {lost} lost, {wrong} other than alone; "
             f"ended {time.perf_counter() - start:.1f} s later with {service.process.returncode}"
