@@ -103,6 +103,7 @@ def test_silence_is_a_warning(client):
         ({"response_format": "ass"}, 400, "response_format"),
         ({"response_format": "diarized_json"}, 400, "response_format"),
         ({"timestamp_granularities[]": "segment"}, 400, "verbose_json"),
+        ({"timestamp_granularities[]": "word", "response_format": "verbose_json"}, 400, "cannot tell when"),
         ({"timestamp_granularities[]": "letter", "response_format": "verbose_json"}, 400, "granularities"),
         ({"to_lang": "zh"}, 400, "to_lang"),
         ({"include[]": "logprobs"}, 400, "include[]"),

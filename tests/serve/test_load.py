@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,8 @@ import httpx
 
 import aista
 from aista.audio.files import as_flac
+from aista.inference.formats import render
+from aista.inference.translator import Translator
 from tests.serve.serving import served, stand_in, talk, wav
 
 
@@ -52,11 +56,17 @@ def test_a_hundred_at_once_each_get_their_own():
     assert max(translator.model.batches) > 1
 
 
-def test_the_shipped_model_answers_a_batch_as_it_answers_alone():
+SAMPLE = (files("aista.serve") / "page" / "sample.flac").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Translator:
+    return aista.load()
+
+
+def test_the_shipped_model_answers_a_batch_as_it_answers_alone(shipped):
     """Pieces of its own sample, of several lengths and under noise, three languages."""
-    sample, rate = soundfile.read(
-        io.BytesIO((files("aista.serve") / "page" / "sample.flac").read_bytes()), dtype="float32"
-    )
+    sample, rate = soundfile.read(io.BytesIO(SAMPLE), dtype="float32")
     rng = np.random.default_rng(1)
     sounds = []
     for _ in range(18):
@@ -64,10 +74,29 @@ def test_the_shipped_model_answers_a_batch_as_it_answers_alone():
         piece = sample[int(start * rate) : int((start + seconds) * rate)]
         sounds.append(as_flac(piece + rng.normal(0.0, 0.01, len(piece)).astype(np.float32)))
     jobs = [(sound, ("zh", "ja", "en")[number % 3]) for number, sound in enumerate(sounds)]
-    translator = aista.load()
-    alone = [translator.translate(sound, to).text for sound, to in jobs]
-    with served(translator) as (at, _):
+    alone = [shipped.translate(sound, to).text for sound, to in jobs]
+    with served(shipped) as (at, _):
         assert at_once(at, jobs, len(jobs)) == alone
+
+
+def test_words_have_the_times_that_they_have_alone(shipped):
+    timed = copy.copy(shipped)
+    timed.word_times = True
+    whole = timed.translate(SAMPLE, "en")
+    alone = [
+        {"word": word.text, "start": word.start_seconds, "end": word.end_seconds}
+        for row in whole.segments
+        for word in row.words
+    ]
+    form = {"language": "en", "response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    with served(shipped) as (at, _), httpx.Client(base_url=at, timeout=60) as client:
+        ask = functools.partial(client.post, "/v1/audio/transcriptions", files={"file": ("a.flac", SAMPLE)})
+        told = ask(data=form).json()
+        assert told["words"] == alone and len(alone) > 20 and "segments" not in told
+        both = ask(data={**form, "timestamp_granularities[]": ["word", "segment"]}).json()
+        assert both["words"] == alone and len(both["segments"]) == len(whole.segments)
+        assert ask(data={"response_format": "srt"}).text == render(whole, "srt")
+        assert "words" not in ask(data={"response_format": "verbose_json"}).json()
 
 
 def test_nothing_of_a_request_stays_behind():

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from aista.cli.translate import Coverage, Switch
+
 app = typer.Typer()
 
 
@@ -40,6 +42,12 @@ def serve(
         str | None,
         typer.Option(envvar="AISTA_API_KEY", help="Key that clients must send.", show_default="none"),
     ] = None,
+    vad: Annotated[
+        Switch, typer.Option(help="Look for speech first ('aista[vad]') and translate that alone.")
+    ] = Switch.ON,
+    coverage: Annotated[
+        Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")
+    ] = Coverage.WARN,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
@@ -50,7 +58,7 @@ def serve(
     import socket
 
     from aista.errors import ConfigError
-    from aista.inference.translator import load
+    from aista.inference.translator import ABOUT_THE_SHIPPED, load
 
     try:
         import uvicorn
@@ -71,13 +79,14 @@ def serve(
         raise ConfigError(
             f"Cannot listen at {host}, port {port}.", got=error, advice="Try --port 0."
         ) from None
-    service = create_app(
-        load(model, device=device, dtype=dtype, num_beams=beams, batch_size=batch_size), limits
-    )
-    longest = (
-        round(upload_seconds + answer_seconds) + 1
-    )  # until then whatever was taken is answered or refused
+    translator = load(model, device=device, dtype=dtype, num_beams=beams, batch_size=batch_size)
+    translator.vad, translator.coverage = vad == Switch.ON, coverage.value
+    service = create_app(translator, limits)
+    # Until then, whatever was taken is answered or refused.
+    longest = round(upload_seconds + answer_seconds) + 1
     config = uvicorn.Config(service, http=PromptH11, timeout_graceful_shutdown=longest)
     place = f"[{host}]" if ":" in host else host
+    if model is None:
+        typer.echo(f"note: {ABOUT_THE_SHIPPED} For another: --model", err=True)
     typer.echo(f"Listening at http://{place}:{listener.getsockname()[1]}", err=True)
     uvicorn.Server(config).run(sockets=[listener])

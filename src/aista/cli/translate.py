@@ -113,7 +113,7 @@ def translate(
     from transformers.utils.logging import disable_progress_bar
 
     from aista.errors import AistaError
-    from aista.inference.translator import load
+    from aista.inference.translator import ABOUT_THE_SHIPPED, load
 
     disable_progress_bar()
     translator = load(
@@ -123,6 +123,8 @@ def translate(
     translator.max_minutes, translator.channel = max_minutes, channel
     translator.vad, translator.coverage = vad == Switch.ON, coverage.value
     translator.word_times = output_format in _WITH_WORD_TIMES
+    if model is None:
+        typer.echo(f"note: {ABOUT_THE_SHIPPED} For another: --model", err=True)
     failures = 0
     for name, result in zip(files, translator.stream(map(_sound, files), target, source=source), strict=True):
         if isinstance(result, AistaError):

@@ -304,11 +304,7 @@ class SpeechTranslator(ABC):
                 yield ModelInputError(f"{name}: {self.name} failed on it.", got=answered.error)
                 continue
             result = self._translation(recording, name, answered, request)
-            against = [row for row in result.warnings if row.kind in AGAINST_THE_ANSWER]
-            if against and self.coverage == "fail":
-                yield ModelInputError(f"{name}: an answer cannot be right.", got=against[0])
-            else:
-                yield result
+            yield self._failure(result) or result
 
     def by_segment(
         self, audio: Sound, target: str, *, source: str = "en"
@@ -335,7 +331,10 @@ class SpeechTranslator(ABC):
             known = list(self._segments(recording, answered, request.target))
             yield from known[told:]
             told = len(known)
-        yield self._translation(recording, name, answered, request)
+        result = self._translation(recording, name, answered, request)
+        if failure := self._failure(result):
+            raise failure
+        yield result
 
     def answer_all(
         self, contents: Iterable[Content | AistaError], request: Request, *, whole: bool = True
@@ -469,6 +468,13 @@ class SpeechTranslator(ABC):
             settings=self.generation.model_dump(),
             warnings=tuple(self._warnings(recording, answered)),
         )
+
+    def _failure(self, result: Translation) -> ModelInputError | None:
+        """Return the error that stands for a translation that cannot be right, where it may not be told."""
+        against = [row for row in result.warnings if row.kind in AGAINST_THE_ANSWER]
+        if self.coverage != "fail" or not against:
+            return None
+        return ModelInputError(f"{result.source}: an answer cannot be right.", got=against[0])
 
     def _segments(self, recording: Recording, answered: Answered, code: str) -> Iterator[TranslatedSegment]:
         """Return the segments of a recording, up to the first that has no answer yet."""

@@ -28,6 +28,10 @@ from aista.text.prompts import instruction
 __all__ = ["SHIPPED", "Sound", "TranslatedSegment", "Translation", "Translator", "load"]
 
 SHIPPED = "aista:model"
+ABOUT_THE_SHIPPED = (
+    "This is the small model that aista ships. It knows 264 English words of one grammar, in the voices of a"
+    " speech synthesiser. Whatever else it hears becomes fluent nonsense."
+)
 
 
 def load(

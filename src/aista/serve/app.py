@@ -30,7 +30,7 @@ from aista.errors import AistaError, AudioError, ConfigError
 from aista.inference.formats import render
 from aista.inference.translating import Request as Question
 from aista.inference.translating import SpeechTranslator, TranslatedSegment, Translation, joined, listen
-from aista.inference.translator import SHIPPED
+from aista.inference.translator import ABOUT_THE_SHIPPED, SHIPPED
 from aista.serve.batching import Batcher, Caller, Left
 from aista.serve.bounds import FORM_BYTES, Bounds, Limits, Load, error_response
 from aista.text.languages import code_of
@@ -94,12 +94,6 @@ class AskedInto(Asked):
 _FORM = Form(media_type="multipart/form-data")
 
 
-_ABOUT_THE_SHIPPED = (
-    "This is the small model that aista ships. It knows 264 English words of one grammar, in the voices of a"
-    " speech synthesiser. Whatever else it hears becomes fluent nonsense."
-)
-
-
 def create_app(translator: SpeechTranslator, limits: Limits | None = None) -> FastAPI:
     """Return the web application around one model.
 
@@ -132,7 +126,7 @@ def create_app(translator: SpeechTranslator, limits: Limits | None = None) -> Fa
         return {
             "status": "ok",
             "model": translator.name,
-            "about": _ABOUT_THE_SHIPPED if translator.name == SHIPPED else "",
+            "about": ABOUT_THE_SHIPPED if translator.name == SHIPPED else "",
             "directions": list(translator.directions),
             "requests": load.requests,
             "max_upload_mb": limits.max_upload_mb,
@@ -186,7 +180,7 @@ class _Answering:
         source, target = code_of(asked.language), code_of(to)
         _refuse_what_is_not_done(asked, translator.name)
         translator.check(Question("asr" if source == target else "st", source, target))
-        coming = self._news(request, asked.file, source, target)
+        coming = self._news(request, asked, source, target)
         if asked.stream:
             first = await anext(coming)  # what fails before it is an error with a status of its own
             events = _events(first, coming, asked, target)
@@ -195,22 +189,21 @@ class _Answering:
         assert isinstance(result, Translation)
         return _response(result, asked)
 
-    async def _news(
-        self, request: Request, file: UploadFile, source: str, target: str
-    ) -> AsyncIterator[News]:
+    async def _news(self, request: Request, asked: Asked, source: str, target: str) -> AsyncIterator[News]:
         """Yield the segments of an upload as they are answered, and last the whole translation.
 
         Raises:
             AistaError: It cannot be answered, or not in time, or the client has left.
         """
         caller = Caller(self._batcher)
+        caller.translator.word_times = _needs_words(asked)
         told: asyncio.Queue[News | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def work() -> None:
             with contextlib.suppress(RuntimeError):  # the loop may be closed: nobody listens then
                 try:
-                    for news in self._translate(caller, file, source, target):
+                    for news in self._translate(caller, asked.file, source, target):
                         loop.call_soon_threadsafe(told.put_nowait, news)
                 except Exception as error:
                     loop.call_soon_threadsafe(told.put_nowait, error)
@@ -290,8 +283,16 @@ def _refuse_what_is_not_done(asked: Asked, served: str) -> None:
         raise ConfigError(
             "'timestamp_granularities[]' needs another response_format.", got=wanted, expected="verbose_json"
         )
-    if "word" in asked.timestamp_granularities:
-        raise ConfigError("This service gives no times of words in 'timestamp_granularities[]'.")
+
+
+def _needs_words(asked: Asked) -> bool:
+    """Whether an answer says when words are heard; subtitles are set by it."""
+    kind = asked.response_format
+    return (
+        kind in ("srt", "vtt")
+        or "word" in asked.timestamp_granularities
+        or (asked.stream and kind == "verbose_json")
+    )
 
 
 def _read(file: UploadFile, limits: Limits) -> Recording:
@@ -355,14 +356,28 @@ def _response(result: Translation, asked: Asked) -> Response:
 
 
 def _verbose(result: Translation, asked: Asked) -> dict[str, Any]:
-    return {
+    """Return everything of a translation, as OpenAI's service names it, and its warnings.
+
+    Raises:
+        ConfigError: Times of words are asked for, and the model cannot tell them.
+    """
+    body: dict[str, Any] = {
         "task": "transcribe" if result.task == "asr" else "translate",
         "language": result.language,
         "duration": result.duration_seconds,
         "text": result.text,
-        "segments": [_segment(number, row) for number, row in enumerate(result.segments)],
-        "warnings": [asdict(row) for row in result.warnings],
     }
+    wanted = asked.timestamp_granularities or ["segment"]
+    if "segment" in wanted:
+        body["segments"] = [_segment(number, row) for number, row in enumerate(result.segments)]
+    if "word" in wanted:
+        words = [word for row in result.segments for word in row.words]
+        if result.text and not words:
+            raise ConfigError("'timestamp_granularities[]': this model cannot tell when words are heard.")
+        body["words"] = [
+            {"word": word.text, "start": word.start_seconds, "end": word.end_seconds} for word in words
+        ]
+    return {**body, "warnings": [asdict(row) for row in result.warnings]}
 
 
 def _segment(number: int, row: TranslatedSegment) -> dict[str, Any]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from aista.errors import AistaError
 from aista.inference.answering import Answer
 from aista.inference.translating import Request, SpeechTranslator
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Left(AistaError):
@@ -53,6 +57,10 @@ class Batcher:
             self._waiting.append(piece)
         self._model.submit(self._turn)
         return piece.answer
+
+    def run(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Return what ``work`` returns, done where the model is."""
+        return self._model.submit(work, *args, **options).result()
 
     def _turn(self) -> None:
         """Answer one batch; nothing, where an earlier turn has taken what this was called for."""
@@ -97,6 +105,7 @@ class Caller:
         self._left = False
         self.translator = copy.copy(batcher.translator)
         self.translator.answer = self._answer  # type: ignore[method-assign]
+        self.translator.time_words = self._time_words  # type: ignore[method-assign]
 
     def leave(self) -> None:
         """Take back what waits; whoever waits for it gets :class:`Left`."""
@@ -122,3 +131,9 @@ class Caller:
             return [future.result() for future in self._asked]
         except CancelledError:
             raise Left("The client has left.") from None
+
+    def _time_words(
+        self, pieces: Sequence[np.ndarray], texts: Sequence[str], request: Request
+    ) -> list[np.ndarray] | None:
+        self.stay()
+        return self._batcher.run(self._batcher.translator.time_words, pieces, texts, request)
