@@ -37,11 +37,15 @@ VALUES = [
     "false", "0", "0.0", "1e999", "nan", "-1", "word", "segment", "", " ", "\0", "%00", "'; --", "{{7*7}}",
     "日本", "\udc80", "x" * 70_000, "../../etc/passwd", "en-en-en", "zh_hant",
 ]  # fmt: skip
-PATHS = [
-    *["/v1/audio/translations"] * 6, *["/v1/audio/transcriptions"] * 3, "/health", "/", "/v1/models/%2e", "//"
+GOOD = [
+    ("to_language", "zh-CN"), ("language", "English"), ("response_format", "verbose_json"), ("stream", "true"),
+    ("response_format", "srt"), ("model", "stand-in"), ("temperature", "0"),
 ]  # fmt: skip
-KINDS = [*["multipart/form-data; boundary=x"] * 9, "application/json", "multipart/form-data", "text/a"]
-METHODS = [*["POST"] * 9, "GET", "PUT", "HEAD", "BREW"]
+PATHS = [
+    *["/v1/audio/translations"] * 40, *["/v1/audio/transcriptions"] * 20, "/health", "/", "/v1/models/%2e", "//"
+]  # fmt: skip
+KINDS = [*["multipart/form-data; boundary=x"] * 40, "application/json", "multipart/form-data", "text/a"]
+METHODS = [*["POST"] * 40, "GET", "PUT", "HEAD", "BREW"]
 
 
 def mutated(rng: Random, data: bytes) -> bytes:
@@ -66,7 +70,10 @@ def request_of(rng: Random) -> bytes:
     sound = rng.choice(SOUNDS)
     if rng.random() < 0.4:
         sound = mutated(rng, sound)
-    fields = [(rng.choice(NAMES), rng.choice(VALUES)) for _ in range(rng.choice([0, 0, 1, 1, 2, 3, 40]))]
+    fields = [
+        rng.choice(GOOD) if rng.random() < 0.7 else (rng.choice(NAMES), rng.choice(VALUES))
+        for _ in range(rng.choice([0, 0, 1, 1, 2, 3, 40]))
+    ]
     name = "".join(rng.choices('ab/\\."%\r\n日\0', k=30)) if rng.random() < 0.2 else "talk.wav"
     parts = [
         (f'form-data; name="{field}"', value.encode("utf-8", "surrogateescape")) for field, value in fields
