@@ -137,7 +137,7 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(speech_llm: SpeechLM, monk
         output = speech_llm.predict(batch, logits=keep)
         torch.testing.assert_close(output.loss, wanted, atol=1e-5, rtol=1e-5)
         assert int(output.correct) == right
-    monkeypatch.setattr("aista.speech_llm.prediction.MOST_LOGITS", 2 * VOCABULARY)
+    monkeypatch.setattr("aista.speech_llm.decoder.MOST_LOGITS", 2 * VOCABULARY)
     torch.testing.assert_close(speech_llm.predict(batch).loss, wanted, atol=1e-5, rtol=1e-5)
 
 

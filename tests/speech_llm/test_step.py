@@ -13,7 +13,7 @@ from aista.alignment import PairedStates
 from aista.alignment.base import Alignment
 from aista.model import SpeechInputs
 from aista.model.inputs import positions, put, take
-from aista.speech_llm import Batch, Batcher, SpeechLM, prediction, take_span
+from aista.speech_llm import Batch, Batcher, SpeechLM, decoder, take_span
 from aista.training.objective import SpeechTextObjective
 from tests.model.conftest import BACKBONES, noise, run
 
@@ -45,7 +45,7 @@ def test_logits_of_the_targets_alone_are_the_full_computation(bases, monkeypatch
     plain = run(model, batch)
     torch.testing.assert_close(full.loss, plain.loss, atol=1e-6, rtol=1e-6)
     if keep == "parts":  # as if the vocabulary were too large
-        monkeypatch.setattr(prediction, "MOST_LOGITS", 5 * 262)
+        monkeypatch.setattr(decoder, "MOST_LOGITS", 5 * 262)
     short = SpeechLM(model).predict(batch, logits="none" if keep == "parts" else keep)
     asked = batch.labels[:, 1:] != -100
     torch.testing.assert_close(short.loss, full.loss, atol=1e-6, rtol=1e-6)
@@ -64,8 +64,8 @@ def test_logits_of_the_targets_alone_are_the_full_computation(bases, monkeypatch
 def test_a_head_with_something_after_it_is_noticed():
     sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     rest = {"num_key_value_heads": 1, "intermediate_size": 16, "head_dim": 8}
-    assert not prediction.head_is_plain(Gemma2ForCausalLM(Gemma2Config(**sizes, **rest)))
-    assert prediction.head_is_plain(BACKBONES["qwen2"]())
+    assert not decoder.head_is_plain(Gemma2ForCausalLM(Gemma2Config(**sizes, **rest)))
+    assert decoder.head_is_plain(BACKBONES["qwen2"]())
 
 
 def test_rows_without_a_target_cost_nothing(pair):
@@ -161,10 +161,10 @@ def test_a_large_vocabulary_is_never_whole(bases, monkeypatch):
     """The largest logits that exist have MOST_LOGITS / 2 numbers."""
     model, processor = bases.model(beats=False)
     sizes = []
-    score = prediction._score
+    score = decoder._score
     monkeypatch.setattr(
-        prediction, "_score", lambda logits, ids: sizes.append(len(logits)) or score(logits, ids)
+        decoder, "_score", lambda logits, ids: sizes.append(len(logits)) or score(logits, ids)
     )
-    monkeypatch.setattr(prediction, "MOST_LOGITS", 8 * 262)
+    monkeypatch.setattr(decoder, "MOST_LOGITS", 8 * 262)
     SpeechLM(model).predict(training_batch(processor), logits="none").loss.backward()
     assert max(sizes) == 4

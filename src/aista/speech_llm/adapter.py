@@ -33,12 +33,11 @@ from aista.model.inputs import take
 from aista.model.loading import Options, read_trained
 from aista.model.lora import switched
 from aista.model.speech_lm import eval_mode
-from aista.speech_llm import adapted, prediction
+from aista.speech_llm import adapted, decoder
 from aista.speech_llm.batch import Batch
 from aista.speech_llm.batcher import Batcher, placeholder
 from aista.speech_llm.classes import speech_class
-from aista.speech_llm.prediction import Targets, head_at, head_is_plain
-from aista.speech_llm.states import Decoder
+from aista.speech_llm.decoder import Decoder, Targets, head_at, head_is_plain
 
 
 @dataclass
@@ -399,7 +398,7 @@ class SpeechLM:
             logits = self.model(**inputs).logits
             return logits, None if targets is None else targets.score(take(logits, targets.where))
         head = self.model.get_output_embeddings()
-        rows = prediction.MOST_LOGITS // self.model.config.get_text_config().vocab_size
+        rows = decoder.MOST_LOGITS // self.model.config.get_text_config().vocab_size
         if keep == "targets" or len(targets.ids) <= rows or not self._head_is_plain:
             with head_at(self.model, targets.where):
                 logits = self.model(**inputs).logits[0]

@@ -20,7 +20,7 @@ from aista.model.lora import is_lora
 from aista.model.weights import whole
 from aista.retrieval.tokens import under_cost
 from aista.speech_llm import Batch, Output
-from aista.speech_llm.states import check_layers
+from aista.speech_llm.decoder import check_layers
 from aista.training.objective import Joint, SpeechTextObjective
 from aista.training.stages import Run, stage, starting_model
 from aista.training.trainer import AistaTrainer
