@@ -38,11 +38,12 @@ VALUES = [
     "日本", "\udc80", "x" * 70_000, "../../etc/passwd", "en-en-en", "zh_hant",
 ]  # fmt: skip
 GOOD = [
-    ("to_language", "zh-CN"), ("language", "English"), ("response_format", "verbose_json"), ("stream", "true"),
-    ("response_format", "srt"), ("model", "stand-in"), ("temperature", "0"),
+    ("to_language", "zh-CN"), ("language", "English"), ("response_format", "verbose_json"),
+    ("stream", "true"), ("response_format", "srt"), ("model", "stand-in"), ("temperature", "0"),
 ]  # fmt: skip
 PATHS = [
-    *["/v1/audio/translations"] * 40, *["/v1/audio/transcriptions"] * 20, "/health", "/", "/v1/models/%2e", "//"
+    *["/v1/audio/translations"] * 40, *["/v1/audio/transcriptions"] * 20,
+    "/health", "/", "/v1/models/%2e", "//",
 ]  # fmt: skip
 KINDS = [*["multipart/form-data; boundary=x"] * 40, "application/json", "multipart/form-data", "text/a"]
 METHODS = [*["POST"] * 40, "GET", "PUT", "HEAD", "BREW"]
