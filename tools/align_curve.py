@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from aista.config import AlignSettings
-from aista.experiments.drawing import NARROW, Canvas, colour
+from aista.figures.drawing import NARROW, Canvas, colour
 from aista.training.align import AlignTrainer, align
 
 ROLES = {"wasserstein": "system", "maxsim": "base", "mean": "hue0"}

@@ -17,9 +17,9 @@ from markupsafe import Markup, escape
 from aista.audio.files import as_flac
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
 from aista.evaluation.inside import TransportMap
-from aista.experiments import charts
-from aista.experiments.drawing import NARROW, WIDE, colour_variables, signed
 from aista.experiments.results import Figure, Table
+from aista.figures import charts
+from aista.figures.drawing import NARROW, WIDE, colour_variables, signed
 from aista.text.languages import language
 
 PAPER_URL = "https://arxiv.org/abs/2503.10211"
@@ -159,7 +159,7 @@ def _units(text: str, spaces: bool) -> list[str]:
 
 
 def drawn(name: str, data: Mapping[str, Any]) -> Markup:
-    """Return a drawing of ``aista.experiments.charts`` wide and, for a phone, narrow; the page shows one."""
+    """Return a drawing of ``aista.figures.charts`` wide and, for a phone, narrow; the page shows one."""
     draw = charts.DRAWINGS[name] if name in charts.DRAWINGS else getattr(charts, name)
     both = Markup('<div class="for-wide">{}</div><div class="for-narrow">{}</div>')
     return both.format(draw(data, WIDE).svg(), draw(data, NARROW).svg())

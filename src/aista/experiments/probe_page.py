@@ -16,9 +16,10 @@ import aista
 from aista.audio.files import load_audio
 from aista.errors import AistaError
 from aista.evaluation.inside import TransportMap
-from aista.experiments import charts, page
-from aista.experiments.drawing import NARROW
+from aista.experiments import page
 from aista.experiments.page import Clip
+from aista.figures import charts
+from aista.figures.drawing import NARROW
 from aista.files import write_whole
 from aista.run_folder import SETTINGS
 from aista.selection.probe import PLANS, REPORT, Probed, read_probe

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from aista.config import Settings
-from aista.experiments.charts import DRAWINGS
-from aista.experiments.drawing import signed
+from aista.figures.charts import DRAWINGS
+from aista.figures.drawing import signed
 from aista.files import write_whole
 
 PLACE = "exhibits"
@@ -236,7 +236,7 @@ class Figure(Result):
 
     @classmethod
     def drawn(cls, name: str, title: str, caption: str, notes: list[str], data: dict[str, Any]) -> Figure:
-        """Return a figure with the picture that ``aista.experiments.charts`` draws of its data."""
+        """Return a figure with the picture that ``aista.figures.charts`` draws of its data."""
         figure = cls(name=name, title=title, caption=caption, notes=notes, data=data, svg="")
         return figure.drawn_again()
 

@@ -13,12 +13,6 @@ from aista.files import write_whole
 from aista.retrieval.scores import select_layers
 from aista.selection.measures import Measured
 
-_OTHER_COSTS = {
-    "squared_euclidean": ("#5a8f5a", ":"),
-    "cosine": ("#8a6fb0", "--"),
-    "standardised": ("#b08a3b", "-."),
-}
-
 
 class LayerRow(Measured):
     """Retrieval at one layer.
@@ -117,48 +111,23 @@ class LayerReport(BaseModel):
             ) from None
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw MRR over layers with threshold and chance, as the paper's Figure 4."""
-        from matplotlib.figure import Figure
+        """Draw MRR over layers with threshold and controls, as the paper's Figure 4 (PNG)."""
+        from aista.figures.charts import retrieval
 
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        layers = [row.layer for row in self.rows]
-        for cost, (colour, style) in _OTHER_COSTS.items():
-            other = [row.mrr_by_cost.get(cost, float("nan")) for row in self.rows]
-            if cost != self.cost and any(row.mrr_by_cost for row in self.rows):
-                axes.plot(layers, other, color=colour, linestyle=style, linewidth=1.2, label=f"MRR, {cost}")
-        label = f"MRR, {self.cost}"
-        axes.plot(layers, self.mrr_by_layer, color="#3b6ea5", marker="o", markersize=5, label=label)
-        axes.fill_between(
-            layers, [r.low for r in self.rows], [r.high for r in self.rows], color="#3b6ea5", alpha=0.2
-        )
-        axes.plot(
-            self.selected, [self.rows[i].mrr for i in self.selected], "o", color="#c8553d", label="selected"
-        )
-        axes.axhline(
-            self.threshold,
-            color="#c8553d",
-            linestyle="--",
-            linewidth=1,
-            label=f"threshold {self.threshold:.3g}",
-        )
-        axes.axhline(
-            self.chance_mrr,
-            color="#888888",
-            linestyle=":",
-            linewidth=1,
-            label=f"chance {self.chance_mrr:.3g}",
-        )
-        if self.rows and (by_length := self.rows[0].length_only) is not None:
-            label = f"lengths alone {by_length:.3g}"
-            axes.axhline(by_length, color="#888888", linestyle="-.", linewidth=1, label=label)
-        axes.set(
-            xlabel="layer (0 = embedding; last = after the final norm)",
-            ylabel="mean reciprocal rank",
-            ylim=(0, 1),
-            title=f"Speech-to-text retrieval, {self.num_pairs} pairs",
-        )
-        axes.set_xticks(layers if len(layers) <= 12 else layers[::4])
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
-        figure.savefig(path, dpi=150)
+        main = {
+            "title": self.cost.replace("_", " "),
+            "mrr": self.mrr_by_layer,
+            "low": [row.low for row in self.rows],
+            "high": [row.high for row in self.rows],
+            "selected": self.selected,
+            "threshold": self.threshold,
+            "chance": self.chance_mrr,
+            "length_only": self.rows[0].length_only,
+        }
+        others = [
+            {**main, "title": cost.replace("_", " "), "selected": [], "low": None, "high": None}
+            | {"mrr": [row.mrr_by_cost[cost] for row in self.rows]}
+            for cost in self.rows[0].mrr_by_cost
+            if cost != self.cost
+        ]
+        Path(path).write_bytes(retrieval({"lines": [main, *others]}).png())

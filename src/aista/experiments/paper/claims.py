@@ -12,10 +12,10 @@ from enum import Enum
 from statistics import fmean
 
 from aista.analysis.zero_shot_mt import Gain, gain
-from aista.experiments.charts import ALL_PANELS
-from aista.experiments.drawing import signed
 from aista.experiments.page import chance_text
 from aista.experiments.results import Cell, Figure, Table
+from aista.figures.charts import ALL_PANELS
+from aista.figures.drawing import signed
 
 LEVEL = 0.05
 PAIR = ("base", "ai_sta")

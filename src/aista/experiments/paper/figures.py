@@ -9,11 +9,11 @@ from typing import Any
 
 from aista.analysis.correlation import Coefficient, Correlation, Point, by_group, by_seed, pooled
 from aista.errors import AistaError
-from aista.experiments.charts import ALL_PANELS
 from aista.experiments.paper.sentences import figure7
 from aista.experiments.paper.states import figure5, transport
 from aista.experiments.paper.systems import Context, Run
 from aista.experiments.results import Figure
+from aista.figures.charts import ALL_PANELS
 from aista.selection.report import LayerReport
 from aista.text.languages import language
 

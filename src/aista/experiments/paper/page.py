@@ -16,10 +16,10 @@ from aista.errors import AudioError, ConfigError
 from aista.evaluation.inside import TransportMap
 from aista.experiments import page
 from aista.experiments.demo_page import readme_from
-from aista.experiments.drawing import signed
 from aista.experiments.page import Clip, Rendering
 from aista.experiments.paper.claims import PAIR, Compared, Verdict, claims, columns_of, compared, main_signs
 from aista.experiments.results import Cell, Figure, Row, Table, load_all
+from aista.figures.drawing import signed
 from aista.files import write_whole
 
 EXPECTED = (*(f"table{n}" for n in range(1, 6)), *(f"figure{n}" for n in range(4, 8)), "transport")

@@ -18,7 +18,7 @@ from matplotlib.path import Path as Shape
 from matplotlib.ticker import MaxNLocator
 
 from aista.audio.rates import SAMPLES_PER_WINDOW
-from aista.experiments.drawing import WIDE, Canvas, apart, colour, signed
+from aista.figures.drawing import WIDE, Canvas, apart, colour, signed
 
 Data = Mapping[str, Any]
 ALL_PANELS = "all panels"
@@ -109,10 +109,16 @@ def _legend(canvas: Canvas, left: float, y: float, names: Sequence[tuple[str, st
 
 
 def retrieval(data: Data, width: float = WIDE) -> Canvas:
-    """Mean reciprocal rank at every layer, a line per backbone; layers that were selected are filled."""
+    """Mean reciprocal rank at every layer, a line per backbone or cost; selected layers are filled.
+
+    Args:
+        data: ``lines`` of title, mrr, selected, threshold and chance; low, high, shuffled, length_only.
+        width: In pixels.
+    """
     lines, narrow = data["lines"], is_narrow(width)
     roles = ["system"] if len(lines) == 1 else [f"hue{i % 4}" for i in range(len(lines))]
-    right, top = (14, 26 + 20 * len(lines)) if narrow else (122, 28)
+    wide = max(122.0, 22 + 7.6 * max(len(line["title"]) for line in lines))
+    right, top = (14.0, 26 + 20 * len(lines)) if narrow else (wide, 28)
     last = max(len(line["mrr"]) - 1 for line in lines)
     highest = max(max(*line["mrr"], *(line.get("high") or [0.0]), line["threshold"]) for line in lines)
     canvas = Canvas(width, 244 + top + (66 if narrow else 48), _RETRIEVAL)
@@ -127,10 +133,10 @@ def retrieval(data: Data, width: float = WIDE) -> Canvas:
     for line, role in zip(lines, roles, strict=True):
         _retrieval_line(area, line, role)
         names.append((line["mrr"][-1], line["title"], role, True))
-    for key, role, style in (("threshold", "system", (0, (5, 4))), ("chance", "line", (0, (1.5, 3)))):
-        for value in sorted({round(line[key], 5) for line in lines}):
+    for key, name, role, style in _LEVELS:
+        for value in sorted({round(line[key], 5) for line in lines if line.get(key) is not None}):
             _level(area, value, role, style)
-            names.append((value, f"{key} {value:.3f}", "system" if key == "threshold" else "faint", False))
+            names.append((value, f"{name} {value:.3f}", "system" if key == "threshold" else "faint", False))
     if not narrow:
         _labels_at_right(canvas, area, names)
         return canvas
@@ -141,6 +147,10 @@ def retrieval(data: Data, width: float = WIDE) -> Canvas:
     return canvas
 
 
+_LEVELS: tuple[tuple[str, str, str, Any], ...] = (
+    ("threshold", "threshold", "system", (0, (5, 4))), ("chance", "chance", "line", (0, (1.5, 3))),
+    ("length_only", "lengths alone", "line", (0, (6, 2, 1.5, 2))),
+)  # fmt: skip
 _RETRIEVAL = "Mean reciprocal rank of the right transcript at every layer"
 
 

@@ -1,0 +1,1 @@
+"""How everything is drawn: one canvas, and the pictures of results."""
