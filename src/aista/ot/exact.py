@@ -8,6 +8,8 @@ The gap between the two sides, evaluated in float64 on the costs as given, certi
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from aista.errors import TransportError
 
 T = TypeVar("T")
+Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 #: Given masses are rounded to multiples of 1 / MASS_UNITS of their total.
 MASS_UNITS = 2**30
@@ -33,7 +36,7 @@ class Outcome(Enum):
     """How a solve ended; the value is the advice."""
 
     OPTIMAL = "the plan is optimal; its duality gap certifies it"
-    FALLBACK = "the fast solver gave up and POT's network simplex answered; please report such costs"
+    FALLBACK = "no solver could certify its answer to 1e-6: the gap bounds its error; please report it"
 
 
 class Status(NamedTuple):
@@ -154,11 +157,11 @@ def solve_batch(
                 f"{name} must hold one entry a problem", got=len(masses), expected=len(matrices)
             )
     sizes = np.array([c.shape for c in matrices], dtype=np.int64).reshape(-1, 2)
-    totals, rows, cols = _masses(sizes, a, b)
+    totals, rows, cols, tiny = _masses(sizes, a, b)
     offsets = starts(sizes.prod(1))
     flat = np.concatenate([c.ravel() for c in matrices] or [np.empty(0)], dtype=np.float64)
     raw = solve_flat(flat, offsets, sizes[:, 1], sizes, (rows, cols), threads=threads)
-    return Solutions(raw, sizes, totals, _replacements(matrices, raw, rows, cols, totals))
+    return Solutions(raw, sizes, totals, _replacements(matrices, raw, (rows, cols), totals, tiny))
 
 
 @dataclass(frozen=True)
@@ -251,10 +254,7 @@ def starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _matrix(cost: Any, k: int) -> NDArray[Any]:
-    if type(cost) is np.ndarray:
-        matrix = cost
-    else:
-        matrix = np.asarray(cost.detach().cpu().numpy() if hasattr(cost, "detach") else cost)
+    matrix = cost if type(cost) is np.ndarray else np.asarray(_numbers(cost))
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise TransportError(
             f"cost {k} must be a matrix with at least one row and one column",
@@ -267,33 +267,52 @@ def _matrix(cost: Any, k: int) -> NDArray[Any]:
     return matrix
 
 
+def _numbers(values: Any) -> Any:
+    """Return a tensor as an array; numpy has no bfloat16."""
+    if not hasattr(values, "detach"):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype.itemsize < 4 else values).numpy()
+
+
+def _rounding(mass: Any) -> float:
+    """Return what the total of given masses may be wrong by, as a share: half precision rounds each."""
+    name = str(getattr(mass, "dtype", ""))
+    return 1e-2 if name.endswith("bfloat16") else 2e-3 if name.endswith("float16") else 1e-5
+
+
 def _masses(
     sizes: NDArray[np.int64], a: Sequence[Any] | None, b: Sequence[Any] | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Totals, integer row masses and integer column masses of every problem."""
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], dict[int, Any]]:
+    """Totals, integer row masses and integer column masses of every problem; and the masses, divided by their
+    sums, of problems with masses below 1000 units.
+    """
     if a is None and b is None:
-        return np.ones(len(sizes)), *uniform_masses(sizes)
+        return np.ones(len(sizes)), *uniform_masses(sizes), {}
     totals, rows, cols = np.empty(len(sizes)), [], []
+    tiny: dict[int, Any] = {}
     for k, (n, m) in enumerate(sizes):
         row = _mass(None if a is None else a[k], n, "a", k)
         col = _mass(None if b is None else b[k], m, "b", k)
         totals[k] = row.sum()
-        if not np.isclose(totals[k], col.sum(), rtol=1e-5):
+        rounding = max((_rounding(side[k]) for side in (a, b) if side is not None), default=0.0)
+        if not np.isclose(totals[k], col.sum(), rtol=rounding):
             raise TransportError(
                 f"problem {k}: the two sides must carry the same mass", got=(totals[k], col.sum()),
                 advice="divide each side by its sum",
             )  # fmt: skip
         rows.append(_to_units(row))
         cols.append(_to_units(col))
-    return totals, np.concatenate(rows), np.concatenate(cols)
+        sides = row / row.sum(), col / col.sum()
+        if any((side[side > 0] * MASS_UNITS < 1000).any() for side in sides):
+            tiny[k] = sides
+    return totals, np.concatenate(rows), np.concatenate(cols), tiny
 
 
 def _mass(mass: Any, size: int, name: str, k: int) -> NDArray[np.float64]:
     if mass is None:
         return np.full(size, 1.0 / size)
-    if hasattr(mass, "detach"):
-        mass = mass.detach().cpu().numpy()
-    values = np.asarray(mass, dtype=np.float64)
+    values = np.asarray(_numbers(mass), dtype=np.float64)
     if values.shape != (size,) or not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
         raise TransportError(
             f"problem {k}: {name} must be finite masses >= 0, not all zero",
@@ -312,11 +331,15 @@ def _to_units(mass: NDArray[np.float64]) -> NDArray[np.int64]:
 def _replacements(
     costs: list[NDArray[Any]],
     raw: RawSolutions,
-    rows: NDArray[np.int64],
-    cols: NDArray[np.int64],
+    masses: tuple[NDArray[np.int64], NDArray[np.int64]],
     totals: NDArray[np.float64],
+    tiny: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> dict[int, Solution]:
-    """POT's answers to what the kernel could not certify."""
+    """Better answers to what the kernel could not certify, or whose masses it could not hold.
+
+    Args:
+        tiny: Problem -> its masses as given, where some are too small for whole units.
+    """
     from aista.ot.kernels import NOT_FINITE, OPTIMAL
 
     spoiled = np.flatnonzero(raw.outcomes == NOT_FINITE)
@@ -327,25 +350,79 @@ def _replacements(
         )
     gaps = np.where(raw.outcomes == OPTIMAL, raw.gaps, np.inf)
     found = {}
-    for k in np.flatnonzero(gaps > GAP_TOLERANCE * np.abs(raw.values)).tolist():
-        (n, m), i, j = costs[k].shape, raw.row_starts[k], raw.col_starts[k]
-        if gaps[k] > GAP_TOLERANCE * float(np.abs(costs[k]).max()):
-            found[k] = _times(_network_simplex(costs[k], rows[i : i + n], cols[j : j + m]), float(totals[k]))
+    for k in sorted({*np.flatnonzero(gaps > GAP_TOLERANCE * np.abs(raw.values)).tolist(), *tiny}):
+        cost = costs[k].astype(np.float64)
+        if k in tiny or gaps[k] > _tolerance(cost, raw.values[k]):
+            (n, m), i, j = cost.shape, raw.row_starts[k], raw.col_starts[k]
+            units = masses[0][i : i + n], masses[1][j : j + m]
+            found[k] = _times(_improved(cost, units, tiny.get(k)), float(totals[k]))
     return found
+
+
+def _tolerance(cost: NDArray[np.float64], value: float) -> float:
+    """Return how large an absolute gap may be: in proportion to the value, or to the cheapest ways.
+
+    The largest cost says nothing: it may stand for a forbidden pair.
+    """
+    size = np.abs(cost)
+    cheapest = max(size.min(0).max(), size.min(1).max()) or size[size > 0].min(initial=np.inf)
+    return max(GAP_TOLERANCE * abs(value), 1e-12 * (cheapest if np.isfinite(cheapest) else 0.0))
+
+
+def _improved(
+    cost: NDArray[np.float64],
+    units: tuple[NDArray[np.int64], NDArray[np.int64]],
+    masses: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+) -> Solution:
+    """Return the answer of least gap: of the kernel under costs cut off at some level, else of POT.
+
+    What is feasible under costs that are cut off is feasible under the costs, and a plan that keeps below the
+    level costs the same. The kernel rounds to a share of the largest cost: below a level it sees more.
+    """
+    a, b = (units[0] / units[0].sum(), units[1] / units[1].sum()) if masses is None else masses
+    low, high = float(cost.min()), float(cost.max())
+    cheapest = max(cost.min(0).max(), cost.min(1).max()) - low
+    level = cheapest or float((cost - low)[cost > low].min(initial=high - low))
+    best: Solution | None = None
+    levels = [level * 32.0**power for power in range(1, 60) if level * 32.0**power < high - low]
+    for bound in [*levels, high - low]:
+        cut = np.minimum(cost, low + bound) if bound < high - low else cost
+        answers = [_by_kernel(cut - low, *units)] if masses is None else [_by_pot(cut - low, a, b)]
+        if bound == high - low and masses is None:
+            answers.append(_by_pot(cut - low, a, b))
+        for plan, columns in answers:
+            value = math.fsum((plan * cost).ravel().tolist())
+            rows = (cost - columns).min(1)
+            gap = value - math.fsum([*(rows * a).tolist(), *(columns * b).tolist()])
+            if best is None or gap < best.status.gap:
+                best = Solution(value, plan, (rows, columns), Status(Outcome.FALLBACK, gap))
+        assert best is not None
+        if best.status.gap <= _tolerance(cost, best.value):
+            return best._replace(status=Status(Outcome.OPTIMAL, best.status.gap))
+    assert best is not None
+    return best
+
+
+def _by_kernel(cost: NDArray[np.float64], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> Answer:
+    """Return plan and column potentials of the compiled kernel."""
+    sizes = np.array([cost.shape], dtype=np.int64)
+    zero = np.zeros(1, dtype=np.int64)
+    raw = solve_flat(cost.ravel(), zero, sizes[:, 1], sizes, (rows, cols))
+    return raw.plans.reshape(cost.shape), raw.col_potentials
+
+
+def _by_pot(cost: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> Answer:
+    """Return the same of POT's network simplex: the only door to that package."""
+    import ot
+
+    size = float(np.abs(cost).max()) or 1.0  # POT fails on costs around 1e-11
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the gap says what is wrong
+        plan, log = ot.emd(a, b, cost / size, numItermax=10_000_000, log=True)
+    return plan, log["v"] * size
 
 
 def _times(solution: Solution, total: float) -> Solution:
     """The same transport of ``total`` mass instead of 1."""
     value, plan, potentials, (outcome, gap) = solution
     return Solution(value * total, plan * total, potentials, Status(outcome, gap * total))
-
-
-def _network_simplex(cost: NDArray[Any], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> Solution:
-    """POT's answer: the only door to that package."""
-    import ot
-
-    a, b = rows / rows.sum(), cols / cols.sum()
-    plan, log = ot.emd(a, b, cost.astype(np.float64), numItermax=10_000_000, log=True)
-    value = float((plan * cost).sum())
-    gap = value - float(log["u"] @ a + log["v"] @ b)
-    return Solution(value, plan, (log["u"], log["v"]), Status(Outcome.FALLBACK, gap))
