@@ -77,7 +77,7 @@ def serve(
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigError(
-            f"Cannot listen at {host}, port {port}.", got=error, advice="Try --port 0."
+            f"Cannot listen at {host}, port {port}.", got=error, advice="another --port; 0 takes a free one"
         ) from None
     translator = load(model, device=device, dtype=dtype, num_beams=beams, batch_size=batch_size)
     translator.vad, translator.coverage = vad == Switch.ON, coverage.value
