@@ -125,3 +125,29 @@ def test_a_language_the_model_does_not_know(talk):
 def test_help_shows_examples(verb):
     text = run.invoke(verb.app, ["--help"]).stdout
     assert "Examples" in text and "aista " in text
+
+
+def pcm(samples) -> bytes:
+    return (samples * 32767).astype("<i2").tobytes()
+
+
+def test_live_from_a_pipe_gives_text_as_it_becomes_stable(monkeypatch):
+    from aista.audio import speech
+
+    monkeypatch.setattr(speech, "is_installed", lambda: False)  # loud is speech: the stand-in hears tones
+    sound = np.concatenate([tone(2.0), np.zeros(16_000), tone(1.0)])
+    result = translate("-", "--to", "zh", "--live", input=pcm(sound))
+    assert (result.exit_code, result.stdout) == (0, "中w7中w4\n")
+    rows = translate("-", "--to", "zh", "--live", "--output-format", "json", input=pcm(sound)).stdout.split(
+        "\n"
+    )
+    emissions = [json.loads(row) for row in rows if row]
+    assert "".join(row["text"] for row in emissions) == "中w7中w4"
+    assert [row["end"] for row in emissions] == sorted(row["end"] for row in emissions)
+
+
+def test_live_takes_samples_not_files_and_one_source(talk):
+    with open(talk, "rb") as file:
+        assert "raw samples" in str(translate("-", "--to", "zh", "--live", input=file.read()).exception)
+    assert translate(talk, "--to", "zh", "--live").exit_code == 2
+    assert translate("--to", "zh").exit_code == 2

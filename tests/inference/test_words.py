@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aista.inference.words import evenly, letter_times, monotone_path, token_times, units, words_at
+from aista.inference.words import (
+    Word,
+    evenly,
+    letter_times,
+    monotone_path,
+    out_of_pauses,
+    token_times,
+    units,
+    words_at,
+)
 
 
 def every_path(rows: int, columns: int, at=(0, 0)):
@@ -80,3 +89,12 @@ def test_letters_have_the_times_of_their_tokens(lengths):
 def test_a_character_of_several_tokens_has_the_time_of_all():
     found = letter_times([(0, 1), (0, 1), (1, 2)], np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]), 2)
     assert found.tolist() == [[0, 2], [2, 3]]
+
+
+def test_no_word_ends_in_a_pause():
+    words = [Word("a", 0.0, 1.5), Word("b", 1.5, 1.8), Word("c", 1.8, 4.0), Word("d", 4.0, 5.0)]
+    found = out_of_pauses(words, [(1.0, 2.0), (4.8, 5.0)])
+    times = [(word.start_seconds, word.end_seconds) for word in found]
+    assert times[0] == (0.0, 1.0) and times[2] == (2.0, 4.0) and times[3] == (4.0, 4.8)
+    assert all(start <= end for start, end in times)
+    assert all(a[1] <= b[0] or a[0] == a[1] or b[0] == b[1] for a, b in pairwise(times))

@@ -65,14 +65,18 @@ class OutputFormat(StrEnum):
 
     ffmpeg -i film.mkv -f wav - | aista translate - --to zh --output-format vtt > film.vtt
 
+    aista translate --live --to zh                             (from the microphone)
+
+    ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | aista translate - --live --to zh
+
 Exit code: 0 if every file was translated, 1 if some could not be, 2 if nothing could start.
 """
 )
 def translate(
-    files: Annotated[
-        list[str], typer.Argument(help="WAV, FLAC, MP3, OGG or Opus, of any length; - is stdin.")
-    ],
     target: Annotated[str, typer.Option("--to", "-t", help="Language to translate into: zh, ja, en, ...")],
+    files: Annotated[
+        list[str] | None, typer.Argument(help="WAV, FLAC, MP3, OGG or Opus, of any length; - is stdin.")
+    ] = None,
     source: Annotated[str, typer.Option("--from", "-f", help="Language that is spoken.")] = "en",
     model: Annotated[
         str | None,
@@ -98,6 +102,10 @@ def translate(
     coverage: Annotated[
         Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")
     ] = Coverage.WARN,
+    live: Annotated[
+        bool, typer.Option("--live", help="Translate while it is spoken: the microphone, or PCM with -.")
+    ] = False,
+    chunk_seconds: Annotated[float, typer.Option(min=0.1, help="With --live: how often to ask.")] = 1.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
@@ -109,6 +117,9 @@ def translate(
 
     One file that cannot be read does not stop the others; warnings and errors go to stderr.
     """
+    files = files or []
+    if bool(files) == live and files != [STDIN]:
+        raise typer.BadParameter("files, or --live with the microphone or with - for PCM on stdin")
     places = _places(files, target, output_format, output_dir)
     from transformers.utils.logging import disable_progress_bar
 
@@ -125,6 +136,9 @@ def translate(
     translator.word_times = output_format in _WITH_WORD_TIMES
     if model is None:
         typer.echo(f"note: {ABOUT_THE_SHIPPED} For another: --model", err=True)
+    if live:
+        _live(translator, target, source, chunk_seconds, piped=bool(files), as_json=output_format == "json")
+        return
     failures = 0
     for name, result in zip(files, translator.stream(map(_sound, files), target, source=source), strict=True):
         if isinstance(result, AistaError):
@@ -143,6 +157,42 @@ def translate(
     if failures:
         typer.echo(f"{failures} of {len(files)} files could not be translated.", err=True)
         raise typer.Exit(1)
+
+
+def _live(
+    translator: Any, target: str, source: str, chunk_seconds: float, *, piped: bool, as_json: bool
+) -> None:
+    """Write stable text to stdout as it comes; on a terminal, what may still change stands dim behind it."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from aista.inference.live import from_microphone, from_pipe
+    from aista.inference.streaming import Stream
+
+    stream = Stream(translator, target, source=source, chunk_seconds=chunk_seconds)
+    drawn = sys.stdout.isatty() and not as_json
+    with Live(console=Console(), auto_refresh=False, vertical_overflow="visible") as screen:
+
+        def show(emission: Any) -> None:
+            if drawn:
+                screen.update(Text.assemble(stream.text, (f" {stream.unstable}", "dim")), refresh=True)
+            elif emission.text:
+                line = json.dumps(asdict(emission), ensure_ascii=False) + "\n" if as_json else emission.text
+                sys.stdout.write(line)
+                sys.stdout.flush()
+
+        try:
+            for samples in from_pipe(sys.stdin.buffer) if piped else from_microphone():
+                show(stream.push(samples))
+        except KeyboardInterrupt:
+            pass
+        show(stream.finish())
+    if not drawn and not as_json:
+        sys.stdout.write("\n")
 
 
 def _sound(name: str) -> Any:

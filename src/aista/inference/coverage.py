@@ -20,7 +20,8 @@ _REPEATS, _REPEATED_UNITS = 3, 6  # the same words three times in a row, and six
 _LATIN_RATES, _CJK_RATES = (2.0, 40.0), (0.7, 15.0)  # characters per second of speech, least and most
 _RATED_SECONDS = 2.0  # of less sound the rate says nothing
 _LEVEL_SAMPLES = SAMPLE_RATE_HZ // 50
-_PAUSE_DECIBEL, _PAUSE_LEVELS, _SIDE_LEVELS = 25.0, 12, 45  # 0.24 s of quiet, 0.9 s of sound on both sides
+_PAUSE_DECIBEL, _FLOOR_DECIBEL, _LEAST_RANGE, _PAUSE_LEVELS = 25.0, 4.0, 12.0, 12
+_SIDE_SAMPLES = int(0.9 * SAMPLE_RATE_HZ)
 _HEARD_SHARE = 0.5
 
 
@@ -84,27 +85,33 @@ def _repetition(units: Sequence[str], joint: str) -> str | None:
     return None
 
 
-def pause_in(samples: np.ndarray) -> int | None:
-    """Return the middle of the longest pause in a piece of speech (n,), in samples; None where there is none.
+def pauses(samples: np.ndarray) -> list[tuple[int, int]]:
+    """Return the pauses in a piece of speech (n,), (first sample, after the last).
 
-    A pause is 0.24 s or more at 25 dB below the loud parts, with 0.9 s of sound on both sides.
+    A pause is 0.24 s or more that is 25 dB below the loud parts, or near the noise floor.
     """
     count = len(samples) // _LEVEL_SAMPLES
-    if count < 2 * _SIDE_LEVELS + _PAUSE_LEVELS:
-        return None
+    if not count:
+        return []
     power = np.square(samples[: count * _LEVEL_SAMPLES].reshape(count, -1), dtype=np.float64).mean(axis=1)
     decibel = 10.0 * np.log10(np.maximum(power, 1e-12))
-    quiet = decibel < np.quantile(decibel, 0.95) - _PAUSE_DECIBEL
+    floor, loud = np.quantile(decibel, [0.05, 0.95])
+    if loud - floor < _LEAST_RANGE:
+        return []
+    quiet = decibel < max(loud - _PAUSE_DECIBEL, floor + _FLOOR_DECIBEL)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]]).astype(np.int8))).reshape(-1, 2)
-    loud = np.flatnonzero(~quiet)
-    found = [
-        (end - start, (start + end) // 2 * _LEVEL_SAMPLES)
-        for start, end in edges.tolist()
-        if end - start >= _PAUSE_LEVELS
-        and start - loud[0] >= _SIDE_LEVELS
-        and loud[-1] + 1 - end >= _SIDE_LEVELS
+    return [(a * _LEVEL_SAMPLES, b * _LEVEL_SAMPLES) for a, b in edges.tolist() if b - a >= _PAUSE_LEVELS]
+
+
+def pause_in(samples: np.ndarray) -> int | None:
+    """Return the middle of the longest pause with 0.9 s of sound on both sides, in samples, or None."""
+    found = pauses(samples)
+    first = next((b for a, b in found if a == 0), 0)
+    last = next((a for a, b in found if b > len(samples) - _LEVEL_SAMPLES), len(samples))
+    inner = [
+        (b - a, (a + b) // 2) for a, b in found if a - first >= _SIDE_SAMPLES and last - b >= _SIDE_SAMPLES
     ]
-    return max(found)[1] if found else None
+    return max(inner)[1] if inner else None
 
 
 def holds(text: str, tail: str) -> bool:

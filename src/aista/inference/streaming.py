@@ -205,7 +205,7 @@ def remainder(given: str, text: str, code: str) -> str:
     """Return what a text says beyond what was given out, which it may have changed its mind about.
 
     Where the text does not begin with it, the place is taken at which its beginning is nearest to it, in
-    words inserted, left out and replaced; of several the one nearest to its length.
+    words inserted, left out and replaced; of several the last.
     """
     if text.startswith(given):
         return text[len(given) :]
@@ -220,7 +220,7 @@ def remainder(given: str, text: str, code: str) -> str:
                 row[place + 1],
                 min(row[place + 1] + 1, row[place] + 1, corner + (word != other)),
             )
-    place = min(range(len(row)), key=lambda n: (row[n], abs(n - len(old))))
+    place = min(range(len(row)), key=lambda n: (row[n], -n))
     if place == len(new):
         return ""
     start = places[place][0]

@@ -29,8 +29,9 @@ from aista.inference.coverage import (
     complaint,
     holds,
     pause_in,
+    pauses,
 )
-from aista.inference.words import Word, words_at
+from aista.inference.words import Word, out_of_pauses, words_at
 from aista.speech_llm import Content
 from aista.text.languages import language
 
@@ -483,7 +484,11 @@ class SpeechTranslator(ABC):
             if not piece.silent and number not in answered.answers:
                 return
             start, times = late + piece.start_seconds, answered.letter_times.get(number)
-            words = () if times is None else words_at(text, code, times, start)
+            words: tuple[Word, ...] = ()
+            if times is not None:
+                quiet = pauses(recording.samples[piece.start_sample : piece.end_sample])
+                spans = [(start + a / SAMPLE_RATE_HZ, start + b / SAMPLE_RATE_HZ) for a, b in quiet]
+                words = out_of_pauses(words_at(text, code, times, start), spans)
             yield TranslatedSegment(start, late + piece.end_seconds, text, piece.silent, words)
 
     def _warnings(self, recording: Recording, answered: Answered) -> Iterator[TranslationWarning]:

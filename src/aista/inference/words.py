@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -111,6 +111,25 @@ def words_at(text: str, code: str, letter_times: np.ndarray, start_seconds: floa
         )
         for a, b in units(text, code)
     )
+
+
+def out_of_pauses(words: Sequence[Word], pauses: Sequence[tuple[float, float]]) -> tuple[Word, ...]:
+    """Move the ends of words out of pauses (start, end in seconds): nobody speaks there.
+
+    A word on both sides of a pause is where the longer part of it was.
+    """
+    found = []
+    for word in words:
+        start, end = word.start_seconds, word.end_seconds
+        for a, b in pauses:
+            if end <= a or b <= start:
+                continue
+            if a - start >= end - b:
+                end = max(a, start)
+            else:
+                start = min(b, end)
+        found.append(replace(word, start_seconds=start, end_seconds=end))
+    return tuple(found)
 
 
 def evenly(text: str, code: str, start_seconds: float, end_seconds: float) -> tuple[Word, ...]:
