@@ -14,7 +14,7 @@ pytest.importorskip("simulstream", reason="needs pip install 'aista[streaming]'"
 pytest.importorskip("espeakng_loader")
 
 
-def test_simulstream_inference_runs_our_stream(tmp_path, monkeypatch):
+def test_simulstream_inference_runs_our_stream(tmp_path, monkeypatch, caplog):
     from random import Random
 
     from simulstream import inference
@@ -35,6 +35,7 @@ def test_simulstream_inference_runs_our_stream(tmp_path, monkeypatch):
     arguments = ["--speech-processor-config", str(tmp_path / "config.yaml")]
     arguments += ["--wav-list-file", str(tmp_path / "list.txt"), "--tgt-lang", "zh"]
     monkeypatch.setattr(sys, "argv", ["simulstream_inference", *arguments, "--metrics-log-file", str(log)])
+    caplog.set_level("INFO", logger="fbk_fairseq.simultaneous.metrics")
     inference.cli_main()
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     said = "".join(token for row in rows for token in row.get("generated_tokens", []))

@@ -27,6 +27,8 @@ app = typer.Typer()
 
     aista evaluate --baseline cascade --baseline-option asr=aista:whisper \\
         --baseline-option llm=aista:language_model --data test.jsonl --output runs/cascade
+
+    aista evaluate --long-form --streaming --set model=runs/joint --data talks.jsonl --output runs/talks
 """
 )
 def evaluate(
@@ -39,6 +41,15 @@ def evaluate(
     ] = None,
     options: Annotated[
         list[str] | None, typer.Option("--baseline-option", help="An option of the baseline: key=value.")
+    ] = None,
+    long_form: Annotated[
+        bool, typer.Option("--long-form", help="Whole recordings against the manifest's segments.")
+    ] = False,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Recordings as streams: quality and delay, by OmniSTEval.")
+    ] = False,
+    chunk_seconds: Annotated[
+        list[float] | None, typer.Option(help="With --streaming: chunk sizes.", show_default="0.5, 1, 2, 4")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     bases: Bases = [],  # noqa: B006
@@ -58,6 +69,10 @@ def evaluate(
     given: dict[str, Any] = {"data": [str(path) for path in data]} if data else {}
     given |= {"output": str(output)} if output else {}
     changes = [*overrides, *(f"options.{option}" for option in options or [])]
+    if long_form or streaming:
+        settings, system = _system(config, changes, given, baseline)
+        _recordings(settings, system, long_form, (chunk_seconds or [0.5, 1, 2, 4]) if streaming else [])
+        return
     if baseline is None:
         results = _model(config, changes, given)
     else:
@@ -73,6 +88,36 @@ def _model(config: str | None, changes: list[str], given: dict[str, Any]) -> dic
     from aista.evaluation.settings import EvaluateSettings
 
     return evaluate(EvaluateSettings.load(config, changes, given))
+
+
+def _system(
+    config: str | None, changes: list[str], given: dict[str, Any], name: str | None
+) -> tuple[Any, Any]:
+    """Return the settings and the loaded system: a model, or a baseline by its name."""
+    from aista.baselines import baseline
+    from aista.evaluation.settings import BaselineSettings, EvaluateSettings
+    from aista.inference.translator import load
+
+    if name is None:
+        ours = EvaluateSettings.load(config, changes, given)
+        return ours, load(ours.model, **ours.generation.model_dump())
+    settings = BaselineSettings.load(config, changes, {**given, "baseline": name})
+    return settings, baseline(settings.baseline, generation=settings.generation, **settings.options)
+
+
+def _recordings(settings: Any, system: Any, whole: bool, chunk_seconds: list[float]) -> None:
+    """Score whole recordings, as they are or as streams, and print the scores."""
+    import json
+
+    from aista.evaluation import long_form
+
+    output, found = Path(settings.output), long_form.talks(settings.data, settings.limit)
+    output.mkdir(parents=True, exist_ok=True)
+    if whole:
+        typer.echo(json.dumps(long_form.long_form(system, found, output)["scores"], indent=1))
+    if chunk_seconds:
+        scores = long_form.streaming(system, found, output, chunk_seconds)["by_chunk_seconds"]
+        typer.echo(json.dumps(scores, indent=1))
 
 
 def _baseline(config: str | None, changes: list[str], given: dict[str, Any]) -> dict[str, Any]:

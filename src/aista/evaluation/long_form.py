@@ -1,0 +1,278 @@
+"""Whole recordings against the segments of a reference: as they are, and as streams.
+
+A recording goes in whole, and its text is cut again to fit the reference segments, so that no system is
+helped by the reference's own cuts: by mweralign for the score of the whole (BLEU, chrF), by OmniSTEval for
+streams (BLEU, chrF, and LongYAAL, how late words are).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from aista.audio.files import load_audio
+from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.data.manifest import Manifest
+from aista.errors import AistaError, EvaluationError
+from aista.evaluation.metrics import bleu, chrf
+from aista.evaluation.results import versions
+from aista.files import write_whole
+from aista.inference.streaming import Stream
+from aista.inference.translating import SpeechTranslator
+from aista.text.languages import language
+
+LONG_FORM, STREAMING = "long_form.json", "streaming.json"
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A recording and its reference.
+
+    Attributes:
+        audio: Path of the file.
+        source, target: ISO codes; the same where the task is to transcribe.
+        segments: (offset, duration, reference) in seconds, in order.
+    """
+
+    audio: str
+    source: str
+    target: str
+    segments: tuple[tuple[float, float, str], ...]
+
+
+def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
+    """Gather the rows of manifests by their recordings, of at most ``limit`` recordings.
+
+    Raises:
+        EvaluationError: No row has a place in its recording, or languages are mixed.
+    """
+    found: dict[tuple[str, str, str], list[tuple[float, float, str]]] = {}
+    for path in paths:
+        for row in Manifest(path):
+            if row.audio is None or row.task not in ("st", "asr"):
+                continue
+            rows = found.setdefault((str(Path(path).parent / row.audio), row.src_lang, row.answer_lang), [])
+            parts = row.segments or ()
+            for part in parts:
+                text = (part.translation if row.task == "st" else part.text) or ""
+                rows.append((row.offset + part.offset, part.duration, " ".join(text.split())))
+            if not parts and row.duration is not None:
+                rows.append((row.offset, row.duration, " ".join(row.target.split())))
+    whole = [Talk(*key, tuple(sorted(rows))) for key, rows in found.items() if rows]
+    if not whole or len({talk.target for talk in whole}) > 1:
+        raise EvaluationError(
+            "These manifests are no test set of recordings.",
+            got=f"{len(whole)} recordings with segments, into {sorted({talk.target for talk in whole})}",
+            expected="rows of task st or asr with offset and duration, into one language",
+        )
+    return whole[:limit]
+
+
+def long_form(system: SpeechTranslator, whole: Sequence[Talk], output: Path) -> dict[str, Any]:
+    """Translate whole recordings and score them against their segments.
+
+    Returns:
+        ``scores`` (``bleu_zh``, ``chrf_zh``, over all segments), ``signatures``, ``recordings`` (text and
+        warnings of each, or its error), ``num_segments``; also written to ``long_form.json``, and the
+        segments as they were cut to ``long_form.jsonl``.
+
+    Raises:
+        EvaluationError: mweralign is not installed.
+    """
+    code = whole[0].target
+    hypotheses: list[str] = []
+    recordings = []
+    sounds = (talk.audio for talk in whole)
+    results = system.stream(sounds, code, source=whole[0].source)
+    for talk, result in zip(whole, tqdm(results, desc="recordings", total=len(whole)), strict=True):
+        if isinstance(result, AistaError):
+            recordings.append({"audio": talk.audio, "error": str(result)})
+            hypotheses += [""] * len(talk.segments)
+            continue
+        warnings = [str(row) for row in result.warnings]
+        recordings.append({"audio": talk.audio, "text": result.text, "warnings": warnings})
+        hypotheses += resegmented(result.text, [text for *_, text in talk.segments], code)
+    references = [text for talk in whole for *_, text in talk.segments]
+    rows = [
+        {"audio": talk.audio, "offset": start, "duration": seconds, "reference": text}
+        for talk in whole
+        for start, seconds, text in talk.segments
+    ]
+    lines = [
+        json.dumps({**row, "hypothesis": text}, ensure_ascii=False)
+        for row, text in zip(rows, hypotheses, strict=True)
+    ]
+    write_whole(output / "long_form.jsonl", "\n".join(lines) + "\n")
+    scored = {
+        f"bleu_{code}": bleu(hypotheses, references, code),
+        f"chrf_{code}": chrf(hypotheses, references),
+    }
+    found = {
+        "model": system.name,
+        "scores": {name: score.value for name, score in scored.items()},
+        "signatures": {name: score.signature for name, score in scored.items()},
+        "num_segments": len(references),
+        "recordings": recordings,
+        "versions": versions(),
+    }
+    write_whole(output / LONG_FORM, json.dumps(found, ensure_ascii=False, indent=1))
+    return found
+
+
+def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
+    """Cut a text into as many parts as there are references, each as near to its own as can be.
+
+    Raises:
+        EvaluationError: mweralign is not installed.
+    """
+    try:
+        from mweralign import align_texts
+    except ImportError:
+        raise EvaluationError(
+            "Cutting a text by reference segments needs mweralign.", advice="pip install 'aista[long-form]'"
+        ) from None
+    spaces = language(code).spaces
+
+    def tokens(line: str) -> str:
+        return " ".join(line.split() if spaces else "".join(line.split()))
+
+    if not text.strip():
+        return [""] * len(references)
+    cut = align_texts("\n".join(map(tokens, references)), tokens(text)).split("\n")
+    joint = " " if spaces else ""
+    parts = [joint.join(line.split()) for line in cut]
+    return (parts + [""] * len(references))[: len(references)]
+
+
+def streaming(
+    system: SpeechTranslator, whole: Sequence[Talk], output: Path, chunk_seconds: Sequence[float]
+) -> dict[str, Any]:
+    """Stream recordings, once for every chunk size, and score quality and delay with OmniSTEval.
+
+    Beside the results lie ``instances.log``, ``segments.yaml`` and ``references.txt`` of every chunk size, as
+    OmniSTEval's ``longform`` reads them, and ``streaming.png``, quality over delay.
+
+    Returns:
+        ``by_chunk_seconds``: OmniSTEval's scores and the real-time factor, as in ``streaming.json``.
+
+    Raises:
+        EvaluationError: OmniSTEval is not installed.
+        AudioError, ModelInputError: A recording cannot be heard to its end.
+    """
+    found: dict[str, Any] = {"model": system.name, "by_chunk_seconds": {}, "versions": versions()}
+    for seconds in chunk_seconds:
+        folder = output / f"chunk-{seconds:g}"
+        folder.mkdir(parents=True, exist_ok=True)
+        heard = compute = 0.0
+        with (folder / "instances.log").open("w", encoding="utf-8") as log:
+            for index, talk in enumerate(tqdm(whole, desc=f"streams, {seconds:g} s", unit="talk")):
+                row, taken = streamed(system, talk, seconds)
+                log.write(json.dumps({"index": index, **row}, ensure_ascii=False) + "\n")
+                heard, compute = heard + row["source_length"] / 1000, compute + taken
+        places = [
+            {"wav": talk.audio, "offset": start, "duration": length}
+            for talk in whole
+            for start, length, _ in talk.segments
+        ]
+        (folder / "segments.yaml").write_text(yaml.safe_dump(places, allow_unicode=True), encoding="utf-8")
+        texts = [text for talk in whole for *_, text in talk.segments]
+        (folder / "references.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+        scores = omnisteval(folder, whole[0].target)
+        found["by_chunk_seconds"][f"{seconds:g}"] = {**scores, "real_time_factor": compute / heard}
+    write_whole(output / STREAMING, json.dumps(found, ensure_ascii=False, indent=1))
+    draw(found["by_chunk_seconds"], output / "streaming.png")
+    return found
+
+
+def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> tuple[dict[str, Any], float]:
+    """Stream one recording; return its row of SimulEval's log, and the seconds of computation.
+
+    ``delays`` and ``elapsed`` are milliseconds, one for each word (without spaces: each character): how much
+    sound had been heard when it was given out, and when that was had the sound come in real time.
+    """
+    samples = load_audio(talk.audio)
+    stream = Stream(system, talk.target, source=talk.source, chunk_seconds=chunk_seconds)
+    size = max(1, round(chunk_seconds * SAMPLE_RATE_HZ)) if math.isfinite(chunk_seconds) else len(samples)
+    spaces = language(talk.target).spaces
+    delays: list[float] = []
+    elapsed: list[float] = []
+    clock = compute = 0.0
+    for place in range(0, len(samples) + size, size):
+        part = samples[place : place + size].astype(np.float32, copy=False)
+        begun = time.perf_counter()
+        emission = stream.push(part) if len(part) else stream.finish()
+        taken = time.perf_counter() - begun
+        compute += taken
+        clock = max(clock, emission.end) + taken
+        count = len(stream.text.split()) if spaces else len(stream.text)
+        delays += [1000 * emission.end] * (count - len(delays))
+        elapsed += [1000 * clock] * (count - len(elapsed))
+    row = {
+        "source": [talk.audio],
+        "prediction": stream.text,
+        "delays": delays,
+        "elapsed": elapsed,
+        "prediction_length": len(delays),
+        "source_length": 1000 * len(samples) / SAMPLE_RATE_HZ,
+    }
+    return row, compute
+
+
+def omnisteval(folder: Path, code: str) -> dict[str, float]:
+    """Score a folder of :func:`streaming` with OmniSTEval.
+
+    Raises:
+        EvaluationError: It is not installed.
+    """
+    try:
+        from omnisteval.io import load_resegmentation_inputs
+        from omnisteval.resegment import resegment
+        from omnisteval.scoring import evaluate_instances
+    except ImportError:
+        raise EvaluationError(
+            "The delay of streams is scored by OmniSTEval.", advice="pip install 'aista[streaming]'"
+        ) from None
+    by_letter = not language(code).spaces
+    words, said, places, references = load_resegmentation_inputs(
+        str(folder / "segments.yaml"),
+        None,
+        str(folder / "references.txt"),
+        str(folder / "instances.log"),
+        char_level=by_letter,
+    )
+    instances, _ = resegment(
+        ref_words=words,
+        hyp_words=said,
+        segmentation=places,
+        ref_sentences=references,
+        char_level=by_letter,
+        lang=None if by_letter else code,
+    )
+    scores, *_ = evaluate_instances(instances, bleu_tokenizer=language(code).bleu_tokenizer)
+    return {name: float(value) for name, value in scores.items()}
+
+
+def draw(by_chunk: dict[str, dict[str, float]], path: Path) -> None:
+    """Draw BLEU over the delay of words, a point for each chunk size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, label in (("long_yaal", "sound alone"), ("ca_long_yaal", "with computation")):
+        points = sorted((row[name] / 1000, row["bleu"], key) for key, row in by_chunk.items() if name in row)
+        if points:
+            axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", label=label)
+        for x, y, key in points:
+            axes.annotate(f"{key} s", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
+    axes.set(xlabel="LongYAAL (s)", ylabel="BLEU")
+    axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,104 @@
+"""Whole recordings: texts are cut by their references, streams are written as OmniSTEval reads them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aista.audio import speech
+from aista.data.manifest import Utterance, write_manifest
+from aista.errors import EvaluationError
+from aista.evaluation.long_form import Talk, long_form, resegmented, streamed, streaming, talks
+from tests.inference.test_streaming import Counter
+
+needs_mweralign = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("mweralign"),
+    reason="needs pip install 'aista[long-form]'",
+)
+
+
+@pytest.fixture
+def recordings(tmp_path, monkeypatch):
+    """Two talks of bursts, whose text the stand-in counts, as rows with places in them."""
+    monkeypatch.setattr(speech, "is_installed", lambda: False)
+    burst = 0.2 * np.sign(np.random.default_rng(0).standard_normal(24_000))
+    burst *= np.repeat(np.tile([1.0, 0.2], 15), 800)  # not steady: that would be no speech
+    samples = np.concatenate([burst, np.zeros(16_000), burst, np.zeros(16_000)])
+    rows = []
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000)
+        for number, start in enumerate((0.0, 2.5)):
+            rows.append(
+                Utterance(
+                    id=f"{name}{number}", audio=f"{name}.wav", offset=start, duration=1.6, task="st",
+                    tgt_lang="zh", translation="onetwothree",
+                )
+            )  # fmt: skip
+    write_manifest(tmp_path / "talks.jsonl", rows)
+    return talks([str(tmp_path / "talks.jsonl")])
+
+
+def test_rows_become_talks(recordings, tmp_path):
+    assert [len(talk.segments) for talk in recordings] == [2, 2]
+    assert recordings[0].segments[1] == (2.5, 1.6, "onetwothree") and recordings[0].target == "zh"
+    write_manifest(tmp_path / "bare.jsonl", [Utterance(id="a", audio="a.wav", text="x")])
+    with pytest.raises(EvaluationError, match="no test set of recordings"):
+        talks([str(tmp_path / "bare.jsonl")])
+
+
+@needs_mweralign
+def test_a_text_is_cut_where_its_references_are():
+    references = ["The doctor left.", "She will return by plane.", "We sing."]
+    assert resegmented(" ".join(references), references, "en") == references
+    assert resegmented("", references, "en") == ["", "", ""]
+    assert resegmented("医生走了。她会乘飞机回来。", ["医生走了。", "她会坐飞机回来。"], "zh") == [
+        "医生走了。", "她会乘飞机回来。",
+    ]  # fmt: skip
+
+
+@needs_mweralign
+@given(
+    st.lists(
+        st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4).map(" ".join), min_size=1, max_size=4
+    ),
+    st.lists(st.sampled_from("abcxyz"), max_size=12).map(" ".join),
+)
+@settings(max_examples=50, deadline=None)
+def test_no_word_is_lost_or_made_when_a_text_is_cut(references, text):
+    cut = resegmented(text, references, "en")
+    assert len(cut) == len(references) and " ".join(cut).split() == text.split()
+
+
+@needs_mweralign
+def test_whole_recordings_are_scored(recordings, tmp_path):
+    broken = Talk(str(tmp_path / "missing.wav"), "en", "zh", ((0.0, 1.0, "onetwothree"),))
+    found = long_form(Counter(), recordings, tmp_path)
+    assert found["scores"]["chrf_zh"] == pytest.approx(100.0) and found["num_segments"] == 4
+    rows = [json.loads(line) for line in (tmp_path / "long_form.jsonl").read_text().splitlines()]
+    assert {row["hypothesis"] for row in rows} == {"onetwothree"}
+    with_broken = long_form(Counter(), [*recordings, broken], tmp_path)
+    assert "missing.wav" in with_broken["recordings"][2]["error"]
+    assert with_broken["scores"]["chrf_zh"] < 100.0
+
+
+def test_a_row_of_the_log_has_a_delay_for_every_character(recordings):
+    row, taken = streamed(Counter(), recordings[0], 0.5)
+    assert row["prediction"] == "onetwothree" * 2 and taken > 0
+    assert len(row["delays"]) == len(row["elapsed"]) == row["prediction_length"] == 22
+    assert row["delays"] == sorted(row["delays"]) and row["elapsed"] == sorted(row["elapsed"])
+    assert all(late >= early for late, early in zip(row["elapsed"], row["delays"], strict=True))
+    assert row["source_length"] == 5000.0 and max(row["delays"]) <= 5000.0
+    assert row["delays"][10] >= 1000.0  # "three" was not said before
+
+
+def test_omnisteval_scores_what_is_written(recordings, tmp_path):
+    pytest.importorskip("omnisteval", reason="needs pip install 'aista[streaming]'")
+    found = streaming(Counter(), recordings, tmp_path, [0.5, 2.0])["by_chunk_seconds"]
+    assert found["0.5"]["chrf"] == found["2"]["chrf"] == pytest.approx(100.0)
+    assert 0 < found["0.5"]["long_yaal"] < found["2"]["long_yaal"]
+    assert (tmp_path / "streaming.png").stat().st_size > 1_000
