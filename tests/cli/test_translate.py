@@ -35,7 +35,7 @@ def talk(tmp_path):
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
-    def load(path, *, device=None, **options):
+    def load(path, *, device=None, dtype=None, bases=None, **options):
         return translator_module.Translator(
             Model(), Processor(), name=path or "shipped", generation=GenerationSettings.of(options)
         )
