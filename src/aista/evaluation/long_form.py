@@ -90,7 +90,7 @@ def long_form(system: SpeechTranslator, whole: Sequence[Talk], output: Path) -> 
     """
     code = whole[0].target
     hypotheses: list[str] = []
-    recordings = []
+    recordings: list[dict[str, Any]] = []
     sounds = (talk.audio for talk in whole)
     results = system.stream(sounds, code, source=whole[0].source)
     for talk, result in zip(whole, tqdm(results, desc="recordings", total=len(whole)), strict=True):
