@@ -106,7 +106,7 @@ def test_a_batch_gives_what_its_rows_give_alone(speech_llm: SpeechLM, side: str)
             alone = speech_llm.states(one, LAYERS)
             real = together.attention_mask[place].bool()
             for layer in LAYERS:
-                torch.testing.assert_close(states[layer][place][real], alone[layer][0], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(states[layer][place][real], alone[layer][0], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

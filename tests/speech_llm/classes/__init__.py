@@ -115,8 +115,6 @@ def chunked(model: Any, frames: int) -> int:
 
 # Classes that follow the contract in a file of ours, and why none of their models is drawn here.
 UNDRAWN = {
-    "gemma4_unified": "the same entry as gemma4",
-    "granite_speech_plus": "the same entry as granite_speech",
     "qwen2_5_omni": "its thinker is what is loaded: qwen2_5_omni_thinker",
     "qwen3_omni_moe": "its thinker is what is loaded: qwen3_omni_moe_thinker",
 }
