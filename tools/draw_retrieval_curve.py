@@ -47,11 +47,12 @@ def draw(rows: Rows) -> Canvas:
     """One panel a prompt, one line of panels a backbone and cloud; bands are the range over the ears."""
     aligned = [row for row in rows if row["ear"].startswith("aligned")]
     prompts = [prompt for prompt in PROMPTS if any(row["prompt"] == prompt for row in aligned)]
-    lines = sorted({(row["backbone"], row["cloud"]) for row in aligned})
-    canvas = Canvas(WIDE, _TOP + len(lines) * (_HEIGHT + _DOWN) + 16, "MRR by layer")
+    lines = sorted({(row["backbone"], row["cloud"]) for row in aligned}, reverse=True)  # the span first
+    canvas = Canvas(WIDE, _TOP + len(lines) * (_HEIGHT + _DOWN), "MRR by layer")
     for i, (cost, role) in enumerate(COSTS.items()):
-        canvas.dot(_LEFT + 5 + 240 * i, 12, role)
-        canvas.text(_LEFT + 15 + 240 * i, 16, TITLES[cost], role)
+        left = _LEFT + (0, 230, 310)[i]
+        canvas.dot(left + 5, 12, role)
+        canvas.text(left + 15, 16, TITLES[cost], role)
     wide = (WIDE - _LEFT - 8) / len(prompts) - _ACROSS
     for i, prompt in enumerate(prompts):
         canvas.text(_LEFT + i * (wide + _ACROSS), 36, PROMPTS[prompt], "ink", font="small")
@@ -91,39 +92,48 @@ def panel(canvas: Canvas, place: tuple[float, float, float], rows: Rows, *, firs
 
 
 def print_table(rows: Rows, group: tuple[str, str, str]) -> None:
-    """Mean MRR over the ears, one line a prompt and cost, and the layers that Eq. 5 selects."""
+    """Mean MRR over the ears, one line a prompt and cost, and the layers that Eq. 5 would select."""
     layers = sorted({row["layer"] for row in rows})
-    ears = sorted({row["ear"] for row in rows})
-    print(
-        f"\n{', '.join(group)}: {len(ears)} ears, {rows[0]['num_pairs']} pairs; mean MRR (range at most ...)"
-    )
-    print(
-        "| before the span | cost | "
-        + " | ".join(map(str, layers))
-        + " | above the threshold | massive t / s | lengths |"
-    )
-    print("|---" * (len(layers) + 5) + "|")
+    middle = 6 if 6 in layers else layers[len(layers) // 2]
+    print(f"\n{', '.join(group)}: {rows[0]['num_pairs']} pairs")
+    head = [
+        "before the span (tokens)",
+        "cost",
+        *map(str, layers),
+        "Eq. 5 selects",
+        "massive, text / speech",
+        "ears",
+    ]
+    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for prompt in (name for name in PROMPTS if any(row["prompt"] == name for row in rows)):
         for cost in COSTS:
             here = [row for row in rows if (row["prompt"], row["cost"]) == (prompt, cost)]
-            means = {k: fmean(row["mrr"] for row in here if row["layer"] == k) for k in layers}
-            spread = max(
-                max(row["mrr"] for row in here if row["layer"] == k)
-                - min(row["mrr"] for row in here if row["layer"] == k)
-                for k in layers
-            )
+            values = {k: [row["mrr"] for row in here if row["layer"] == k] for k in layers}
             threshold = _TIMES_CHANCE * here[0]["chance_mrr"]
-            chosen = [k for k in layers if means[k] > threshold]
-            middle = 6 if 6 in layers else layers[len(layers) // 2]
+            chosen = [k for k in layers if fmean(values[k]) > threshold]
             at = [row for row in here if row["layer"] == middle]
-            massive = " / ".join(
-                f"{fmean(r[f'{side}_massive_tokens'] for r in at):.2f}" for side in ("text", "speech")
-            )
-            cells = " | ".join(f"{means[k]:.2f}" for k in layers)
-            print(
-                f"| {PROMPTS[prompt]} ({here[0]['prompt_tokens']}) | {cost} | {cells} | {chosen} of {layers} "
-                f"| {massive} | {here[0]['length_only_mrr']:.2f} | ±{spread:.2f}"
-            )
+            massive = [fmean(row[f"{side}_massive_tokens"] for row in at) for side in ("text", "speech")]
+            cells = [
+                f"{PROMPTS[prompt]} ({here[0]['prompt_tokens']})",
+                TITLES[cost].split(" (")[0],
+                *(f"{fmean(values[k]):.2f}".lstrip("0") for k in layers),
+                "all" if chosen == layers else ", ".join(map(str, chosen)) or "none",
+                " / ".join(f"{share:.2f}" for share in massive),
+                f"{len({row['ear'] for row in here})}",
+            ]
+            print("| " + " | ".join(cells) + " |")
+        spread = max(
+            max(row["mrr"] for row in one) - min(row["mrr"] for row in one) for one in _by_ear(rows, prompt)
+        )
+        print(f"  (largest range over the ears, {PROMPTS[prompt]}: {spread:.2f})")
+
+
+def _by_ear(rows: Rows, prompt: str) -> list[Rows]:
+    groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["prompt"] == prompt:
+            groups[row["layer"], row["cost"]].append(row)
+    return list(groups.values())
 
 
 if __name__ == "__main__":

@@ -86,6 +86,9 @@ def test_base_and_ai_sta_differ_in_the_alignment_alone(tmp_path: Path) -> None:
     first, second = (settings.identity() for settings in joint)
     differing = {key for key in first if first[key] != second[key]}
     assert differing == {"alignment.method"}
+    assert second["alignment.layers"] == str(plan.layers("base"))
+    named = BasePlan(tmp_path, ["all"], data=tmp_path, changes=["joint.alignment.layers=[0, 4]"])
+    assert [s.settings.alignment.layers for s in named.jobs() if s.verb == "joint"] == [[0, 4], [0, 4]]
     assert [job.verb for job in plan.jobs()] == [
         "align",
         "pretrain",

@@ -98,18 +98,15 @@ class BasePlan(PaperPlan):
         return self.shipped(PretrainSettings, "pretrain")
 
     def select(self, backbone: Backbone) -> SelectSettings:
-        settings = self.shipped(SelectSettings, "select")
-        return changed(settings, output=str(self.layers(backbone.name).parent))
+        return self.shipped(SelectSettings, "select")
 
     def joint(self, run: Run, system: System) -> JointSettings:
-        alignment = {"layers": str(self.layers(run.backbone)), **system.alignment}
         settings = self.shipped(JointSettings, "joint")
-        return changed(settings, output=str(run.model), seed=run.seed, alignment=alignment)
+        return changed(settings, output=str(run.model), seed=run.seed, alignment=system.alignment)
 
     def evaluation(self, run: Run) -> EvaluateSettings:
         settings = self.shipped(EvaluateSettings, "evaluate")
-        layers = str(self.layers(run.backbone))
-        return changed(settings, model=str(run.model), output=str(run.evaluation), layers=layers)
+        return changed(settings, model=str(run.model), output=str(run.evaluation))
 
     def tests(self) -> list[Path]:
         return [self.data / "test.jsonl"]
