@@ -50,7 +50,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(layers=8, width=128, inner=256, heads=4, vocabulary=1_000, pairs=100),
+    "tiny": Size(layers=8, width=128, inner=256, heads=4, vocabulary=1_000, pairs=80),
     "0.5B": Size(layers=24, width=896, inner=4_864, heads=14, vocabulary=151_936, pairs=64),
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 import ot
 import pytest
 import torch
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 from typer.testing import CliRunner
 
 from aista.audio.files import load_audio
@@ -234,10 +234,24 @@ def test_bfloat16_is_kept_without_loss_in_half_the_space(home: Path, tmp_path: P
     assert sizes[torch.float32] == 2 * sizes[torch.bfloat16]
 
 
-@pytest.mark.parametrize("maker", [tiny_systems.whisper, tiny.language_model])
-def test_what_cannot_be_probed_is_refused_at_once(home: Path, tmp_path: Path, maker) -> None:
+def realtime(folder: Path) -> None:
+    """The configuration of a class that adds sound to every position."""
+    AutoConfig.for_model("voxtral_realtime").save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("maker", "reason"),
+    [
+        (tiny_systems.whisper, "encoder-decoder"),
+        (tiny.language_model, "no placeholder"),
+        (realtime, "added to every position"),
+    ],
+)
+def test_what_cannot_be_probed_is_refused_at_once(
+    home: Path, tmp_path: Path, maker: Any, reason: str
+) -> None:
     maker(tmp_path / "other")
-    with pytest.raises(AistaError, match=r"no placeholder|cannot be"):
+    with pytest.raises(AistaError, match=reason):
         probe(settings(home, tmp_path / "out", "qwen2_audio", str(tmp_path / "other")))
     assert not (tmp_path / "out/states").exists()
 

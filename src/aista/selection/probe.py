@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from tqdm import tqdm
 
 from aista import ot, processes
 from aista.config import ProbeSettings
@@ -215,17 +216,28 @@ def _load(source: str, settings: ProbeSettings) -> SpeechLM:
 def _extracted(
     speech_llm: SpeechLM, pairs: SpeechDataset, settings: ProbeSettings, folder: Path, prompt: str
 ) -> Extraction:
-    """Bring the states of one model after one prompt to disk, if there is room."""
+    """Bring the states of one model after one prompt to disk."""
     text = "" if prompt == "none" else prompt.replace("\\n", "\n")
     given = None if prompt == "own" else text_ids(speech_llm.batcher.tokenizer, text)
     cloud = "sequence" if "sequence" in settings.clouds else "span"
     extraction = Extraction(speech_llm, pairs, folder, cloud, given)
-    disk, layer = extraction.estimate(settings.batch_size)
-    begun = folder.exists()
+    estimate = extraction.estimate(settings.batch_size)
+    processes.by_main(partial(_make_room, folder, estimate, f"prompt {prompt!r}, {len(pairs)} pairs"))
+    extraction.run(settings.batch_size)
+    return extraction
+
+
+def _make_room(folder: Path, estimate: tuple[float, float], about: str) -> None:
+    """Say how much disk and memory the states will take.
+
+    Raises:
+        ConfigError: The disk has less.
+    """
+    (disk, layer), begun = estimate, folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     _say(
-        f"prompt {prompt!r}: hidden states of {len(pairs)} pairs take about {_gigabytes(disk)} of disk "
+        f"{about}: hidden states take about {_gigabytes(disk)} of disk "
         f"({_gigabytes(free)} free), ranking a layer about {_gigabytes(3 * layer)} of memory"
     )
     if disk > free and not begun:
@@ -235,8 +247,6 @@ def _extracted(
             expected=f"about {_gigabytes(disk)}",
             advice="Choose another output or fewer pairs (--num-pairs), or leave --cloud sequence out.",
         )
-    extraction.run(settings.batch_size)
-    return extraction
 
 
 def _measured(source: str, extraction: Extraction, settings: ProbeSettings, prompt: str) -> Probed:
@@ -253,7 +263,8 @@ def _measured(source: str, extraction: Extraction, settings: ProbeSettings, prom
     own = []
     for cloud in settings.clouds:
         mine = range(processes.rank(), speech_llm.num_layers + 1, processes.count())
-        for states in extraction.layers(mine, cloud):
+        bar = {"desc": f"ranking, {cloud}", "unit": "layer", "disable": not processes.is_main()}
+        for states in tqdm(extraction.layers(mine, cloud), total=len(mine), **bar):
             about = {**about_layer(states), "model": source, "cloud": cloud, "prompt": prompt}
             own += [ProbeRow(**about, **retrieved(states, texts, cost)) for cost in settings.costs]
     clouds, costs = [str(name) for name in settings.clouds], [str(name) for name in settings.costs]

@@ -63,12 +63,15 @@ def require_placeholder(config: Any) -> int:
     Raises:
         ConfigError: There is no such mark: it is no speech LLM, or one that adds sound to every position.
     """
-    found = placeholder(config)
-    if found is not None and not getattr(config, "is_encoder_decoder", False):
+    found, kind = placeholder(config), getattr(config, "model_type", type(config).__name__)
+    two_parts = getattr(config, "is_encoder_decoder", False)
+    if found is not None and not two_parts:
         return found
     raise ConfigError(
         "This model has no placeholder for speech, so it is no speech LLM that can be used here.",
-        got=getattr(config, "model_type", type(config).__name__),
+        got=f"{kind}, an encoder-decoder: text attends to sound, and never stands in its place"
+        if two_parts
+        else kind,
         expected="config.audio_token_id, and a decoder that reads speech and text as one sequence",
         advice="A language model or an encoder is a base: see `aista pretrain`, or from_bases.",
     )
