@@ -18,8 +18,8 @@ from aista.data.manifest import Manifest, Utterance
 from aista.data.recordings import SoundNames
 from aista.data.sampling import LengthGroupedSampler, padding_waste
 from aista.data.too_long import LengthReport, TooLong, fit, refuse
-from aista.errors import AudioError, ManifestError, TrainingError
-from aista.text.prompts import instruction
+from aista.errors import AudioError, ConfigError, ManifestError, TrainingError
+from aista.text.prompts import SPEECH_SLOT, instruction
 
 logger = logging.getLogger(__name__)
 
@@ -379,6 +379,35 @@ class Collator:
             return utterance.prompt
         draw = f"{self.seed}-{int(self._epoch)}-{utterance.id}" if self.prompt_pool else None
         return instruction(utterance.task, utterance.answer_lang, draw=draw)
+
+    def check(self, dataset: SpeechDataset) -> None:
+        """Demand of every row what a batch will ask of it: a run must not end at a row in its middle.
+
+        Raises:
+            ManifestError: Rows lack their target or transcript, their language is unknown, or their prompt
+                holds the speech slot; the message names the first.
+
+        Cost:
+            A pass over the manifests: no sound is read.
+        """
+        faults: list[str] = []
+        for row in dataset.utterances():
+            try:
+                if SPEECH_SLOT in self.instruction(row).removeprefix(SPEECH_SLOT):
+                    raise ManifestError("The prompt holds the speech slot inside its text.")
+                if self.targets:
+                    _ = row.target
+                if self.transcripts and row.audio is not None:
+                    _transcript(row)
+            except (ConfigError, ManifestError) as error:
+                faults.append(f"{row.id}: {error.what}")
+        if faults:
+            more = f", ... ({len(faults)} rows in all)" if len(faults) > 5 else ""
+            raise ManifestError(
+                "Rows cannot be trained on.",
+                got="; ".join(faults[:5]) + more,
+                advice="Mend them or leave them out: aista data check names each.",
+            )
 
     def __call__(self, items: Sequence[tuple[Utterance, Content]]) -> dict[str, Any]:
         """Return a batch of the rows, and what goes with it.

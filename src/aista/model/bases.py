@@ -111,13 +111,25 @@ def _weight_files(folder: Path) -> list[Path]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            try:
+                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(
+                    "The index of the weights is damaged.", got=f"{index}: {error}"
+                ) from None
             outside = [shard for shard in shards if not _is_inside(folder, shard)]
             if outside:
                 raise CheckpointError(
                     "The index of the weights names a file outside its folder.",
                     got=f"{index}: {outside[0]!r}",
                     expected="names of files beside it",
+                )
+            if absent := [shard for shard in shards if not (folder / shard).is_file()]:
+                raise CheckpointError(
+                    "Files of the weights are missing.",
+                    got=f"{len(absent)} of {len(shards)}: {', '.join(absent[:3])}",
+                    expected=f"all that {index} names",
+                    advice="The download was not finished: run it again.",
                 )
             return [folder / shard for shard in shards]
         if (folder / name).is_file():

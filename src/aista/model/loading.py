@@ -94,6 +94,7 @@ def configure(
     text_config = bases.read_config(paths["backbone"]).get_text_config()
     tokenizer = bases.load_tokenizer(paths["backbone"])
     own = backbone_family(settings.get("family") or text_config.model_type).template
+    require_rows(tokenizer, text_config.vocab_size + settings.get("extra_rows", 0), paths["backbone"])
     template = suitable_template(tokenizer, template, own)
     speech_config = bases.speech_config(paths["speech_encoder"])
     if (seconds := settings.get("speech_window_seconds")) is not None:
@@ -134,6 +135,25 @@ def positions_of(window_seconds: float, speech_config: Any) -> int:
             expected=f"above 0, at most {most * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ:g} s",
         )
     return positions
+
+
+def require_rows(tokenizer: Any, rows: int, path: Path) -> None:
+    """Demand that a backbone has an embedding for every token that a text can become.
+
+    A padding token may lie beyond: SALMONN's and others' tokenizers add one that is never looked up.
+
+    Raises:
+        CheckpointError: The tokenizer is larger than the embedding.
+    """
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    beyond.pop(tokenizer.pad_token_id, None)
+    if beyond:
+        raise CheckpointError(
+            "The tokenizer has tokens that the backbone has no embedding for.",
+            got=f"{len(beyond)}, the first {beyond[min(beyond)]!r} with number {min(beyond)}, in {path}",
+            expected=f"numbers below {rows}",
+            advice="Are tokenizer and weights of one model? Take both from one download.",
+        )
 
 
 def spare_token_id(tokenizer: Any, vocabulary: int) -> int | None:

@@ -145,6 +145,8 @@ def train(
     speed_up(objective.model, settings.train)
     set_seed(settings.seed)
     data = _data(settings, objective)
+    if processes.is_main():
+        data.collator.check(data.train)
     running = trainer(objective, settings.train, output, settings.seed, data)
     speech_llm = objective.speech_llm
     speech_llm.directions = (*speech_llm.directions, *directions(data.train))

@@ -28,6 +28,7 @@ from aista import processes
 from aista.config import TrainSettings
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.sampling import LengthGroupedSampler
+from aista.errors import AudioError, ManifestError, ModelInputError
 from aista.speech_llm import Batch
 from aista.training import checkpointing
 from aista.training.arguments import METRIC, require_one_kind, require_whole_steps, training_arguments
@@ -150,14 +151,19 @@ class AistaTrainer:
         self.prepare()
         random = None if checkpoint is None else checkpointing.load(self, checkpoint)
         self.tell("on_train_begin")
-        while not self.is_over():
-            epoch, done = divmod(self.state.global_step, self.steps_per_epoch)
-            for step in self.steps_of(epoch, done, random):
-                self.step(step)
-                self.after_step()
-                if self.is_over():
-                    break
-            random = None
+        try:
+            while not self.is_over():
+                epoch, done = divmod(self.state.global_step, self.steps_per_epoch)
+                for step in self.steps_of(epoch, done, random):
+                    self.step(step)
+                    self.after_step()
+                    if self.is_over():
+                        break
+                random = None
+        except (AudioError, ManifestError, ModelInputError):  # of a row; what was learnt before is kept
+            if self.state.global_step % self.settings.save_steps and processes.count() == 1:
+                self.save()
+            raise
         if not self.stop.stopped:
             self.log({"train_loss": self.sums.total_loss() / max(self.state.global_step, 1)})
             if self.state.best_model_checkpoint is not None:

@@ -1,0 +1,118 @@
+"""What cannot be trained on, or with, is told before the first step; a late fault loses nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import OPTConfig, OPTForCausalLM, Phi3Config, Phi3ForCausalLM
+
+from aista.data.manifest import Manifest, write_manifest
+from aista.errors import AudioError, CheckpointError, ManifestError
+from aista.model.loading import configure
+from aista.model.speech_lm import AistaForConditionalGeneration
+from aista.training import stages
+from aista.training.checkpointing import last_checkpoint
+from aista.training.stages import joint, pretrain
+from tests import tiny
+
+FAULTS = {
+    "translation": {"translation": None},
+    "transcript": {"text": None},
+    "language": {"tgt_lang": "xx"},
+    "slot": {"prompt": "Write <Speech> down."},
+}
+
+
+@pytest.fixture(scope="module")
+def stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrain(tiny.pretrain_settings(tmp_path_factory.mktemp("stage1"))).folder
+
+
+@given(st.dictionaries(st.integers(0, 11), st.sampled_from(sorted(FAULTS)), min_size=1, max_size=4))
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_row_is_looked_at_before_the_first_step(stage1, tmp_path_factory, faults):
+    folder = tmp_path_factory.mktemp("rows")
+    chosen = tiny.joint_settings(folder, str(stage1))
+    rows = list(Manifest(folder / "st.jsonl"))
+    for number, fault in faults.items():
+        rows[number] = rows[number].model_copy(update=FAULTS[fault])
+    write_manifest(folder / "st.jsonl", rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages.AistaTrainer, "step", lambda *_: pytest.fail("a step was taken"))
+        with pytest.raises(ManifestError) as error:
+            joint(chosen)
+    for number in faults:
+        assert rows[number].id + ":" in str(error.value)
+
+
+def test_a_fault_in_the_middle_keeps_what_was_learnt(stage1, tmp_path, monkeypatch):
+    chosen = tiny.joint_settings(tmp_path, str(stage1), train={"save_steps": 4})
+    original = stages.AistaTrainer.step
+    done = []
+
+    def step(self, batches):
+        if len(done) == 3:
+            raise AudioError("A clip vanished.")
+        done.append(1)
+        return original(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.AistaTrainer, "step", step)
+        with pytest.raises(AudioError, match="vanished"):
+            joint(chosen)
+    assert last_checkpoint(tmp_path / "joint") == str(tmp_path / "joint/checkpoints/checkpoint-3")
+    assert joint(chosen).steps == 4
+
+
+# ---- bases
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
+    from transformers import AutoTokenizer
+
+    hearing, writing = tiny.whisper(tmp_path / "whisper"), tiny.language_model(tmp_path / "lm")
+    configure(str(hearing), str(writing))
+    tokenizer = AutoTokenizer.from_pretrained(writing)
+    tokenizer.add_tokens(["hello", "world"])
+    tokenizer.save_pretrained(writing)
+    with pytest.raises(CheckpointError, match="no embedding for"):
+        configure(str(hearing), str(writing))
+
+
+@pytest.mark.parametrize("fault", ["missing shard", "broken index", "no map"])
+def test_weights_that_are_not_all_there_are_told(tmp_path, fault):
+    hearing, writing = tiny.whisper(tmp_path / "whisper"), tiny.language_model(tmp_path / "lm")
+    shard, index = writing / "model-00001-of-00002.safetensors", writing / "model.safetensors.index.json"
+    shutil.move(writing / "model.safetensors", shard)
+    names = {"a": shard.name, "b": "model-00002-of-00002.safetensors"}
+    told = {"missing shard": json.dumps({"weight_map": names}), "broken index": "{", "no map": "{}"}[fault]
+    index.write_text(told)
+    with pytest.raises(CheckpointError, match=r"missing|index of the weights is damaged"):
+        AistaForConditionalGeneration.from_bases(str(hearing), backbone=str(writing))
+
+
+SIZES = {"vocab_size": 262, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def phi3() -> Phi3ForCausalLM:
+    return Phi3ForCausalLM(
+        Phi3Config(**SIZES, num_key_value_heads=2, intermediate_size=48, pad_token_id=0, eos_token_id=1)
+    )
+
+
+def opt() -> OPTForCausalLM:
+    return OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32, max_position_embeddings=512))
+
+
+@pytest.mark.parametrize("make", [phi3, opt])
+def test_other_families_train(make, tmp_path):
+    chosen = tiny.pretrain_settings(tmp_path, max_steps=2)
+    shutil.rmtree(tmp_path / "lm")
+    make().save_pretrained(tmp_path / "lm")
+    tiny.tokenizer(tmp_path / "lm")
+    assert pretrain(chosen).steps == 2
