@@ -28,6 +28,8 @@ from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.metrics import bleu
 from aista.evaluation.settings import EvaluateSettings
 from aista.evaluation.significance import bootstrap_over_seeds
+from aista.experiments.charts import forest
+from aista.experiments.drawing import signed
 from aista.experiments.plan import Job, changed, shipped
 from aista.experiments.plans.demo import encode, synthesise
 from aista.experiments.progress import Clock
@@ -74,6 +76,7 @@ SYSTEMS = {
     "base": System("base: recognition and text translation"),
     "cosine": System("+ Wasserstein, cosine cost", "wasserstein", ALL, 0.9, COSINE),
     "cosine_inner": System("+ Wasserstein, cosine cost, layers 1-6", "wasserstein", INNER, 0.9, COSINE),
+    "cosine_0": System("+ Wasserstein, cosine cost, layer 0", "wasserstein", [0], 0.9, COSINE),
     "letter": System("+ Wasserstein, squared Euclidean (the paper's letter)", "wasserstein", ALL, 0.99),
     "retrieval": System("+ retrieval objective", "retrieval", ALL, 0.9),
     "retrieval_half": System("+ retrieval objective, alpha .5", "retrieval", ALL, 0.5),
@@ -101,13 +104,14 @@ class Setting:
     align_steps: int = 150
     clips: int = 1_200
     pairs: int = 0  # of speech translation, into each language
+    start: str = ""  # a model that hears already, such as aista:stage1; empty: new adapters
 
     @property
     def name(self) -> str:
         """A folder's name that holds the choices."""
         return (
             f"steps{self.steps}-batch{self.batch}-lr{self.learning_rate:g}-align{self.align_steps}"
-            f"-clips{self.clips}-pairs{self.pairs}"
+            f"-clips{self.clips}-pairs{self.pairs}{self.start.replace('aista:', '-')}"
         )
 
 
@@ -172,7 +176,7 @@ def jobs(setting: Setting, name: str, seed: int, split: str) -> Iterator[Job]:
     run, features = home / name / f"seed_{seed}", str(setting.folder / "features")
     fresh = shipped(PretrainSettings, "pretrain", setting.folder)
     length = {"warmup_steps": setting.steps // 10, "save_steps": setting.steps, "eval_steps": None}
-    start: dict[str, Any] = {}
+    start: dict[str, Any] = {"init": setting.start, "model": None} if setting.start else {}
     if system.first:
         aligned = _aligned(setting, fresh, seed)
         yield Job(f"align seed_{seed}", "align", aligned)
@@ -205,10 +209,11 @@ def jobs(setting: Setting, name: str, seed: int, split: str) -> Iterator[Job]:
 
 def _aligned(setting: Setting, fresh: PretrainSettings, seed: int) -> AlignSettings:
     """Return the settings of alignment first: one a seed, whatever starts from it."""
-    home = setting.folder / "aligned" / f"steps{setting.align_steps}-clips{setting.clips}" / f"seed_{seed}"
+    home = setting.folder / "runs" / setting.name / "aligned" / f"seed_{seed}"
+    start = {"init": setting.start} if setting.start else {"model": fresh.model}
     data = {"train": [str(clips(setting))], "features": str(setting.folder / "features")}
     train = {"max_steps": setting.align_steps, "eval_steps": None, "save_steps": setting.align_steps}
-    values = {"output": str(home), "model": fresh.model, "data": data, "train": train, "seed": seed}
+    values = {"output": str(home), **start, "data": data, "train": train, "seed": seed}
     return AlignSettings.of(values)
 
 
@@ -333,6 +338,49 @@ def _difference(
     }
 
 
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Return the report as Markdown: differences to base with Student's interval, and the bootstrap's."""
+    lines = [
+        "| | seeds | BLEU | difference | seeds and sentences | WER | text | cascade | wrong script | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        gained = row.get("difference", {}).get("bleu", {})
+        drawn = row.get("over_seeds_and_sentences")
+        lines.append(
+            f"| {SYSTEMS[row['system']].title} | {len(row['seeds'])} | {row['bleu']:.1f} | "
+            + (f"{_interval(gained['mean'], gained)} | " if gained else "| ")
+            + (f"{_interval(drawn['difference'], drawn)} | " if drawn else "| ")
+            + f"{row['wer']:.1f} | {row['text_bleu']:.1f} | {row['cascade_bleu']:.1f} | "
+            f"{row['wrong_language']:.1%} | {row['cpu_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _interval(mean: float, ends: Mapping[str, Any]) -> str:
+    if ends["low"] is None:
+        return signed(mean)
+    return f"{signed(mean)} ({signed(ends['low'])} to {signed(ends['high'])})"
+
+
+def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
+    """Return the differences to base as an SVG; ``titles`` name the experiments."""
+    rows = []
+    for row in found:
+        for key, measure in (("bleu", "BLEU from speech"), ("wer", "word error rate")):
+            if gained := row.get("difference", {}).get(key):
+                values = " ".join(f"{value:.3f}" for value in gained["values"])
+                rows.append(
+                    {
+                        "group": titles.get(row["experiment"], row["experiment"]), "measure": measure,
+                        "name": f"{row['experiment']} {row['system']}", "title": SYSTEMS[row["system"]].title,
+                        "mean": gained["mean"], "low": gained["low"], "high": gained["high"],
+                        "values": values,
+                    }
+                )  # fmt: skip
+    return forest({"rows": rows}).standalone()
+
+
 def main() -> None:
     """Run, collect or report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -341,7 +389,7 @@ def main() -> None:
     run.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["base"])
     run.add_argument("--seeds", nargs="+", type=int, default=[1])
     default = Setting(Path())
-    for field in ("steps", "batch", "learning_rate", "align_steps", "clips", "pairs"):
+    for field in ("steps", "batch", "learning_rate", "align_steps", "clips", "pairs", "start"):
         value = getattr(default, field)
         run.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value)
     for verb in ("collect", "report"):
@@ -349,6 +397,8 @@ def main() -> None:
     for verb in ("run", "collect"):
         verbs.choices[verb].add_argument("--folder", type=Path, default=Path("runs/zero_shot"))
         verbs.choices[verb].add_argument("--split", choices=SPLITS, default="dev")
+    verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
+    verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())
     verb = asked.pop("verb")
     if verb == "run":
@@ -362,7 +412,13 @@ def main() -> None:
     elif verb == "collect":
         collect(asked["folder"], asked["target"], asked["split"])
     else:
-        print(json.dumps(report(asked["target"]), indent=1))
+        found = report(asked["target"])
+        write_whole(asked["target"] / "report.json", json.dumps(found, indent=1))
+        for experiment in dict.fromkeys(row["experiment"] for row in found):
+            print(f"\n{experiment}\n")
+            print(table([row for row in found if row["experiment"] == experiment]))
+        if asked["figure"]:
+            write_whole(asked["figure"], figure(found, dict(pair.split("=", 1) for pair in asked["titles"])))
 
 
 if __name__ == "__main__":
