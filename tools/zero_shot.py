@@ -170,7 +170,7 @@ def examples(setting: Setting) -> Path:
 # ---- runs ----
 
 
-def jobs(setting: Setting, name: str, seed: int, split: str) -> Iterator[Job]:
+def jobs(setting: Setting, name: str, seed: int, split: str, bounds: bool = True) -> Iterator[Job]:
     """Yield what a run consists of: alignment first where it has it, training, evaluation, the cascade."""
     system, home = SYSTEMS[name], setting.folder / "runs" / setting.name
     run, features = home / name / f"seed_{seed}", str(setting.folder / "features")
@@ -197,10 +197,12 @@ def jobs(setting: Setting, name: str, seed: int, split: str) -> Iterator[Job]:
         shipped(EvaluateSettings, "evaluate", setting.folder),
         model=str(run), output=str(run / split), layers=[0], silence_check=False, features=features,
         data=[str(setting.folder / "corpus" / f"{each}.jsonl") for each in sets],
-        measures=["speech", "text_translation"],
+        measures=["speech", "text_translation"] if bounds else ["speech"],
         generation={"num_beams": 1, "batch_size": 64, "max_new_tokens": 48},
     )  # fmt: skip
     yield Job(f"evaluate {name}/seed_{seed}", "evaluate", evaluation)
+    if not bounds:
+        return
     cascade = _own_transcripts(setting, run, split)
     evaluation = changed(evaluation, output=str(run / f"{split}_cascade"), data=[str(cascade)],
                          measures=["text_translation"])  # fmt: skip
@@ -237,19 +239,21 @@ def _answers(folder: Path, kind: str, task: str, language: str = "en") -> list[A
     return sorted((r for r in found if (r.task, r.language) == (task, language)), key=lambda r: r.id)
 
 
-def go(setting: Setting, name: str, seed: int, split: str) -> None:
+def go(setting: Setting, name: str, seed: int, split: str, bounds: bool) -> None:
     """Run a system under a seed, and write its rows and answers when it ends."""
     run = setting.folder / "runs" / setting.name / name / f"seed_{seed}"
     if (run / f"{split}_rows.json").exists():
         return
     begin = time.process_time()
-    for job in jobs(setting, name, seed, split):
+    for job in jobs(setting, name, seed, split, bounds):
         if job.here() is not Outcome.FINISHED:
             raise SystemExit(f"{job.name} did not finish")
         if job.verb != "evaluate":
             trained = time.process_time() - begin
     scores = json.loads((run / split / "results.json").read_text())
-    cascade = json.loads((run / f"{split}_cascade" / "results.json").read_text())["scores"]
+    cascade: dict[str, float] = {}
+    if bounds:
+        cascade = json.loads((run / f"{split}_cascade" / "results.json").read_text())["scores"]
     rows = []
     for code in TARGETS:
         answers = _answers(run / split, "speech", "st", code)
@@ -260,15 +264,16 @@ def go(setting: Setting, name: str, seed: int, split: str) -> None:
                 "cpu_seconds": round(trained, 1), "num_pairs": setting.pairs, "language": code,
                 "bleu": scores["scores"][f"bleu_{code}"], "chrf": scores["scores"][f"chrf_{code}"],
                 "wrong_language": wrong / len(answers), "wer": scores["scores"]["wer_en"],
-                "text_bleu": scores["scores"][f"mt_bleu_{code}"], "cascade_bleu": cascade[f"mt_bleu_{code}"],
+                "text_bleu": scores["scores"].get(f"mt_bleu_{code}"),
+                "cascade_bleu": cascade.get(f"mt_bleu_{code}"),
                 "num_sentences": len(answers), "signature": scores["signatures"][f"bleu_{code}"],
                 "split": split, "hypotheses": [row.hypothesis for row in answers],
                 "references": [row.reference for row in answers],
             }
         )  # fmt: skip
     write_whole(run / f"{split}_rows.json", json.dumps(rows, ensure_ascii=False))
-    print(*(f"{name} {seed} {r['language']} {r['bleu']:.2f} text {r['text_bleu']:.1f} cascade "
-            f"{r['cascade_bleu']:.1f} WER {r['wer']:.1f} wrong {r['wrong_language']:.2f} "
+    print(*(f"{name} {seed} {r['language']} {r['bleu']:.2f} text {r['text_bleu']} cascade "
+            f"{r['cascade_bleu']} WER {r['wer']:.1f} wrong {r['wrong_language']:.2f} "
             f"{r['cpu_seconds']:.0f} s" for r in rows), sep="\n", flush=True)  # fmt: skip
 
 
@@ -305,7 +310,8 @@ def report(target: Path) -> list[dict[str, Any]]:
             mine = [row for row in here if row["system"] == name and row["seed"] in seeds]
             entry: dict[str, Any] = {"experiment": experiment, "system": name, "seeds": seeds}
             for key in ("bleu", "chrf", "wrong_language", "wer", "text_bleu", "cascade_bleu", "cpu_seconds"):
-                entry[key] = fmean(row[key] for row in mine)
+                known = [row[key] for row in mine if row[key] is not None]
+                entry[key] = fmean(known) if known else None
             if name != "base" and seeds:
                 entry |= _difference(here, kept, experiment, name, seeds)
             found.append(entry)
@@ -331,9 +337,7 @@ def _difference(
         {code: (texts("base", code), texts(name, code)) for code in TARGETS}, kept["references"]
     )
     return {
-        "difference": {
-            key: asdict(gain(of("base", key), of(name, key))) for key in ("bleu", "wer", "text_bleu")
-        },
+        "difference": {key: asdict(gain(of("base", key), of(name, key))) for key in ("bleu", "wer")},
         "over_seeds_and_sentences": asdict(drawn),
     }
 
@@ -351,10 +355,14 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             f"| {SYSTEMS[row['system']].title} | {len(row['seeds'])} | {row['bleu']:.1f} | "
             + (f"{_interval(gained['mean'], gained)} | " if gained else "| ")
             + (f"{_interval(drawn['difference'], drawn)} | " if drawn else "| ")
-            + f"{row['wer']:.1f} | {row['text_bleu']:.1f} | {row['cascade_bleu']:.1f} | "
+            + f"{row['wer']:.1f} | {_known(row['text_bleu'])} | {_known(row['cascade_bleu'])} | "
             f"{row['wrong_language']:.1%} | {row['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines)
+
+
+def _known(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _interval(mean: float, ends: Mapping[str, Any]) -> str:
@@ -392,6 +400,7 @@ def main() -> None:
     for field in ("steps", "batch", "learning_rate", "align_steps", "clips", "pairs", "start"):
         value = getattr(default, field)
         run.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value)
+    run.add_argument("--no-bounds", action="store_true", help="from speech alone: neither text nor cascade")
     for verb in ("collect", "report"):
         verbs.add_parser(verb).add_argument("target", type=Path)
     for verb in ("run", "collect"):
@@ -402,13 +411,13 @@ def main() -> None:
     asked = vars(parser.parse_args())
     verb = asked.pop("verb")
     if verb == "run":
-        systems, seeds, split = (asked.pop(key) for key in ("systems", "seeds", "split"))
+        systems, seeds, split, bare = (asked.pop(key) for key in ("systems", "seeds", "split", "no_bounds"))
         setting = Setting(**asked)
         if not (setting.folder / "corpus" / "mt.jsonl").exists():
             prepare(setting.folder)
         for seed in seeds:
             for name in systems:
-                go(setting, name, seed, split)
+                go(setting, name, seed, split, not bare)
     elif verb == "collect":
         collect(asked["folder"], asked["target"], asked["split"])
     else:
