@@ -83,13 +83,13 @@ SYSTEMS = {
     "cosine_half": System("+ Wasserstein, cosine cost, alpha .5", "wasserstein", ALL, 0.5, COSINE),
     "first": System("alignment first", first=True),
     "first_cosine": System(
-        "alignment first, + Wasserstein, cosine cost", "wasserstein", ALL, 0.9, COSINE, True
+        "alignment first, + Wasserstein, cosine cost", "wasserstein", ALL, 0.5, COSINE, True
     ),
-    "first_retrieval": System("alignment first, + retrieval objective", "retrieval", ALL, 0.9, first=True),
+    "first_retrieval": System("alignment first, + retrieval objective", "retrieval", ALL, 0.5, first=True),
     "distillation": System("+ distillation of the reading branch", "distillation", (), 0.5),
-    "shuffled": System("control: + Wasserstein to others' transcripts", "wasserstein", ALL, 0.9, COSINE,
+    "shuffled": System("control: + Wasserstein to others' transcripts", "wasserstein", ALL, 0.5, COSINE,
                        shuffled=True),
-    "uniform": System("control: + cosine cost under a uniform plan", "tools.uniform_plan", ALL, 0.9),
+    "uniform": System("control: + cosine cost under a uniform plan", "tools.uniform_plan", ALL, 0.5),
 }  # fmt: skip
 
 
