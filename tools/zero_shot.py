@@ -242,7 +242,9 @@ def _answers(folder: Path, kind: str, task: str, language: str = "en") -> list[A
 def go(setting: Setting, name: str, seed: int, split: str, bounds: bool) -> None:
     """Run a system under a seed, and write its rows and answers when it ends."""
     run = setting.folder / "runs" / setting.name / name / f"seed_{seed}"
-    if (run / f"{split}_rows.json").exists():
+    path = run / f"{split}_rows.json"
+    kept = json.loads(path.read_text()) if path.exists() else []
+    if kept and (not bounds or kept[0]["text_bleu"] is not None):
         return
     begin = time.process_time()
     for job in jobs(setting, name, seed, split, bounds):
@@ -261,7 +263,8 @@ def go(setting: Setting, name: str, seed: int, split: str, bounds: bool) -> None
         rows.append(
             {
                 "experiment": setting.name, "system": name, "seed": seed, "steps": setting.steps,
-                "cpu_seconds": round(trained, 1), "num_pairs": setting.pairs, "language": code,
+                "cpu_seconds": kept[0]["cpu_seconds"] if kept else round(trained, 1),
+                "num_pairs": setting.pairs, "language": code,
                 "bleu": scores["scores"][f"bleu_{code}"], "chrf": scores["scores"][f"chrf_{code}"],
                 "wrong_language": wrong / len(answers), "wer": scores["scores"]["wer_en"],
                 "text_bleu": scores["scores"].get(f"mt_bleu_{code}"),
@@ -271,7 +274,7 @@ def go(setting: Setting, name: str, seed: int, split: str, bounds: bool) -> None
                 "references": [row.reference for row in answers],
             }
         )  # fmt: skip
-    write_whole(run / f"{split}_rows.json", json.dumps(rows, ensure_ascii=False))
+    write_whole(path, json.dumps(rows, ensure_ascii=False))
     print(*(f"{name} {seed} {r['language']} {r['bleu']:.2f} text {r['text_bleu']} cascade "
             f"{r['cascade_bleu']} WER {r['wer']:.1f} wrong {r['wrong_language']:.2f} "
             f"{r['cpu_seconds']:.0f} s" for r in rows), sep="\n", flush=True)  # fmt: skip
