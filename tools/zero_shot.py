@@ -310,12 +310,18 @@ def report(target: Path) -> list[dict[str, Any]]:
         for name in sorted({row["system"] for row in here}, key=list(SYSTEMS).index):
             own, base = ({r["seed"] for r in here if r["system"] == which} for which in (name, "base"))
             seeds = sorted(own & base) if name != "base" else sorted(own)
+            if not seeds:
+                continue
             mine = [row for row in here if row["system"] == name and row["seed"] in seeds]
-            entry: dict[str, Any] = {"experiment": experiment, "system": name, "seeds": seeds}
+            entry: dict[str, Any] = {
+                "experiment": f"{here[0]['split']}/{experiment}",
+                "system": name,
+                "seeds": seeds,
+            }
             for key in ("bleu", "chrf", "wrong_language", "wer", "text_bleu", "cascade_bleu", "cpu_seconds"):
                 known = [row[key] for row in mine if row[key] is not None]
                 entry[key] = fmean(known) if known else None
-            if name != "base" and seeds:
+            if name != "base":
                 entry |= _difference(here, kept, experiment, name, seeds)
             found.append(entry)
     return found
@@ -404,13 +410,13 @@ def main() -> None:
         value = getattr(default, field)
         run.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value)
     run.add_argument("--no-bounds", action="store_true", help="from speech alone: neither text nor cascade")
-    for verb in ("collect", "report"):
-        verbs.add_parser(verb).add_argument("target", type=Path)
+    verbs.add_parser("collect").add_argument("target", type=Path)
+    verbs.add_parser("report").add_argument("target", type=Path, nargs="+")
     for verb in ("run", "collect"):
         verbs.choices[verb].add_argument("--folder", type=Path, default=Path("runs/zero_shot"))
         verbs.choices[verb].add_argument("--split", choices=SPLITS, default="dev")
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
-    verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="EXPERIMENT=TITLE")
+    verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())
     verb = asked.pop("verb")
     if verb == "run":
@@ -424,8 +430,7 @@ def main() -> None:
     elif verb == "collect":
         collect(asked["folder"], asked["target"], asked["split"])
     else:
-        found = report(asked["target"])
-        write_whole(asked["target"] / "report.json", json.dumps(found, indent=1))
+        found = [row for target in asked["target"] for row in report(target)]
         for experiment in dict.fromkeys(row["experiment"] for row in found):
             print(f"\n{experiment}\n")
             print(table([row for row in found if row["experiment"] == experiment]))
