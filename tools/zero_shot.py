@@ -28,12 +28,12 @@ from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.metrics import bleu
 from aista.evaluation.settings import EvaluateSettings
 from aista.evaluation.significance import bootstrap_over_seeds
-from aista.experiments.charts import forest
-from aista.experiments.drawing import signed
 from aista.experiments.plan import Job, changed, shipped
 from aista.experiments.plans.demo import encode, synthesise
 from aista.experiments.progress import Clock
 from aista.experiments.queue import Outcome
+from aista.figures.charts import forest
+from aista.figures.drawing import signed
 from aista.files import write_whole
 from aista.text.languages import script_complaint
 
