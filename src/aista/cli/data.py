@@ -25,7 +25,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read audio.")]
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista data check data/*.jsonl
+
+    aista data check train.jsonl --decode --workers 8
+
+    aista data check train.jsonl --strict --json
+"""
+)
 def check(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests: JSON lines, one utterance a line.")],
     decode: Annotated[
@@ -58,7 +67,16 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista data show train.jsonl
+
+    aista data show train.jsonl --id u17
+
+    aista data show train.jsonl --from 100 --count 5 --json
+"""
+)
 def show(
     manifest: ManifestPath,
     row_id: Annotated[str | None, typer.Option("--id", help="Show the row of this id.")] = None,
@@ -107,7 +125,14 @@ def _seen(manifest: Any, index: int) -> dict[str, Any]:
     return seen
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista data split asr.jsonl st.jsonl train=0.9 dev=0.05 test=0.05
+
+    aista data split st.jsonl train=0.8 test=0.2 --by speaker --out data
+"""
+)
 def split(
     arguments: Annotated[
         list[str],
@@ -146,7 +171,14 @@ def split(
         typer.echo(f"{size:>9,}  {size / max(total, 1):>6.1%}  {path}")
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista data mix asr.jsonl=0.7 aac.jsonl=0.3 --out mixed.jsonl
+
+    aista data mix asr.jsonl=1 st.jsonl=1 --count 10000 --out mixed.jsonl
+"""
+)
 def mix(
     parts: Annotated[list[str], typer.Argument(help="Manifests and weights: asr.jsonl=0.7 aac.jsonl=0.3")],
     out: Out,
@@ -164,7 +196,14 @@ def mix(
     typer.echo(f"{written:>9,}  {out}")
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista data subset train.jsonl --hours 10 --out ten_hours.jsonl
+
+    aista data subset train.jsonl --count 500 --seed 1 --out some.jsonl
+"""
+)
 def subset(
     manifest: ManifestPath,
     out: Out,
@@ -179,7 +218,14 @@ def subset(
     typer.echo(f"{run(Manifest(manifest), out, count=count, hours=hours, seed=seed):>9,}  {out}")
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista data cut talks.jsonl --out talks.30s.jsonl
+
+    aista data cut talks.jsonl --max-seconds 20 --out talks.20s.jsonl
+"""
+)
 def cut(
     manifest: ManifestPath,
     out: Out,
@@ -325,7 +371,14 @@ def import_(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista data export train.jsonl --format nemo --out nemo.jsonl
+
+    aista data export train.jsonl --format table --out train.tsv
+"""
+)
 def export(
     manifest: ManifestPath,
     out: Out,
@@ -340,7 +393,14 @@ def export(
     typer.echo(f"{export_manifest(format_, Manifest(manifest), out):>9,}  {out}")
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista data shard train.jsonl --out shards
+
+    aista data shard train.jsonl --out shards --rows 500
+"""
+)
 def shard(
     manifest: ManifestPath,
     out: Out,

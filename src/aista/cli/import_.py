@@ -56,7 +56,12 @@ def salmonn(
     typer.echo(json.dumps(asdict(report), indent=1) if as_json else f"{report}\nwritten to {out}")
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+    aista import beats BEATs_iter3_plus_AS2M.pt --out models/beats
+"""
+)
 def beats(
     checkpoint: Annotated[Path, typer.Argument(help="A published BEATs .pt file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],

@@ -34,6 +34,6 @@ def joint(
     from aista.training.stages import joint
 
     run = joint(JointSettings.load(config, overrides))
-    typer.echo(
-        f"{run.folder}: {run.steps} steps in {run.seconds:.0f} s, token accuracy {run.best_token_accuracy}"
-    )
+    best = run.best_token_accuracy
+    told = "no validation" if best is None else f"token accuracy {best:.1%}"
+    typer.echo(f"{run.folder}: {run.steps} steps in {run.seconds:.0f} s, {told}")
