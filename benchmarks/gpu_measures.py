@@ -52,7 +52,7 @@ from aista.model.beats import BeatsModel
 from aista.model.configuration import SPEECH_TOKENS, BeatsConfig
 from aista.model.estimate import GIB, estimate, preset
 from aista.retrieval import exact_ranks
-from aista.selection.hidden_states import extract, layer_states
+from aista.selection.hidden_states import Extraction
 from aista.selection.select import rank_layers
 from aista.speech_llm import SpeechLM
 from aista.training.stages import joint, speed_up
@@ -487,13 +487,13 @@ def _select(model: Any, processor: AistaProcessor, pairs: list[Any]) -> dict[str
     count, texts = model.config.text_config.num_hidden_layers + 1, [row.text for row, _ in pairs]
     with tempfile.TemporaryDirectory() as place:
         folder, start = Path(place), time.perf_counter()
-        extract(SpeechLM(model, processor), pairs, folder / "states", 16)
+        extraction: Any = Extraction(SpeechLM(model, processor), pairs, folder / "states")  # type: ignore[arg-type]
+        extraction.run(16)
         between = time.perf_counter()
         settings = SelectSettings(
             output=place, model="random", data=["noise"], num_pairs=len(pairs), compare_costs=False
         )
-        states = layer_states([folder / "states"], range(count), len(pairs))
-        report = rank_layers(states, texts, settings, name="random")
+        report = rank_layers(extraction.layers(range(count), "span"), texts, settings, name="random")
         end = time.perf_counter()
     return {
         "layers": count,

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +21,7 @@ from aista.alignment.base import Alignment
 from aista.data.dataset import Collator, SpeechDataset
 from aista.files import write_whole
 from aista.model.speech_lm import eval_mode
-from aista.retrieval import exact_ranks
+from aista.retrieval import chance_mrr, exact_ranks
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.pairs import paired_states
 
@@ -155,7 +154,7 @@ def preflight(
     count = len(speech[layers[0]])
     return Preflight(
         num_pairs=count,
-        chance_mrr=float(np.mean(1 / np.arange(1, count + 1))),
+        chance_mrr=chance_mrr(count),
         cross_entropy=cross_entropy,
         alignment=value,
         ratio=None if value is None else (1 - alpha) * value / max(alpha * cross_entropy, 1e-12),
