@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from aista.config import AlignSettings
+from aista.data.manifest import Manifest
 from aista.figures.drawing import NARROW, Canvas, colour
 from aista.training.align import AlignTrainer, align
 
@@ -73,6 +74,7 @@ def measured(config: str, changes: list[str], similarity: str, seed: int) -> lis
     settings = settings.model_copy(update={"output": folder, "alignment": alignment})
     shutil.rmtree(folder, ignore_errors=True)
     rows: list[dict[str, Any]] = []
+    num_train = sum(len(Manifest(path)) for path in settings.data.train)
 
     class Timed(AlignTrainer):
         uncounted = 0.0
@@ -86,7 +88,8 @@ def measured(config: str, changes: list[str], similarity: str, seed: int) -> lis
             found = super().validation_metrics()
             rows.append(
                 {
-                    "experiment": "align", "similarity": similarity, "seed": seed,
+                    "experiment": "align", "num_train": num_train, "max_steps": settings.train.max_steps,
+                    "similarity": similarity, "seed": seed,
                     "step": self.state.global_step, "cpu_seconds": round(now - self.uncounted, 1),
                     "mrr": round(found["mrr"], 4), "mrr_by_chance": round(found["mrr_by_chance"], 4),
                 }
@@ -111,8 +114,9 @@ def draw(rows: list[dict[str, Any]]) -> Canvas:
     for i, name in enumerate(names):
         canvas.dot(49 + i * 112, 12, ROLES[name], size=7)
         canvas.text(58 + i * 112, 16, NAMES[name], ROLES[name], font="small")
-        for seed in sorted({row["seed"] for row in rows if row["similarity"] == name}):
-            line = [row for row in rows if (row["similarity"], row["seed"]) == (name, seed)]
+        here = [row for row in rows if row["similarity"] == name]
+        for run in sorted({(row["num_train"], row["max_steps"], row["seed"]) for row in here}):
+            line = [row for row in here if (row["num_train"], row["max_steps"], row["seed"]) == run]
             points = [row["cpu_seconds"] for row in line], [row["mrr"] for row in line]
             area.plot(*points, color=colour(ROLES[name]), linewidth=1.5, alpha=0.8)
     area.axhline(rows[0]["mrr_by_chance"], color=colour("line"), linewidth=1.0, linestyle=(0, (1, 2)))
