@@ -395,7 +395,7 @@ def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
                         "values": values,
                     }
                 )  # fmt: skip
-    return forest({"rows": rows}).standalone()
+    return forest({"rows": rows, "far": 20.0}).standalone()
 
 
 def main() -> None:

@@ -493,7 +493,7 @@ def forest(data: Data, width: float = 980) -> Canvas:
     Args:
         data: ``rows``, one per variant and measure: ``group``, ``name``, ``title``, ``measure``, ``mean``,
             ``low`` and ``high`` (None for one seed), ``values`` (one text); the measures of a variant follow
-            one another.
+            one another. ``far``: what lies further from 0 stands at the edge, with its number.
         width: In pixels.
     """
     rows, narrow = data["rows"], is_narrow(width)
@@ -508,7 +508,8 @@ def forest(data: Data, width: float = 980) -> Canvas:
     for i, name in enumerate(measures):
         found = [row for row in rows if row["measure"] == name]
         ends = [value for row in found for value in _values(row)]
-        reach = max(min(*ends, -1.0), -_FAR), min(max(*ends, 1.0), _FAR)
+        far = data.get("far", _FAR)
+        reach = max(min(*ends, -1.0), -far), min(max(*ends, 1.0), far)
         left = labels + i * (side + gap) + 8
         areas[name] = area = canvas.axes(left, 0, side, tall, reach, (0.0, float(tall)))
         _numbers_below(area, _ticks(*reach, 4 if narrow else 6), lambda tick: signed(tick, None))
