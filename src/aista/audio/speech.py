@@ -19,7 +19,9 @@ PAUSE_SECONDS = 0.5
 FRAME_SAMPLES = 512  # what the detector was trained on
 _BEGINS, _GOES_ON = 0.5, 0.35  # probabilities of speech, as Silero's own tools take them
 _SHORTEST_FRAMES = 4  # shorter speech is a click
-_PADDING = SAMPLE_RATE_HZ // 5  # kept before and after speech: soft beginnings and ends of words
+# Kept before speech: soft beginnings of words. After it the detector itself holds on for about 0.1 s, and
+# more would let noise that follows change the answer.
+_PADDING = SAMPLE_RATE_HZ // 5
 _LOUD_DBFS = -50.0
 _LINES, _WIDTH, _TONE_SHARE = 5, 2, 0.9  # a tone: five lines of the spectrum, two bins wide to either side
 
@@ -70,7 +72,7 @@ class SpeechFinder:
         """First sample of a stretch that has not ended yet, and its end so far; None: nobody is speaking."""
         if self._first is None or self._last - self._first < _SHORTEST_FRAMES:
             return None
-        return self.needed_from, min(self.num_samples, self._last * FRAME_SAMPLES + _PADDING)
+        return self.needed_from, min(self.num_samples, self._last * FRAME_SAMPLES)
 
     @property
     def needed_from(self) -> int:
