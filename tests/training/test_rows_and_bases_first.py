@@ -84,6 +84,16 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
         configure(str(hearing), str(writing))
 
 
+@pytest.mark.parametrize("bins", [40, 128])
+def test_mel_bins_of_another_encoder_are_refused_with_both_numbers(tmp_path, bins):
+    from transformers import WhisperFeatureExtractor
+
+    hearing, writing = tiny.whisper(tmp_path / "whisper"), tiny.language_model(tmp_path / "lm")
+    WhisperFeatureExtractor(feature_size=bins).save_pretrained(hearing)
+    with pytest.raises(CheckpointError, match=f"(?s){bins} mel bins.*80"):
+        configure(str(hearing), str(writing))
+
+
 @pytest.mark.parametrize("fault", ["missing shard", "broken index", "no map"])
 def test_weights_that_are_not_all_there_are_told(tmp_path, fault):
     hearing, writing = tiny.whisper(tmp_path / "whisper"), tiny.language_model(tmp_path / "lm")

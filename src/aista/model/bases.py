@@ -358,11 +358,23 @@ def check_tokenizer(tokenizer: Any, source: str) -> None:
 
 
 def load_feature_extractor(path: Path) -> WhisperFeatureExtractor:
-    """Load a Whisper-class model's feature extractor, or make the one that its configuration implies."""
-    if (path / "preprocessor_config.json").is_file():
-        return WhisperFeatureExtractor.from_pretrained(path)
-    config = speech_config(path)
-    return WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+    """Load a Whisper-class model's feature extractor, or make the one that its configuration implies.
+
+    Raises:
+        CheckpointError: It makes another number of mel bins than the encoder takes.
+    """
+    bins = speech_config(path).num_mel_bins
+    if not (path / "preprocessor_config.json").is_file():
+        return WhisperFeatureExtractor(feature_size=bins)
+    extractor = WhisperFeatureExtractor.from_pretrained(path)
+    if extractor.feature_size != bins:
+        raise CheckpointError(
+            "The feature extractor and the speech encoder do not belong together.",
+            got=f"{extractor.feature_size} mel bins in {path / 'preprocessor_config.json'}",
+            expected=f"{bins}, as its config.json says",
+            advice="Take both files from one download.",
+        )
+    return extractor
 
 
 def identify(role: str, path: Path) -> str:

@@ -97,6 +97,7 @@ def configure(
     require_rows(tokenizer, text_config.vocab_size + settings.get("extra_rows", 0), paths["backbone"])
     template = suitable_template(tokenizer, template, own)
     speech_config = bases.speech_config(paths["speech_encoder"])
+    bases.load_feature_extractor(paths["speech_encoder"])  # refuses one of another encoder
     if (seconds := settings.get("speech_window_seconds")) is not None:
         speech_config.max_source_positions = positions_of(seconds, speech_config)
     audio_config = bases.audio_config(paths["audio_encoder"]) if audio_encoder else None
