@@ -18,6 +18,7 @@ from aista.data.manifest import Manifest
 from aista.errors import CheckpointError, ConfigError, ModelInputError
 from aista.evaluation.evaluate import evaluate, hears
 from aista.evaluation.settings import EvaluateSettings
+from aista.inference.translating import Request
 from aista.selection.select import select
 from aista.speech_llm import SpeechLM
 from aista.training.align import align
@@ -123,9 +124,10 @@ def test_it_translates_is_scored_and_merged_into_a_plain_folder(
     home: Path, trained: Path, tmp_path: Path
 ) -> None:
     translator = aista.load(trained, max_new_tokens=6)
-    sounds = noise(0.5, 1.4, 5.0)
-    texts = [translator.translate(sound, "zh").text for sound in sounds]
-    assert len(translator.translate(sounds[2], "zh").segments) >= 3  # it hears two seconds at once
+    *sounds, long = noise(0.5, 1.4, 5.0)
+    request = Request("st", "en", "zh")
+    texts = [answer.text for answer in translator.answer(sounds, request)]
+    assert len(translator.pieces(long)) >= 3  # it hears two seconds at once
     results = evaluate(
         EvaluateSettings.of(
             {
@@ -142,7 +144,7 @@ def test_it_translates_is_scored_and_merged_into_a_plain_folder(
     model = AutoModelForMultimodalLM.from_pretrained(tmp_path / "plain")
     assert type(model).__name__ == "Qwen2AudioForConditionalGeneration"
     plain = aista.load(tmp_path / "plain", max_new_tokens=6)
-    assert [plain.translate(sound, "zh").text for sound in sounds] == texts
+    assert [answer.text for answer in plain.answer(sounds, request)] == texts
     with pytest.raises(ConfigError, match="somebody else's"):
         SpeechLM.load(tmp_path / "plain").save_merged(tmp_path / "twice")
 
