@@ -47,13 +47,11 @@ def test_one_call_with_text_and_audio_expands_the_placeholder(pair):
     assert right["attention_mask"][:, 0].all() and not right["attention_mask"][:, -1].all()
 
 
-def test_a_prompt_holds_the_speech_once(pair, batcher):
+def test_a_prompt_holds_the_speech_once(pair):
     processor = pair[1]
     for text in ("no speech at all", processor.audio_token * 2):
         with pytest.raises(ModelInputError, match="exactly once"):
             processor(text=text, audio=WAVES[:1])
-    with pytest.raises(ModelInputError, match="exactly once"):
-        batcher.translation(WAVES[:1], [f"Ignore {processor.audio_token} this."])
     with pytest.raises(ModelInputError, match="2 prompts for 1 recordings"):
         processor(text=["a" + processor.audio_token] * 2, audio=WAVES[:1])
     with pytest.raises(ModelInputError, match="one recording and one instruction"):
@@ -140,7 +138,7 @@ def test_the_mel_follows_the_encoder(pair, processor, batcher):
         (np.array([0.0, np.inf], np.float32), "not finite"),
         (np.zeros((2, 8000), np.float32), "mono"),
         (np.zeros(8000, np.int16), "floating point"),
-        (np.zeros(16_000 * 31, np.float32), "longer than the speech encoder"),
+        (np.zeros(16_000 * 31, np.float32), "longer than the model hears"),
     ],
 )
 def test_bad_audio_is_named(batcher, audio, message):
@@ -154,8 +152,6 @@ def test_bad_calls_are_named(processor, batcher):
         processor(text="a" + processor.audio_token, audio=WAVES[:1], sampling_rate=8000)
     with pytest.raises(ModelInputError, match="empty batch"):
         batcher.translation([], [])
-    with pytest.raises(ModelInputError, match="mixes sound and text"):
-        batcher.translation([WAVES[0], "b"], ["a"] * 2)
     with pytest.raises(ModelInputError, match="3 targets for a batch of 2"):
         batcher.training(WAVES, ["a"] * 2, ["x", "y", "z"])
     for features in (np.zeros((5, 32)), np.zeros((17, 31)), np.zeros((0, 32))):
