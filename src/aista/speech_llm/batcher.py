@@ -204,10 +204,11 @@ class Batcher:
 
     def _require_short(self, contents: Sequence[Content]) -> None:
         """Refuse sound that a feature extractor would cut without a word."""
-        longest = max((len(sound) / SAMPLE_RATE_HZ for sound in contents if np.ndim(sound) == 1), default=0.0)
+        seconds = [len(sound) / SAMPLE_RATE_HZ if np.ndim(sound) == 1 else 0.0 for sound in contents]
+        longest = max(seconds, default=0.0)
         if longest > self.longest_seconds + 1e-9:
             raise ModelInputError(
-                "A clip is longer than the model hears at once.",
+                f"Item {seconds.index(longest)} is longer than the model hears at once.",
                 got=f"{longest:.2f} s",
                 expected=f"at most {self.longest_seconds:.2f} s",
                 advice="Cut it at pauses with aista.audio.segments, or use 'aista translate', which does.",
