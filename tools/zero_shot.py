@@ -23,13 +23,13 @@ from typing import Any
 from aista.analysis.zero_shot_mt import gain
 from aista.config import AlignSettings, PretrainSettings
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.demo import corpus, grammar
+from aista.demo import corpus
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.metrics import bleu
 from aista.evaluation.settings import EvaluateSettings
 from aista.evaluation.significance import bootstrap_over_seeds
 from aista.experiments.plan import Job, changed, shipped
-from aista.experiments.plans.demo import encode, synthesise
+from aista.experiments.plans.demo import encode, synthesise, write_texts
 from aista.experiments.progress import Clock
 from aista.experiments.queue import Outcome
 from aista.figures.charts import forest
@@ -40,7 +40,6 @@ from aista.text.languages import script_complaint
 SCALE = corpus.Scale(asr=1_200, st=200, dev=150, test_common=200, test_rare=200)
 SPLITS = {"dev": ("dev",), "test": ("test_common", "test_rare")}
 TARGETS = ("zh", "ja")
-TEXTS = 1_200  # sentences of text translation, each into both languages
 ALL, INNER = [0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]
 
 
@@ -124,15 +123,7 @@ def prepare(folder: Path) -> None:
     clock = Clock(folder / "seconds.json")
     synthesise(folder, SCALE, names, clock)
     encode(folder, ["aista:stage1"], names, clock)
-    home = folder / "corpus"
-    heard = {row.text for name in names for row in Manifest(home / f"{name}.jsonl")}
-    drawn = (s for s in grammar.sentences(3 * TEXTS, 20, split="train") if s.en not in heard)
-    rows = [
-        Utterance(id=f"mt-{i:05d}-{code}", task="mt", text=s.en, tgt_lang=code, translation=getattr(s, code))
-        for i, s in zip(range(TEXTS), drawn, strict=False)
-        for code in TARGETS
-    ]
-    write_manifest(home / "mt.jsonl", rows)
+    write_texts(folder, names)
 
 
 def clips(setting: Setting, shuffled: bool = False) -> Path:

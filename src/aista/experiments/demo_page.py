@@ -120,6 +120,7 @@ def render(data: ReportData) -> str:
         accuracy=_pair(results, "token_accuracy"),
         retrieval={"lines": [_retrieval(results)]},
         pairs={"rows": _interval_rows(data)},
+        **_untaught(results.get("untaught")),
         table=_table("scores", "Scores over all sentences", results["systems"], data.comparisons),
         tables=_tables_by_set(results),
         signatures=_signatures(results.get("bleu_signature") or {}),
@@ -184,6 +185,20 @@ def _interval_rows(data: ReportData) -> list[dict[str, Any]]:
         halves = {f"{key}_half": test.get(f"{key}_half_width") or 0.0 for key in ("base", "system")}
         rows.append({"name": title_of(name), "base": base, "system": system, **halves})
     return rows
+
+
+def _untaught(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the page shows of translation that speech was never taught: nothing for runs without it."""
+    if not found:
+        return {"untaught": [], "untaught_signs": [], "untaught_pairs": {"rows": []}, "untaught_table": None}
+    data = ReportData(results=found, comparisons=found["significance"])
+    changes = [_change(data, name) for name in _scores(found, "bleu_")]
+    return {
+        "untaught": changes,
+        "untaught_signs": [_sign(change) for change in changes],
+        "untaught_pairs": {"rows": _interval_rows(data)},
+        "untaught_table": _table("untaught", "Scores", found["systems"], found["significance"]),
+    }
 
 
 def _tables_by_set(results: Mapping[str, Any]) -> list[Table]:

@@ -1,7 +1,9 @@
 """``aista demo``: the verbs of the library on the shipped configs, one after the other.
 
-synthesise -> select -> joint, base and AI-STA side by side -> evaluate -> results.json and report.html. Every
-stage leaves a finished folder behind and is skipped when it is there: after Ctrl-C the same command goes on.
+synthesise -> select -> joint, base and AI-STA side by side -> evaluate -> results.json and report.html.
+The two are compared twice: taught translation from speech, and never taught it (speech comes with transcripts,
+translation with texts of other sentences). Every stage leaves a finished folder behind and is skipped when it
+is there: after Ctrl-C the same command goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 from rich.table import Table
 
 from aista.config import JointSettings, SelectSettings
+from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.demo import corpus, grammar, speech
 from aista.errors import TrainingError
 from aista.evaluation.evaluate import compare, versions
@@ -29,6 +32,13 @@ from aista.selection.report import LayerReport
 from aista.selection.select import REPORT
 
 SYSTEMS = {"base": "none", "ai_sta": "wasserstein"}
+# Translation of speech is never taught: base, and the form of docs/findings/when-alignment-helps.md.
+UNTAUGHT: dict[str, dict[str, Any]] = {
+    "untaught_base": {"method": "none"},
+    "untaught_ai_sta": {"method": "wasserstein", "alpha": 0.5, "options": {"scale": "cosine"}},
+}
+UNTAUGHT_TRAIN = {"max_steps": 100, "per_device_train_batch_size": 16, "warmup_steps": 10, "save_steps": 100}
+TEXTS = 1_200  # sentences of text translation, each into both languages
 CORPORA = ("st", "dev", "test_common", "test_rare", "select")
 SCALES = ("demo", "nano")
 
@@ -43,7 +53,7 @@ class DemoPlan(Plan):
         seed: Of training and data order.
     """
 
-    guesses = {"select": 40.0, "joint": 200.0, "evaluate": 80.0}
+    guesses = {"select": 40.0, "joint": 120.0, "evaluate": 60.0}
 
     def __init__(
         self, folder: Path, scale: str = "demo", *, stage1: str = "aista:stage1", seed: int = 1
@@ -55,11 +65,14 @@ class DemoPlan(Plan):
         """Make the corpora, and let the encoders listen once: the jobs side by side only read that."""
         synthesise(self.folder, corpus.SCALES[self.scale], CORPORA, clock)
         encode(self.folder, [self.stage1], CORPORA, clock)
+        write_texts(self.folder, CORPORA)
 
     def jobs(self) -> list[Job]:
-        trained = [Job(f"joint {name}", "joint", self.joint(name), ("select",)) for name in SYSTEMS]
+        systems = {name: self.joint(name) for name in SYSTEMS}
+        systems |= {name: self.untaught(name) for name in UNTAUGHT}
+        trained = [Job(f"joint {name}", "joint", each, ("select",)) for name, each in systems.items()]
         evaluated = [
-            Job(f"evaluate {name}", "evaluate", self.evaluation(name), (f"joint {name}",)) for name in SYSTEMS
+            Job(f"evaluate {name}", "evaluate", self.evaluation(name), (f"joint {name}",)) for name in systems
         ]
         return [Job("select", "select", self.select(), all_cores=True), *trained, *evaluated]
 
@@ -76,18 +89,37 @@ class DemoPlan(Plan):
             alignment={"method": SYSTEMS[system]},
         )  # fmt: skip
 
+    def untaught(self, system: str) -> JointSettings:
+        """Return a training's settings where speech is transcribed and only text is translated."""
+        settings = changed(self.joint("base"), output=str(self.folder / system), alignment=UNTAUGHT[system])
+        home = self.folder / "corpus"
+        data = {"train": [str(home / "st_asr.jsonl"), str(home / "mt.jsonl")], "weights": [1.0, 1.0]}
+        length = {} if self.scale == "nano" else UNTAUGHT_TRAIN
+        train = {**length, "eval_steps": None, "patience": None}
+        return changed(settings, data={**data, "validation": []}, train=train)
+
     def evaluation(self, system: str) -> EvaluateSettings:
-        """Return the settings of a system's evaluation."""
+        """Return the settings of a system's evaluation; the untaught are asked less, and greedily."""
         settings = shipped(EvaluateSettings, "evaluate", self.folder, self.scale)
         output = self.folder / "evaluate" / system
-        return changed(settings, model=str(self.folder / system), output=str(output))
+        settings = changed(settings, model=str(self.folder / system), output=str(output))
+        if system in SYSTEMS:
+            return settings
+        heard = [str(self.folder / "corpus" / f"{name}_asr.jsonl") for name in ("test_common", "test_rare")]
+        return changed(
+            settings, data=[*settings.data, *heard], measures=["speech"], silence_check=False,
+            generation={"num_beams": 1},
+        )  # fmt: skip
 
     def results(self, clock: Clock) -> dict[str, Any]:
         """Write ``results.json`` and ``report.html`` and return what is in the first."""
         report = LayerReport.load(self.folder / "select" / REPORT)
         folders = [self.folder / "evaluate" / name for name in SYSTEMS]
         evaluations = {folder.name: json.loads((folder / "results.json").read_text()) for folder in folders}
-        trainings = {name: json.loads((self.folder / name / "training.json").read_text()) for name in SYSTEMS}
+        trainings = {
+            name: json.loads((self.folder / name / "training.json").read_text())
+            for name in (*SYSTEMS, *UNTAUGHT)
+        }
         results = {
             "selected_layers": report.selected,
             "mrr_by_layer": report.mrr_by_layer,
@@ -98,6 +130,7 @@ class DemoPlan(Plan):
             "num_pairs": report.num_pairs,
             "systems": {name: _system(evaluations[name], trainings[name]) for name in SYSTEMS},
             "significance": {name: asdict(row) for name, row in compare(*folders).items()},
+            "untaught": self._untaught(),
             "bleu_signature": evaluations["base"]["signatures"],
             "warnings": [warning for name in SYSTEMS for warning in evaluations[name]["warnings"]],
             "seconds": self._seconds(clock, trainings),
@@ -110,13 +143,20 @@ class DemoPlan(Plan):
         write_report(self.folder)
         return results
 
+    def _untaught(self) -> dict[str, Any]:
+        """Return the scores of both systems that never saw a translation of speech, and their comparisons."""
+        folders = [self.folder / "evaluate" / name for name in UNTAUGHT]
+        found = [json.loads((folder / "results.json").read_text())["scores"] for folder in folders]
+        tests = {name: asdict(row) for name, row in compare(*folders).items()}
+        return {"systems": dict(zip(SYSTEMS, found, strict=True)), "significance": tests}
+
     @staticmethod
     def _seconds(clock: Clock, trainings: dict[str, Any]) -> dict[str, float]:
         """Return the time of every stage; ``total`` is the clock on the wall, over all attempts."""
         spent = clock.seconds
         found = {key: spent.get(key, 0.0) for key in ("synthesis", "features", "select")}
         found |= {f"joint_{name}": run["seconds"] for name, run in trainings.items()}
-        found["evaluate"] = round(sum(spent.get(f"evaluate {name}", 0.0) for name in SYSTEMS), 2)
+        found["evaluate"] = round(sum(spent.get(f"evaluate {name}", 0.0) for name in trainings), 2)
         return found | {"total": round(spent.get("wall", 0.0), 1)}
 
 
@@ -159,6 +199,21 @@ def synthesise(folder: Path, scale: corpus.Scale, corpora: Sequence[str], clock:
         corpus.build(folder / "corpus", scale, corpora=tuple(corpora), progress=update)
 
 
+def write_texts(folder: Path, corpora: Sequence[str]) -> None:
+    """Write ``corpus/mt.jsonl``: sentences that no clip of these corpora says, with their translations."""
+    home = folder / "corpus"
+    if (home / "mt.jsonl").exists():
+        return
+    heard = {row.text for name in corpora for row in Manifest(home / f"{name}.jsonl")}
+    drawn = (s for s in grammar.sentences(3 * TEXTS, 20, split="train") if s.en not in heard)
+    rows = [
+        Utterance(id=f"mt-{i:05d}-{code}", task="mt", text=s.en, tgt_lang=code, translation=getattr(s, code))
+        for i, s in zip(range(TEXTS), drawn, strict=False)
+        for code in corpus.TARGETS
+    ]
+    write_manifest(home / "mt.jsonl", rows)
+
+
 def encode(folder: Path, models: Sequence[str], corpora: Sequence[str], clock: Clock) -> None:
     """Fill ``folder/features`` with what the models' encoders make of every clip of some corpora."""
     from aista.model.feature_cache import cached_features
@@ -184,12 +239,24 @@ _ROWS = {
 }
 
 
+_UNTAUGHT_ROWS = {
+    "bleu_zh": "BLEU, speech to Chinese",
+    "bleu_ja": "BLEU, speech to Japanese",
+    "wer_en": "word error rate, %",
+}
+
+
 def summarise(results: dict[str, Any], folder: Path) -> None:
     """Print base against AI-STA, and where the rest can be seen."""
     table = Table("", "base", "AI-STA", title="Held-out combinations, held-out speakers, one seed")
     base, aligned = results["systems"]["base"], results["systems"]["ai_sta"]
     for key, title in _ROWS.items():
         table.add_row(title, *(f"{system[key]:.2f}" if key in system else "-" for system in (base, aligned)))
+    console.print(table)
+    untaught = results["untaught"]
+    table = Table("", "base", "AI-STA, cosine", title="Speech was transcribed alone, only text translated")
+    for key, title in _UNTAUGHT_ROWS.items():
+        table.add_row(title, *(f"{untaught['systems'][name][key]:.2f}" for name in SYSTEMS))
     console.print(table)
     console.print(f"aligned layers {results['selected_layers']}, {results['seconds']['total']:.0f} s in all")
     for warning in results["warnings"]:
