@@ -1,7 +1,7 @@
 """``aista demo``: the verbs of the library on the shipped configs, one after the other.
 
 synthesise -> select -> joint, base and AI-STA side by side -> evaluate -> results.json and report.html.
-The two are compared twice: taught translation from speech, and never taught it (speech comes with transcripts,
+The two are compared twice: taught translation from speech, and never taught it (speech has transcripts,
 translation with texts of other sentences). Every stage leaves a finished folder behind and is skipped when it
 is there: after Ctrl-C the same command goes on.
 """
