@@ -130,7 +130,7 @@ def main() -> None:
     for minutes in track(options.minutes, "talks", disable=not sys.stderr.isatty()):
         command = [sys.executable, __file__, "--alone", "--minutes", str(minutes)]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        print(json.dumps(json.loads(out.splitlines()[-1]), indent=1), flush=True)
+        print(json.dumps(json.loads(out.rstrip("\n").split("\n")[-1]), indent=1), flush=True)
 
 
 if __name__ == "__main__":

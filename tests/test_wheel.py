@@ -29,7 +29,7 @@ GROUPED = [
 ]  # fmt: skip
 
 # Rooms that only their own extra opens; they are imported when they are asked for.
-DOORS = ("aista.serve", "aista.data.importers.huggingface")
+DOORS = ("aista.serve", "aista.data.importers.huggingface", "aista.inference.simulstream")
 
 
 @pytest.fixture(scope="module")

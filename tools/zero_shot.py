@@ -293,7 +293,7 @@ def collect(folder: Path, target: Path, split: str) -> None:
 
 def report(target: Path) -> list[dict[str, Any]]:
     """Recompute the mean scores and every difference to base with its intervals from what is committed."""
-    rows = [json.loads(line) for line in (target / "runs.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (target / "runs.jsonl").read_text().split("\n") if line]
     kept = json.loads(gzip.decompress((target / "answers.json.gz").read_bytes()))
     found = []
     for experiment in sorted({row["experiment"] for row in rows}):

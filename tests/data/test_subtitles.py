@@ -182,11 +182,12 @@ plain_words = words.filter(lambda text: "-->" not in text and not text.strip().i
 @given(said=st.lists(plain_words, min_size=1, max_size=6), web=st.booleans())
 @RELAXED
 def test_what_translate_writes_comes_back(tmp_path, said, web):
-    segments = [TranslatedSegment(n, n + 0.75, text, 1) for n, text in enumerate(said)]
+    # Two seconds each and six apart: subtitles of their own, long enough to be read.
+    segments = [TranslatedSegment(8 * n, 8 * n + 2, text, 1) for n, text in enumerate(said)]
     talk = Translation(" ".join(said), segments, "t.wav", "en", "st", len(said), "stand-in")
     found = read(tmp_path, "t.vtt" if web else "t.srt", render(talk, "vtt" if web else "srt"))
     assert texts(found) == [" ".join(text.split()) for text in said]
-    assert times(found) == [(n, n + 0.75) for n in range(len(said))]
+    assert times(found) == [(8 * n, 8 * n + 2) for n in range(len(said))]
 
 
 # ---- captions that roll

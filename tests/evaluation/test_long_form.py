@@ -79,7 +79,7 @@ def test_whole_recordings_are_scored(recordings, tmp_path):
     broken = Talk(str(tmp_path / "missing.wav"), "en", "zh", ((0.0, 1.0, "onetwothree"),))
     found = long_form(Counter(), recordings, tmp_path)
     assert found["scores"]["chrf_zh"] == pytest.approx(100.0) and found["num_segments"] == 4
-    rows = [json.loads(line) for line in (tmp_path / "long_form.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "long_form.jsonl").read_text().split("\n") if line]
     assert {row["hypothesis"] for row in rows} == {"onetwothree"}
     with_broken = long_form(Counter(), [*recordings, broken], tmp_path)
     assert "missing.wav" in with_broken["recordings"][2]["error"]

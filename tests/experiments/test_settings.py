@@ -10,7 +10,7 @@ from aista.config import JointSettings
 from aista.errors import ConfigError
 from aista.evaluation.settings import EvaluateSettings
 from aista.experiments.plan import NANO_TRAIN, changed, moved, shipped
-from aista.experiments.plans.demo import DemoPlan
+from aista.experiments.plans.demo import SYSTEMS, UNTAUGHT, DemoPlan
 
 
 def test_paths_move_and_nothing_else_does() -> None:
@@ -42,5 +42,8 @@ def test_base_and_ai_sta_differ_in_the_method_alone() -> None:
     base, ours = (plan.joint(name) for name in ("base", "ai_sta"))
     assert base == changed(ours, output=base.output, alignment={"method": "none"})
     assert [job.name for job in plan.jobs()] == [
-        "select", "joint base", "joint ai_sta", "evaluate base", "evaluate ai_sta",
-    ]  # fmt: skip
+        "select",
+        *(f"{verb} {name}" for verb in ("joint", "evaluate") for name in (*SYSTEMS, *UNTAUGHT)),
+    ]
+    base, ours = (plan.untaught(name) for name in UNTAUGHT)
+    assert base == changed(ours, output=base.output, alignment=base.alignment.model_dump())

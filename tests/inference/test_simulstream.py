@@ -37,7 +37,7 @@ def test_simulstream_inference_runs_our_stream(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sys, "argv", ["simulstream_inference", *arguments, "--metrics-log-file", str(log)])
     caplog.set_level("INFO", logger="fbk_fairseq.simultaneous.metrics")
     inference.cli_main()
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").split("\n") if line]
     said = "".join(token for row in rows for token in row.get("generated_tokens", []))
     stream = Stream(aista.load(), "zh", chunk_seconds=1.0)
     heard = np.round(samples * 32768) / 32768

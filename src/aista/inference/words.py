@@ -134,6 +134,7 @@ def out_of_pauses(words: Sequence[Word], pauses: Sequence[tuple[float, float]]) 
 
 def evenly(text: str, code: str, start_seconds: float, end_seconds: float) -> tuple[Word, ...]:
     """Return the words of a text spread over its time by their letters: a guess, for subtitles alone."""
+    text = text.strip()
     edges = np.linspace(0.0, end_seconds - start_seconds, len(text) + 1)
     return words_at(text, code, np.stack([edges[:-1], edges[1:]], axis=1), start_seconds) if text else ()
 
