@@ -133,6 +133,25 @@ def test_the_headline_says_what_came_out(gains, p, words):
     assert words in found(ReportData(results, comparisons))["headline"]
 
 
+def test_what_was_never_taught_leads():
+    systems = {"base": {"bleu_zh": 30.0, "wer_en": 9.0}, "ai_sta": {"bleu_zh": 41.5, "wer_en": 12.0}}
+    results = {
+        **invented.results(),
+        "untaught": {"systems": systems, "significance": {"bleu_zh": {"p_value": 0.001}}},
+    }
+    rows = found(ReportData(results, invented.comparisons()))
+    assert (
+        "Base 30.0, AI-STA 41.5 BLEU (+11.5). AI-STA is better" in rows["Speech into Chinese, never taught"]
+    )
+    assert "AI-STA is worse" in rows["Speech into Chinese, taught"]
+    assert "never taught; what was taught, it did not make better" in rows["headline"]
+    whole = render(ReportData(results, invented.comparisons()))
+    assert 'id="never"' in whole and "word error rate" in whole
+    checked(whole)
+    systems["ai_sta"]["bleu_zh"] = 18.5  # and where it harms, the page does not lead with it
+    assert "never taught" not in found(ReportData(results, invented.comparisons()))["headline"]
+
+
 def test_findings_name_losses_as_losses_and_luck_as_luck():
     rows = found(ReportData(invented.results(), invented.comparisons()))
     assert "AI-STA is worse" in rows["Speech into Chinese"] and "−6.6" in rows["Speech into Chinese"]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from tools.standins.__main__ import app
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.timeout(900)
 def test_from_nothing_to_a_finished_model_and_its_card(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
