@@ -14,6 +14,7 @@ from aista.audio import write_audio
 from aista.cli.data import app
 from aista.data.checks import KINDS, check
 from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.text.languages import chinese_form
 
 
 def noise(seconds: float, level: float = 0.1) -> np.ndarray:
@@ -51,6 +52,7 @@ HARMS = {
     "empty text": [{**GOOD, "text": "  "}],
     "odd text": [{**GOOD, "text": "ALL CAPITALS HERE"}],
     "odd language": [{**GOOD, "task": "st", "tgt_lang": "ja", "translation": "这完全不是日语而是中文。"}],
+    "mixed Chinese": [{**GOOD, "src_lang": "zh", "text": "這是一個好東西, 这是一个好东西。"}],
     "odd rate": [{**GOOD, "text": "word " * 40}],
 }
 
@@ -187,3 +189,33 @@ def test_real_recordings_pass(shared_dir, tmp_path):
         "stereo.opus:"
     ]  # a real DC offset
     assert report.hours * 3600 == pytest.approx(55.7, abs=0.2)
+
+
+# Pairs that a person can check; drawn together with characters that both forms share.
+BOTH = list("人大小山水火木日月天地中文好不在有我你他是的一二三")
+PAIRS = list(
+    zip(
+        "这个说们时会对发车东马鸟鱼门风飞龙国学书语话见长电",
+        "這個說們時會對發車東馬鳥魚門風飛龍國學書語話見長電",
+        strict=True,
+    )
+)
+
+
+@given(st.lists(st.sampled_from(BOTH)), st.lists(st.sampled_from(PAIRS), min_size=1))
+def test_the_form_of_chinese_is_known_by_its_characters(shared, pairs):
+    simplified, traditional = ("".join(shared) + "".join(pair[i] for pair in pairs) for i in (0, 1))
+    assert chinese_form("".join(shared) + "着温") is None
+    assert (chinese_form(simplified), chinese_form(traditional)) == ("simplified", "traditional")
+    assert chinese_form(simplified + traditional) == "mixed"
+
+
+@given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 2))
+@settings(max_examples=20, deadline=None)
+def test_the_rarer_form_of_chinese_is_counted(tmp_path_factory, simplified, traditional, mixed):
+    texts = ["这是好车"] * simplified + ["這是好車"] * traditional + ["这是好車"] * mixed + ["好"]
+    values = {"task": "mt", "text": "Good.", "tgt_lang": "zh"}
+    rows = [{"id": f"u{number}", **values, "translation": text} for number, text in enumerate(texts)]
+    found = run(tmp_path_factory.mktemp("forms"), rows).problems
+    many = min(simplified, traditional) + mixed
+    assert (found["mixed Chinese"].count if many else 0) == many and ("mixed Chinese" in found) == (many > 0)

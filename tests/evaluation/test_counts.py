@@ -50,7 +50,11 @@ def run(folder: Path, rows: list[tuple[str, str | None, str]], output: str = "ou
         write_audio(folder / f"{number}.wav", samples)
         values = {"id": f"r{number}", "audio": f"{number}.wav", "task": task}
         if task == "st":
-            values |= {"tgt_lang": "ja", "text": changes.get("source", "Well."), "translation": reference}
+            values |= {
+                "tgt_lang": changes.get("language", "ja"),
+                "text": changes.get("source", "Well."),
+                "translation": reference,
+            }
         else:
             values |= {"text": reference}
         utterances.append(Utterance(**values))
@@ -175,3 +179,9 @@ def test_rows_without_a_transcript_are_told_where_text_is_translated(tmp_path, b
     found = run(tmp_path, rows, measures=["speech", "text_translation"], source=blank)
     assert set(found["scores"]) == {"bleu_ja", "chrf_ja"}
     assert found["warnings"] == ["set: 2 rows have no transcript: text_translation leaves them out"]
+
+
+@pytest.mark.parametrize(("answer", "told"), [("這是一個夢。", 1), ("这是一个梦。", 0), ("好。", 0)])
+def test_an_answer_in_other_chinese_characters_than_its_reference_is_told(tmp_path, answer, told):
+    found = run(tmp_path, [("st", "这是一个梦。", answer), ("st", "我们走。", "我们走。")], language="zh")
+    assert sum("traditional" in text and "1 of 2 rows (r0)" in text for text in found["warnings"]) == told

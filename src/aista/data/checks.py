@@ -17,7 +17,7 @@ from aista.audio.files import AudioInfo, is_silent, probe, read_audio
 from aista.audio.rates import MAX_SECONDS, SAMPLE_RATE_HZ
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ManifestError
-from aista.text.languages import LANGUAGES, script_complaint
+from aista.text.languages import LANGUAGES, chinese_form, script_complaint
 from aista.text.normalize import is_blank, same_apostrophes, without_invisible
 
 Severity = Literal["error", "warning"]
@@ -49,6 +49,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "has a text with tags, control or invisible characters, odd apostrophes, or in capitals only",
     ),
     "odd language": ("warning", "has a text in the script of another language"),
+    "mixed Chinese": (
+        "warning",
+        "mixes traditional and simplified characters, or has the one form where more rows have the other",
+    ),
     "odd rate": ("warning", "has more than 40 characters of text per second of speech"),
 }
 EXAMPLES = 5
@@ -140,6 +144,7 @@ def check(
     report = CheckReport(str(manifest.path), decode)
     ids, files = array("q"), array("q")
     mismatches: list[tuple[int, str]] = []
+    forms: dict[str, Problem] = {}
     with ThreadPoolExecutor(workers) as pool:
         for rows in _batches(manifest, report):
             heard = list(pool.map(lambda row: _listen(manifest, row[1], decode), rows))
@@ -148,12 +153,14 @@ def check(
                 files.append(hash(utterance.audio))
                 _check_sound(report, manifest, index, utterance, sound, mismatches)
                 _check_text(report, f"{manifest.where(index)} {utterance.id}", utterance)
+                _note_form(forms, f"{manifest.where(index)} {utterance.id}", utterance)
             if progress is not None:
                 progress(len(rows))
     if not report.rows:
         report.note("no rows", str(manifest.path))
     _check_duplicates(report, manifest, np.array(ids))
     _report_mismatches(report, manifest, mismatches, np.array(files))
+    _report_forms(report, forms)
     report.hours = sum(report.hours_by_task.values())
     report.problems = {kind: report.problems[kind] for kind in KINDS if kind in report.problems}
     return report
@@ -280,6 +287,26 @@ def _check_text(report: CheckReport, where: str, row: Utterance) -> None:
             report.note("odd text", f"{where}: {complaint}: {text[:60]!r}")
         elif complaint := script_complaint(text, code):
             report.note("odd language", f"{where}: {complaint}: {text[:60]!r}")
+
+
+def _note_form(forms: dict[str, Problem], where: str, row: Utterance) -> None:
+    """Count a row by the form of its Chinese; one that has both counts as mixed."""
+    texts = ((row.text, row.src_lang), (row.translation, row.tgt_lang or row.src_lang))
+    found = {chinese_form(text) for text, code in texts if text and code == "zh"} - {None}
+    if found:
+        form = "mixed" if len(found) > 1 else str(found.pop())
+        forms.setdefault(form, Problem(*KINDS["mixed Chinese"])).add(f"{where}: {form}")
+
+
+def _report_forms(report: CheckReport, forms: dict[str, Problem]) -> None:
+    """Note the rows whose Chinese is not in the form that most rows have."""
+    whole = [form for form in ("simplified", "traditional") if form in forms]
+    usual = max(whole, key=lambda form: forms[form].count, default=None)
+    others = [problem for form, problem in forms.items() if form != usual]
+    if others:
+        examples = [where for problem in others for where in problem.examples][:EXAMPLES]
+        count = sum(problem.count for problem in others)
+        report.problems["mixed Chinese"] = Problem(*KINDS["mixed Chinese"], count, examples)
 
 
 def _oddity(text: str) -> str | None:

@@ -20,6 +20,7 @@ from aista.errors import EvaluationError
 from aista.evaluation import metrics
 from aista.evaluation.decode import Hypothesis
 from aista.files import write_whole
+from aista.text.languages import chinese_form
 from aista.text.normalize import is_blank, without_invisible
 
 RESULTS = "results.json"
@@ -107,7 +108,18 @@ def part_warnings(
             f"{_some(odd, len(raw))} are not in Unicode's composed form (NFC): BLEU and chrF count the same "
             "letter in two forms as a difference"
         )
+    if odd := [row.id for row in found if row.language == "zh" and _forms_differ(row)]:
+        told.append(
+            f"{_some(odd, len(found))} are answered in traditional characters where the reference has "
+            "simplified ones, or the other way round: every score counts them as differences"
+        )
     return told
+
+
+def _forms_differ(row: Hypothesis) -> bool:
+    """Whether a Chinese answer and its reference are written in different characters."""
+    answer, reference = map(chinese_form, _texts_of(row))
+    return None not in (answer, reference) and answer != reference
 
 
 def _some(ids: Sequence[str], total: int) -> str:

@@ -6,7 +6,8 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Literal
 
 from aista.errors import ConfigError
 
@@ -128,3 +129,37 @@ def script_complaint(text: str, code: str) -> str | None:
     if code == "zh" and kana > 0.1 * total:
         return "kana in a Chinese text: is it Japanese?"
     return None
+
+
+@cache
+def _of_one_form() -> tuple[frozenset[str], frozenset[str]]:
+    """Return the characters that are written in simplified and in traditional Chinese only.
+
+    They follow from two character sets that Python knows: GB 2312 (mainland China) holds simplified forms,
+    Big5 (Taiwan) traditional ones. What the frequent level of one holds and the other lacks is of one form;
+    what both hold (most characters) and rare ones say nothing. Hong Kong also writes 着 and 温, which Big5
+    lacks.
+    """
+    simplified = _level(0xB0, 0xD7, "gb2312", but="big5") - {"着", "温"}
+    return simplified, _level(0xA4, 0xC6, "big5", but="gb2312")
+
+
+def _level(first: int, last: int, codec: str, but: str) -> frozenset[str]:
+    """Return the characters whose lead byte in a character set lies in a range, less those of another set."""
+    pairs = (bytes((lead, trail)) for lead in range(first, last + 1) for trail in range(0x40, 0xFF))
+    held = (pair.decode(codec, "ignore") for pair in pairs)
+    return frozenset(
+        mark for mark in held if script(mark[:1] or " ") == _HAN and not mark.encode(but, "ignore")
+    )
+
+
+def chinese_form(text: str) -> Literal["simplified", "traditional", "mixed"] | None:
+    """Return which characters a Chinese text is written in; None where each of them is written in both forms.
+
+    A form holds from four fifths of the telling characters on: names and quotations keep old forms.
+    """
+    simplified, traditional = (sum(mark in form for mark in text) for form in _of_one_form())
+    if not simplified + traditional:
+        return None
+    share = traditional / (simplified + traditional)
+    return "traditional" if share >= 0.8 else "simplified" if share <= 0.2 else "mixed"
