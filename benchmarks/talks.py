@@ -3,7 +3,7 @@
     python benchmarks/talks.py --minutes 1 10 60
 
 A talk is sentences of the demo's grammar in drawn voices with pauses of 0.6 to 1.5 s, over low noise. Each
-length runs in a process of its own, so that its peak of memory is its own. Needs `aista[demo,vad]`.
+length runs in a process of its own, so that its peak of memory is its own. Needs `pip install '.[demo,vad]'`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,11 @@ def test_help_lists_every_verb() -> None:
     ).stdout
     for verb in ("demo", "translate", "pretrain", "select", "joint", "evaluate"):
         assert verb in shown
+
+
+def test_nobody_is_sent_to_an_index_for_this_package() -> None:
+    """It is installed from a copy of the repository; on an index anybody may own its name."""
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", *root.glob("docs/**/*.md"), *root.glob("src/**/*.py")]
+    sent = re.compile(r"aista\[[a-z]|pip install ['\"]?aista\b")
+    assert not [str(page) for page in pages if sent.search(page.read_text(encoding="utf-8"))]

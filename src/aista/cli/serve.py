@@ -43,7 +43,7 @@ def serve(
         typer.Option(envvar="AISTA_API_KEY", help="Key that clients must send.", show_default="none"),
     ] = None,
     vad: Annotated[
-        Switch, typer.Option(help="Look for speech first ('aista[vad]') and translate that alone.")
+        Switch, typer.Option(help="Look for speech first (pip install '.[vad]') and translate that alone.")
     ] = Switch.ON,
     coverage: Annotated[
         Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")

@@ -97,7 +97,7 @@ def translate(
     max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 720.0,
     vad: Annotated[
         Switch,
-        typer.Option(help="Look for speech first ('aista[vad]') and translate that alone."),
+        typer.Option(help="Look for speech first (pip install '.[vad]') and translate that alone."),
     ] = Switch.ON,
     coverage: Annotated[
         Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")

@@ -1,6 +1,6 @@
 """Spoken English from espeak-ng: many speakers, rates and rooms, the same bytes on every run.
 
-espeak-ng is GPL-3 and therefore an optional extra (``pip install 'aista[demo]'``); nothing else needs
+espeak-ng is GPL-3 and therefore an optional extra (``pip install '.[demo]'``); nothing else needs
 it. The synthesiser carries state from one utterance to the next, so equal audio needs a fresh process
 that speaks the same texts in the same order: ``Synthesiser`` is opened once per process, and corpora
 are made in shards, one process each.
@@ -82,7 +82,7 @@ def require() -> ModuleType:
         import espeakng_loader
     except ImportError:
         raise AistaError(
-            "The demo's voice, espeak-ng, is not installed.", advice="pip install 'aista[demo]'"
+            "The demo's voice, espeak-ng, is not installed.", advice="pip install '.[demo]'"
         ) from None
     return espeakng_loader
 

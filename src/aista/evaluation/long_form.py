@@ -138,7 +138,7 @@ def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
         from mweralign import align_texts
     except ImportError:
         raise EvaluationError(
-            "Cutting a text by reference segments needs mweralign.", advice="pip install 'aista[long-form]'"
+            "Cutting a text by reference segments needs mweralign.", advice="pip install '.[long-form]'"
         ) from None
     spaces = language(code).spaces
 
@@ -239,7 +239,7 @@ def omnisteval(folder: Path, code: str) -> dict[str, float]:
         from omnisteval.scoring import evaluate_instances
     except ImportError:
         raise EvaluationError(
-            "The delay of streams is scored by OmniSTEval.", advice="pip install 'aista[streaming]'"
+            "The delay of streams is scored by OmniSTEval.", advice="pip install '.[streaming]'"
         ) from None
     by_letter = not language(code).spaces
     words, said, places, references = load_resegmentation_inputs(

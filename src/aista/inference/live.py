@@ -49,7 +49,7 @@ def from_microphone() -> Iterator[np.ndarray]:
         raise AudioError(
             "The microphone cannot be heard.",
             got=str(error),
-            advice="pip install 'aista[live]' (on Linux also PortAudio: apt install libportaudio2).",
+            advice="pip install '.[live]' (on Linux also PortAudio: apt install libportaudio2).",
         ) from None
     heard: queue.Queue[np.ndarray] = queue.Queue()
     try:

@@ -1,4 +1,4 @@
-"""Our streams in simulstream (``aista[streaming]``): for its server, its web page and its inference.
+"""Our streams in simulstream (``pip install '.[streaming]'``): for its server, web page and inference.
 
 A configuration for it::
 
