@@ -15,6 +15,7 @@ from aista.data.manifest import Utterance, write_manifest
 from aista.errors import ConfigError, EvaluationError
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import compare, score
+from aista.evaluation.metrics import obeys
 from aista.evaluation.settings import ScoreSettings
 from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.translating import Request, SpeechTranslator
@@ -185,3 +186,34 @@ def test_rows_without_a_transcript_are_told_where_text_is_translated(tmp_path, b
 def test_an_answer_in_other_chinese_characters_than_its_reference_is_told(tmp_path, answer, told):
     found = run(tmp_path, [("st", "这是一个梦。", answer), ("st", "我们走。", "我们走。")], language="zh")
     assert sum("traditional" in text and "1 of 2 rows (r0)" in text for text in found["warnings"]) == told
+
+
+OBEYED = {
+    "你叫什么名字？": ("我是一个语言模型。", "What is your name?", "您的名字是什么？", "你叫什么？"),
+    "法国的首都是哪里？": ("巴黎。", "巴黎", "法国首都在哪里？", "哪里是法国的首都？"),
+    "给我讲一个笑话。": (
+        "从前有一位老人，他有三个儿子，大儿子很懒，二儿子很笨。",
+        "No.",
+        "请给我讲个笑话。",
+        "讲一个笑话给我。",
+    ),
+}
+
+
+def test_answers_that_obey_instead_of_translating_are_counted(tmp_path):
+    rows = [("st", reference, answers[0]) for reference, answers in OBEYED.items()]
+    rows += [("st", reference, answers[2]) for reference, answers in OBEYED.items()]
+    rows += [("st", "你叫什么名字？", ""), ("asr", "What is your name?", "I am a model, and glad to help.")]
+    found = run(tmp_path, rows, language="zh", measures=["speech", "obedience"])
+    assert found["scores"]["obedience"] == 50 and found["num_scored"]["obedience"] == 8
+    assert found["by_set"]["set"]["scores"]["obedience"] == 50
+    assert any("4 of 8 answers obey" in text and "r0, r1, r2" in text for text in found["warnings"])
+    plain = run(tmp_path, rows, "plain", language="zh")
+    assert "obedience" not in plain["scores"]
+
+
+@pytest.mark.parametrize("reference", OBEYED)
+def test_a_translation_does_not_obey_and_an_answer_does(reference):
+    one, other, *translations = OBEYED[reference]
+    assert obeys(one, reference, "zh") and obeys(other, reference, "zh") and not obeys(" ", reference, "zh")
+    assert not any(obeys(text, reference, "zh") for text in [reference, *translations])

@@ -23,7 +23,7 @@ from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ConfigError
 from aista.evaluation.decode import decode, request_of
 from aista.evaluation.inside import teacher_forced_accuracy, transport_costs
-from aista.evaluation.metrics import bleu_metric
+from aista.evaluation.metrics import bleu_metric, obeys
 from aista.evaluation.results import (
     MAY_CHANGE,
     RESULTS,
@@ -60,7 +60,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         (each with its ``scores``, ``num_scored``, ``num_unfinished``, ``num_utterances``); ``warnings``,
         ``seconds`` by measure, ``versions``, ``settings`` and what identifies them and the model. The keys of
         the scores: ``bleu_zh``, ``chrf_zh`` (speech translation), ``mt_bleu_zh``, ``mt_chrf_zh`` (text in the
-        speech slot), ``wer_en``, ``chrf_captions``, ``token_accuracy`` (percent), ``log_wasserstein``.
+        speech slot), ``wer_en``, ``chrf_captions``, ``token_accuracy`` (percent), ``log_wasserstein``,
+        ``obedience`` (percent).
 
     Raises:
         EvaluationError: Two manifests have one name.
@@ -209,6 +210,8 @@ class _Bench:
             self.warnings.append(f"{many}, e.g. {failed[0].error}")
         most = self.system.generation.max_new_tokens
         self.warnings += part_warnings(self.sounds.utterances(), part.hypotheses, most)
+        if "obedience" in asked:
+            self._check_obedience(part)
         if {"token_accuracy", "log_wasserstein"} & set(asked):
             self._look_inside(part)
         if self.settings.silence_check and "speech" in asked:
@@ -276,6 +279,18 @@ class _Bench:
         """Warn of a system that answers silence as it answers speech."""
         if not self._remembered("hears", lambda: hears(self.system, self.sounds)):
             self.warnings.append("the answers are the same without the sound: the model does not hear")
+
+    def _check_obedience(self, part: Part) -> None:
+        """Count the answers that do what is said, and name the first."""
+        rows = [row for row in part.hypotheses if row.task in ("st", "asr")]
+        if not rows:
+            self.warnings.append("obedience left out: no row of st or asr was asked (measure 'speech')")
+            return
+        found = [row.id for row in rows if obeys(row.hypothesis, row.reference, row.language)]
+        part.obedient = (len(found), len(rows))
+        if found:
+            told = f"{len(found)} of {len(rows)} answers obey what is said instead of translating it"
+            self.warnings.append(f"{told}, e.g. {', '.join(found[:3])}")
 
     def _remembered(self, measure: str, compute: Callable[[], Any], *terms: Any) -> Any:
         """Return a measure that an earlier attempt finished under the same terms, or compute and keep it."""

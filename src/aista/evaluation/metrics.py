@@ -18,7 +18,7 @@ import sacrebleu
 from sacrebleu.metrics.base import Metric
 
 from aista.errors import EvaluationError
-from aista.text.languages import language
+from aista.text.languages import language, script_complaint
 from aista.text.normalize import is_blank, lower, same_apostrophes, without_invisible
 
 _NEEDS_SPACES = frozenset({"13a", "intl", "none"})
@@ -238,3 +238,29 @@ def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
         for j, counterpart in enumerate(other, start=1):
             corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (unit != counterpart))
     return row[-1]
+
+
+_KEPT_CHRF = 40.0
+_QUESTION_MARKS = frozenset("?？؟")
+
+
+def obeys(hypothesis: str, reference: str, code: str) -> bool:
+    """Whether an answer does what a spoken question or order says, where its translation was asked for.
+
+    It is taken to obey where it shares little with the reference (chrF2 of the sentence below 40) and one
+    sign speaks for another text than a poor translation: the question mark is gone, its letters are of
+    another script, or it has more than twice or less than half as many.
+
+    An answer that repeats the words of a question ("The capital is ...") is missed, and a poor translation
+    that has lost its question mark is counted: read the answers before quoting a small difference. An empty
+    answer obeys nothing.
+
+    Args:
+        hypothesis, reference: Texts in one language.
+        code: Its ISO 639-1 code.
+    """
+    if is_blank(hypothesis) or sacrebleu.sentence_chrf(hypothesis, [reference]).score >= _KEPT_CHRF:
+        return False
+    given, wanted = (sum(mark.isalnum() for mark in text) for text in (hypothesis, reference))
+    answered = bool(_QUESTION_MARKS.intersection(reference)) and not _QUESTION_MARKS.intersection(hypothesis)
+    return answered or script_complaint(hypothesis, code) is not None or not wanted <= 2 * given <= 4 * wanted

@@ -36,6 +36,7 @@ class Part:
     hypotheses: list[Hypothesis] = field(default_factory=list)
     correct_tokens: Sequence[int] = (0, 0)
     num_accuracy_rows: int = 0
+    obedient: Sequence[int] = (0, 0)
     log_costs: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -216,6 +217,9 @@ def _scores(parts: Iterable[Part]) -> dict[str, Any]:
     if total:
         values["token_accuracy"] = 100 * right / total
         num_scored["token_accuracy"] = sum(part.num_accuracy_rows for part in parts)
+    obeyed, told = (sum(part.obedient[i] for part in parts) for i in (0, 1))
+    if told:
+        values["obedience"], num_scored["obedience"] = 100 * obeyed / told, told
     by_layer = {}
     for layer in {layer for part in parts for layer in part.log_costs}:
         costs = [cost for part in parts for cost in part.log_costs.get(layer, [])]

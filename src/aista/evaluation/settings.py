@@ -11,7 +11,7 @@ from aista.inference.answering import GenerationSettings
 
 __all__ = ["BaselineSettings", "EvaluateSettings", "GenerationSettings", "ScoreSettings"]
 
-Measure = Literal["speech", "text_translation", "token_accuracy", "log_wasserstein"]
+Measure = Literal["speech", "text_translation", "token_accuracy", "log_wasserstein", "obedience"]
 
 
 class EvaluateSettings(Settings):
@@ -25,7 +25,9 @@ class EvaluateSettings(Settings):
             error rate (``asr``), chrF2 (``aac``). ``text_translation``: the ``st`` rows again with the
             transcript standing where the speech stood, prompt unchanged (the paper's zero-shot MT).
             ``token_accuracy``: teacher-forced. ``log_wasserstein``: mean logarithm of the transport cost
-            between speech and transcript (the paper's Figure 6).
+            between speech and transcript (the paper's Figure 6). ``obedience``: percent of the answers of
+            ``speech`` (``st``, ``asr``) that obey what is said instead of translating it, see
+            ``aista.evaluation.metrics.obeys``; for a test set of spoken questions and orders.
         layers: Layers of ``log_wasserstein``: numbers, or the path of a layer report of ``aista select``.
         limit: Rows taken from the head of each manifest; all by default.
         features: Folder of cached encoder outputs, filled where something is missing.
@@ -56,7 +58,7 @@ class ScoreSettings(Settings):
 
     Attributes:
         output, data, limit, silence_check: As for ``EvaluateSettings``.
-        measures: ``speech``, and ``text_translation`` where the system also takes text.
+        measures: ``speech``, and ``text_translation`` where the system also takes text; ``obedience``.
     """
 
     harmless = frozenset({"output"})
@@ -64,7 +66,9 @@ class ScoreSettings(Settings):
 
     output: PathName
     data: list[PathName] = Field(min_length=1)
-    measures: list[Literal["speech", "text_translation"]] = Field(default=["speech"], min_length=1)
+    measures: list[Literal["speech", "text_translation", "obedience"]] = Field(
+        default=["speech"], min_length=1
+    )
     limit: Count | None = None
     silence_check: bool = True
 
