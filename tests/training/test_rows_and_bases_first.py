@@ -33,16 +33,22 @@ def stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(tiny.pretrain_settings(tmp_path_factory.mktemp("stage1"))).folder
 
 
-@given(st.dictionaries(st.integers(0, 11), st.sampled_from(sorted(FAULTS)), min_size=1, max_size=4))
+@given(
+    st.dictionaries(st.integers(0, 11), st.sampled_from(sorted(FAULTS)), min_size=1, max_size=4),
+    st.sampled_from(["train", "validation"]),
+)
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_row_is_looked_at_before_the_first_step(stage1, tmp_path_factory, faults):
+def test_every_row_is_looked_at_before_features_and_steps(stage1, tmp_path_factory, faults, part):
     folder = tmp_path_factory.mktemp("rows")
     chosen = tiny.joint_settings(folder, str(stage1))
     rows = list(Manifest(folder / "st.jsonl"))
     for number, fault in faults.items():
         rows[number] = rows[number].model_copy(update=FAULTS[fault])
-    write_manifest(folder / "st.jsonl", rows)
+    write_manifest(folder / "faulty.jsonl", rows)
+    changes = {part: [str(folder / "faulty.jsonl")], "features": str(folder / "features")}
+    chosen = chosen.model_copy(update={"data": chosen.data.model_copy(update=changes)})
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "cached_features", lambda *_, **__: pytest.fail("features were computed"))
         patch.setattr(stages.AistaTrainer, "step", lambda *_: pytest.fail("a step was taken"))
         with pytest.raises(ManifestError) as error:
             joint(chosen)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -283,6 +284,10 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         other._take(self._rows[chosen], self._pieces[chosen])
         return other
 
+    def use_features(self, store: FeatureStore) -> None:
+        """Give cached features in place of samples from now on."""
+        self.features, self.sounds = store, SoundNames(store.directory)
+
     def clips(self) -> SpeechDataset:
         """Return a dataset that holds every clip once, however many rows share it, and no text."""
         return self.without(())
@@ -380,7 +385,7 @@ class Collator:
         draw = f"{self.seed}-{int(self._epoch)}-{utterance.id}" if self.prompt_pool else None
         return instruction(utterance.task, utterance.answer_lang, draw=draw)
 
-    def check(self, dataset: SpeechDataset) -> None:
+    def check(self, *datasets: SpeechDataset) -> None:
         """Demand of every row what a batch will ask of it: a run must not end at a row in its middle.
 
         Raises:
@@ -391,7 +396,7 @@ class Collator:
             A pass over the manifests: no sound is read.
         """
         faults: list[str] = []
-        for row in dataset.utterances():
+        for row in chain.from_iterable(dataset.utterances() for dataset in datasets):
             try:
                 if SPEECH_SLOT in self.instruction(row).removeprefix(SPEECH_SLOT):
                     raise ManifestError("The prompt holds the speech slot inside its text.")

@@ -145,8 +145,6 @@ def train(
     speed_up(objective.model, settings.train)
     set_seed(settings.seed)
     data = _data(settings, objective)
-    if processes.is_main():
-        data.collator.check(data.train)
     running = trainer(objective, settings.train, output, settings.seed, data)
     speech_llm = objective.speech_llm
     speech_llm.directions = (*speech_llm.directions, *directions(data.train))
@@ -190,7 +188,7 @@ def speed_up(model: Any, settings: TrainSettings) -> None:
 
 
 def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingData:
-    """Return what the run reads."""
+    """Return what the run reads; every row is looked at before features are computed and steps taken."""
     data: DataSettings = settings.data
     speech_llm = objective.speech_llm
     limits: dict[str, Any] = {
@@ -198,14 +196,11 @@ def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingDa
         "max_seconds": data.max_seconds or speech_llm.longest_seconds,
         "too_long": data.too_long,
     }
-    store = None
-    if data.features:
-        paths = [*data.train, *data.validation]
-        store = cached_features(speech_llm.model, speech_llm.processor, paths, data.features, **limits)
-
-    def dataset(paths: list[str]) -> SpeechDataset:
-        return SpeechDataset([Manifest(path) for path in paths], features=store, **limits)
-
+    datasets = [
+        SpeechDataset([Manifest(path) for path in paths], **limits)
+        for paths in (data.train, data.validation)
+        if paths
+    ]
     collator = Collator(
         speech_llm.batcher,
         transcripts=objective.alignment.active,
@@ -213,8 +208,15 @@ def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingDa
         prompt_pool=settings.prompt_pool,
         seed=settings.seed,
     )
-    validation = dataset(data.validation) if data.validation else None
-    return TrainingData(dataset(data.train), validation, collator, data.weights, data.num_workers)
+    if processes.is_main():
+        collator.check(*datasets)
+    if data.features:
+        paths = [*data.train, *data.validation]
+        store = cached_features(speech_llm.model, speech_llm.processor, paths, data.features, **limits)
+        for dataset in datasets:
+            dataset.use_features(store)
+    train, validation = (*datasets, None)[:2]
+    return TrainingData(train, validation, collator, data.weights, data.num_workers)
 
 
 def directions(dataset: SpeechDataset) -> set[str]:
