@@ -7,9 +7,26 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import OPTConfig, OPTForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    SiglipVisionConfig,
+)  # fmt: skip
 
 from aista.data.manifest import Manifest, write_manifest
 from aista.errors import AudioError, CheckpointError, ManifestError
@@ -125,10 +142,49 @@ def opt() -> OPTForCausalLM:
     return OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32, max_position_embeddings=512))
 
 
-@pytest.mark.parametrize("make", [phi3, opt])
-def test_other_families_train(make, tmp_path):
+GATED = SIZES | {"num_key_value_heads": 1, "intermediate_size": 48}
+
+
+def gemma3() -> Gemma3ForCausalLM:
+    return Gemma3ForCausalLM(Gemma3TextConfig(**GATED, head_dim=16))
+
+
+OTHERS = {
+    "phi3": phi3,
+    "opt": opt,
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**GATED)),
+    "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**GATED, pad_token_id=0, eos_token_id=1)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**GATED, head_dim=16)),
+    "gemma3": gemma3,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_train(name, tmp_path):
     chosen = tiny.pretrain_settings(tmp_path, max_steps=2)
     shutil.rmtree(tmp_path / "lm")
-    make().save_pretrained(tmp_path / "lm")
+    OTHERS[name]().save_pretrained(tmp_path / "lm")
     tiny.tokenizer(tmp_path / "lm")
     assert pretrain(chosen).steps == 2
+
+
+def test_a_model_that_sees_is_refused_and_its_text_part_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision = SiglipVisionConfig(**sizes, image_size=28, patch_size=14)
+    text = Gemma3TextConfig(**GATED, head_dim=16)
+    seeing = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    )
+    seeing.save_pretrained("models/gemma-3-4b-it")
+    tiny.tokenizer(Path("models/gemma-3-4b-it"))
+    hearing = str(tiny.whisper(tmp_path / "whisper"))
+    with pytest.raises(CheckpointError, match=r"(?s)'gemma3'.*'gemma3_text'.*own-backbone.md"):
+        configure(hearing, "models/gemma-3-4b-it")
+    guide = Path(__file__).parents[2] / "docs/guides/own-backbone.md"
+    lines = guide.read_text(encoding="utf-8").partition("part of a model that sees")[2]
+    exec(lines.split("```python\n")[1].split("```")[0], {})
+    assert configure(hearing, "models/gemma-3-4b-text").text_config.model_type == "gemma3_text"
+    alone = Gemma3ForCausalLM.from_pretrained("models/gemma-3-4b-text")
+    ids = torch.arange(5, 15)[None]
+    assert torch.equal(alone.eval()(ids).logits, seeing.eval()(ids).logits)

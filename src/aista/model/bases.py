@@ -159,6 +159,24 @@ def read_config(folder: Path, kind: type | None = None) -> PreTrainedConfig:
     return config
 
 
+def text_config(path: Path) -> PreTrainedConfig:
+    """Read the configuration of a backbone.
+
+    Raises:
+        CheckpointError: It also sees or hears (Gemma 3, Qwen2.5-VL): LoRA would be put into those parts too.
+    """
+    config = read_config(path)
+    text = config.get_text_config()
+    if text is not config:
+        raise CheckpointError(
+            "This backbone is more than a language model.",
+            got=f"{path} is a {config.model_type!r}, whose text part is a {text.model_type!r}",
+            expected="a causal language model of text alone",
+            advice="Save its text part as a model of its own: docs/guides/own-backbone.md has the lines.",
+        )
+    return text
+
+
 def _refuse_other_formats(path: Path) -> None:
     """Say what to do with weights of llama.cpp or CTranslate2, which transformers does not read as they are.
 

@@ -91,7 +91,7 @@ def configure(
     named = {"speech_encoder": speech_encoder, "audio_encoder": audio_encoder, "backbone": backbone}
     given = {role: bases.describe(str(source)) for role, source in named.items() if source is not None}
     paths = {role: bases.locate(base["source"], revision=base["revision"]) for role, base in given.items()}
-    text_config = bases.read_config(paths["backbone"]).get_text_config()
+    text_config = bases.text_config(paths["backbone"])
     tokenizer = bases.load_tokenizer(paths["backbone"])
     own = backbone_family(settings.get("family") or text_config.model_type).template
     require_rows(tokenizer, text_config.vocab_size + settings.get("extra_rows", 0), paths["backbone"])
