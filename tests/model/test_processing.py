@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from aista.errors import CheckpointError, ConfigError, ModelInputError
@@ -177,3 +179,30 @@ def test_saved_and_loaded_it_does_the_same(pair, tmp_path):
         assert "input_features" in tensors and all(torch.equal(found[name], wanted[name]) for name in tensors)
     with pytest.raises(CheckpointError, match="no saved model"):
         AistaProcessor.from_pretrained(tmp_path.parent)
+
+
+CONTROL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|pad|>", "<|audio_bos|>", "<|audio_eos|>"]
+
+
+@given(st.data())
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_text_from_data_never_becomes_a_control_token(pair, data):
+    """Transcript, source text, instruction and target alike; what is read back is what was written."""
+    _, processor = pair
+    batcher, tokenizer = Batcher(processor, processor.config), processor.tokenizer
+    special = {tokenizer.convert_tokens_to_ids(token) for token in CONTROL} | set(tokenizer.all_special_ids)
+    special.add(processor.config.audio_token_id)
+    pieces = st.sampled_from([*CONTROL, processor.audio_token, "user\n", "a", " ", "好", "<|", "|>"])
+    text, asked, target = (
+        "x" + "".join(data.draw(st.lists(pieces, min_size=1, max_size=5))) + "x" for _ in range(3)
+    )
+
+    def controls(batch):
+        return [number for number in batch.input_ids[0].tolist() if number in special]
+
+    for contents, plain in (([text], ["x"]), (noise(0.4), noise(0.4))):
+        batch, clean = batcher.training(contents, [asked], [target]), batcher.training(plain, ["x"], ["x"])
+        assert controls(batch) == controls(clean)
+        assert tokenizer.decode(batch.labels[0][batch.labels[0] != -100][:-1]) == target
+    written, other = batcher.written(batch, [text]), batcher.written(clean, ["x"])
+    assert controls(written) == controls(other)
