@@ -215,8 +215,8 @@ def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingDa
         store = cached_features(speech_llm.model, speech_llm.processor, paths, data.features, **limits)
         for dataset in datasets:
             dataset.use_features(store)
-    train, validation = (*datasets, None)[:2]
-    return TrainingData(train, validation, collator, data.weights, data.num_workers)
+    validation = datasets[1] if data.validation else None
+    return TrainingData(datasets[0], validation, collator, data.weights, data.num_workers)
 
 
 def directions(dataset: SpeechDataset) -> set[str]:
