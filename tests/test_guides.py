@@ -1,0 +1,93 @@
+"""What README and guides tell a reader to type is understood: verbs, options, settings, imports."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from aista.cli import main as cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+# What stands for something of the reader's: a folder, a number, "and so on".
+PLACEHOLDER = re.compile(r"…|\.\.\.|<[a-z]")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the fenced blocks of a page in a language."""
+    return re.findall(rf"```(?:{language})\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+
+
+def commands(page: Path, mentioned: bool) -> Iterator[list[str]]:
+    """Yield the words after ``aista`` of every command of a page: in its blocks, or mentioned in its text."""
+    if mentioned:
+        text = page.read_text(encoding="utf-8")
+        lines = [" ".join(code.split()) for code in re.findall(r"(?<!`)`(aista [^`]+)`(?!`)", text)]
+    else:
+        typed = (block.replace("\\\n", " ") for block in blocks(page, "bash|sh|console"))
+        lines = [line for block in typed for line in block.split("\n")]
+    for line in lines:
+        found = re.search(r"(?:^|[\s/|;&])(?:-m )?aista ([a-z].*)", line)
+        if found and not PLACEHOLDER.search(found[1]):
+            words = shlex.split(re.split(r" [|<>&;] ?| 2>", found[1])[0], comments=True)
+            if len(words) > 1:  # a verb alone is named, not told to be typed
+                yield words
+
+
+def complaint(words: list[str]) -> str:
+    """Parse a command as typer does, without running it; return what it says against it."""
+    if not any(group.name == "data" for group in cli.app.registered_groups):
+        cli._add_verbs()
+    command: Any = typer.main.get_command(cli.app)
+    while hasattr(command, "commands"):
+        if words[:1] in (["--help"], ["--version"]) or (words[0].startswith("--install") and len(words) == 1):
+            return ""
+        if words[0] not in command.commands:
+            return f"there is no verb {words[0]!r}"
+        command, words = command.commands[words[0]], words[1:]
+    if {"--help", "-h"} & set(words):
+        return ""
+    try:
+        command.make_context(command.name, list(words))
+    except Exception as error:
+        said = error.format_message() if hasattr(error, "format_message") else repr(error)
+        return "" if "does not exist" in said else said  # a file that does not exist is the reader's
+    return ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_page_is_understood(page: Path) -> None:
+    found = {" ".join(words): complaint(words) for words in commands(page, mentioned=False)}
+    for words in commands(page, mentioned=True):  # what is mentioned may leave out what must be given
+        said = complaint(words)
+        found[" ".join(words)] = "" if said.startswith("Missing") else said
+    assert not {command: said for command, said in found.items() if said}
+
+
+def test_pages_hold_commands() -> None:
+    assert sum(len(list(commands(page, mentioned=False))) for page in PAGES) > 25
+
+
+def test_a_wrong_option_would_be_found() -> None:
+    assert not complaint(["translate", "talk.wav", "--to", "zh"])
+    assert "--tow" in complaint(["translate", "talk.wav", "--tow", "zh"])
+    assert "tranlsate" in complaint(["tranlsate", "talk.wav"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_python_block_of_a_page_compiles_and_finds_what_it_imports(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aista"):
+                module = importlib.import_module(str(node.module))
+                for name in node.names:
+                    if not hasattr(module, name.name):
+                        importlib.import_module(f"{node.module}.{name.name}")
