@@ -44,7 +44,7 @@ def test_the_guide_adds_a_language_model_in_one_file(bases, neox, tmp_path, monk
     """Without it the model is refused with a pointer to the guide; with it everything works."""
     with pytest.raises(ConfigError, match="own-backbone"):
         bases.model("gpt_neox", beats=False)
-    code = re.search(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    code = re.search(r"## One file for a family.*?```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     name = "my_neox" if dotted else "gpt_neox"
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / f"{name}.py").write_text(code[1])
