@@ -63,14 +63,24 @@ def talk(minutes: float, seed: int = 0, block_minutes: float = 10.0):
     )
 
 
-def word_error(found, true) -> dict[str, float]:
-    """Return errors of the starts of words that both have, in order."""
-    matcher = SequenceMatcher(None, [word for word, _ in found], [word for word, _ in true], autojunk=False)
-    pairs = [
-        abs(found[i + k][1] - true[j + k][1])
-        for i, j, size in matcher.get_matching_blocks()
-        for k in range(size)
-    ]
+def word_error(found, true, window_seconds: float = 30.0) -> dict[str, float]:
+    """Return errors of the starts of words that both have, in order.
+
+    Words are matched within windows of time: over an hour the same sentences come again, and the longest common
+    run of words may lie an hour away.
+    """
+    pairs = []
+    for begin in np.arange(0.0, max(start for _, start in true) + 1, window_seconds):
+        mine, theirs = (
+            [(w, start) for w, start in words if begin <= start < begin + window_seconds]
+            for words in (found, true)
+        )
+        matcher = SequenceMatcher(None, [w for w, _ in mine], [w for w, _ in theirs], autojunk=False)
+        pairs += [
+            abs(mine[i + k][1] - theirs[j + k][1])
+            for i, j, size in matcher.get_matching_blocks()
+            for k in range(size)
+        ]
     return {"words": len(pairs), "mean": float(np.mean(pairs)), "median": float(np.median(pairs))}
 
 
