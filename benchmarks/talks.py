@@ -66,8 +66,8 @@ def talk(minutes: float, seed: int = 0, block_minutes: float = 10.0):
 def word_error(found, true, window_seconds: float = 30.0) -> dict[str, float]:
     """Return errors of the starts of words that both have, in order.
 
-    Words are matched within windows of time: over an hour the same sentences come again, and the longest common
-    run of words may lie an hour away.
+    Words are matched within windows of time: over an hour the same sentences come again, and the longest
+    common run of words may lie an hour away.
     """
     pairs = []
     for begin in np.arange(0.0, max(start for _, start in true) + 1, window_seconds):
