@@ -96,5 +96,5 @@ def test_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nano, demo, full"):
         corpus.scale_named("huge")
     monkeypatch.setitem(__import__("sys").modules, "espeakng_loader", None)
-    with pytest.raises(AistaError, match=r"aista\[demo\]"):
+    with pytest.raises(AistaError, match=r"\.\[demo\]"):
         corpus.build(tmp_path, SCALE, draw_sound=draw_sound)
