@@ -348,8 +348,8 @@ class SpeechTranslator(ABC):
             contents: Samples (n,) at 16 kHz of any length, cached features (frames, D), or texts: all of one
                 kind. An error is handed on in its place.
             request: What is asked of all of them.
-            whole: Take each as it is, one utterance, as test sets have them; else speech is looked for in it,
-                and the answers are looked at.
+            whole: Take each as one utterance, as test sets have them, without two seconds and more at its
+                ends in which nobody speaks; else speech is looked for in it, and the answers are looked at.
         """
         waiting: deque[Answered | AistaError] = deque()
         batch: list[tuple[Answered, int, Any]] = []

@@ -27,7 +27,7 @@ from aista.model.beats import BeatsModel
 from aista.model.configuration import AistaConfig
 from aista.model.inputs import SpeechInputs, positions, put, require_placeholders
 from aista.model.lora import add_lora, is_lora
-from aista.model.weights import require_match, set_whole
+from aista.model.weights import set_strictly
 from aista.model.window_qformer import TOKEN_SCALES, WindowQFormer, embedding_length
 
 
@@ -190,17 +190,13 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         parameters = dict(self.named_parameters())
         return {name: parameters[name].detach() for name in self.trained_names()}
 
-    @torch.no_grad()
     def load_trainable(self, state: dict[str, Tensor]) -> None:
         """Set the trained tensors.
 
         Raises:
             CheckpointError: Names or shapes differ in either direction.
         """
-        own = self.trainable_state_dict()
-        require_match("the trained part of this model", state, own)
-        for name, tensor in own.items():
-            set_whole(tensor, state[name])
+        set_strictly("the trained part of this model", self.trainable_state_dict(), state)
 
     def train(self, mode: bool = True):
         """Set training mode; the frozen encoders stay in eval mode (docs/decisions)."""

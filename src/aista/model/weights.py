@@ -162,6 +162,18 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
+@torch.no_grad()
+def set_strictly(what: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Set tensors by name to full values, all of them or none.
+
+    Raises:
+        CheckpointError: Names or shapes differ in either direction.
+    """
+    require_match(what, state, own)
+    for name, tensor in own.items():
+        set_whole(tensor, state[name])
+
+
 def set_whole(tensor: Tensor, value: Tensor) -> None:
     """Set a tensor, spread by FSDP2 or not, to a full value that every process holds."""
     if isinstance(tensor, DTensor):

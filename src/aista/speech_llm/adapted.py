@@ -22,7 +22,7 @@ from aista.files import write_whole
 from aista.model import bases, loading
 from aista.model.lora import add_lora, is_lora, merge
 from aista.model.speech_lm import seeded
-from aista.model.weights import fingerprint, require_match, set_whole
+from aista.model.weights import fingerprint, set_strictly
 from aista.speech_llm.classes import SpeechClass
 
 ADAPTED = "adapted.json"
@@ -144,17 +144,13 @@ class Adaptation:
         named = self.model.named_parameters()
         return {n: tensor.detach() for n, tensor in named if is_lora(n) or n.startswith(inside)}
 
-    @torch.no_grad()
     def load_trainable(self, state: dict[str, Tensor]) -> None:
         """Set the trained tensors.
 
         Raises:
             CheckpointError: Names or shapes differ in either direction.
         """
-        own = self.trainable_state_dict()
-        require_match("the trained part of this model", state, own)
-        for name, tensor in own.items():
-            set_whole(tensor, state[name])
+        set_strictly("the trained part of this model", self.trainable_state_dict(), state)
 
     def save_pretrained(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save what was trained, and what it stands on; files appear whole or not at all.

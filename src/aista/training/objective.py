@@ -20,7 +20,7 @@ from aista.alignment.base import Alignment, gather_pairs, joint_loss
 from aista.errors import CheckpointError
 from aista.files import draft_of
 from aista.model.loading import read_trained
-from aista.model.weights import require_match, set_whole, settle, whole
+from aista.model.weights import set_strictly, settle, whole
 from aista.speech_llm import IGNORED, Batch, Output, SpeechLM, take_span
 
 OWN_WEIGHTS = "objective.safetensors"
@@ -243,10 +243,7 @@ class SpeechTextObjective(nn.Module):
             raise CheckpointError(
                 "The alignment method's own weights are missing or damaged.", got=f"{path}: {error}"
             ) from error
-        require_match("the alignment method", found, own)
-        with torch.no_grad():
-            for name, tensor in own.items():
-                set_whole(tensor, found[name])
+        set_strictly("the alignment method", own, found)
 
 
 def predictions(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
