@@ -73,10 +73,18 @@ def test_remaining_time_follows_from_what_finished(tmp_path: Path) -> None:
 
 
 def test_a_progress_bar_tells_how_long_it_will_take(tmp_path: Path) -> None:
-    bar = "import sys, time; sys.stderr.write('  5%|    | 20/400 [00:01<00:19, 20it/s]'); time.sleep(1.5)"
-    slow = job(tmp_path, "a", bar, is_steady=True)
+    enough = tmp_path / "enough"  # the job ends when its bar has been looked at, however slow the machine is
+    bar = "import os, sys, time; sys.stderr.write('  5%|    | 20/400 [00:01<00:19, 20it/s]')"
+    wait = f"[time.sleep(0.05) for _ in range(600) if not os.path.exists({str(enough)!r})]"
+    slow = job(tmp_path, "a", f"{bar}; {wait}", is_steady=True)
     queue, seen = Queue([slow, job(tmp_path, "b", "", "a")], 1, guesses={"python": 3.0}), []
-    queue._show = lambda *_: seen.append(queue.remaining_seconds())
+
+    def look(*_: object) -> None:
+        seen.append(queue.remaining_seconds())
+        if seen[-1] > 20.0:
+            enough.touch()
+
+    queue._show = look
     queue.run()
     assert seen[0] <= 2 * 3.0 < 20.0 < max(seen)  # a twentieth is done after a second: not three in all
 
