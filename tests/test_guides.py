@@ -91,3 +91,14 @@ def test_every_python_block_of_a_page_compiles_and_finds_what_it_imports(page: P
                 for name in node.names:
                     if not hasattr(module, name.name):
                         importlib.import_module(f"{node.module}.{name.name}")
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")]
+    dead = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if ":" not in target and not (page.parent / target).exists()
+    ]
+    assert len(pages) > 30 and not dead

@@ -219,7 +219,7 @@ class QFormerSettings(Settings):
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters in the backbone (DESIGN decision 9); no target named: the backbone family's own."""
+    """Low-rank adapters in the backbone (docs/decisions, 9); no target named: the backbone family's own."""
 
     r: int = Field(default=8, ge=0)
     alpha: Count = 32

@@ -1,7 +1,7 @@
 """Scores that say what they are: BLEU, chrF2, word and character error rate.
 
 Every text score is a `Score`: a value together with the signature that is needed to compute it again. BLEU
-and chrF2 are sacreBLEU's own, on raw text (DESIGN decision 12); the tokenizer follows from the target
+and chrF2 are sacreBLEU's own, on raw text (docs/decisions, 12); the tokenizer follows from the target
 language, and one that does not cut Chinese, Japanese or Korean into words is refused.
 """
 

@@ -1,4 +1,4 @@
-"""Transcripts as a language model expects them (DESIGN decision 13), and characters that look alike.
+"""Transcripts as a language model expects them (docs/decisions, 13), and characters that look alike.
 
 LibriSpeech and GigaSpeech write IN CAPITALS WITHOUT PUNCTUATION. A tokenizer cuts such text into odd pieces,
 and retrieval and transport would compare speech with the wrong tokens: it is rewritten as a sentence.

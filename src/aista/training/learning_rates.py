@@ -1,4 +1,4 @@
-"""Learning rates: over the steps of a run (DESIGN decision 8), and of the parts that are trained.
+"""Learning rates: over the steps of a run (docs/decisions, 8), and of the parts that are trained.
 
 Of somebody else's model all that is trained beside LoRA is its projection.
 """
