@@ -9,9 +9,8 @@ import pytest
 from aista import alignment, baselines, plugins
 from aista.data import corpora, importers
 from aista.errors import ConfigError
-from aista.model import backbones
 
-PACKAGES = (alignment, backbones, corpora, importers, baselines)
+PACKAGES = (alignment, corpora, importers, baselines)
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)

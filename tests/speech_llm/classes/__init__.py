@@ -19,7 +19,6 @@ from transformers import AutoConfig
 import aista.model  # noqa: F401 (teaches the Auto classes about ours)
 from aista.speech_llm import classes as package
 from aista.speech_llm.adapter import auto_class
-from aista.speech_llm.classes import names
 
 VOCABULARY, AUDIO = 60, 59
 TEXT = {
@@ -113,7 +112,7 @@ def chunked(model: Any, frames: int) -> int:
     return ((left - 1) // 2 + 1 - 1) // 2 + 1 + frames // 100 * 13
 
 
-# Classes that follow the contract in a file of ours, and why none of their models is drawn here.
+# Classes that the package describes, and why none of their models is drawn here.
 UNDRAWN = {
     "qwen2_5_omni": "its thinker is what is loaded: qwen2_5_omni_thinker",
     "qwen3_omni_moe": "its thinker is what is loaded: qwen3_omni_moe_thinker",
@@ -128,8 +127,6 @@ PARAMS = [
 
 
 def undrawn() -> list[str]:
-    """Return the classes with a file in the package that neither run here nor say why."""
-    refused = {
-        name for name in names() if importlib.import_module(f"{package.__name__}.{name}").CLASS.refusal
-    }
-    return sorted(set(names()) - refused - set(CLASSES) - set(UNDRAWN))
+    """Return the classes that the package describes and that neither run here nor say why."""
+    refused = {name for name, known in package.CLASSES.items() if known.refusal}
+    return sorted(set(package.names()) - refused - set(CLASSES) - set(UNDRAWN))

@@ -1,8 +1,9 @@
 """Families of language models: what the speech LLM has to know about a backbone besides loading it.
 
-A family is a module of this package named after transformers' ``model_type``, with one name in it:
-``FAMILY``. Anything without a module of its own is treated as ``default`` (the Llama way of naming things,
-which most causal LMs follow). A dotted name takes the family from a third party's package.
+Those that were tested stand in ``FAMILIES``. A file in this folder adds one, or takes its place: it is
+named after transformers' ``model_type`` and defines ``FAMILY``; a dotted name takes the family from a third
+party's package. Any other model is treated as ``Family()``: the Llama way of naming things, which Mistral,
+Gemma, OLMo and most causal LMs follow.
 """
 
 from __future__ import annotations
@@ -53,9 +54,19 @@ def _follow(module: nn.Module, path: str) -> Any:
         ) from error
 
 
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family(decoder="transformer", blocks="h", lora_targets=("c_attn",)),  # one fused projection
+    "llama": Family(template="vicuna"),  # also Vicuna: SALMONN and the paper's first system
+    "opt": Family(decoder="model.decoder"),  # one level deeper than Llama's
+    "phi3": Family(lora_targets=("qkv_proj",)),  # also Phi-4: one fused projection
+    "qwen2": Family(template="qwen_flat"),  # the paper's second system is a base model, which knows no roles
+    "qwen3": Family(template="chatml"),
+}
+
+
 def names() -> list[str]:
-    """Return the families that have a file here."""
-    return plugins.names(__name__)
+    """Return the families that are described here, in the table or in a file."""
+    return sorted({*FAMILIES, *plugins.names(__name__)})
 
 
 def family(model_type: str) -> Family:
@@ -67,6 +78,7 @@ def family(model_type: str) -> Family:
     Raises:
         ConfigError: A dotted name leads nowhere.
     """
+    if "." not in model_type and model_type not in plugins.names(__name__):
+        return FAMILIES.get(model_type, Family())
     kind = "backbone family"
-    name = model_type if "." in model_type or model_type in names() else "default"
-    return plugins.member(plugins.find(__name__, name, kind=kind), "FAMILY", kind=kind)
+    return plugins.member(plugins.find(__name__, model_type, kind=kind), "FAMILY", kind=kind)

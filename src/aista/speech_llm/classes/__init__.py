@@ -1,13 +1,14 @@
 """Classes of speech LLMs: where one of transformers differs from the contract.
 
-A class is a module of this package named after transformers' ``model_type``, with one name in it: ``CLASS``.
-Anything without a module of its own is treated as ``SpeechClass()``: most classes follow the contract.
+Those that were tested stand in ``CLASSES``. A file in this folder adds one, or takes its place: it is
+named after transformers' ``model_type`` and defines ``CLASS``. Any other class is treated as
+``SpeechClass()``: most follow the contract.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from aista import plugins
 from aista.errors import ConfigError
+from aista.model.lora import merge
 
 
 def chat(processor: Any, instruction: str) -> str:
@@ -83,9 +85,58 @@ class SpeechClass:
     refusal: str | None = None
 
 
+def _merge_own_lora(model: Any, _: Path) -> None:
+    """Granite Speech switches its LoRA off where there is no sound."""
+    merge(model)
+    model.config.has_lora_adapter = False
+
+
+def _merge_speech_lora(model: Any, folder: Path) -> None:
+    """Phi-4's LoRA for speech lies in a folder of its own."""
+    if (folder / "speech-lora").is_dir():
+        model.load_adapter(str(folder / "speech-lora"))
+        merge(model)
+
+
+# Speech and text must run through the same weights, so LoRA that a checkpoint brings along for its sound
+# alone is merged into the decoder for good. Voxtral's processor (mistral-common), Granite's (torchaudio) and
+# Gemma 3n's vision tower (timm) want packages that this project does without: they are tested as models.
+_GRANITE = SpeechClass(projector=("projector",), prompt=token_in_text, prepare=_merge_own_lora)
+_GEMMA4 = SpeechClass(projector=("embed_audio",))
+# A thinker hears; its position ids have three dimensions, which of sound alone count alike, and which the
+# decoder counts by itself where no mask is given. The talker beside it, which speaks, is left out.
+_QWEN2_5_THINKER = SpeechClass(projector=("audio_tower.proj",))
+_QWEN3_THINKER = SpeechClass(projector=("audio_tower.proj1", "audio_tower.proj2"))
+_ADDED = SpeechClass(refusal="sound is added to every position, so no position is speech alone")
+
+CLASSES: dict[str, SpeechClass] = {
+    # 188 positions whatever the length; those without sound hold an embedding of padding. Its blocks hand on
+    # four streams; the hidden state is the active one, the first.
+    "gemma3n": SpeechClass(projector=("embed_audio",), padded_seconds=30.0, stream=0),
+    "gemma4": _GEMMA4,
+    "gemma4_unified": _GEMMA4,  # without an encoder: what embeds the sound is its projector
+    "granite_speech": _GRANITE,
+    "granite_speech_plus": _GRANITE,
+    "kyutai_speech_to_text": _ADDED,  # codebooks of the sound, summed at every step
+    "phi4_multimodal": SpeechClass(
+        projector=("up_proj_for_speech", "down_proj_for_speech"),
+        lora_targets=("qkv_proj",),  # query, key and value are one projection
+        prompt=token_in_text,
+        prepare=_merge_speech_lora,
+    ),
+    "qwen2_5_omni": replace(_QWEN2_5_THINKER, part="thinker_config"),
+    "qwen2_5_omni_thinker": _QWEN2_5_THINKER,
+    "qwen3_omni_moe": replace(_QWEN3_THINKER, part="thinker_config"),
+    "qwen3_omni_moe_thinker": _QWEN3_THINKER,
+    "vibevoice_asr": SpeechClass(forward_options={"sample": False}),  # or its encoder draws noise
+    "voxtral": SpeechClass(takes_files=True, padded_seconds=30.0),  # 375 positions each
+    "voxtral_realtime": _ADDED,
+}
+
+
 def names() -> list[str]:
-    """Return the classes that have a file here."""
-    return plugins.names(__name__)
+    """Return the classes that are described here, in the table or in a file."""
+    return sorted({*CLASSES, *plugins.names(__name__)})
 
 
 def speech_class(model_type: str) -> SpeechClass:
@@ -97,10 +148,10 @@ def speech_class(model_type: str) -> SpeechClass:
     Raises:
         ConfigError: Models of this class cannot be used, and why.
     """
-    if model_type not in names():
-        return SpeechClass()
-    kind = "class of speech LLMs"
-    found: SpeechClass = plugins.member(plugins.find(__name__, model_type, kind=kind), "CLASS", kind=kind)
+    found = CLASSES.get(model_type, SpeechClass())
+    if model_type in plugins.names(__name__):
+        kind = "class of speech LLMs"
+        found = plugins.member(plugins.find(__name__, model_type, kind=kind), "CLASS", kind=kind)
     if found.refusal:
         raise ConfigError(
             "A speech LLM of this class cannot be probed, aligned or trained here.",

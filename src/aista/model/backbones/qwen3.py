@@ -1,5 +1,0 @@
-"""Qwen3."""
-
-from aista.model.backbones import Family
-
-FAMILY = Family(template="chatml")
