@@ -33,7 +33,7 @@ from aista.data.manifest import Manifest
 from aista.model.loading import read_trained
 from aista.model.speech_lm import seeded
 from aista.model.window_qformer import WindowQFormer
-from aista.ot.cost import COSTS
+from aista.ot.loss import COSTS
 from aista.retrieval.tokens import under_cost
 from aista.selection.hidden_states import LayerStates
 from aista.selection.measures import about_layer

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from aista.alignment import PairedStates
 from aista.alignment.base import Alignment
-from aista.ot.cost import unit_length
+from aista.ot.loss import unit_length
 
 
 class Method(Alignment):

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes, alignment
-from aista.alignment.retrieval import Method, info_nce
+from aista.alignment.retrieval import Method, all_distances, info_nce, max_similarities
 from aista.errors import ConfigError, TransportError
-from aista.ot.all_pairs import all_distances, max_similarities
 
 WIDTH, HEARD, WRITTEN = 5, (6, 4, 5, 3), (4, 3, 2, 4)
 IDS = torch.tensor([[1, 2, 3, 1], [4, 4, 5, 0], [6, 7, 0, 0], [8, 8, 2, 9]])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aista.ot.cost import RunningMoments, moments, squared_euclidean, standardise, unit_length
+from aista.alignment.base import RunningMoments
+from aista.ot.loss import moments, squared_euclidean, standardise, unit_length
 
 
 def tokens(count: int, seed: int = 0) -> torch.Tensor:

@@ -12,8 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aista.alignment.retrieval import all_distances
 from aista.ot import Outcome, solve
+from aista.ot import exact as exact_module
 from aista.ot.exact import GAP_TOLERANCE
+from aista.ot.loss import WassersteinLoss, squared_euclidean, unit_length
+from aista.retrieval import pair_distances
 
 
 def exact_value(cost: np.ndarray) -> Fraction:
@@ -108,3 +112,40 @@ def test_half_precision_is_taken(kind):
     a, b = (torch.full((n,), 1 / n).to(kind) for n in (3, 4))
     assert solve(cost).value == pytest.approx(ot.emd2([], [], cost.double().numpy()), rel=1e-9)
     assert solve(cost, a, b).value == pytest.approx(solve(cost).value, rel=1e-2)
+
+
+def sinks(n: int, m: int, ratio: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clouds whose first tokens are attention sinks: far out in one dimension, on both sides alike."""
+    generator = torch.Generator().manual_seed(seed)
+    speech, text = (torch.randn(k, 64, generator=generator) for k in (n, m))
+    for cloud in (speech, text):
+        cloud[0, 3] += ratio * 8.0  # other tokens have length 8
+    return speech, text
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "ratio"), [(20, 20, 1e4), (200, 200, 1e4), (200, 120, 1e4), (200, 200, 100.0)]
+)
+def test_the_loss_and_retrieval_are_exact_beside_massive_tokens(n, m, ratio):
+    """Sinks go to sinks and cost nothing; the kernel rounds to a share of what else they would cost."""
+    speech, text = sinks(n, m, ratio)
+    cost = squared_euclidean(speech, text)
+    wanted = ot.emd2([], [], cost.double().numpy(), numItermax=10**7)
+    real = torch.ones(2, max(n, m), dtype=torch.bool)
+    speech = speech.requires_grad_()
+    found = WassersteinLoss()(speech[None], real[:1, :n], text[None], real[:1, :m])
+    assert found.item() == pytest.approx(wanted, rel=1e-6)
+    every = all_distances(torch.stack([speech, -speech]), real[:, :n], text[None], real[:1, :m])
+    assert every[0, 0].item() == pytest.approx(wanted, rel=1e-6)
+    close = pair_distances([speech], [text])
+    exact = (speech.detach().double()[:, None] - text.double()[None]).square().sum(-1)
+    assert close == pytest.approx(ot.emd2([], [], exact.numpy(), numItermax=10**7), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [30, 400])
+def test_a_bounded_cost_is_certified_by_the_kernel_alone(n, monkeypatch):
+    """Cosine costs lie in [0, 2]: nothing has to be solved twice."""
+    monkeypatch.setattr(exact_module, "_improved", lambda *_: pytest.fail("solved again"))
+    speech, text = (unit_length(side) for side in sinks(n, n // 2, 1e4))
+    found = solve(squared_euclidean(speech, text))
+    assert found.status.outcome is Outcome.OPTIMAL and found.status.gap < 1e-9

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from aista.alignment import PairedStates
+from aista.ot.loss import Moments, standardise
 
 
 def joint_loss(ce: Any, layer_losses: Mapping[Any, Any] | Iterable[Any], alpha: float) -> Any:
@@ -154,22 +155,21 @@ def gather_pairs(states: PairedStates) -> PairedStates:
         return states
     if states.speech_logits is not None:
         raise NotImplementedError("a method over the batch cannot look at logits")
-    shapes = states.speech_mask.shape[0], states.speech_mask.shape[1], states.text_mask.shape[1]
-    rows, wide, read_wide = _largest(shapes, states.speech_mask.device)
+    largest = torch.tensor(
+        [*states.speech_mask.shape, states.text_mask.shape[1]], device=states.speech_mask.device
+    )
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    rows, wide, read_wide = largest.tolist()
     masks = _pad(states.speech_mask, rows, wide), _pad(states.text_mask, rows, read_wide)
     return PairedStates(
-        speech={layer: _gather(_pad(side, rows, wide)) for layer, side in states.speech.items()},
-        speech_mask=_gather(masks[0].to(torch.uint8)).bool(),
-        text={layer: _gather(_pad(side.detach(), rows, read_wide)) for layer, side in states.text.items()},
-        text_mask=_gather(masks[1].to(torch.uint8)).bool(),
-        transcript_ids=_gather(_pad(states.transcript_ids, rows, read_wide)),
+        speech={layer: _Gather.apply(_pad(side, rows, wide)) for layer, side in states.speech.items()},
+        speech_mask=_Gather.apply(masks[0].to(torch.uint8)).bool(),
+        text={
+            layer: _Gather.apply(_pad(side.detach(), rows, read_wide)) for layer, side in states.text.items()
+        },
+        text_mask=_Gather.apply(masks[1].to(torch.uint8)).bool(),
+        transcript_ids=_Gather.apply(_pad(states.transcript_ids, rows, read_wide)),
     )
-
-
-def _largest(sizes: tuple[int, ...], device: torch.device) -> list[int]:
-    largest = torch.tensor(sizes, device=device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return largest.tolist()
 
 
 def _pad(values: Tensor, rows: int, width: int) -> Tensor:
@@ -177,10 +177,6 @@ def _pad(values: Tensor, rows: int, width: int) -> Tensor:
     padded = values.new_zeros(rows, width, *values.shape[2:])
     padded[: values.shape[0], : values.shape[1]] = values
     return padded
-
-
-def _gather(values: Tensor) -> Tensor:
-    return _Gather.apply(values)
 
 
 class _Gather(torch.autograd.Function):
@@ -197,3 +193,62 @@ class _Gather(torch.autograd.Function):
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+class RunningMoments(nn.Module):
+    """Moments of one side over the batches of a training run.
+
+    The first batches are averaged over all their tokens; from then on a new batch weighs ``momentum``.
+
+    Args:
+        dim: Width d of the states. momentum: Least weight of a new batch, in (0, 1].
+    """
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, dim: int, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("variance", torch.zeros(dim, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, tokens: Tensor) -> None:
+        """Take a batch of tokens (T, d) in."""
+        real = tokens.detach().double()
+        weight = (len(real) / (self.count + len(real))).clamp(min=self.momentum)
+        shift = real.mean(0) - self.mean
+        spread = real.var(0, correction=0).lerp(self.variance, 1.0 - weight)
+        self.variance.copy_(spread + weight * (1.0 - weight) * shift.square())
+        self.mean.add_(weight * shift)
+        self.count.add_(len(real))
+
+    def current(self) -> Moments:
+        """Return what is known so far."""
+        deviation = self.variance.sqrt()
+        return Moments(self.mean, torch.where(deviation > 0, deviation, 1.0))
+
+
+class LayerMoments(nn.Module):
+    """Running moments of speech and text at several layers, and the standardised states they give.
+
+    Args:
+        layers: Layer numbers. dim: Width d of the states.
+    """
+
+    def __init__(self, layers: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.sides = nn.ModuleDict(
+            {f"{side}_{layer}": RunningMoments(dim) for layer in layers for side in ("speech", "text")}
+        )
+
+    def forward(self, side: str, layer: int, states: Tensor, mask: Tensor) -> Tensor:
+        """Standardise one side's states (B, N, d) by its moments; in training these tokens count first."""
+        running = self.sides[f"{side}_{layer}"]
+        assert isinstance(running, RunningMoments)
+        if self.training:
+            running.update(states[mask])
+        return standardise(states, running.current(), mask)

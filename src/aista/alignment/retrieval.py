@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes
-from aista.alignment.base import Alignment
+from aista.alignment.base import Alignment, LayerMoments
 from aista.alignment.contrastive import masked_mean, same_transcript
-from aista.errors import ConfigError
-from aista.ot.all_pairs import all_distances, max_similarities
-from aista.ot.cost import COSTS, LayerMoments, unit_length
+from aista.errors import ConfigError, TransportError
+from aista.ot.exact import solve_flat
+from aista.ot.loss import COSTS, squared_euclidean, unit_length
 
 SIMILARITIES = ("wasserstein", "maxsim", "mean")
 
@@ -102,18 +103,13 @@ class Method(Alignment):
                 return max_similarities(
                     unit_length(speech, speech_mask), speech_mask, unit_length(text, text_mask), text_mask
                 )
-            x = self._mapped("speech", layer, speech, speech_mask)
-            y = self._mapped("text", layer, text, text_mask)
-            return -all_distances(x, speech_mask, y, text_mask, threads=self.threads)
-
-    def _mapped(self, side: str, layer: int, states: Tensor, mask: Tensor) -> Tensor:
-        """Bring one side's tokens to where squared distances are the chosen cost."""
-        if self.cost == "squared_euclidean":
-            return states
-        if self.cost == "cosine":
-            return unit_length(states, mask)
-        assert self.moments is not None
-        return self.moments(side, layer, states, mask)
+            # Tokens go to where squared distances are the chosen cost.
+            if self.cost == "cosine":
+                speech, text = unit_length(speech, speech_mask), unit_length(text, text_mask)
+            elif self.moments is not None:
+                speech = self.moments("speech", layer, speech, speech_mask)
+                text = self.moments("text", layer, text, text_mask)
+            return -all_distances(speech, speech_mask, text, text_mask, threads=self.threads)
 
 
 def info_nce(logits: Tensor, same: Tensor) -> Tensor:
@@ -137,3 +133,102 @@ def nearest_is_own(scores: Tensor, same: Tensor) -> Tensor:
     """Share of the rows of (B, B) scores whose best column holds the row's own text (scalar)."""
     best = scores.argmax(1)
     return same[torch.arange(len(scores), device=scores.device), best].to(scores.dtype).mean()
+
+
+def all_distances(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor, *, threads: int = 0) -> Tensor:
+    """Exact transport distance of every cloud of x to every cloud of y: squared cost, uniform masses.
+
+    Args:
+        x: (B, N, d) any float type, on any device. x_mask: (B, N) bool, True = real token.
+        y: (C, M, d). y_mask: (C, M).
+        threads: CPU threads for the solver; 0 = torch's number.
+
+    Returns:
+        (B, C) float32 (float64 if the states are).
+
+    Raises:
+        TransportError: A cloud has no real token, or real tokens are not finite.
+
+    Equation: 1. Gradient: envelope theorem, the plans are constants, dW/dx_i = 2 (a_i x_i - sum_j Z_ij y_j);
+        none into y.
+    Cost: on the real tokens alone, n of x and m of y in all: two products of 2 n m d operations, B C solves,
+        memory n m.
+    """
+    threads = threads or torch.get_num_threads()
+    with torch.autocast(x.device.type, enabled=False):
+        return _AllTransports.apply(x, x_mask, y.detach(), y_mask, threads)
+
+
+class _AllTransports(torch.autograd.Function):
+    """Distances forward, envelope gradient backward; everything lies in one (n, m) matrix of all tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor, threads: int) -> Tensor:
+        rows, cols = x[x_mask], y[y_mask]
+        lengths = [mask.sum(1) for mask in (x_mask, y_mask)]
+        cost = squared_euclidean(rows, cols)
+        values, plans = _solve_blocks(cost, lengths[0].tolist(), lengths[1].tolist(), threads)
+        ctx.save_for_backward(rows, cols, x_mask, *lengths, plans)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, cols, x_mask, x_lengths, y_lengths, plans = ctx.saved_tensors
+        with torch.autocast(rows.device.type, enabled=False):
+            weight = grad.to(plans.dtype).repeat_interleave(x_lengths, 0).repeat_interleave(y_lengths, 1)
+            weight = weight * plans
+            y = cols.to(plans.dtype)
+            # Both sides minus one point of y: the same difference, without its common offset.
+            centre = y.mean(0)
+            slope = weight.sum(1, keepdim=True) * (rows.to(plans.dtype) - centre) - weight @ (y - centre)
+            back = slope.new_zeros(*x_mask.shape, slope.shape[-1])
+            back[x_mask] = 2.0 * slope
+        return back.to(rows.dtype), None, None, None, None
+
+
+def _solve_blocks(
+    cost: Tensor, row_lengths: list[int], col_lengths: list[int], threads: int
+) -> tuple[Tensor, Tensor]:
+    """Solve every block of a (n, m) cost matrix: values (B, C) and the plans, laid out as the costs."""
+    if not row_lengths or not col_lengths or min(row_lengths) < 1 or min(col_lengths) < 1:
+        raise TransportError(
+            "a cloud has no real token",
+            got=f"lengths {row_lengths} and {col_lengths}",
+            advice="drop pairs without speech tokens or transcript from the alignment loss",
+        )
+    host = cost.cpu().numpy()
+    ns, ms = np.array(row_lengths, dtype=np.int64), np.array(col_lengths, dtype=np.int64)
+    tops, lefts = np.cumsum(ns) - ns, np.cumsum(ms) - ms
+    offsets = (tops[:, None] * host.shape[1] + lefts[None]).ravel()
+    sizes = np.stack([np.repeat(ns, len(ms)), np.tile(ms, len(ns))], 1)
+    strides = np.full(len(sizes), host.shape[1], dtype=np.int64)
+    raw = solve_flat(host.ravel(), offsets, strides, sizes, threads=threads)
+    if np.isnan(raw.values).any():
+        row, col = divmod(int(np.isnan(raw.values).argmax()), len(ms))
+        raise TransportError(
+            f"clouds {row} and {col} have NaN or infinite distances",
+            advice="lower the learning rate or look at the last gradient norm; avoid float16 hidden states",
+        )
+    values = torch.from_numpy(raw.values.reshape(len(ns), len(ms))).to(cost.device, cost.dtype)
+    return values, torch.from_numpy(raw.plans.reshape(host.shape)).to(cost.device, cost.dtype)
+
+
+def max_similarities(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor) -> Tensor:
+    """Mean over the tokens of y of the largest inner product with a token of x, for all pairs of clouds.
+
+    Args:
+        x: (B, N, d), x_mask: (B, N) bool. y: (C, M, d), y_mask: (C, M) bool.
+
+    Returns:
+        (B, C). Gradient: as written. Cost: on real tokens alone, as :func:`all_distances` without the solves.
+
+    Source: Khattab and Zaharia 2020 (MaxSim).
+    """
+    lengths = x_mask.sum(1), y_mask.sum(1)
+    products = x[x_mask] @ y[y_mask].T
+    owner = torch.arange(len(x), device=x.device).repeat_interleave(lengths[0])
+    best = products.new_full((len(x), products.shape[1]), float("-inf"))
+    best = best.scatter_reduce(0, owner[:, None].expand_as(products), products, "amax")
+    column = torch.arange(len(y), device=x.device).repeat_interleave(lengths[1])
+    totals = best.new_zeros(len(x), len(y)).index_add(1, column, best)
+    return totals / lengths[1]

@@ -8,9 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from aista.alignment import PairedStates, Sizes
-from aista.alignment.base import Alignment
+from aista.alignment.base import Alignment, LayerMoments
 from aista.errors import ConfigError
-from aista.ot.cost import LayerMoments
 from aista.ot.loss import WassersteinLoss
 
 

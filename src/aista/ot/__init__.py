@@ -20,13 +20,12 @@ _HOMES = {
     "Outcome": "exact",
     "solve": "exact",
     "solve_batch": "exact",
-    "squared_euclidean": "cost",
+    "squared_euclidean": "loss",
     "sinkhorn_batch": "sinkhorn",
 }
 __all__ = [*_HOMES]
 
 if TYPE_CHECKING:
-    from aista.ot.cost import squared_euclidean as squared_euclidean
     from aista.ot.exact import Outcome as Outcome
     from aista.ot.exact import Solution as Solution
     from aista.ot.exact import Solutions as Solutions
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from aista.ot.exact import solve as solve
     from aista.ot.exact import solve_batch as solve_batch
     from aista.ot.loss import WassersteinLoss as WassersteinLoss
+    from aista.ot.loss import squared_euclidean as squared_euclidean
     from aista.ot.sinkhorn import sinkhorn_batch as sinkhorn_batch
 
 

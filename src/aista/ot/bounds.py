@@ -149,7 +149,7 @@ def judge_pairs(
     """Judge pairs ``first`` to ``last`` of a list.
 
     Args:
-        cost, flow, givers, work, weights: From ``kernels.scratch``.
+        cost, flow, givers, work, weights: From ``exact.scratch``.
         products: (total,) float32 inner products; those of pair k are (rows[k], cols[k]), begin at
             ``offsets[k]``, their rows ``strides[k]`` apart.
         caps: |G| <= cap. targets: nearer means max <Z, G> > target. slacks: by how much <Z, G> - target may

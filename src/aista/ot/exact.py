@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aista.errors import TransportError
+from aista.ot.kernels import CAPPED, LANES, NOT_FINITE, OPTIMAL, WORK_ROWS, solve_range
 
 T = TypeVar("T")
-Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 #: Given masses are rounded to multiples of 1 / MASS_UNITS of their total.
 MASS_UNITS = 2**30
@@ -89,17 +90,9 @@ class Solutions(Sequence[Solution]):
         gaps: (problems,) duality gaps.
     """
 
-    def __init__(
-        self,
-        raw: RawSolutions,
-        sizes: NDArray[np.int64],
-        totals: NDArray[np.float64],
-        replaced: dict[int, Solution],
-    ) -> None:
-        self._raw, self._sizes, self._totals, self._replaced = raw, sizes, totals, replaced
+    def __init__(self, raw: RawSolutions, sizes: NDArray[np.int64], totals: NDArray[np.float64]) -> None:
+        self._raw, self._sizes, self._totals = raw, sizes, totals
         self.values, self.gaps = raw.values * totals, raw.gaps * totals
-        for k, solution in replaced.items():
-            self.values[k], self.gaps[k] = solution.value, solution.status.gap
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -112,21 +105,22 @@ class Solutions(Sequence[Solution]):
         if isinstance(k, slice):
             return [self[i] for i in range(*k.indices(len(self)))]
         k = range(len(self))[k]
-        if k in self._replaced:
-            return self._replaced[k]
-        raw, (n, m, start, i, j, total, value, gap) = self._raw, self._places[k]
+        raw, (n, m, start, i, j, total, value, gap, end) = self._raw, self._places[k]
         plan = raw.plans[start : start + n * m].reshape(n, m)
-        potentials = (raw.row_potentials[i : i + n], raw.col_potentials[j : j + m])
         return Solution(
-            value, plan if total == 1.0 else plan * total, potentials, Status(Outcome.OPTIMAL, gap)
+            value,
+            plan if total == 1.0 else plan * total,
+            (raw.row_potentials[i : i + n], raw.col_potentials[j : j + m]),
+            Status(Outcome.OPTIMAL if end == OPTIMAL else Outcome.FALLBACK, gap),
         )
 
     @cached_property
     def _places(self) -> list[tuple[Any, ...]]:
         """Numbers of every solution, as Python's own: taking them one by one from arrays is slow."""
         raw = self._raw
-        columns = (*self._sizes.T, raw.offsets, raw.row_starts, raw.col_starts)
-        return list(zip(*(x.tolist() for x in (*columns, self._totals, self.values, self.gaps)), strict=True))
+        columns = (*self._sizes.T, raw.offsets, raw.row_starts, raw.col_starts, self._totals)
+        columns = (*columns, self.values, self.gaps, raw.outcomes)
+        return list(zip(*(x.tolist() for x in columns), strict=True))
 
 
 def solve_batch(
@@ -160,13 +154,25 @@ def solve_batch(
     totals, rows, cols, tiny = _masses(sizes, a, b)
     offsets = starts(sizes.prod(1))
     flat = np.concatenate([c.ravel() for c in matrices] or [np.empty(0)], dtype=np.float64)
-    raw = solve_flat(flat, offsets, sizes[:, 1], sizes, (rows, cols), threads=threads)
-    return Solutions(raw, sizes, totals, _replacements(matrices, raw, (rows, cols), totals, tiny))
+    raw = solve_flat(flat, offsets, sizes[:, 1], sizes, (rows, cols), threads=threads, tiny=tiny)
+    if len(spoiled := np.flatnonzero(raw.outcomes == NOT_FINITE)):
+        raise TransportError(
+            f"cost {spoiled[0]} holds NaN, infinite or overflowing entries",
+            advice="look for NaN in the hidden states; compute costs in float32, never in float16",
+        )
+    return Solutions(raw, sizes, totals)
 
 
 @dataclass(frozen=True)
 class RawSolutions:
-    """Results of :func:`solve_flat`, per unit of mass: flat buffers and where each problem starts in them."""
+    """Results of :func:`solve_flat`, per unit of mass: flat buffers and where each problem starts in them.
+
+    Attributes:
+        values, gaps: (problems,), see :class:`Solution`; NaN where costs are not finite.
+        outcomes: (problems,) ``OPTIMAL``, ``NOT_FINITE`` or ``CAPPED`` (not certified) of ``ot.kernels``.
+        plans: Laid out as the costs. row_potentials, col_potentials: Laid out as the masses.
+        offsets, row_starts, col_starts: (problems,) where each problem begins in these.
+    """
 
     values: NDArray[np.float64]
     gaps: NDArray[np.float64]
@@ -184,30 +190,56 @@ def solve_flat(
     offsets: NDArray[np.int64],
     strides: NDArray[np.int64],
     sizes: NDArray[np.int64],
-    masses: tuple[NDArray[np.int64], NDArray[np.int64]],
+    masses: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     *,
     threads: int = 1,
-    plans: bool = True,
+    tiny: Mapping[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = MappingProxyType({}),
 ) -> RawSolutions:
-    """Run the compiled kernel over problems that lie in one flat buffer (padded or ragged).
+    """Solve problems that lie in one flat buffer (padded or ragged); what the kernel cannot certify, better.
 
     Args:
         costs: (total,) any float type, made float64; problem k starts at ``offsets[k]``, its rows
             ``strides[k]`` apart.
         sizes: (problems, 2) rows and columns.
-        masses: (sum of rows,) and (sum of columns,) integers, equal totals a problem.
-        threads: Threads that share the problems. plans: Whether to write the plans out.
+        masses: (sum of rows,) and (sum of columns,) integers, equal totals a problem. None: uniform.
+        threads: Threads that share the problems.
+        tiny: Problem -> its masses as given (each side sums to 1), where some are too small for integers.
     """
-    from aista.ot.kernels import scratch, solve_range
+    costs = np.ascontiguousarray(costs, dtype=np.float64)
+    masses = uniform_masses(sizes) if masses is None else masses
+    raw = _by_kernel(costs, offsets, strides, sizes, masses, threads)
+    solved = raw.outcomes != NOT_FINITE
+    certified = (raw.outcomes == OPTIMAL) & (raw.gaps <= GAP_TOLERANCE * np.abs(raw.values))
+    for k in sorted({*np.flatnonzero(solved & ~certified).tolist(), *(k for k in tiny if solved[k])}):
+        (n, m), i, j = sizes[k], raw.row_starts[k], raw.col_starts[k]
+        place = offsets[k] + strides[k] * np.arange(n)[:, None] + np.arange(m)
+        gap = raw.gaps[k] if raw.outcomes[k] == OPTIMAL else np.inf
+        if k in tiny or gap > _tolerance(costs[place], raw.values[k]):
+            units = masses[0][i : i + n], masses[1][j : j + m]
+            better = _improved(costs[place], units, tiny.get(k))
+            raw.values[k], raw.plans[place] = better.value, better.plan
+            raw.row_potentials[i : i + n], raw.col_potentials[j : j + m] = better.potentials
+            raw.gaps[k] = better.status.gap
+            raw.outcomes[k] = OPTIMAL if better.status.outcome is Outcome.OPTIMAL else CAPPED
+    return raw
 
-    costs, (row_mass, col_mass) = np.ascontiguousarray(costs, dtype=np.float64), masses
-    count = len(sizes)
+
+def _by_kernel(
+    costs: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    strides: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    masses: tuple[NDArray[np.int64], NDArray[np.int64]],
+    threads: int = 1,
+) -> RawSolutions:
+    """Run the compiled kernel; the arguments are those of :func:`solve_flat`."""
+    count, (row_mass, col_mass) = len(sizes), masses
     ns, ms = np.ascontiguousarray(sizes[:, 0]), np.ascontiguousarray(sizes[:, 1])
     raw = RawSolutions(
         values=np.empty(count),
         gaps=np.empty(count),
         outcomes=np.empty(count, np.int64),
-        plans=np.zeros(costs.size if plans else 0),
+        plans=np.zeros(costs.size),
         row_potentials=np.empty(len(row_mass)),
         col_potentials=np.empty(len(col_mass)),
         offsets=offsets,
@@ -227,6 +259,14 @@ def solve_flat(
 
     for_ranges(run, count, threads)
     return raw
+
+
+def scratch(n_max: int, m_max: int) -> tuple[NDArray[Any], ...]:
+    """Work space of one thread for problems up to (n_max, m_max): cost, flow, givers, work, weights."""
+    width = -(-m_max // LANES) * LANES
+    shapes = ((n_max, width), (n_max, width), (width, n_max), (WORK_ROWS, max(n_max, width)))
+    whole = (np.empty(shape, np.int64) for shape in shapes)
+    return *whole, np.empty((n_max + 2, width), np.float32)
 
 
 def for_ranges(run: Callable[[slice], T], count: int, threads: int, *, pieces: int = 4) -> list[T]:
@@ -328,37 +368,6 @@ def _to_units(mass: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.diff(edges, prepend=0)
 
 
-def _replacements(
-    costs: list[NDArray[Any]],
-    raw: RawSolutions,
-    masses: tuple[NDArray[np.int64], NDArray[np.int64]],
-    totals: NDArray[np.float64],
-    tiny: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]],
-) -> dict[int, Solution]:
-    """Better answers to what the kernel could not certify, or whose masses it could not hold.
-
-    Args:
-        tiny: Problem -> its masses as given, where some are too small for whole units.
-    """
-    from aista.ot.kernels import NOT_FINITE, OPTIMAL
-
-    spoiled = np.flatnonzero(raw.outcomes == NOT_FINITE)
-    if len(spoiled):
-        raise TransportError(
-            f"cost {spoiled[0]} holds NaN, infinite or overflowing entries",
-            advice="look for NaN in the hidden states; compute costs in float32, never in float16",
-        )
-    gaps = np.where(raw.outcomes == OPTIMAL, raw.gaps, np.inf)
-    found = {}
-    for k in sorted({*np.flatnonzero(gaps > GAP_TOLERANCE * np.abs(raw.values)).tolist(), *tiny}):
-        cost = costs[k].astype(np.float64)
-        if k in tiny or gaps[k] > _tolerance(cost, raw.values[k]):
-            (n, m), i, j = cost.shape, raw.row_starts[k], raw.col_starts[k]
-            units = masses[0][i : i + n], masses[1][j : j + m]
-            found[k] = _times(_improved(cost, units, tiny.get(k)), float(totals[k]))
-    return found
-
-
 def _tolerance(cost: NDArray[np.float64], value: float) -> float:
     """Return how large an absolute gap may be: in proportion to the value, or to the cheapest ways.
 
@@ -385,11 +394,15 @@ def _improved(
     level = cheapest or float((cost - low)[cost > low].min(initial=high - low))
     best: Solution | None = None
     levels = [level * 32.0**power for power in range(1, 60) if level * 32.0**power < high - low]
+    sizes, first = np.array([cost.shape]), np.zeros(1, np.int64)
     for bound in [*levels, high - low]:
-        cut = np.minimum(cost, low + bound) if bound < high - low else cost
-        answers = [_by_kernel(cut - low, *units)] if masses is None else [_by_pot(cut - low, a, b)]
-        if bound == high - low and masses is None:
-            answers.append(_by_pot(cut - low, a, b))
+        cut = np.minimum(cost, low + bound) - low if bound < high - low else cost - low
+        answers = []
+        if masses is None:
+            raw = _by_kernel(cut.ravel(), first, sizes[:, 1], sizes, units)
+            answers.append((raw.plans.reshape(cost.shape), raw.col_potentials))
+        if bound == high - low or masses is not None:
+            answers.append(_by_pot(cut, a, b))
         for plan, columns in answers:
             value = math.fsum((plan * cost).ravel().tolist())
             rows = (cost - columns).min(1)
@@ -403,16 +416,10 @@ def _improved(
     return best
 
 
-def _by_kernel(cost: NDArray[np.float64], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> Answer:
-    """Return plan and column potentials of the compiled kernel."""
-    sizes = np.array([cost.shape], dtype=np.int64)
-    zero = np.zeros(1, dtype=np.int64)
-    raw = solve_flat(cost.ravel(), zero, sizes[:, 1], sizes, (rows, cols))
-    return raw.plans.reshape(cost.shape), raw.col_potentials
-
-
-def _by_pot(cost: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> Answer:
-    """Return the same of POT's network simplex: the only door to that package."""
+def _by_pot(
+    cost: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return plan and column potentials of POT's network simplex: the only door to that package."""
     import ot
 
     size = float(np.abs(cost).max()) or 1.0  # POT fails on costs around 1e-11
@@ -420,9 +427,3 @@ def _by_pot(cost: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.flo
         warnings.simplefilter("ignore")  # the gap says what is wrong
         plan, log = ot.emd(a, b, cost / size, numItermax=10_000_000, log=True)
     return plan, log["v"] * size
-
-
-def _times(solution: Solution, total: float) -> Solution:
-    """The same transport of ``total`` mass instead of 1."""
-    value, plan, potentials, (outcome, gap) = solution
-    return Solution(value * total, plan * total, potentials, Status(outcome, gap * total))

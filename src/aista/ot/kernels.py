@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 #: No Python objects are made inside, so no reference counts are needed: compiles faster.
 BARE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
@@ -87,14 +86,6 @@ ROW_DUAL, LEFT, CAME, SEEN = 0, 1, 2, 3
 # ... and for each column of a problem.
 COL_DUAL, ROOM, KEYS, OPEN_DUAL, REACH, VIA, CLOSED, NUM_GIVERS = 4, 5, 6, 7, 8, 9, 10, 11
 WORK_ROWS = 12
-
-
-def scratch(n_max: int, m_max: int) -> tuple[NDArray[Any], ...]:
-    """Work space of one thread for problems up to (n_max, m_max): cost, flow, givers, work, weights."""
-    width = -(-m_max // LANES) * LANES
-    shapes = ((n_max, width), (n_max, width), (width, n_max), (WORK_ROWS, max(n_max, width)))
-    whole = (np.empty(shape, np.int64) for shape in shapes)
-    return *whole, np.empty((n_max + 2, width), np.float32)
 
 
 @inner
@@ -458,15 +449,6 @@ def _certify(real, means, n, m, flow, givers, work, unit, rows, cols, us, vs):
     return value / total, dual / total, total
 
 
-@inner
-def _write(plans, offset, stride, m, turned, flow, givers, work, total):
-    for j in range(m):
-        for k in range(work[NUM_GIVERS, j]):
-            i = givers[j, k]
-            place = j * stride + i if turned else i * stride + j
-            plans[offset + place] = flow[i, j] / total
-
-
 @outer
 def solve_range(
     cost, flow, givers, work, weights, real, means, edges,
@@ -480,13 +462,13 @@ def solve_range(
     columns.
 
     Args:
-        cost, flow, givers, work, weights: From :func:`kernels.scratch`. real: (rows, columns), means:
+        cost, flow, givers, work, weights: From :func:`aista.ot.exact.scratch`. real: (rows, columns), means:
             (rows,), edges: (3, columns): float64 scratch.
         costs: (total,) float64 costs; problem k starts at ``offsets[k]``, its rows ``strides[k]`` apart.
         ns, ms: Rows and columns of each problem. row_mass, col_mass: flat integer masses, equal totals a
             problem, starting at ``row_start[k]`` and ``col_start[k]``.
-        values, gaps, outcomes: (problems,) results. plans: flat, laid out as ``costs``, zeros; or empty for
-        none. us, vs: flat potentials, laid out as the masses.
+        values, gaps, outcomes: (problems,) results. plans: flat, laid out as ``costs``, zeros. us, vs: flat
+            potentials, laid out as the masses.
     """
     for k in range(len(ns)):
         n, m = ns[k], ms[k]
@@ -515,5 +497,8 @@ def solve_range(
             real, means, n, m, flow, givers, work, unit, rows, cols, row_dual, col_dual
         )
         gaps[k] = values[k] - dual
-        if len(plans) > 0:
-            _write(plans, offsets[k], strides[k], m, turned, flow, givers, work, total)
+        for j in range(m):
+            for c in range(work[NUM_GIVERS, j]):
+                i = givers[j, c]
+                place = j * strides[k] + i if turned else i * strides[k] + j
+                plans[offsets[k] + place] = flow[i, j] / total

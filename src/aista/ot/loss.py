@@ -1,9 +1,20 @@
-"""The Wasserstein distance (Eq. 1) as a loss: exact values forward, its gradient backward."""
+"""The Wasserstein distance (Eq. 1) as a loss: costs, exact values forward, the gradient backward.
+
+The paper's cost is the squared distance of the states themselves, C_ij = ||s_i - t_j||^2. The two others are
+squared distances as well, of tokens that were mapped first: ``cosine`` divides each token by its length,
+``standardised`` takes each side's own mean and standard deviation out of every dimension. Neither lets a few
+long tokens or dimensions decide.
+
+Two things spoil the usual ``|s|^2 + |t|^2 - 2 s.t`` in float32: a common offset of all tokens, and the few
+massive dimensions that language models grow (values in the thousands). Both are taken out first: clouds are
+centred on one common point, and dimensions that stand out are differenced directly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,11 +22,152 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.errors import TransportError
-from aista.ot.cost import position_cost, squared_euclidean, text_spread
-from aista.ot.exact import RawSolutions, solve, solve_flat, uniform_masses
+from aista.ot.exact import solve_flat
 
 SOLVERS = ("exact", "sinkhorn", "geomloss_compat")
 SCALES = ("raw", "per_dimension", "text_spread", "cosine")
+#: The paper's; twice one minus the cosine; and the like of it where every dimension of a side has equal say.
+COSTS = ("squared_euclidean", "cosine", "standardised")
+
+#: A dimension is massive when its largest value exceeds this many times the median dimension's largest value.
+MASSIVE = 50.0
+#: More massive dimensions than this are left to the product (direct differences cost n m each).
+MAX_PEELED = 16
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Products in true float32, whatever autocast and ``torch.set_float32_matmul_precision`` say."""
+    precision = torch.get_float32_matmul_precision()
+    with torch.autocast(device.type, enabled=False):
+        if precision == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+
+
+def squared_euclidean(
+    speech: Tensor, text: Tensor, speech_mask: Tensor | None = None, text_mask: Tensor | None = None
+) -> Tensor:
+    """Pairwise squared distances of batched clouds, float32 inside whatever autocast says.
+
+    Args:
+        speech: (B, N, d) or (N, d), any float type. text: (B, M, d) or (M, d).
+        speech_mask: (B, N) bool, True = real. text_mask: (B, M). Masked entries of the result mean nothing,
+            but their contents (even NaN) never reach real ones.
+
+    Returns:
+        (B, N, M) or (N, M) float32 (float64 if an input is), >= 0.
+
+    Equation: 1. Gradient: as written (the loss does not use it). Cost: 2 N M d operations, O(N M + N d)
+    memory.
+    """
+    if speech.dim() == 2:
+        masks = [None if mask is None else mask[None] for mask in (speech_mask, text_mask)]
+        return squared_euclidean(speech[None], text[None], *masks)[0]
+    with full_float32(speech.device):
+        dtype = torch.float64 if torch.float64 in (speech.dtype, text.dtype) else torch.float32
+        x, y = speech.to(dtype), text.to(dtype)
+        if speech_mask is not None:
+            x = x.masked_fill(~speech_mask[..., None], 0.0)
+        if text_mask is not None:
+            y = y.masked_fill(~text_mask[..., None], 0.0)
+        count = y.shape[1] if text_mask is None else text_mask.sum(1).clamp(min=1)[:, None, None]
+        centre = y.sum(1, keepdim=True) / count
+        x, y = x - centre, y - centre
+        if text_mask is not None:
+            y = y.masked_fill(~text_mask[..., None], 0.0)
+        if speech_mask is not None:
+            x = x.masked_fill(~speech_mask[..., None], 0.0)
+        return _distances(x, y)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    peeled = massive_dimensions(x, y)
+    extra = None
+    if peeled.numel():
+        extra = sum((x[..., k, None] - y[..., None, :, k]).square() for k in peeled.tolist())
+        x, y = x.clone(), y.clone()
+        x[..., peeled] = 0.0
+        y[..., peeled] = 0.0
+    squares = x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]
+    cost = torch.baddbmm(squares, x, y.transpose(1, 2), alpha=-2.0).clamp_(min=0.0)
+    return cost if extra is None else cost + extra
+
+
+def massive_dimensions(*clouds: Tensor) -> Tensor:
+    """Indices of dimensions whose largest magnitude dwarfs the median one's (at most MAX_PEELED)."""
+    size = torch.stack([cloud.detach().abs().flatten(0, -2).amax(0) for cloud in clouds]).amax(0)
+    chosen = torch.nonzero(size > MASSIVE * size.median()).flatten()
+    if chosen.numel() > MAX_PEELED:
+        chosen = size.topk(MAX_PEELED).indices
+    return chosen
+
+
+class Moments(NamedTuple):
+    """Mean (d,) and standard deviation (d,) of one side's tokens; 1 where a dimension is constant."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+def moments(tokens: Tensor) -> Moments:
+    """Measure tokens (T, d), T >= 1, in float64: no massive dimension spoils another."""
+    real = tokens.detach().double()
+    mean, deviation = real.mean(0), real.std(0, correction=0)
+    return Moments(mean, torch.where(deviation > 0, deviation, 1.0))
+
+
+def unit_length(states: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Divide every token by its length, for the cosine cost: ||x - y||^2 = 2 - 2 cos.
+
+    Args:
+        states: (..., d). mask: (...) bool, True = real; masked tokens become zeros, so that nothing there
+            reaches a gradient. A token of zeros stays one.
+
+    Returns:
+        (..., d) float32 (float64 if the states are).
+    """
+    return F.normalize(_zeros_where_masked(_wide(states), mask), dim=-1)
+
+
+def standardise(states: Tensor, known: Moments, mask: Tensor | None = None) -> Tensor:
+    """Map each dimension to mean 0 and deviation 1 / sqrt(d): mean squared length 1, as unit vectors have.
+
+    Args:
+        states: (..., d). known: Moments of this side. They are constants: no gradient flows through them.
+        mask: (...) bool; masked tokens become zeros.
+
+    Returns:
+        (..., d) float32 (float64 if the states are).
+    """
+    real = _zeros_where_masked(_wide(states), mask)
+    # The mean leaves in float64: where it is massive, float32 has few digits left for the rest.
+    centred = (real.double() - known.mean) / (known.deviation * states.shape[-1] ** 0.5)
+    return _zeros_where_masked(centred.to(real.dtype), mask)
+
+
+def _wide(states: Tensor) -> Tensor:
+    return states if states.dtype == torch.float64 else states.float()
+
+
+def _zeros_where_masked(states: Tensor, mask: Tensor | None) -> Tensor:
+    return states if mask is None else states.masked_fill(~mask[..., None], 0.0)
+
+
+def text_spread(text: Tensor, text_mask: Tensor) -> Tensor:
+    """Mean squared distance of all real text tokens of a batch from their mean (a scalar, float32).
+
+    Args:
+        text: (B, M, d). text_mask: (B, M) bool.
+    """
+    tokens = text[text_mask].float()
+    spread = (tokens - tokens.mean(0)).square().sum(1).mean()
+    return spread.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 class WassersteinLoss(torch.nn.Module):
@@ -57,6 +209,10 @@ class WassersteinLoss(torch.nn.Module):
         for name, value, known in (("solver", solver, SOLVERS), ("scale", scale, SCALES)):
             if value not in known:
                 raise TransportError(f"unknown {name} {value!r}", expected=" | ".join(known))
+        if solver == "geomloss_compat" and position_weight:
+            raise TransportError(
+                "geomloss_compat takes no position_weight", advice="append it as a coordinate"
+            )
         self.solver, self.scale, self.position_weight = solver, scale, position_weight
         self.epsilon, self.max_iterations, self.threads = epsilon, max_iterations, threads
         self.report: dict[str, int] = {}
@@ -82,12 +238,16 @@ class WassersteinLoss(torch.nn.Module):
         check_batch(speech, speech_mask, text, text_mask)
         with torch.autocast(speech.device.type, enabled=False):
             if self.scale == "cosine":
-                speech, text = (_directions(*side) for side in ((speech, speech_mask), (text, text_mask)))
+                speech, text = unit_length(speech, speech_mask), unit_length(text, text_mask)
             if self.solver == "geomloss_compat":
-                values = self._geomloss(speech, speech_mask, text, text_mask)
+                from aista.ot.sinkhorn import debiased_divergence
+
+                values = debiased_divergence(speech, speech_mask, text, text_mask)
             else:
                 values = _Transport.apply(speech, speech_mask, text.detach(), text_mask, self)
-            return values / self._unit(text.detach(), text_mask)
+            if self.scale == "per_dimension":
+                return values / text.shape[2]
+            return values / text_spread(text.detach(), text_mask) if self.scale == "text_spread" else values
 
     def over_layers(
         self, speech: Mapping[int, Tensor], speech_mask: Tensor, text: Mapping[int, Tensor], text_mask: Tensor
@@ -119,7 +279,11 @@ class WassersteinLoss(torch.nn.Module):
         """Values (B,) before scaling and transport plans (B, N, M), without gradient."""
         cost = squared_euclidean(speech.detach(), text.detach(), speech_mask, text_mask)
         if self.position_weight:
-            cost = cost + position_cost(speech_mask, text_mask, self.position_weight)
+            rows, cols = (
+                (mask.cumsum(1) - 1) / (mask.sum(1, keepdim=True) - 1).clamp(min=1)
+                for mask in (speech_mask, text_mask)
+            )
+            cost = cost + (self.position_weight * (rows[:, :, None] - cols[:, None, :])).square()
         if self.solver == "sinkhorn":
             from aista.ot.sinkhorn import sinkhorn_batch
 
@@ -133,26 +297,6 @@ class WassersteinLoss(torch.nn.Module):
             }
             return result.values, result.plan
         return solve_masked(cost, speech_mask, text_mask, self.threads or torch.get_num_threads())
-
-    def _geomloss(self, speech: Tensor, speech_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        from aista.ot.sinkhorn import debiased_divergence
-
-        if self.position_weight:
-            raise TransportError(
-                "geomloss_compat takes no position_weight", advice="append it as a coordinate"
-            )
-        return debiased_divergence(speech, speech_mask, text, text_mask)
-
-    def _unit(self, text: Tensor, text_mask: Tensor) -> Tensor | float:
-        if self.scale == "per_dimension":
-            return float(text.shape[2])
-        return text_spread(text, text_mask) if self.scale == "text_spread" else 1.0
-
-
-def _directions(states: Tensor, mask: Tensor) -> Tensor:
-    """Tokens (B, N, d) divided by their lengths; zeros where masked: nothing there spoils a gradient."""
-    real = states if states.dtype == torch.float64 else states.float()
-    return F.normalize(real.masked_fill(~mask[..., None], 0.0), dim=-1)
 
 
 def check_batch(speech: Tensor, speech_mask: Tensor, text: Tensor, text_mask: Tensor) -> None:
@@ -217,32 +361,16 @@ def solve_masked(cost: Tensor, row_mask: Tensor, col_mask: Tensor, threads: int)
     col_order = np.argsort(~cols, axis=1, kind="stable")[:, None, :]
     places = (np.arange(len(host))[:, None, None], row_order, col_order)
     packed = host[places]
-    masses = uniform_masses(sizes)
     batch, num_rows, num_cols = packed.shape
     offsets = np.arange(batch, dtype=np.int64) * num_rows * num_cols
     strides = np.full(batch, num_cols, dtype=np.int64)
-    raw = solve_flat(packed.ravel(), offsets, strides, sizes, masses, threads=threads)
+    raw = solve_flat(packed.ravel(), offsets, strides, sizes, threads=threads)
     if np.isnan(raw.values).any():
         raise TransportError(
             f"pair {int(np.isnan(raw.values).argmax())} has NaN or infinite hidden states",
             advice="lower the learning rate or look at the last gradient norm; avoid float16 hidden states",
         )
-    _finish_capped(raw, packed, sizes, masses)
     plan = np.empty_like(host)
     plan[places] = raw.plans.reshape(packed.shape)
     values = torch.from_numpy(raw.values).to(cost.device, cost.dtype)
     return values, torch.from_numpy(plan).to(cost.device)
-
-
-def _finish_capped(
-    raw: RawSolutions, packed: np.ndarray, sizes: np.ndarray, masses: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """Answer, by the solver that has a fallback, what the fast one left after its cap of searches."""
-    from aista.ot.kernels import CAPPED
-
-    plans = raw.plans.reshape(packed.shape)
-    for k in np.flatnonzero(raw.outcomes == CAPPED):
-        (n, m), i, j = sizes[k], raw.row_starts[k], raw.col_starts[k]
-        a, b = masses[0][i : i + n], masses[1][j : j + m]
-        solution = solve(packed[k, :n, :m], a, b)
-        raw.values[k], plans[k, :n, :m] = solution.value / a.sum(), solution.plan / a.sum()

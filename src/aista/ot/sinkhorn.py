@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from aista.errors import TransportError
-from aista.ot.cost import squared_euclidean
+from aista.ot.loss import squared_euclidean
 
 NEVER = -1e30
 

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aista.errors import TransportError
-from aista.ot.cost import full_float32
-from aista.ot.exact import for_ranges, solve_flat, starts, uniform_masses
+from aista.ot.exact import for_ranges, scratch, solve_batch, starts
+from aista.ot.loss import full_float32
 from aista.retrieval.tokens import ROUND32, ROUND64, Side, blocks, check_clouds, distinct_rows
 
 #: Float64 distances that agree to this fraction of their scale are equal: a tie.
@@ -49,23 +49,12 @@ def distances64(speech: Sequence[Tensor], text: Sequence[Tensor], *, threads: in
     Returns:
         (K,) distances. Equal inputs give bit-equal outputs.
     """
-    found = []
+    found = [np.empty(0)]
     for first in range(0, len(speech), 256):
         part = slice(first, first + 256)
         costs = [_cost64(s, t) for s, t in zip(speech[part], text[part], strict=True)]
-        sizes = np.array([cost.shape for cost in costs], dtype=np.int64)
-        flat = np.concatenate([cost.ravel() for cost in costs])
-        raw = solve_flat(
-            flat,
-            starts(sizes.prod(1)),
-            sizes[:, 1],
-            sizes,
-            uniform_masses(sizes),
-            threads=threads,
-            plans=False,
-        )
-        found.append(raw.values)
-    return np.concatenate(found) if found else np.empty(0)
+        found.append(solve_batch(costs, threads=threads).values)
+    return np.concatenate(found)
 
 
 def _cost64(speech: Tensor, text: Tensor) -> NDArray[np.float64]:
@@ -254,7 +243,7 @@ class Cascade:
         slacks: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         """Put verdicts on some pairs; returns how many each stage decided."""
-        from aista.ot import bounds, kernels
+        from aista.ot import bounds
 
         items, texts = tile.items[pairs[0]], tile.texts[pairs[1]]
         rows, cols = self.text.lengths[texts], self.speech.lengths[items]
@@ -264,7 +253,7 @@ class Cascade:
         def run(part: slice) -> NDArray[np.int64]:
             counts = np.zeros(bounds.NUM_STAGES, np.int64)
             bounds.judge_pairs(
-                *kernels.scratch(int(rows.max()), int(cols.max())), products, offsets, strides, rows, cols,
+                *scratch(int(rows.max()), int(cols.max())), products, offsets, strides, rows, cols,
                 caps, targets, slacks, part.start, part.stop, found, counts,
             )  # fmt: skip
             return counts

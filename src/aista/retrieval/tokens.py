@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aista.errors import TransportError
-from aista.ot.cost import moments, standardise, unit_length
+from aista.ot.loss import moments, standardise, unit_length
 
 #: Unit roundoff of float32 and float64.
 ROUND32, ROUND64 = 2.0**-24, 2.0**-53
@@ -159,11 +159,11 @@ def distinct_rows(side: Side) -> tuple[list[Tensor], Tensor | None]:
 def under_cost(
     speech: Sequence[Tensor], text: Sequence[Tensor], cost: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Map both sides so that squared Euclidean distances between them are the named cost (``aista.ot.cost``).
+    """Map both sides so that squared Euclidean distances between them are the named cost (``aista.ot.loss``).
 
     Args:
         speech, text: Clouds (n_i, d). For ``standardised`` each side is measured over all of its tokens.
-        cost: One of ``aista.ot.cost.COSTS``.
+        cost: One of ``aista.ot.loss.COSTS``.
     """
     if cost == "cosine":
         return [unit_length(cloud) for cloud in speech], [unit_length(cloud) for cloud in text]

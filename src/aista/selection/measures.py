@@ -114,7 +114,7 @@ def retrieved(states: LayerStates, texts: Sequence[str], cost: str) -> dict[str,
     Args:
         states: Of Q pairs.
         texts: Their transcripts. Pairs of equal transcript count as right for one another.
-        cost: One of ``aista.ot.cost.COSTS``.
+        cost: One of ``aista.ot.loss.COSTS``.
     """
     speech, text = under_cost(*as_clouds(states), cost)
     ranking = retrieval.exact_ranks(speech, text, texts=texts)

@@ -18,7 +18,7 @@ from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import ManifestError
 from aista.model.feature_cache import cached_features
-from aista.ot.cost import COSTS
+from aista.ot.loss import COSTS
 from aista.retrieval.tokens import under_cost
 from aista.run_folder import claim, inputs_of
 from aista.selection.hidden_states import Extraction, LayerStates
