@@ -314,11 +314,14 @@ class TrainSettings(Settings):
             accelerator, wait for it in every step). Either way nonfinite_batch.json names the utterances.
         attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' choice.
         compile_blocks: Compile the backbone's blocks with ``torch.compile``.
+        pack_rows: Let the backbone run a batch as one sequence, without pads, and what its rows begin with
+            once: on a CPU a third less work at short rows. For backbones whose blocks all see all that came
+            before (Qwen, Llama), under ``sdpa`` or ``eager``.
     """
 
     harmless = frozenset({
         "per_device_eval_batch_size", "save_steps", "logging_steps", "report_to", "activation_checkpointing",
-        "attn_implementation", "compile_blocks",
+        "attn_implementation", "compile_blocks", "pack_rows",
     })  # fmt: skip
 
     max_steps: Count = 80_000
@@ -346,6 +349,7 @@ class TrainSettings(Settings):
     activation_checkpointing: bool = False
     attn_implementation: Name | None = None
     compile_blocks: bool = False
+    pack_rows: bool = False
     report_to: list[Name] = []
 
     def _without_effect(self) -> frozenset[str]:

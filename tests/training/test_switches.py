@@ -69,3 +69,36 @@ def test_switches_are_settings(tmp_path: Path) -> None:
     settings = TrainSettings(compile_blocks=True, attn_implementation="sdpa", nonfinite="skip")
     settings.save(path)
     assert TrainSettings.load(path) == settings
+
+
+def test_packed_rows_are_the_same_rows(parts: tuple[AistaForConditionalGeneration, AistaProcessor]) -> None:
+    """Losses, states and gradients, of speech and texts in one batch, whatever their lengths."""
+    model, processor = parts
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zero at the start, and then no gradient reaches the other half
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    speech_llm = SpeechLM(model, processor)
+    contents = [*noise(0.5, 1.0), "A text in the slot."]
+    asked = ["Translate.", "Translate it.", "Translate."]
+    batch = speech_llm.batcher.training(contents, asked, ["Ja.", "Nein.", "Vielleicht, sagt er."])
+    text = speech_llm.batcher.written(batch, ["Yes.", "No, no."])
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    runs = []
+    for speech_llm.packs in (False, True):
+        lengths: list[int] = []
+        hook = speech_llm.decoder.module.register_forward_hook(
+            lambda _, __, output, seen=lengths: seen.append(output.last_hidden_state.numel())
+        )
+        output = speech_llm.predict(batch, [0, 1, speech_llm.num_layers])
+        written = speech_llm.text_states(text, [0, 1])
+        states = speech_llm.states(batch, [1])[1]
+        hook.remove()
+        real = batch.attention_mask.bool()
+        gradients = torch.autograd.grad(output.loss + states[real].square().mean(), trained)
+        runs.append([output.loss, *(output.states[k][real] for k in output.states), states[real],
+                     *(written[k][text.attention_mask.bool()] for k in written), *gradients])  # fmt: skip
+        assert output.loss.isfinite() and len(lengths) == 3
+    assert lengths[0] < batch.input_ids.numel() * speech_llm.hidden_size  # it did run as one
+    for found, want in zip(*runs, strict=True):
+        torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)

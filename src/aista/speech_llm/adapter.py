@@ -37,7 +37,7 @@ from aista.speech_llm import adapted, decoder
 from aista.speech_llm.batch import Batch
 from aista.speech_llm.batcher import Batcher, placeholder
 from aista.speech_llm.classes import speech_class
-from aista.speech_llm.decoder import Decoder, Targets, head_at, head_is_plain
+from aista.speech_llm.decoder import Decoder, Packing, Targets, head_at, head_is_plain
 
 
 @dataclass
@@ -128,6 +128,7 @@ class SpeechLM:
 
     Attributes:
         kind: What is known about its class.
+        packs: Whether the rows of a batch run as one sequence (``train.pack_rows``).
         base: How a checkpoint names somebody else's model; None where it was not loaded here.
     """
 
@@ -137,6 +138,7 @@ class SpeechLM:
         self.model, self.processor = model, processor
         self.decoder = Decoder(model.get_decoder(), getattr(model, "blocks_path", "layers"), self.kind.stream)
         self.base: tuple[str, str | None, Path] | None = None
+        self.packs = False
         self.batcher: Any = None
         if processor is not None:
             self.batcher = Batcher(processor, model.config, end=self._own_end(), form=form)
@@ -318,12 +320,21 @@ class SpeechLM:
         """
         layers, nowhere = list(layers), torch.zeros(0, dtype=torch.int64, device=batch.input_ids.device)
         with (
+            self.decoder.packed(self._packing(batch)),
             self.decoder.truncated(layers),
             self.decoder.capture(layers) as states,
             head_at(self.model, nowhere),
         ):
             self.model(**self._inputs(batch), use_cache=False)
         return states
+
+    def _packing(self, batch: Batch) -> Packing | None:
+        """Return how a batch runs as one sequence; None: row by row."""
+        if not self.packs or batch.size == 1 or not batch.right_padded:
+            return None
+        ids = batch.input_ids
+        before_speech = (batch.span | (ids == self.audio_token_id)).cumsum(1) == 0
+        return Packing(ids, batch.attention_mask.bool(), before_speech)
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """Return what the whole model takes: sound in its type, and what its class is always told."""
@@ -345,6 +356,7 @@ class SpeechLM:
         layers = list(layers)
         with (
             eval_mode(self.decoder.module),
+            self.decoder.packed(self._packing(batch)),
             self.decoder.truncated(layers),
             self.decoder.capture(layers) as states,
         ):
@@ -363,6 +375,7 @@ class SpeechLM:
         with (
             eval_mode(self.decoder.module),
             switched(self.decoder.module, lora),
+            self.decoder.packed(self._packing(batch)),
             self.decoder.capture(layers) as states,
         ):
             logits = self.model(**self._inputs(batch), use_cache=False).logits
@@ -386,7 +399,7 @@ class SpeechLM:
 
         Gradient: through everything that is trained. Nothing here waits for an accelerator.
         """
-        with self.decoder.capture(layers) as states:
+        with self.decoder.packed(self._packing(batch)), self.decoder.capture(layers) as states:
             kept, score = self._scored(batch, logits)
         if score is None:
             return Output(states, kept)

@@ -36,6 +36,44 @@ def check_layers(layers: Iterable[int], top: int) -> list[int]:
     return wanted
 
 
+class Packing:
+    """The rows of a batch as one sequence: what all begin with once, then the rest of each, and no pad.
+
+    Args:
+        ids: (B, T) int64, on the CPU. real: (B, T) bool, pads on the right alone.
+        before_speech: (B, T) bool, false from the first speech token of a row on.
+
+    Attributes:
+        kept: (L,) positions that run, as numbers into B * T.
+    """
+
+    def __init__(self, ids: Tensor, real: Tensor, before_speech: Tensor) -> None:
+        alike = (ids == ids[:1]).all(0) & real.all(0) & before_speech.all(0)
+        shared = int(alike.cumprod(0).sum())
+        runs = real.clone()
+        runs[1:, :shared] = False
+        self.kept = runs.flatten().nonzero()[:, 0]
+        self._shape, length = ids.shape, ids.shape[1]
+        row, self._place = self.kept // length, self.kept % length
+        row = torch.where(self._place < shared, -1, row)
+        earlier = self._place[None] <= self._place[:, None]
+        self._seen = earlier & ((row[None] == row[:, None]) | (row[None] == -1))
+        self._from = torch.zeros(ids.numel(), dtype=torch.int64)
+        self._from[self.kept] = torch.arange(len(self.kept))
+        self._from.view(ids.shape)[:, :shared] = torch.arange(shared)
+
+    def inputs(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return which position sees which, as a decoder of transformers takes it, and its numbers."""
+        hidden = torch.zeros(self._seen.shape, dtype=dtype).masked_fill(~self._seen, torch.finfo(dtype).min)
+        return {"attention_mask": hidden[None, None], "position_ids": self._place[None]}
+
+    def unpacked(self, states: Tensor) -> Tensor:
+        """Bring states (1, L, d) back to (B, T, d); at pads: anything. Others stay as they are."""
+        if states.shape[:2] == self._shape:
+            return states
+        return states[0].index_select(0, self._from).unflatten(0, self._shape)
+
+
 class Decoder:
     """A stack of blocks with a final norm.
 
@@ -50,6 +88,7 @@ class Decoder:
 
     def __init__(self, module: nn.Module, path: str = "layers", stream: int = 0) -> None:
         self.module, self.stream = module, stream
+        self._packing: Packing | None = None
         parent, _, self._name = path.rpartition(".")
         try:
             self._owner: Any = reduce(getattr, parent.split("."), module) if parent else module
@@ -103,7 +142,42 @@ class Decoder:
                 hook.remove()
 
     def _one(self, states: Tensor) -> Tensor:
-        return states[self.stream] if states.dim() == 4 else states
+        states = states[self.stream] if states.dim() == 4 else states
+        return states if self._packing is None else self._packing.unpacked(states)
+
+    @contextmanager
+    def packed(self, packing: Packing | None) -> Iterator[None]:
+        """Let the decoder run a batch as one sequence; what it gives, and ``capture``, is (B, T, d) again.
+
+        Args:
+            packing: Of the batch; None: it runs as it is. Enter this before ``capture``.
+        """
+        if packing is None:
+            yield
+            return
+
+        def before(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            embeds = kwargs.get("inputs_embeds")
+            if embeds is None:
+                embeds = self.module.get_input_embeddings()(kwargs["input_ids"])  # type: ignore[operator]
+            own = {"input_ids": None, "inputs_embeds": take(embeds, packing.kept)[None]}
+            return args, {**kwargs, **own, **packing.inputs(embeds.dtype)}
+
+        def after(_: nn.Module, __: tuple, output: Any) -> Any:
+            output.last_hidden_state = packing.unpacked(output.last_hidden_state)
+            return output
+
+        hooks = (
+            self.module.register_forward_pre_hook(before, with_kwargs=True),
+            self.module.register_forward_hook(after),
+        )
+        self._packing = packing
+        try:
+            yield
+        finally:
+            self._packing = None
+            for hook in hooks:
+                hook.remove()
 
     @contextmanager
     def truncated(self, layers: Iterable[int]) -> Iterator[None]:

@@ -143,6 +143,7 @@ def train(
     """
     output = Path(settings.output)
     speed_up(objective.model, settings.train)
+    objective.speech_llm.packs = settings.train.pack_rows
     set_seed(settings.seed)
     data = _data(settings, objective)
     running = trainer(objective, settings.train, output, settings.seed, data)

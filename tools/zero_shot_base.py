@@ -1,0 +1,207 @@
+"""Zero-shot speech translation on real weights: the runs of docs/decisions/zero-shot-experiment.md.
+
+    python tools/zero_shot_base.py translator
+    python tools/zero_shot_base.py run --seeds 11 12 13 --systems aligned base cosine_half --split test
+    python tools/zero_shot_base.py bounds --split test
+    python tools/zero_shot.py collect --folder runs/zero_shot --split test docs/results/base/zero_shot
+    python tools/zero_shot.py report docs/results/base/zero_shot
+
+Run it where data/ and the bases of docs/results/base/zero_shot/*.yaml lie. Translation is taught on text
+alone, once, and frozen; the ear alone learns from speech with transcripts. What is finished is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from aista.audio.files import load_audio
+from aista.baselines.cascade import Options, System
+from aista.config import AlignSettings, PretrainSettings
+from aista.data.dataset import Collator, SpeechDataset
+from aista.data.manifest import Manifest, write_manifest
+from aista.evaluation.decode import read_hypotheses
+from aista.evaluation.evaluate import evaluate
+from aista.evaluation.settings import EvaluateSettings
+from aista.files import write_whole
+from aista.model.feature_cache import cached_features
+from aista.model.lora import merge
+from aista.speech_llm import SpeechLM
+from aista.speech_llm.decoder import Targets
+from aista.text.languages import script_complaint
+from aista.training.align import align
+from aista.training.stages import pretrain
+
+CONFIGS = Path(__file__).parent.parent / "docs/results/base/zero_shot"
+HOME, FEATURES = Path("runs/zero_shot"), "runs/features"
+SYSTEMS = {
+    "aligned": "",
+    "base": "alignment={method: none}",
+    "cosine_half": "alignment={method: wasserstein, layers: LAYERS, alpha: 0.5, options: {scale: cosine}}",
+    "unaligned": "alignment={method: none}",
+}
+
+
+def translator() -> None:
+    """Teach the language model to translate text, and merge that into a backbone of its own."""
+    target = HOME / "translator"
+    if target.exists():
+        return
+    run = pretrain(PretrainSettings.load(CONFIGS / "translator.yaml"))
+    speech_llm = SpeechLM.load(run.folder)
+    merge(speech_llm.model.backbone)
+    speech_llm.model.backbone.save_pretrained(target)
+    speech_llm.processor.tokenizer.save_pretrained(target)
+
+
+def go(chosen: argparse.Namespace, name: str, seed: int) -> None:
+    """Train one system under a seed, let it answer, and write its rows."""
+    run = HOME / "runs" / chosen.experiment / name / f"seed_{seed}"
+    path = run / f"{chosen.split}_rows.json"
+    if path.exists():
+        return
+    start = time.process_time()
+    if name == "aligned":
+        settings = AlignSettings.load(CONFIGS / "align.yaml", [f"output={run}", f"seed={seed}", *chosen.set])
+        steps = align(settings).steps
+    else:
+        first = run.parent.parent / "aligned" / f"seed_{seed}"
+        model = AlignSettings.load(CONFIGS / "align.yaml").model
+        begin = {"init": None, "model": model} if name == "unaligned" else {"init": str(first)}
+        changes = [f"output={run}", f"seed={seed}", SYSTEMS[name].replace("LAYERS", str(chosen.layers)),
+                   *chosen.set]  # fmt: skip
+        steps = pretrain(PretrainSettings.load(CONFIGS / "ear.yaml", changes, begin)).steps
+    trained = run / "cpu_seconds"
+    if not trained.exists():
+        write_whole(trained, f"{time.process_time() - start:.1f}")
+    about = {"experiment": chosen.experiment, "system": name, "seed": seed, "steps": steps}
+    data = [f"data/{chosen.split}.jsonl", f"data/{chosen.split}.asr.jsonl"]
+    write_rows(path, {**about, "cpu_seconds": float(trained.read_text())}, run, data, chosen)
+
+
+def bounds(chosen: argparse.Namespace) -> None:
+    """Let the translator read the true transcripts, and Whisper's own: rows of systems text and cascade."""
+    heard = Path(f"data/{chosen.split}.whisper.jsonl")
+    if not heard.exists():
+        whisper = System(Options(asr=chosen.whisper, llm="runs/zero_shot/translator"))
+        rows = []
+        for row in Manifest(f"data/{chosen.split}.jsonl"):
+            text = whisper.hear([load_audio(row.audio)], "en")[0].text
+            told = {"task": "mt", "audio": None, "duration": None, "text": text or "-"}
+            rows.append(row.model_copy(update=told))
+        write_manifest(heard, rows)
+    model = HOME / "runs" / chosen.experiment / "aligned" / f"seed_{chosen.seeds[0]}"
+    for name, data in (("text", f"data/{chosen.split}.mt.jsonl"), ("cascade", str(heard))):
+        path = HOME / "runs" / chosen.experiment / name / "seed_0" / f"{chosen.split}_rows.json"
+        about = {"experiment": chosen.experiment, "system": name, "seed": 0, "steps": 0, "cpu_seconds": 0.0}
+        if not path.exists():
+            write_rows(path, about, model, [data], chosen, kind="text")
+
+
+def write_rows(
+    path: Path, about: dict[str, Any], model: Path, data: list[str], chosen: Any, kind: str = "speech"
+) -> None:
+    """Evaluate a model and write a row a language, with its answers, references and losses."""
+    output = path.parent / chosen.split
+    scores: dict[str, Any] = {"scores": {}, "signatures": {}}
+    answers: list[Any] = []
+    if not chosen.losses_only:
+        scores = evaluate(
+            EvaluateSettings(
+                output=str(output),
+                model=str(model),
+                data=data,
+                features=FEATURES,
+                silence_check=False,
+                measures=["speech" if kind == "speech" else "text_translation"],
+                generation={"max_new_tokens": 40, "batch_size": 40},
+                limit=chosen.limit,
+            )
+        )
+        answers = read_hypotheses(output / f"{Path(data[0]).stem}.{kind}.jsonl")
+    losses = cross_entropies(model, data[0])
+    rows = []
+    for code in sorted({row.tgt_lang or "" for row in Manifest(data[0])}):
+        ids = [r.id for r in Manifest(data[0]) if r.tgt_lang == code]
+        of = {row.id: row for row in answers}
+        here = [of[each] for each in ids if each in of]
+        wrong = sum(script_complaint(row.hypothesis, code) is not None for row in here)
+        prefix = "" if kind == "speech" else "mt_"
+        rows.append(
+            {
+                **about, "num_pairs": 0, "language": code,
+                "bleu": scores["scores"].get(f"{prefix}bleu_{code}"),
+                "chrf": scores["scores"].get(f"{prefix}chrf_{code}"),
+                "wrong_language": wrong / len(here) if here else None,
+                "wer": scores["scores"].get("wer_en"),
+                "cross_entropy": fmean(losses[each] for each in ids),
+                "text_bleu": None, "cascade_bleu": None,
+                "num_sentences": len(here), "num_losses": len(ids),
+                "signature": scores["signatures"].get(f"{prefix}bleu_{code}"), "split": chosen.split,
+                "hypotheses": [row.hypothesis for row in here],
+                "references": [row.reference for row in here], "losses": [losses[each] for each in ids],
+            }
+        )  # fmt: skip
+        brief = ("language", "bleu", "chrf", "wer", "cross_entropy", "cpu_seconds")
+        print(about["system"], about["seed"], *(rows[-1][key] for key in brief), flush=True)
+    write_whole(path, json.dumps(rows, ensure_ascii=False))
+    gc.collect()
+
+
+@torch.no_grad()
+def cross_entropies(model: Path, data: str, batch: int = 20) -> dict[str, float]:
+    """Return the cross-entropy of every reference translation, teacher-forced: nats a token, by id."""
+    speech_llm = SpeechLM.load(model)
+    speech_llm.packs = True
+    dataset = SpeechDataset([Manifest(data)])
+    if dataset.has_sound.any():
+        dataset.use_features(cached_features(speech_llm.model, speech_llm.processor, [data], FEATURES))
+    collator, found = Collator(speech_llm.batcher), {}
+    for first in range(0, len(dataset), batch):
+        places = range(first, min(first + batch, len(dataset)))
+        rows: Any = collator([dataset[i] for i in places])["speech"]
+        logits: Any = speech_llm.predict(rows, logits="targets").logits
+        targets = Targets(rows.labels, rows.num_targets)
+        each = cross_entropy(logits.float(), targets.ids, reduction="none")
+        counts = torch.bincount(targets.where // rows.labels.shape[1], minlength=len(places)).tolist()
+        for place, values in zip(places, each.split(counts), strict=True):
+            found[dataset.utterance(place).id] = float(values.mean())
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Teach, run, or take the bounds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("verb", choices=["translator", "run", "bounds"])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["aligned", "base", "cosine_half"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--split", choices=["dev", "test"], default="dev")
+    parser.add_argument("--experiment", default="base", help="name of a group of runs")
+    parser.add_argument("--layers", nargs="+", type=int, default=[0, 4, 8, 12])
+    parser.add_argument("--limit", type=int, help="decode so many sentences of each set; losses are of all")
+    parser.add_argument("--losses-only", action="store_true", help="decode nothing")
+    parser.add_argument("--set", action="append", default=[], help="a setting of the training")
+    parser.add_argument("--whisper", default="whisper-base-5s")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    if chosen.verb == "translator":
+        translator()
+    elif chosen.verb == "bounds":
+        bounds(chosen)
+    else:
+        for seed in chosen.seeds:
+            for name in chosen.systems:
+                go(chosen, name, seed)
+
+
+if __name__ == "__main__":
+    main()
