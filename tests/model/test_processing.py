@@ -11,7 +11,7 @@ from transformers import AutoProcessor
 
 from aista.errors import CheckpointError, ConfigError, ModelInputError
 from aista.model import AistaProcessor
-from aista.model.inputs import NAMES as SOUND
+from aista.model.processing import NAMES as SOUND
 from aista.speech_llm import Batcher
 from aista.text.prompts import instruction, render
 from tests.model.conftest import noise

@@ -12,7 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from aista.alignment import PairedStates
 from aista.alignment.base import Alignment
 from aista.model import SpeechInputs
-from aista.model.inputs import positions, put, take
+from aista.model.processing import positions, put, take
 from aista.speech_llm import Batch, Batcher, SpeechLM, decoder, take_span
 from aista.training.objective import SpeechTextObjective
 from tests.model.conftest import BACKBONES, noise, run

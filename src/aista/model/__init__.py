@@ -4,8 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoPr
 
 from aista.model.beats import BeatsForAudioTagging, BeatsModel
 from aista.model.configuration import AistaConfig, BeatsConfig
-from aista.model.inputs import SpeechInputs
-from aista.model.processing import AistaProcessor
+from aista.model.processing import AistaProcessor, SpeechInputs
 from aista.model.speech_lm import AistaForConditionalGeneration
 
 AutoConfig.register(BeatsConfig.model_type, BeatsConfig, exist_ok=True)

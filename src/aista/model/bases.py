@@ -281,33 +281,19 @@ def load_audio_encoder(path: Path) -> BeatsModel:
     return model.eval()
 
 
-def load_backbone(
-    path: Path,
-    dtype: torch.dtype,
-    *,
-    quantization: str | None = None,
-    device_map: Any = None,
-    attn_implementation: str | None = None,
-) -> nn.Module:
+def load_backbone(path: Path, dtype: torch.dtype, **options: Any) -> nn.Module:
     """Load any causal LM that transformers knows; code in the folder is never run.
 
     Args:
-        quantization: ``4bit`` or ``8bit`` (bitsandbytes), or None.
-        device_map: Handed to transformers.
-        attn_implementation: ``eager``, ``sdpa`` or ``flash_attention_2``.
+        options: Of ``from_pretrained``: ``device_map``, ``attn_implementation``, ``quantization_config``.
 
     Raises:
         CheckpointError: The folder holds no causal LM, or tensors of it are missing.
-        ConfigError: The quantisation is unknown.
     """
     read_config(path)
-    options: dict[str, Any] = {"dtype": dtype, "device_map": device_map, "trust_remote_code": False}
-    if attn_implementation:
-        options["attn_implementation"] = attn_implementation
-    if quantization:
-        options["quantization_config"] = quantization_config(quantization, dtype)
+    options |= {"dtype": dtype, "trust_remote_code": False, "output_loading_info": True}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise refusal("This backbone cannot be loaded.", path, error) from error
     model, report = loaded
@@ -319,15 +305,6 @@ def load_backbone(
     # A base's sampling habits (temperature, repetition penalty) would otherwise leak into every translation.
     model.generation_config = GenerationConfig()
     return model
-
-
-@torch.no_grad()
-def append_rows(backbone: nn.Module, count: int) -> None:
-    """Append rows of zeros to a backbone's vocabulary, in place."""
-    rows = backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    backbone.resize_token_embeddings(rows + count, mean_resizing=False)  # type: ignore[operator]
-    backbone.get_input_embeddings().weight[rows:] = 0  # type: ignore[operator]
-    backbone.get_output_embeddings().weight[rows:] = 0  # type: ignore[operator]
 
 
 def quantization_config(name: str, dtype: torch.dtype) -> Any:

@@ -57,6 +57,21 @@ class Options:
     device_map: Any = None
     attn_implementation: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return them as ``from_pretrained`` of transformers takes them.
+
+        Raises:
+            ConfigError: The quantisation is unknown.
+        """
+        dtype = self.dtype or default_dtype()
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        given: dict[str, Any] = {"dtype": dtype, "device_map": self.device_map}
+        if self.attn_implementation:
+            given["attn_implementation"] = self.attn_implementation
+        if self.quantization:
+            given["quantization_config"] = bases.quantization_config(self.quantization, dtype)
+        return given
+
 
 def configure(
     speech_encoder: str,
@@ -178,28 +193,20 @@ def qformer_config(settings: dict[str, Any], speech_config: Any, audio_config: A
 
 def load_parts(config: AistaConfig, options: Options, *, beside: Path | None = None) -> dict[str, Any]:
     """Load the frozen bases that a configuration names: the parts of the model's constructor."""
-    dtype = options.dtype or default_dtype()
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    paths = locate_bases(config, beside)
+    given, paths = options.to_dict(), locate_bases(config, beside)
+    dtype, positions = given.pop("dtype"), config.speech_config.max_source_positions
     audio = bases.load_audio_encoder(paths["audio_encoder"]) if "audio_encoder" in paths else None
     if audio is not None:
         audio.config.batch_invariant = config.audio_config.batch_invariant
-    backbone = bases.load_backbone(
-        paths["backbone"],
-        dtype,
-        quantization=options.quantization,
-        device_map=options.device_map,
-        attn_implementation=options.attn_implementation,
-    )
-    if config.extra_rows:
-        bases.append_rows(backbone, config.extra_rows)
-    return {
-        "speech_encoder": bases.load_speech_encoder(
-            paths["speech_encoder"], dtype, positions=config.speech_config.max_source_positions
-        ),
-        "audio_encoder": audio,
-        "backbone": backbone,
-    }
+    backbone: Any = bases.load_backbone(paths["backbone"], dtype, **given)
+    if config.extra_rows:  # of zeros, after the vocabulary
+        rows = backbone.get_input_embeddings().num_embeddings
+        with torch.no_grad():
+            backbone.resize_token_embeddings(rows + config.extra_rows, mean_resizing=False)
+            backbone.get_input_embeddings().weight[rows:] = 0
+            backbone.get_output_embeddings().weight[rows:] = 0
+    speech = bases.load_speech_encoder(paths["speech_encoder"], dtype, positions=positions)
+    return {"speech_encoder": speech, "audio_encoder": audio, "backbone": backbone}
 
 
 def locate_bases(config: AistaConfig, beside: Path | None = None) -> dict[str, Path]:

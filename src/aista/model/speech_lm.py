@@ -25,8 +25,8 @@ from aista.model import loading
 from aista.model.backbones import family
 from aista.model.beats import BeatsModel
 from aista.model.configuration import AistaConfig
-from aista.model.inputs import SpeechInputs, positions, put, require_placeholders
 from aista.model.lora import add_lora, is_lora
+from aista.model.processing import SpeechInputs, positions, put, require_placeholders
 from aista.model.weights import set_strictly
 from aista.model.window_qformer import TOKEN_SCALES, WindowQFormer, embedding_length
 

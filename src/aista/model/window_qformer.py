@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import Blip2QFormerModel
 
 from aista.model.configuration import AistaConfig
-from aista.model.inputs import numbers, take
+from aista.model.processing import numbers, take
 
 #: ``free``: what the linear layer gives (the paper, SALMONN); ``embeddings``: as long as token embeddings.
 TOKEN_SCALES = ("free", "embeddings")

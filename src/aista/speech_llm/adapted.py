@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aista.errors import CheckpointError, ConfigError
@@ -39,21 +39,13 @@ def load_whole(kind: Any, folder: Path, config: Any, options: loading.Options) -
     Raises:
         CheckpointError: It is of another kind, or tensors are missing: it would run with random ones.
     """
-    dtype = options.dtype or loading.default_dtype()
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    given: dict[str, Any] = {"dtype": dtype, "device_map": options.device_map}
-    if options.attn_implementation:
-        given["attn_implementation"] = options.attn_implementation
-    if options.quantization:
-        given["quantization_config"] = bases.quantization_config(options.quantization, dtype)
     try:
         model, report = kind.from_pretrained(
-            folder, config=config, output_loading_info=True, trust_remote_code=False, **given
+            folder, config=config, output_loading_info=True, trust_remote_code=False, **options.to_dict()
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise bases.refusal("This speech LLM cannot be loaded.", folder, error) from error
-    absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if absent:
+    if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise CheckpointError(
             "Tensors of this speech LLM are missing or misshapen: it would run with random ones.",
             got=f"{folder}: {', '.join(absent[:3])} and {len(absent[3:])} more",
@@ -86,16 +78,13 @@ def load_processor(kind: Any, folder: Path) -> Any:
 
 def describe(source: str, revision: str | None, folder: Path) -> dict[str, Any]:
     """Return how a checkpoint names its base: source, revision, and fingerprint of all its tensors."""
+    loras = [
+        (f"{path.relative_to(folder)}:{name}", tensor)  # a base may bring LoRA along
+        for path in sorted(folder.rglob("adapter_model.safetensors"))
+        for name, tensor in load_file(path).items()
+    ]
     named = bases.describe(source, revision=revision)
-    return named | {"fingerprint": fingerprint(itertools.chain(bases.tensors(folder), _adapters(folder)))}
-
-
-def _adapters(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of LoRA that a base brings along."""
-    for path in sorted(folder.rglob("adapter_model.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dictionary)
-                yield f"{path.relative_to(folder)}:{name}", file.get_tensor(name)
+    return named | {"fingerprint": fingerprint(itertools.chain(bases.tensors(folder), loras))}
 
 
 class Adaptation:

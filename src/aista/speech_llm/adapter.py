@@ -29,13 +29,12 @@ from aista.audio.segments import Segment, segment
 from aista.errors import CheckpointError, ConfigError
 from aista.model.bases import locate, read_config
 from aista.model.configuration import AistaConfig
-from aista.model.inputs import take
 from aista.model.loading import Options, read_trained
 from aista.model.lora import switched
+from aista.model.processing import take
 from aista.model.speech_lm import eval_mode
 from aista.speech_llm import adapted, decoder
-from aista.speech_llm.batch import Batch
-from aista.speech_llm.batcher import Batcher, placeholder
+from aista.speech_llm.batch import Batch, Batcher, placeholder
 from aista.speech_llm.classes import speech_class
 from aista.speech_llm.decoder import Decoder, Packing, Targets, head_at, head_is_plain
 
@@ -64,14 +63,14 @@ def require_placeholder(config: Any) -> int:
         ConfigError: There is no such mark: it is no speech LLM, or one that adds sound to every position.
     """
     found, kind = placeholder(config), getattr(config, "model_type", type(config).__name__)
-    two_parts = getattr(config, "is_encoder_decoder", False)
-    if found is not None and not two_parts:
+    if getattr(config, "is_encoder_decoder", False):
+        found = None
+        kind += ", an encoder-decoder: text attends to sound, and never stands in its place"
+    if found is not None:
         return found
     raise ConfigError(
         "This model has no placeholder for speech, so it is no speech LLM that can be used here.",
-        got=f"{kind}, an encoder-decoder: text attends to sound, and never stands in its place"
-        if two_parts
-        else kind,
+        got=kind,
         expected="config.audio_token_id, and a decoder that reads speech and text as one sequence",
         advice="A language model or an encoder is a base: see `aista pretrain`, or from_bases.",
     )
@@ -141,7 +140,13 @@ class SpeechLM:
         self.packs = False
         self.batcher: Any = None
         if processor is not None:
-            self.batcher = Batcher(processor, model.config, end=self._own_end(), form=form)
+            if not self.ends:
+                raise ConfigError(
+                    "Nothing says which token ends an answer of this model.",
+                    got=model.config.model_type,
+                    expected="eos_token_id in generation_config.json or in the tokenizer",
+                )
+            self.batcher = Batcher(processor, model.config, end=self.ends[0], form=form)
 
     @classmethod
     def load(
@@ -181,10 +186,8 @@ class SpeechLM:
     def _trained_on_a_base(cls, folder: Path, form: str | None, options: dict[str, Any]) -> SpeechLM:
         about = adapted.read_about(folder)
         base = about["base"]
-        found = cls.load(
-            locate(base["source"], revision=base["revision"], beside=folder), form=form, **options
-        )
-        _, _, place = found.base or ("", None, folder)
+        place = locate(base["source"], revision=base["revision"], beside=folder)
+        found = cls.load(place, form=form, **options)
         now = adapted.describe(str(place), None, place)["fingerprint"]
         if now != base["fingerprint"]:
             raise CheckpointError(
@@ -205,14 +208,13 @@ class SpeechLM:
 
         A model of ours, or one that was trained before, stays as it is.
         """
-        if self.is_ours or hasattr(self.model, "adaptation"):
-            return self
-        if self.base is None:
-            raise ConfigError(
-                "Nothing says where this model comes from.", advice="Load it with SpeechLM.load."
-            )
-        about = {"base": adapted.describe(*self.base), "lora": lora, "seed": seed, "directions": None}
-        adapted.Adaptation(self.model, self.kind, about)
+        if not self.is_ours and self.keeper is self.model:
+            if self.base is None:
+                raise ConfigError(
+                    "Nothing says where this model comes from.", advice="Load it with SpeechLM.load."
+                )
+            about = {"base": adapted.describe(*self.base), "lora": lora, "seed": seed, "directions": None}
+            adapted.Adaptation(self.model, self.kind, about)
         return self
 
     def save_merged(self, folder: Path) -> None:
@@ -289,15 +291,6 @@ class SpeechLM:
             ends = [own, *ends] if own in ends else [*ends, own]
         return tuple(dict.fromkeys(ends))
 
-    def _own_end(self) -> int:
-        if not self.ends:
-            raise ConfigError(
-                "Nothing says which token ends an answer of this model.",
-                got=self.model.config.model_type,
-                expected="eos_token_id in generation_config.json or in the tokenizer",
-            )
-        return self.ends[0]
-
     @property
     def num_layers(self) -> int:
         """L; layers are numbered 0 (embeddings) to L (after the final norm)."""
@@ -343,8 +336,8 @@ class SpeechLM:
     def _sound(self, batch: Batch) -> dict[str, Any]:
         if self.is_ours:
             return batch.sound
-        dtype = self.model.get_input_embeddings().weight.dtype
-        return {k: _typed(v, dtype) if isinstance(v, Tensor) else v for k, v in batch.sound.items()}
+        dtype, sound = self.model.get_input_embeddings().weight.dtype, batch.sound.items()
+        return {k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in sound}
 
     @torch.no_grad()
     def text_states(self, batch: Batch, layers: Iterable[int]) -> dict[int, Tensor]:
@@ -436,7 +429,3 @@ class SpeechLM:
             pad = {} if self.batcher is None else {"pad_token_id": self.batcher.pad}
             options = {**ends, **pad, **self.kind.forward_options, **options}
         return self.model.generate(**inputs, **options)[:, batch.input_ids.shape[1] :]
-
-
-def _typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from aista.errors import ConfigError, ModelInputError
-from aista.model.inputs import positions, take
+from aista.model.processing import positions, take
 from aista.model.speech_lm import eval_mode
 from aista.speech_llm.batch import IGNORED
 
