@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from aista.audio.fbank import num_fbank_frames
+from aista.audio.signal import num_fbank_frames
 from aista.model import AistaConfig
 
 # Dense bfloat16 tensor operations per second, float32 accumulation, from NVIDIA's data sheets.

@@ -40,7 +40,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import Blip2QFormerConfig, Qwen2Config, WhisperConfig
 
 from aista.alignment import alignment
-from aista.audio.fbank import num_fbank_frames
+from aista.audio.signal import num_fbank_frames
 from aista.config import TrainSettings
 from aista.model import AistaConfig, AistaForConditionalGeneration
 from aista.retrieval import exact_ranks

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aista.audio.fbank import BEATS_MEAN, BEATS_STD, beats_fbank, num_fbank_frames
+from aista.audio.signal import BEATS_MEAN, BEATS_STD, beats_fbank, num_fbank_frames
 from aista.errors import AudioError
 
 
@@ -52,7 +52,7 @@ def test_frames_shape_and_blocks(monkeypatch):
     noise = np.random.default_rng(0).normal(0, 0.1, 32_123).astype(np.float32)
     whole = beats_fbank(noise)
     assert whole.dtype == np.float32 and whole.shape == (num_fbank_frames(32_123), 128)
-    monkeypatch.setattr("aista.audio.fbank._FRAMES_AT_ONCE", 7)
+    monkeypatch.setattr("aista.audio.signal._FRAMES_AT_ONCE", 7)
     assert np.allclose(beats_fbank(noise), whole, atol=1e-6)
 
 

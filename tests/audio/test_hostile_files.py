@@ -13,9 +13,8 @@ import pytest
 import soundfile
 
 from aista.audio import load_audio, probe, write_audio
-from aista.audio.containers import open_track
+from aista.audio.decoders import KINDS, Kind, open_track
 from aista.audio.files import Overlong, read_audio
-from aista.audio.kinds import KINDS, Kind
 from aista.errors import AudioError
 from tests.audio.sounds import contained, encoded, tone, without_length
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aista.audio import is_silent, load_audio, segment
 from aista.audio.files import read_audio
-from aista.audio.offset import offset_of, without_offset
+from aista.audio.signal import offset_of, without_offset
 from tests.audio.sounds import encoded, tone
 
 
@@ -66,5 +66,5 @@ def test_tones_are_untouched_and_a_long_sound_has_no_seam(monkeypatch):
     assert without_offset(tone(3.0, 60)) is not None and offset_of(tone(3.0, 60)) == 0.0
     shifted = speech() + np.float32(0.1)
     whole = without_offset(shifted)
-    monkeypatch.setattr("aista.audio.offset._BLOCK", 1_000)
+    monkeypatch.setattr("aista.audio.signal._BLOCK", 1_000)
     assert np.array_equal(without_offset(shifted), whole)

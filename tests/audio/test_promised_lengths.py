@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aista.audio.files import probe, read_audio
-from aista.audio.segments import Segment, idle, without_idle_edges
+from aista.audio.speech import Segment, idle, without_idle_edges
 from aista.data.checks import check
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.demo.speech import coloured_noise

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aista.audio.fbank import beats_fbank
+from aista.audio.signal import beats_fbank
 from aista.demo import corpus
 from aista.model.beats import BeatsConfig, BeatsForAudioTagging
 from tools.standins import loop, sounds

@@ -11,7 +11,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,12 @@ import numpy as np
 import soundfile
 import soxr
 
-from aista.audio import kinds
+from aista.audio import decoders
 from aista.audio.archives import archive_of, read_member
-from aista.audio.containers import NoDecoder, Track, cut, open_track
-from aista.audio.offset import offset_of, told_offset, without_offset
+from aista.audio.decoders import FORMATS, NoDecoder, Sndfile, Track, open_track, undecodable
 from aista.audio.parts import Part, Window, parts
 from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.audio.signal import offset_of, told_offset, without_offset
 from aista.errors import AudioError
 from aista.files import draft_of
 
@@ -37,12 +37,9 @@ T = TypeVar("T")
 
 SPAN_TOLERANCE_SECONDS = 0.25  # headers and manifests round; what is missing beyond this was cut off
 CODEC_TOLERANCE_SECONDS = 0.5  # what encoders add at both ends, and containers count or not
-SILENCE_DBFS = -60.0
 MAX_MINUTES = 720.0  # of one reading: 2.8 GB of samples
-_BLOCK_VALUES = 1 << 19  # of all channels together: two megabytes
 _RATES_HZ = (2_000, 768_000)  # what a header may say and still be believed
 _PEAK_LIMIT = 100.0  # a float file this far beyond full scale holds integers, not samples in [-1, 1]
-_UNKNOWN_FRAMES = 1 << 62  # about what libsndfile counts where a header does not say it
 _CANCELLED = 0.04  # of the power that one channel alone leaves in the mean of all: less, and they cancel
 
 
@@ -141,7 +138,7 @@ def read_audio(
 
     Args:
         source: Path, bytes or stream of a WAV, FLAC, MP3, OGG/Vorbis or Opus file of any rate and width; with
-            PyAV installed also of m4a, mp4, webm and the other formats of ``aista.audio.kinds``.
+            PyAV installed also of m4a, mp4, webm and the other formats of ``aista.audio.decoders``.
         offset_seconds: Where to start, in seconds; what lies before is skipped, not decoded, where the format
             can seek.
         duration_seconds: How much to read, in seconds; ``None`` reads to the end.
@@ -204,7 +201,7 @@ def write_audio(
         with draft_of(path, suffix=path.suffix) as draft:
             soundfile.write(draft, np.clip(samples, -1.0, 1.0), sample_rate_hz, format=kind, subtype=subtype)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        raise AudioError(f"{path}: cannot be written.", got=str(error), expected=_FORMATS) from None
+        raise AudioError(f"{path}: cannot be written.", got=str(error), expected=FORMATS) from None
     return path
 
 
@@ -215,21 +212,6 @@ def as_flac(samples: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def is_silent(samples: np.ndarray) -> bool:
-    """Whether no 20 ms of 16 kHz audio reaches -60 dBFS (root mean square)."""
-    return bool(loudest_dbfs(samples) < SILENCE_DBFS)
-
-
-def loudest_dbfs(samples: np.ndarray) -> float:
-    """Return the level of the loudest 20 ms (root mean square) in dB below full scale."""
-    frame = SAMPLE_RATE_HZ // 50
-    usable = len(samples) // frame * frame
-    frames = samples[:usable].reshape(-1, frame) if usable else samples[None, :]
-    power = float(np.square(frames, dtype=np.float64).mean(axis=1).max()) if samples.size else 0.0
-    return float(10.0 * np.log10(power)) if power > 0 else -np.inf
-
-
-_FORMATS = "WAV, FLAC, MP3, OGG or Opus"
 _UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 
 
@@ -272,77 +254,22 @@ class _Ask:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Piece(Recording):
     """What was read of a part.
 
     Attributes:
-        samples: At 16 kHz.
         length_seconds: Of the whole part; infinity where it was not read to its end and does not say it.
-        start_seconds, remarks: As of a ``Recording``.
         cancelled_by: The loudest channel, where the mean of the channels is next to nothing.
     """
 
-    samples: np.ndarray
-    length_seconds: float
-    start_seconds: float = 0.0
-    remarks: tuple[str, ...] = ()
+    length_seconds: float = 0.0
     cancelled_by: int | None = None
 
 
-class _Sndfile:
-    """A part that libsndfile reads; ``frames`` is None until it was read where its header does not say it."""
-
-    declared_seconds = None
-    start_seconds = 0.0
-
-    def __init__(self, stream: BinaryIO, part: Part, name: str) -> None:
-        self._name = name
-        try:
-            self._sound = _Forward(Window(stream, part))
-        except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
-            raise _unreadable(name, getattr(error, "error_string", str(error))) from error
-        self.rate, self.channels = self._sound.samplerate, self._sound.channels
-        frames = self._sound.frames
-        self.frames: int | None = None if frames >= _UNKNOWN_FRAMES else max(0, frames)
-
-    def blocks(self, first: int, count: int | None) -> Iterator[np.ndarray]:
-        """Decode as :meth:`Track.blocks` does."""
-        try:
-            if self.frames is None:
-                yield from cut(self._decoded(), first, count)
-                return
-            if first:
-                self._sound.seek(first)
-            yield from cut(self._decoded(), 0, self.frames - first if count is None else count)
-        except (soundfile.SoundFileError, RuntimeError) as error:
-            raise _unreadable(self._name, getattr(error, "error_string", str(error))) from None
-
-    def _decoded(self) -> Iterator[np.ndarray]:
-        size, seen = max(1, _BLOCK_VALUES // self.channels), 0
-        while len(block := self._sound.read(size, dtype="float32", always_2d=True)):
-            seen += len(block)
-            yield block
-        if self.frames is None:
-            self.frames = seen
-
-    def __enter__(self) -> _Sndfile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sound.close()
-
-
-class _Forward(soundfile.SoundFile):
-    """A sound file whose reads are plain reads: SoundFile seeks after each, which not every file can."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _with_sound(stream: BinaryIO, part: Part, name: str, use: Callable[[_Sndfile | Track], T]) -> T:
+def _with_sound(stream: BinaryIO, part: Part, name: str, use: Callable[[Sndfile | Track], T]) -> T:
     """Return what ``use`` makes of a part, as libsndfile reads it, or FFmpeg where libsndfile cannot."""
     try:
-        with _Sndfile(stream, part, name) as sound:
+        with closing(Sndfile(Window(stream, part), name)) as sound:
             return use(_believable(sound, name))
     except Overlong:
         raise
@@ -351,43 +278,46 @@ def _with_sound(stream: BinaryIO, part: Part, name: str, use: Callable[[_Sndfile
     unknown = getattr(first.__cause__, "code", None) == _UNRECOGNISED
     if part.kind is None:
         stream.seek(part.start)
-        raise _unreadable(name, kinds.describe(stream.read(64))) if unknown else first
-    if isinstance(first, _NoSound) and part.kind is kinds.WAV:  # FFmpeg would take what follows for samples
-        raise first
+        raise undecodable(name, decoders.describe(stream.read(64))) if unknown else first
+    if isinstance(first, _NoSound) and part.kind is decoders.WAV:
+        raise first  # FFmpeg would take what follows for samples
     try:
         with open_track(Window(stream, part), part.kind, name) as track:
             return use(_believable(track, name))
     except Overlong:
         raise
     except NoDecoder as error:
-        raise (error if unknown else _unreadable(name, first.got, error.advice)) from None
+        raise (error if unknown else undecodable(name, first.got, error.advice)) from None
     except AudioError as error:
         raise (error if unknown else first) from None
 
 
-def _believable(sound: _Sndfile | Track, name: str) -> _Sndfile | Track:
+def _believable(sound: Sndfile | Track, name: str) -> Sndfile | Track:
     if sound.frames == 0:
         raise _no_sound(name)
     if not _RATES_HZ[0] <= sound.rate <= _RATES_HZ[1]:
-        raise _unreadable(name, f"a header that says {sound.rate} samples per second")
+        raise undecodable(name, f"a header that says {sound.rate} samples per second")
     return sound
 
 
-def _counted(sound: _Sndfile | Track, part: Part, name: str) -> tuple[float, int, int]:
+def _counted(sound: Sndfile | Track, part: Part, name: str) -> tuple[float, int, int]:
     """Return length in seconds, rate and channels; what does not know its length is decoded."""
     if sound.frames is None:
         for _ in sound.blocks(0, None):
             pass
         _hold_against(_length(sound), sound.declared_seconds or 0.0, name)
-    elif part.kind in (kinds.FLAC, kinds.OGG):  # their headers may say anything, whatever the file holds
+    elif part.kind in (
+        decoders.FLAC,
+        decoders.OGG,
+    ):  # their headers may say anything, whatever the file holds
         try:
             at_its_end = any(len(block) for block in sound.blocks(sound.frames - 1, 1))
         except AudioError:
             at_its_end = False
         if not at_its_end:
-            raise _unreadable(name, f"its header says {_length(sound):.1f} s, but it ends before")
+            raise undecodable(name, f"its header says {_length(sound):.1f} s, but it ends before")
     _hold_against(part.seconds or math.inf, part.promised_seconds, name)
-    return (sound.frames or 0) / sound.rate, sound.rate, sound.channels
+    return _length(sound), sound.rate, sound.channels
 
 
 def _read(stream: BinaryIO, part: Part, name: str, ask: _Ask) -> _Piece:
@@ -401,7 +331,7 @@ def _read(stream: BinaryIO, part: Part, name: str, ask: _Ask) -> _Piece:
     return replace(piece, remarks=(*piece.remarks, remark))
 
 
-def _heard(sound: _Sndfile | Track, part: Part, name: str, ask: _Ask) -> _Piece:
+def _heard(sound: Sndfile | Track, part: Part, name: str, ask: _Ask) -> _Piece:
     """Decode what is asked for of a part and hold it against what the part says of its length."""
     if ask.channel is not None and not 0 <= ask.channel < sound.channels:
         raise AudioError(
@@ -411,7 +341,7 @@ def _heard(sound: _Sndfile | Track, part: Part, name: str, ask: _Ask) -> _Piece:
         )
     first, stop = ask.span(sound.rate, sound.frames)
     if stop is not None and stop <= first:
-        return _Piece(np.zeros(0, dtype=np.float32), _length(sound))
+        return _Piece(np.zeros(0, dtype=np.float32), length_seconds=_length(sound))
     expected = (stop - first) / sound.rate if stop is not None and sound.frames is not None else 0.0
     ask.refuse_overlong(name, expected if stop is not None else sound.declared_seconds or 0.0)
     mixer = _Mixer(ask.channel)
@@ -425,7 +355,7 @@ def _heard(sound: _Sndfile | Track, part: Part, name: str, ask: _Ask) -> _Piece:
     if sound.frames is not None and stop in (None, sound.frames):  # it was read to its end
         declared = sound.declared_seconds or 0.0
         _hold_against(_length(sound), max(part.seconds, part.promised_seconds, declared), name)
-    return _Piece(samples, _length(sound), sound.start_seconds, cancelled_by=mixer.cancelled_by())
+    return _Piece(samples, sound.start_seconds, (), _length(sound), mixer.cancelled_by())
 
 
 def _hold_against(seconds: float, declared_seconds: float, name: str) -> None:
@@ -434,7 +364,7 @@ def _hold_against(seconds: float, declared_seconds: float, name: str) -> None:
         raise _short(name, seconds, declared_seconds)
 
 
-def _length(sound: _Sndfile | Track) -> float:
+def _length(sound: Sndfile | Track) -> float:
     return math.inf if sound.frames is None else sound.frames / sound.rate
 
 
@@ -464,15 +394,11 @@ class _Mixer:
                 yield block[:, 0]
             else:
                 mean = block.mean(axis=1, dtype=np.float32)
-                self._measure(block, mean)
+                if len(self._power) != block.shape[1]:
+                    self._power, self._mixed = np.zeros(block.shape[1]), 0.0
+                self._power += np.einsum("ij,ij->j", block, block, dtype=np.float64)
+                self._mixed += float(np.einsum("i,i->", mean, mean, dtype=np.float64))
                 yield mean
-
-    def _measure(self, block: np.ndarray, mean: np.ndarray) -> None:
-        power = np.einsum("ij,ij->j", block, block, dtype=np.float64)
-        if len(self._power) != len(power):
-            self._power, self._mixed = np.zeros(len(power)), 0.0
-        self._power += power
-        self._mixed += float(np.einsum("i,i->", mean, mean, dtype=np.float64))
 
     def cancelled_by(self) -> int | None:
         """Return the loudest channel where the mean holds next to nothing of it, else None."""
@@ -504,17 +430,12 @@ def _stream(source: AudioSource) -> Iterator[tuple[str, BinaryIO]]:
                 stream.close()
             stream = data
         if stream.seek(0, io.SEEK_END) == 0:
-            raise _empty(name)
+            advice = "Did what should write it fail?"
+            raise AudioError(f"{name}: is empty.", got="0 bytes", expected=FORMATS, advice=advice)
         yield name, stream
     finally:
         if stream is not source:
             stream.close()
-
-
-def _empty(name: str) -> AudioError:
-    return AudioError(
-        f"{name}: is empty.", got="0 bytes", expected=_FORMATS, advice="Did what should write it fail?"
-    )
 
 
 def _no_sound(name: str) -> _NoSound:
@@ -536,17 +457,8 @@ def _opened_file(path: Path) -> BinaryIO:
         raise AudioError(f"{str(path)!a}: no file can have this name.", got=str(error)) from None
 
 
-def _unreadable(name: str, reason: object, advice: str | None = None) -> AudioError:
-    return AudioError(
-        f"{name}: cannot be decoded.",
-        got=reason,
-        expected=_FORMATS,
-        advice=advice or "The file may be cut off or of another kind; convert it: ffmpeg -i IN OUT.flac",
-    )
-
-
 def _short(name: str, found: float, expected: float) -> AudioError:
-    return _unreadable(name, f"only {found:.2f} s of {expected:.2f} s can be decoded")
+    return undecodable(name, f"only {found:.2f} s of {expected:.2f} s can be decoded")
 
 
 def _not_in_it(name: str, offset: float, duration: float | None, total: float) -> AudioError:

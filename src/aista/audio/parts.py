@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from aista.audio import kinds
-from aista.audio.kinds import Kind
+from aista.audio import decoders
+from aista.audio.decoders import Kind
 from aista.errors import AudioError
 
 _BLOCK = 1 << 18
@@ -104,16 +104,20 @@ class _Bytes:
 
     def search(self, pattern: re.Pattern[bytes], place: int) -> int:
         """Return where a (short) pattern is found from ``place`` on, or the size."""
-        while place < self.size:
-            first = self._loaded(place, kinds.LONGEST_BEGINNING)
-            if found := pattern.search(self._block, first):
-                return self._start + found.start()
-            place = self._next(place)
-        return self.size
+        return self._find(place, lambda block, first: (hit := pattern.search(block, first)) and hit.start())
 
-    def _next(self, place: int) -> int:
-        """Return where to go on looking: what hangs over the end of the block is looked at again."""
-        return max(place, self._start + len(self._block) - kinds.LONGEST_BEGINNING) + 1
+    def find_beginning(self, place: int, kind: Kind | None = None) -> int:
+        """Return where the next file certainly begins from ``place`` on, or the size."""
+        return self._find(place, lambda block, first: decoders.beginning(block, first, kind))
+
+    def _find(self, place: int, look: Callable[[bytes, int], int | None]) -> int:
+        while place < self.size:
+            first = self._loaded(place, decoders.LONGEST_BEGINNING)
+            if (found := look(self._block, first)) is not None:
+                return self._start + found
+            # What hangs over the end of the block is looked at again.
+            place = max(place, self._start + len(self._block) - decoders.LONGEST_BEGINNING) + 1
+        return self.size
 
     def _loaded(self, place: int, count: int) -> int:
         """Make a block hold some bytes and return where they are in it."""
@@ -123,16 +127,6 @@ class _Bytes:
             self._start, self._block = place, self._stream.read(max(count, _BLOCK))
             first = 0
         return first
-
-    def find_beginning(self, place: int, kind: Kind | None = None) -> int:
-        """Return where the next file certainly begins from ``place`` on, or the size."""
-        while place < self.size:
-            first = self._loaded(place, kinds.LONGEST_BEGINNING)
-            found = kinds.beginning(self._block, first, kind)
-            if found is not None:
-                return self._start + found
-            place = self._next(place)
-        return self.size
 
 
 def parts(stream: BinaryIO) -> list[Part]:
@@ -166,31 +160,30 @@ def parts(stream: BinaryIO) -> list[Part]:
 def _part(data: _Bytes, start: int, *, first: bool) -> Part | None:
     """Return the file that begins at ``start``; None where nothing known does and it is not the first."""
     body = start
-    while tag := kinds.id3_bytes(data.at(body, 10)):
+    while tag := decoders.id3_bytes(data.at(body, 10)):
         body += tag
-    kind = kinds.kind_of(data.at(body, kinds.HEAD_BYTES))
-    if kind is kinds.MP3 or (kind is None and first):
+    kind = decoders.kind_of(data.at(body, decoders.HEAD_BYTES))
+    if kind is decoders.MP3 or (kind is None and first):
         part = _mp3(data, start, body)
         if part is None or (kind is None and part.seconds < _SURE_SECONDS):  # what looked like frames is none
             return Part(kind, start, data.size)
         return part
-    if kind is kinds.OGG:
+    if kind is decoders.OGG:
         return _ogg(data, start, body)
-    if kind is kinds.WAV:
+    if kind is decoders.WAV:
         return _wav(data, start, body)
     if kind is None:
         return None
-    declared = _DECLARED_END[kind](data, body) if kind in _DECLARED_END else 0
-    return Part(kind, start, _end(data, body, kind, declared), remarks=_cut_off(data, body, declared))
-
-
-def _end(data: _Bytes, body: int, kind: Kind, declared: int) -> int:
-    """Return where a file ends: where another begins after its own end, or the end of all."""
-    if kind is kinds.AVI:  # a long one goes on in further RIFFs, so only another kind ends it
-        return data.size
-    after = {kinds.MP4: _mp4_end, kinds.MATROSKA: _matroska_end}
-    least = after[kind](data, body) if kind in after else declared if declared <= data.size else 0
-    return data.find_beginning(max(least, body + 1), kind)
+    declared = _declared_end(data, body, kind)
+    least = declared if declared <= data.size else 0
+    if kind is decoders.MP4:
+        least = _mp4_end(data, body)
+    elif kind is decoders.MATROSKA:
+        least = _matroska_end(data, body)
+    end = data.size
+    if kind is not decoders.AVI:  # a long one goes on in further RIFFs
+        end = data.find_beginning(max(least, body + 1), kind)
+    return Part(kind, start, end, remarks=_cut_off(data, body, declared))
 
 
 def _cut_off(data: _Bytes, body: int, declared: int) -> tuple[str, ...]:
@@ -200,21 +193,21 @@ def _cut_off(data: _Bytes, body: int, declared: int) -> tuple[str, ...]:
     return (f"cut off: its header says {declared - body:,} bytes, {data.size - body:,} are there",)
 
 
-def _iff_end(data: _Bytes, body: int) -> int:
-    return body + 8 + int.from_bytes(data.at(body + 4, 4), "big")
-
-
-def _avi_end(data: _Bytes, body: int) -> int:
-    return body + 8 + int.from_bytes(data.at(body + 4, 4), "little")
-
-
-def _w64_end(data: _Bytes, body: int) -> int:
-    return body + int.from_bytes(data.at(body + 16, 8), "little")
-
-
-def _au_end(data: _Bytes, body: int) -> int:
-    first, size = struct.unpack(">II", data.at(body + 4, 8).ljust(8, b"\0"))
-    return 0 if size == 0xFFFFFFFF else body + first + size
+def _declared_end(data: _Bytes, body: int, kind: Kind) -> int:
+    """Return where a header says that its file ends; 0 where it does not."""
+    head = data.at(body, 24)
+    if kind is decoders.AIFF:
+        return body + 8 + int.from_bytes(head[4:8], "big")
+    if kind is decoders.AVI:
+        return body + 8 + int.from_bytes(head[4:8], "little")
+    if kind is decoders.W64:
+        return body + int.from_bytes(head[16:24], "little")
+    if kind is decoders.AU:
+        first, size = struct.unpack(">II", head[4:12].ljust(8, b"\0"))
+        return 0 if size == 0xFFFFFFFF else body + first + size
+    if kind is decoders.CAF:
+        return _caf_end(data, body)
+    return _sphere_end(data, body) if kind is decoders.SPHERE else 0
 
 
 def _caf_end(data: _Bytes, body: int) -> int:
@@ -238,17 +231,6 @@ def _sphere_end(data: _Bytes, body: int) -> int:
     size = found.get(b"sample_count", 0) * found.get(b"channel_count", 1) * found.get(b"sample_n_bytes", 0)
     compressed = b"shorten" in head or b"wavpack" in head
     return 0 if compressed or not size else body + 1024 + size
-
-
-# Where a header says that its file ends; 0 where it does not.
-_DECLARED_END = {
-    kinds.AIFF: _iff_end,
-    kinds.AVI: _avi_end,
-    kinds.W64: _w64_end,
-    kinds.AU: _au_end,
-    kinds.CAF: _caf_end,
-    kinds.SPHERE: _sphere_end,
-}
 
 
 def _mp4_end(data: _Bytes, body: int) -> int:
@@ -323,39 +305,37 @@ def _wav(data: _Bytes, start: int, body: int) -> Part:
     if sound is None:
         end = body + 8 + riff
         if cut_off := _cut_off(data, body, end):
-            return Part(kinds.WAV, start, data.size, remarks=cut_off)
-        return _ended(data, Part(kinds.WAV, start, data.size), end if 12 < riff < data.size else body + 12)
+            return Part(decoders.WAV, start, data.size, remarks=cut_off)
+        return _ended(data, start, end if 12 < riff < data.size else body + 12)
     _, first, size = sound
     left = data.size - first
     if size == 0 and left and not _is_chunks(data, first):
-        end = data.find_beginning(first, kinds.WAV)
+        end = data.find_beginning(first, decoders.WAV)
         patches = (
             (first - 4, struct.pack(f"{order}I", min(end - first, 0xFFFFFFFE))),
             (body + 4, struct.pack(f"{order}I", min(end - body - 8, 0xFFFFFFFE))),
         )
         remark = "its header was never finished (it says 0 samples): read to the end of the file"
-        return Part(kinds.WAV, start, end, patches=patches, remarks=(remark,))
+        return Part(decoders.WAV, start, end, patches=patches, remarks=(remark,))
     if size > left:
         if size >= _PLACEHOLDER:
-            return Part(kinds.WAV, start, data.find_beginning(first, kinds.WAV))
+            return Part(decoders.WAV, start, data.find_beginning(first, decoders.WAV))
         remark = f"cut off: its header says {size:,} bytes of samples, {left:,} are there"
-        return Part(kinds.WAV, start, data.size, remarks=(remark,))
-    return _ended(data, Part(kinds.WAV, start, data.size), max(first + size, min(body + 8 + riff, data.size)))
+        return Part(decoders.WAV, start, data.size, remarks=(remark,))
+    return _ended(data, start, max(first + size, min(body + 8 + riff, data.size)))
 
 
-def _ended(data: _Bytes, part: Part, end: int) -> Part:
-    """Return a part that says it ends at ``end``: up to the next file, with a remark on what is between."""
-    following = data.find_beginning(end, part.kind) if end < data.size else data.size
+def _ended(data: _Bytes, start: int, end: int) -> Part:
+    """Return a WAV that says it ends at ``end``: up to the next file, with a remark on what is between."""
+    following = data.find_beginning(end, decoders.WAV) if end < data.size else data.size
     stray = following - end
-    remarks = part.remarks
-    if stray > _STRAY_BYTES:
-        remarks += (f"{stray:,} bytes follow the end that its header gives, and are not read",)
-    return Part(part.kind, part.start, following, remarks=remarks)
+    remark = f"{stray:,} bytes follow the end that its header gives, and are not read"
+    return Part(decoders.WAV, start, following, remarks=(remark,) if stray > _STRAY_BYTES else ())
 
 
 # ---- Ogg
 
-_PAGE = re.compile(rb"OggS\x00|" + kinds.CERTAIN.pattern, re.DOTALL)
+_PAGE = re.compile(rb"OggS\x00|" + decoders.CERTAIN.pattern, re.DOTALL)
 
 
 def _ogg(data: _Bytes, start: int, body: int) -> Part:
@@ -366,7 +346,7 @@ def _ogg(data: _Bytes, start: int, body: int) -> Part:
         if len(head) < 27 or head[:4] != b"OggS":
             following = data.search(_PAGE, place + 1)
             if following == data.size or data.at(following, 4) != b"OggS":
-                return Part(kinds.OGG, start, following, remarks=_unended(ended))
+                return Part(decoders.OGG, start, following, remarks=_unended(ended))
             place = following
             continue
         begins = bool(head[5] & 2)
@@ -375,7 +355,7 @@ def _ogg(data: _Bytes, start: int, body: int) -> Part:
         sounded |= not begins
         ended = bool(head[5] & 4)
         place += 27 + head[26] + sum(head[27 : 27 + head[26]])
-    return Part(kinds.OGG, start, min(place, data.size), remarks=_unended(ended and place <= data.size))
+    return Part(decoders.OGG, start, min(place, data.size), remarks=_unended(ended and place <= data.size))
 
 
 def _unended(ended: bool) -> tuple[str, ...]:
@@ -428,7 +408,7 @@ def _frame(head: bytes) -> _Frame | None:
 def _mp3(data: _Bytes, start: int, body: int) -> Part | None:
     """Go over the frames up to a tag, or to a frame that begins another stream; None if this is no MP3."""
     place = last = body
-    seconds, length, frames, declared = 0.0, 0.0, 0, _Opening()
+    seconds, length, frames, declared = 0.0, 0.0, 0, (0, 0)
     stream: tuple[int, int, int, bool] | None = None
     candidates = _MOST_CANDIDATES
     while place < data.size and candidates:
@@ -453,9 +433,8 @@ def _mp3(data: _Bytes, start: int, body: int) -> Part | None:
         place = following
     end = min(place, data.size)
     # An encoder's count that is too small would end the reading there; without it the frames are counted.
-    patches = ((declared.place, bytes(4)),) if 0 < declared.frames < frames - 1 else ()
-    promised = declared.frames * length
-    return Part(kinds.MP3, start, end, seconds, promised, patches, _stray(data, last, end))
+    patches = ((declared[0], bytes(4)),) if 0 < declared[1] < frames - 1 else ()
+    return Part(decoders.MP3, start, end, seconds, declared[1] * length, patches, _stray(data, last, end))
 
 
 def _stray(data: _Bytes, last: int, end: int) -> tuple[str, ...]:
@@ -466,27 +445,16 @@ def _stray(data: _Bytes, last: int, end: int) -> tuple[str, ...]:
     return (f"{stray:,} bytes in it are no MP3, and are not read",)
 
 
-@dataclass(frozen=True)
-class _Opening:
-    """What encoders write at the start of a file: where it is, and how many frames it says there are."""
-
-    place: int = 0
-    frames: int = 0
-
-    def __bool__(self) -> bool:
-        return self.place > 0
-
-
-def _opening(data: _Bytes, place: int) -> _Opening:
-    """Return what a frame holds in place of sound; nothing if it holds sound."""
+def _opening(data: _Bytes, place: int) -> tuple[int, int] | None:
+    """Return where an encoder's note stands in place of sound, and how many frames it counts; None: sound."""
     head = data.at(place, 64)
     for at in (13, 15, 21, 23, 36, 38):  # after the side information of any version, with or without checksum
         if head[at : at + 4] in (b"Xing", b"Info"):
             counted = head[at + 7 : at + 8] and head[at + 7] & 1
-            return _Opening(place + at, int.from_bytes(head[at + 8 : at + 12], "big") if counted else 0)
+            return place + at, int.from_bytes(head[at + 8 : at + 12], "big") if counted else 0
     if head[36:40] == b"VBRI":
-        return _Opening(place + 36, int.from_bytes(head[50:54], "big"))
-    return _Opening()
+        return place + 36, int.from_bytes(head[50:54], "big")
+    return None
 
 
 def _goes_on(data: _Bytes, place: int, frame: _Frame) -> bool:
@@ -503,7 +471,7 @@ def _next_frame(data: _Bytes, place: int, candidates: int) -> tuple[int, int]:
     """Return where the next frame is from ``place`` on, tags passed over, and how many tries are left."""
     while place < data.size and candidates:
         candidates -= 1
-        if tag := kinds.id3_bytes(data.at(place, 10)):
+        if tag := decoders.id3_bytes(data.at(place, 10)):
             place += tag
             continue
         frame = _frame(data.at(place, 4))
@@ -530,4 +498,4 @@ def _next_part(data: _Bytes, place: int, following: int) -> int:
     if following == data.size:
         return following
     tag = data.search(_ID3, place)
-    return tag if tag < following and kinds.id3_bytes(data.at(tag, 10)) else following
+    return tag if tag < following and decoders.id3_bytes(data.at(tag, 10)) else following

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aista.audio.segments import Segment
+from aista.audio.speech import Segment
 from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
 from aista.inference.answering import Answer, GenerationSettings, answer

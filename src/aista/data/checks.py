@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aista.audio.files import AudioInfo, is_silent, probe, read_audio
+from aista.audio.files import AudioInfo, probe, read_audio
 from aista.audio.rates import MAX_SECONDS, SAMPLE_RATE_HZ
+from aista.audio.signal import is_silent
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ManifestError
 from aista.text.languages import LANGUAGES, chinese_form, script_complaint

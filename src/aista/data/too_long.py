@@ -1,6 +1,6 @@
 """Rows longer than a model hears: refused, left out, or cut where their manifest says what is said when.
 
-Cutting a sound at its pauses is right for translating it (:mod:`aista.audio.segments`), and wrong for
+Cutting a sound at its pauses is right for translating it (:mod:`aista.audio.speech`), and wrong for
 training on it: nobody knows which words of the transcript belong to which piece. So a row is cut only at the
 times its ``segments`` give. A caption describes a whole sound, of which a model hears the beginning, as
 SALMONN does.

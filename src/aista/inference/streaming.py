@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.audio.segments import segment
-from aista.audio.speech import SpeechFinder
+from aista.audio.speech import SpeechFinder, segment
 from aista.errors import AudioError, ConfigError, ModelInputError
 from aista.inference.translating import Request, SpeechTranslator
 from aista.inference.words import units

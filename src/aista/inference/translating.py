@@ -17,9 +17,9 @@ import numpy as np
 
 from aista.audio import speech
 from aista.audio.files import MAX_MINUTES, AudioSource, Recording, read_audio
-from aista.audio.offset import offset_of, told_offset, without_offset
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.audio.segments import Segment, segment, without_idle_edges
+from aista.audio.signal import offset_of, told_offset, without_offset
+from aista.audio.speech import Segment, segment, without_idle_edges
 from aista.errors import AistaError, AudioError, ConfigError, ModelInputError
 from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.coverage import (

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from aista import processes
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
-from aista.audio.segments import Segment
+from aista.audio.speech import Segment
 from aista.inference.answering import Answer, GenerationSettings, answer
 from aista.inference.translating import (
     Request,

@@ -222,7 +222,7 @@ class BeatsModel(_BeatsPreTrainedModel):
         """Encode filterbanks.
 
         Args:
-            fbank: (B, T, 128) filterbanks as of ``aista.audio.fbank.beats_fbank``, 100 frames per second;
+            fbank: (B, T, 128) filterbanks as of ``aista.audio.signal.beats_fbank``, 100 frames per second;
                 fewer than one patch (16 frames) are padded with unreal frames.
             fbank_mask: (B, T) bool, True where a frame is real; all of them by default.
             output_hidden_states: Also return the input of the first layer and every layer's output.

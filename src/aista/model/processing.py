@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, WhisperFeatureExtractor
 from transformers.processing_utils import ProcessorMixin
 
-from aista.audio.fbank import beats_fbank, num_fbank_frames
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from aista.audio.signal import beats_fbank, num_fbank_frames
 from aista.errors import ModelInputError
 from aista.model import bases, loading
 from aista.model.configuration import AistaConfig

@@ -23,9 +23,9 @@ from transformers import (
     AutoProcessor,
 )
 
-from aista.audio.files import is_silent
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from aista.audio.segments import Segment, segment
+from aista.audio.signal import is_silent
+from aista.audio.speech import Segment, segment
 from aista.errors import CheckpointError, ConfigError
 from aista.model.bases import locate, read_config
 from aista.model.configuration import AistaConfig

@@ -1,18 +1,23 @@
-"""The Kaldi filterbank that BEATs hears: 128 mel bins, 25 ms windows every 10 ms, normalised.
-
-The settings are those of ``torchaudio.compliance.kaldi.fbank`` as BEATs calls it; the arithmetic is float64,
-which is what keeps it within 1e-5 of the numbers recorded from SALMONN (docs/decisions/filterbank.md).
-"""
+"""16 kHz audio as numbers: how loud it is, a DC offset taken off, and the filterbank that BEATs hears."""
 
 from __future__ import annotations
 
 from functools import cache
 
 import numpy as np
+from scipy.signal import butter, sosfilt, sosfilt_zi
 
 from aista.audio.rates import MEL_HOP, SAMPLE_RATE_HZ
 from aista.errors import AudioError
 
+SILENCE_DBFS = -60.0
+# An offset: the direct current that cheap microphones add. Nobody hears it, but it moves every level.
+AUDIBLE_HZ = 20.0
+OFFSET_LEVEL = 1e-3  # -60 dBFS: what is_silent calls silence
+OFFSET_SHARE = 0.25  # of the level around it; of noise a hundredth, of speech (it is not symmetric) a tenth
+_HALF_SECOND = SAMPLE_RATE_HZ // 2
+_BLOCK = 1 << 20
+# The settings of torchaudio.compliance.kaldi.fbank as BEATs calls it.
 FRAME_SAMPLES = 400  # 25 ms
 FFT_SIZE = 512
 NUM_MEL_BINS = 128
@@ -25,6 +30,63 @@ BEATS_MEAN, BEATS_STD = 15.41663, 6.55582
 _FRAMES_AT_ONCE = 1024  # bounds the memory of a long recording
 
 
+def is_silent(samples: np.ndarray) -> bool:
+    """Whether no 20 ms of 16 kHz audio reaches -60 dBFS (root mean square)."""
+    return bool(loudest_dbfs(samples) < SILENCE_DBFS)
+
+
+def loudest_dbfs(samples: np.ndarray) -> float:
+    """Return the level of the loudest 20 ms (root mean square) in dB below full scale."""
+    frame = SAMPLE_RATE_HZ // 50
+    usable = len(samples) // frame * frame
+    frames = samples[:usable].reshape(-1, frame) if usable else samples[None, :]
+    power = float(np.square(frames, dtype=np.float64).mean(axis=1).max()) if samples.size else 0.0
+    return float(10.0 * np.log10(power)) if power > 0 else -np.inf
+
+
+def offset_of(samples: np.ndarray) -> float:
+    """Return the largest offset of any half second of 16 kHz audio, or 0 where there is none to speak of.
+
+    Args:
+        samples: float32 (n,), full scale 1.0.
+
+    Returns:
+        A mean that reaches -60 dBFS and a quarter of the level (root mean square) around it.
+    """
+    found = 0.0
+    for start in range(0, max(1, len(samples) - _HALF_SECOND // 2), _HALF_SECOND):
+        piece = samples[start : start + _HALF_SECOND].astype(np.float64)
+        mean = float(piece.mean())
+        if abs(mean) > max(abs(found), OFFSET_LEVEL, OFFSET_SHARE * float(np.sqrt(np.square(piece).mean()))):
+            found = mean
+    return found
+
+
+def told_offset(offset: float) -> str:
+    """Say that an offset was taken off."""
+    return f"it has a DC offset of {offset:.3f}, which was taken off"
+
+
+def without_offset(samples: np.ndarray) -> np.ndarray:
+    """Return 16 kHz audio without what lies below 20 Hz, where it has an offset.
+
+    Sound without one is returned as it is, bit for bit. A constant becomes silence.
+
+    Args:
+        samples: float32 (n,), n >= 1.
+    """
+    if not offset_of(samples):
+        return samples
+    high_pass = butter(2, AUDIBLE_HZ, "highpass", fs=SAMPLE_RATE_HZ, output="sos")
+    # As if the mean of the beginning had been there for ever: the filter starts without a click.
+    state = sosfilt_zi(high_pass) * samples[:_HALF_SECOND].mean(dtype=np.float64)
+    out = np.empty_like(samples)
+    for start in range(0, len(samples), _BLOCK):
+        block = samples[start : start + _BLOCK].astype(np.float64)
+        out[start : start + _BLOCK], state = sosfilt(high_pass, block, zi=state)
+    return out
+
+
 def num_fbank_frames(num_samples: int) -> int:
     """Return how many whole 25 ms frames fit: 1 + (samples - 400) // 160, or 0."""
     return max(0, 1 + (num_samples - FRAME_SAMPLES) // MEL_HOP)
@@ -32,6 +94,9 @@ def num_fbank_frames(num_samples: int) -> int:
 
 def beats_fbank(samples: np.ndarray) -> np.ndarray:
     """Return the normalised filterbank of a mono 16 kHz recording.
+
+    The arithmetic is float64, which keeps it within 1e-5 of the numbers recorded from SALMONN
+    (docs/decisions/filterbank.md).
 
     Args:
         samples: float array (n,), full scale 1.0, at least 400 samples (25 ms).
