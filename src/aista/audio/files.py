@@ -306,10 +306,7 @@ def _counted(sound: Sndfile | Track, part: Part, name: str) -> tuple[float, int,
         for _ in sound.blocks(0, None):
             pass
         _hold_against(_length(sound), sound.declared_seconds or 0.0, name)
-    elif part.kind in (
-        decoders.FLAC,
-        decoders.OGG,
-    ):  # their headers may say anything, whatever the file holds
+    elif part.kind in (decoders.FLAC, decoders.OGG):  # their headers may say anything
         try:
             at_its_end = any(len(block) for block in sound.blocks(sound.frames - 1, 1))
         except AudioError:
