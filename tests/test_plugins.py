@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from aista import alignment, baselines, plugins
-from aista.data import corpora, importers
+from aista.data import corpora
 from aista.errors import ConfigError
 
-PACKAGES = (alignment, corpora, importers, baselines)
+PACKAGES = (alignment, baselines)
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)

@@ -22,7 +22,8 @@ import torch
 from aista.config import AlignSettings
 from aista.data.manifest import Manifest
 from aista.figures.drawing import NARROW, Canvas, colour
-from aista.training.align import AlignTrainer, align
+from aista.training.stages import align
+from aista.training.trainer import AlignTrainer
 
 ROLES = {"wasserstein": "system", "maxsim": "base", "mean": "hue0"}
 NAMES = {

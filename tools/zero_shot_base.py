@@ -38,8 +38,7 @@ from aista.model.lora import merge
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.decoder import Targets
 from aista.text.languages import script_complaint
-from aista.training.align import align
-from aista.training.stages import pretrain
+from aista.training.stages import align, pretrain
 
 CONFIGS = Path(__file__).parent.parent / "docs/results/base/zero_shot"
 HOME, FEATURES = Path("runs/zero_shot"), "runs/features"

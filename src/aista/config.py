@@ -32,6 +32,8 @@ from aista.settings_text import as_yaml, override, read_settings
 
 Content = Literal["manifest", "model", "layers"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Cost = Literal["squared_euclidean", "cosine", "standardised"]
+Cloud = Literal["span", "sequence"]
 
 
 def _expanded(path: str) -> str:
@@ -357,31 +359,27 @@ class TrainSettings(Settings):
         return self.harmless | (micro_batches if self.global_batch_size else frozenset())
 
     @model_validator(mode="after")
-    def _saves_fall_on_validations(self) -> Self:
+    def _fit_together(self) -> Self:
         if self.eval_steps and self.save_steps % self.eval_steps:
             raise ValueError(
                 f"save_steps ({self.save_steps}) must be a multiple of eval_steps ({self.eval_steps})"
             )
         if self.patience and not self.eval_steps:
             raise ValueError("patience counts validations: set eval_steps")
-        return self
-
-    @model_validator(mode="after")
-    def _the_steps_are_in_order(self) -> Self:
-        steps = {"warmup_steps": self.warmup_steps, "eval_steps": self.eval_steps or 0}
-        rates = {name: getattr(self, name) for name in ("warmup_start_learning_rate", "min_learning_rate")}
-        faults = [f"{name} ({n}) must not exceed max_steps ({self.max_steps})"
-                  for name, n in steps.items() if n > self.max_steps]  # fmt: skip
-        faults += [f"{name} ({rate:g}) must not exceed learning_rate ({self.learning_rate:g})"
-                   for name, rate in rates.items() if rate > self.learning_rate]  # fmt: skip
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
-
-    @model_validator(mode="after")
-    def _one_word_on_the_batch(self) -> Self:
         if self.global_batch_size and self.gradient_accumulation_steps != 1:
             raise ValueError("global_batch_size decides gradient_accumulation_steps: set only one of them")
+        limits = {
+            "max_steps": ("warmup_steps", "eval_steps"),
+            "learning_rate": ("warmup_start_learning_rate", "min_learning_rate"),
+        }
+        faults = [
+            f"{name} ({value:g}) must not exceed {limit} ({getattr(self, limit):g})"
+            for limit, names in limits.items()
+            for name in names
+            if (value := getattr(self, name) or 0) > getattr(self, limit)
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 
@@ -424,13 +422,12 @@ class AlignmentSettings(Settings):
             yield from super().named_contents()
 
 
-class _FromBasesOrModel(Settings):
-    """What a stage starts from.
+class _Stage(Settings):
+    """What every stage of training has.
 
     Attributes:
-        model: New adapters between frozen bases; or as ``init``.
-        init: Folder of a saved model, such as one that ``aista align`` made; or the hub id or folder of any
-            speech LLM of transformers.
+        init: What it starts from: the folder of a saved model, such as one that ``aista align`` made; or the
+            hub id or folder of any speech LLM of transformers. It may also be called ``model``.
         lora: Put into a speech LLM of transformers. A model of ours has its own.
         dtype: Of the frozen weights of ``init``; None: bfloat16 on a GPU, float32 on a CPU.
     """
@@ -439,15 +436,29 @@ class _FromBasesOrModel(Settings):
     contents = {"init": "model"}
 
     output: PathName
-    model: ModelSettings | None = None
     init: PathName | None = None
     lora: LoraSettings = LoraSettings()
     dtype: Dtype | None = None
+    data: DataSettings
+    train: TrainSettings = TrainSettings()
+    prompt_pool: bool = False
+    seed: Seed = 42
 
     @model_validator(mode="before")
     @classmethod
     def _a_model_by_name_is_where_to_start(cls, values: Any) -> Any:
-        return _named_init(values)
+        """Read ``model: NAME`` as ``init: NAME``, as selection and evaluation call it."""
+        if not isinstance(values, dict) or not isinstance(values.get("model"), str):
+            return values
+        if values.get("init") is not None:
+            raise ValueError("init and model both name what to start from: give one of them")
+        return {**{name: value for name, value in values.items() if name != "model"}, "init": values["model"]}
+
+
+class _FromBasesOrModel(_Stage):
+    """A stage that starts from ``init``, or from new adapters between frozen bases: ``model``."""
+
+    model: ModelSettings | None = None
 
     @model_validator(mode="after")
     def _starts_from_one_thing(self) -> Self:
@@ -480,98 +491,52 @@ class AlignSettings(_FromBasesOrModel):
         train: ``per_device_train_batch_size`` is also the number of texts each clip has to choose from.
     """
 
-    data: DataSettings
     train: TrainSettings = TrainSettings(
         max_steps=300, per_device_train_batch_size=48, learning_rate=1e-3, warmup_steps=20,
         warmup_start_learning_rate=1e-4, min_learning_rate=1e-5, max_grad_norm=1.0, eval_steps=50,
         save_steps=50, logging_steps=10,
     )  # fmt: skip
     alignment: AlignTargets = AlignTargets()
-    prompt_pool: bool = False
-    seed: Seed = 42
 
 
-class PretrainSettings(_FromBasesOrModel):
-    """Stage 1 (paper 4.1): speech recognition and audio captioning; the paper aligns nothing here."""
-
-    data: DataSettings
-    train: TrainSettings = TrainSettings()
-    alignment: AlignmentSettings = AlignmentSettings(method="none")
-    prompt_pool: bool = True
-    seed: Seed = 42
+class _Validated(Settings):
+    """Stages in which validation data is validated on, and validations have data."""
 
     @model_validator(mode="after")
     def _what_is_to_be_validated_is(self) -> Self:
-        _require_validation(self)
+        """Validate at every ``save_steps`` where nothing is said of it; ``eval_steps: null`` says never."""
+        settings: Any = self
+        train, some = settings.train, bool(settings.data.validation)
+        if train.eval_steps and not some:
+            raise ValueError(
+                f"train.eval_steps is {train.eval_steps}, but data.validation names nothing to validate on: "
+                "name a manifest, or set train.eval_steps and train.patience to null"
+            )
+        if some and "eval_steps" not in train.model_fields_set:
+            if train.save_steps > train.max_steps:
+                raise ValueError(
+                    f"data.validation would never be used in {train.max_steps} steps: set train.eval_steps"
+                )
+            every = train.model_copy(update={"eval_steps": train.save_steps})
+            object.__setattr__(self, "train", every)
         return self
 
 
-def _named_init(values: Any) -> Any:
-    """Read ``model: NAME`` as ``init: NAME``, as selection and evaluation call it."""
-    if not isinstance(values, dict) or not isinstance(values.get("model"), str):
-        return values
-    if values.get("init") is not None:
-        raise ValueError("init and model both name what to start from: give one of them")
-    return {**{name: value for name, value in values.items() if name != "model"}, "init": values["model"]}
+class PretrainSettings(_FromBasesOrModel, _Validated):
+    """Stage 1 (paper 4.1): speech recognition and audio captioning; the paper aligns nothing here."""
+
+    alignment: AlignmentSettings = AlignmentSettings(method="none")
+    prompt_pool: bool = True
 
 
-class JointSettings(Settings):
-    """Stage 3 (paper 4.3): translation and alignment, from a stage-1 model or any speech LLM.
+class JointSettings(_Stage, _Validated):
+    """Stage 3 (paper 4.3): translation and alignment, from a stage-1 model or any speech LLM."""
 
-    Attributes:
-        init: Folder of a saved model; or the hub id or folder of any speech LLM of transformers. It may also
-            be called ``model``.
-        lora: Put into a speech LLM of transformers. A model of ours has its own.
-        dtype: Of the frozen weights of ``init``; None: bfloat16 on a GPU, float32 on a CPU.
-    """
-
-    harmless = frozenset({"output"})
-    contents = {"init": "model"}
-
-    output: PathName
     init: PathName
-    lora: LoraSettings = LoraSettings()
-    dtype: Dtype | None = None
-    data: DataSettings
     train: TrainSettings = TrainSettings(
         warmup_steps=3_000, max_steps=90_000, eval_steps=3_000, save_steps=3_000, patience=4
     )
     alignment: AlignmentSettings = AlignmentSettings()
-    prompt_pool: bool = False
-    seed: Seed = 42
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_model_by_name_is_where_to_start(cls, values: Any) -> Any:
-        return _named_init(values)
-
-    @model_validator(mode="after")
-    def _what_is_to_be_validated_is(self) -> Self:
-        _require_validation(self)
-        return self
-
-
-def _require_validation(settings: PretrainSettings | JointSettings) -> None:
-    """Demand that validation data is validated on, and that validations have data.
-
-    Where nothing is said of it, it is at every ``save_steps``; ``eval_steps: null`` says never.
-
-    Raises:
-        ValueError: There is one without the other.
-    """
-    train, some = settings.train, bool(settings.data.validation)
-    if train.eval_steps and not some:
-        raise ValueError(
-            f"train.eval_steps is {train.eval_steps}, but data.validation names nothing to validate on: "
-            "name a manifest, or set train.eval_steps and train.patience to null"
-        )
-    if some and "eval_steps" not in train.model_fields_set:
-        if train.save_steps > train.max_steps:
-            raise ValueError(
-                f"data.validation would never be used in {train.max_steps} steps: set train.eval_steps"
-            )
-        every = train.model_copy(update={"eval_steps": train.save_steps})
-        object.__setattr__(settings, "train", every)
 
 
 class SelectSettings(Settings):
@@ -601,8 +566,8 @@ class SelectSettings(Settings):
     threshold: Share = 0.05
     threshold_times_chance: float | None = Field(default=None, ge=0)
     mode: Literal["exact", "decide"] = "exact"
-    cost: Literal["squared_euclidean", "cosine", "standardised"] = "squared_euclidean"
-    cloud: Literal["span", "sequence"] = "span"
+    cost: Cost = "squared_euclidean"
+    cloud: Cloud = "span"
     compare_costs: bool = True
     batch_size: Count = 16
     features: PathName | None = None
@@ -634,8 +599,8 @@ class ProbeSettings(Settings):
     data: list[PathName] = Field(min_length=1)
     num_pairs: int = Field(default=1_000, ge=2)
     max_seconds: float | None = Field(default=None, gt=0)
-    costs: list[Literal["squared_euclidean", "cosine", "standardised"]] = ["squared_euclidean"]
-    clouds: list[Literal["span", "sequence"]] = ["span"]
+    costs: list[Cost] = ["squared_euclidean"]
+    clouds: list[Cloud] = ["span"]
     prompts: list[str] = ["own"]
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["4bit", "8bit"] | None = None

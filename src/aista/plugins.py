@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -17,30 +17,43 @@ from aista.errors import ConfigError
 _SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
-def names(package: str, hidden: Collection[str] = ()) -> list[str]:
-    """Return the names of a package's modules, in order.
+def names(package: str, hidden: Collection[str] = (), table: Collection[str] = ()) -> list[str]:
+    """Return the names of a package's plugins, in order.
 
     Args:
         package: Dotted name of the package.
         hidden: Modules of it that are no plugins.
+        table: Names of plugins that have no module of their own.
     """
     folders = importlib.import_module(package).__path__
-    return sorted(module.name for module in pkgutil.iter_modules(folders) if module.name not in hidden)
+    modules = {module.name for module in pkgutil.iter_modules(folders)}
+    return sorted((modules - set(hidden)) | set(table))
 
 
-def find(package: str, name: str, *, kind: str, hidden: Collection[str] = ()) -> ModuleType:
-    """Return the module of a name.
+def find(
+    package: str,
+    name: str,
+    *,
+    kind: str,
+    hidden: Collection[str] = (),
+    table: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return the module of a name, or what a table of small ones holds under it.
 
     Args:
         package: Dotted name of the package that holds the built-in ones.
         name: A module of that package, or the dotted path of a module elsewhere.
         kind: What it is, for messages: "alignment method".
         hidden: Modules of the package that are no plugins.
+        table: Plugins that have no module of their own, by name.
 
     Raises:
         ConfigError: There is no such module, or it needs a package that is not installed.
     """
-    known = names(package, hidden)
+    table = table or {}
+    if name in table:
+        return table[name]
+    known = names(package, hidden, table)
     expected = f"{', '.join(known)}, or the dotted path of a module (on the PYTHONPATH)"
     if "." not in name and name not in known:
         raise ConfigError(f"There is no {kind} {name!r}.", expected=expected)

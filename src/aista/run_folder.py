@@ -74,19 +74,15 @@ def claim(
             if not _finished(place, settings, found, result, may_change):
                 lock.enter_context(held(place))
                 if not _finished(place, settings, found, result, may_change):
-                    _write(place, settings, found, result)
+                    with writable(place):
+                        (place / result).unlink(missing_ok=True)
+                        settings.save(place / SETTINGS)
+                        write_whole(place / INPUTS, yaml.safe_dump(dict(found), allow_unicode=True))
                     return False
             print(f"{place}: finished before, nothing was done", file=sys.stderr)
             return True
 
         yield processes.by_main(begin)
-
-
-def _write(folder: Path, settings: Settings, inputs: Mapping[str, str], result: str) -> None:
-    with writable(folder):
-        (folder / result).unlink(missing_ok=True)
-        settings.save(folder / SETTINGS)
-        write_whole(folder / INPUTS, yaml.safe_dump(dict(inputs), allow_unicode=True))
 
 
 @contextmanager
@@ -136,9 +132,11 @@ def held(folder: Path) -> Iterator[None]:
             # The children of a process that was killed may hold its lock for a moment.
             lock.acquire(timeout=0 if _may_be_alive(holder) else _PATIENCE_SECONDS)
     except Timeout:
+        process = "process {pid} on {host}, since {since}: {command}"
+        about = _about(holder)
         raise ConfigError(
             f"Another process is writing to {folder}.",
-            got=_described(holder),
+            got=process.format_map(about) if about else "a process that has just started",
             advice="Wait for it, stop it, or choose another output.",
         ) from None
     except NotImplementedError:
@@ -228,16 +226,16 @@ def _finished(
 def _differing_settings(folder: Path, settings: Settings) -> dict[str, str]:
     """Return each setting that differs, with both of its values in words."""
     before, now = type(settings).load(folder / SETTINGS).identity(), settings.identity()
+
+    def shown(values: Mapping[str, Any], key: str) -> str:
+        return json.dumps(values[key], ensure_ascii=False, default=str) if key in values else "not set"
+
     absent = object()
     return {
-        key: f"{key} was {_shown(before, key)}, is {_shown(now, key)}"
+        key: f"{key} was {shown(before, key)}, is {shown(now, key)}"
         for key in (*now, *(before.keys() - now.keys()))
         if before.get(key, absent) != now.get(key, absent)
     }
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    return json.dumps(values[key], ensure_ascii=False, default=str) if key in values else "not set"
 
 
 def _differing_inputs(folder: Path, inputs: Mapping[str, str]) -> dict[str, str]:
@@ -245,27 +243,23 @@ def _differing_inputs(folder: Path, inputs: Mapping[str, str]) -> dict[str, str]
     path = folder / INPUTS
     if not path.exists():
         if _holds_work(folder):
-            _warn(f"{folder} does not say what data it was made from: not compared")
+            print(f"warning: {folder} does not say what data it was made from: not compared", file=sys.stderr)
         return {}
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
+
+    def short(content: str) -> str:
+        return content if content.startswith("layers") else f"sha256 {content[:16]}"
+
     return {
-        key: f"the content of {key} was {_short(before[key])}, is {_short(value)}"
+        key: f"the content of {key} was {short(before[key])}, is {short(value)}"
         for key, value in inputs.items()
         if key in before and before[key] != value
     }
 
 
-def _short(content: str) -> str:
-    return content if content.startswith("layers") else f"sha256 {content[:16]}"
-
-
 def _holds_work(folder: Path) -> bool:
     """Say whether anything was done in a folder since it was claimed."""
     return any(path.name not in (SETTINGS, INPUTS, LOCK, HOLDER) for path in folder.iterdir())
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
 
 
 def _about(holder: Path) -> dict[str, Any]:
@@ -282,15 +276,6 @@ def _may_be_alive(holder: Path) -> bool:
         return True
     try:
         os.kill(int(about["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
-
-
-def _described(holder: Path) -> str:
-    about = _about(holder)
-    if not about:
-        return "a process that has just started"
-    return "process {pid} on {host}, since {since}: {command}".format_map(about)

@@ -119,13 +119,12 @@ def test_doctor_names_a_command_for_everything_that_is_missing(tmp_path):
 
 
 def test_the_verbs_speak_json(tmp_path):
-    from aista.cli.doctor import app as doctor_app
-    from aista.cli.download import app as download_app
-    from aista.cli.estimate import app as estimate_app
+    from aista.cli.machine import app as machine_app
+    from aista.cli.weights import app as download_app
 
     run = CliRunner().invoke
-    report = json.loads(run(doctor_app, ["--json", "--models", str(tmp_path)]).stdout)
+    report = json.loads(run(machine_app, ["doctor", "--json", "--models", str(tmp_path)]).stdout)
     assert report["ok"] and report["checks"]
     assert "beats" in json.loads(run(download_app, ["--json"]).stdout)
-    sizes = json.loads(run(estimate_app, ["--preset", "qwen2-7b", "--json"]).stdout)
+    sizes = json.loads(run(machine_app, ["estimate", "--preset", "qwen2-7b", "--json"]).stdout)
     assert sizes["parameters"]["trainable"] == 28_121_344

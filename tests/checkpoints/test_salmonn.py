@@ -152,8 +152,8 @@ def test_an_imported_model_refuses_another_llm(kit, tmp_path):
 
 
 def test_by_the_command_line(kit, tmp_path):
-    from aista.cli.export import app as export_app
-    from aista.cli.import_ import app as import_app
+    from aista.cli.weights import exports as export_app
+    from aista.cli.weights import imports as import_app
 
     run, out = CliRunner().invoke, tmp_path / "ours"
     bases = ["--whisper", str(kit / "tiny_whisper"), "--beats", str(kit / "tiny_beats.pt"), "--llm"]

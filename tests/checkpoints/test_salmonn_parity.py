@@ -20,7 +20,7 @@ from aista.model import AistaForConditionalGeneration, AistaProcessor, SpeechInp
 from aista.model.loading import Options
 from aista.speech_llm import Batch, Batcher, SpeechLM
 from aista.text.prompts import text_ids
-from aista.training.learning_rates import learning_rate
+from aista.training.optimisation import learning_rate
 from tests.model.speech_states import speech_states, tokens_of
 
 CASES = ("single_1p73s", "short_0p4s", "batch_1p0_2p35_3p9s")

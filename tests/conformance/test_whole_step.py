@@ -18,8 +18,8 @@ from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError
 from aista.speech_llm import Batcher
-from aista.training.arguments import require_whole_steps
 from aista.training.objective import SpeechTextObjective
+from aista.training.optimisation import require_whole_steps
 from aista.training.stages import fresh_model
 from tests import tiny
 from tests.conformance.test_alignment import LAYERS, SIZES, build

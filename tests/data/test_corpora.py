@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 
 from aista.cli.data import app
 from aista.data.checks import check
-from aista.data.corpora import Expected, corpus, names
+from aista.data.corpora import Expected, SplitReport, corpus, names, prepare
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
-from aista.data.prepare import SplitReport, prepare
 from aista.data.text_files import array_items
 from aista.data.too_long import Limits
 from aista.errors import ConfigError, ManifestError
@@ -213,7 +212,7 @@ def test_long_clips_are_an_error_or_used_as_far_as_is_honest(tmp_path):
 def test_interrupted_goes_on_and_finished_is_kept(tmp_path, monkeypatch):
     miniatures.librispeech(tmp_path / "source")
     arguments = {"splits": ["dev-clean"], "workers": 1}
-    monkeypatch.setattr("aista.data.prepare._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("aista.data.corpora._ROWS_AT_ONCE", 2)
 
     def stop(split, count):
         raise KeyboardInterrupt
@@ -221,7 +220,7 @@ def test_interrupted_goes_on_and_finished_is_kept(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare("librispeech", tmp_path / "source", tmp_path / "out", progress=stop, **arguments)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".dev-clean.durations.tsv"]
-    import aista.data.prepare as module
+    import aista.data.corpora as module
 
     measured, probe = [], module.probe
     monkeypatch.setattr(module, "probe", lambda path: measured.append(path) or probe(path))
@@ -252,7 +251,9 @@ def test_wrong_requests_are_refused(tmp_path):
 
 
 def test_a_third_party_corpus_is_a_dotted_name(tmp_path, monkeypatch):
-    code = "from aista.data.corpora.librispeech import NOTE, SPLITS, expected, rows\n"
+    code = "from aista.data.corpora.speech import LIBRISPEECH as it\n" + (
+        "NOTE, SPLITS, expected, rows = it.NOTE, it.SPLITS, it.expected, it.rows\n"
+    )
     (tmp_path / "house").mkdir()
     (tmp_path / "house" / "__init__.py").touch()
     (tmp_path / "house" / "talks.py").write_text(code)

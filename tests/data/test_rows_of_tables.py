@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aista.data.corpora import prepare
 from aista.data.importers import Options, import_manifest
 from aista.data.manifest import Manifest
-from aista.data.prepare import prepare
 from aista.data.text_files import Broken, read_rows
 from aista.errors import ManifestError
 from tests.data import miniatures

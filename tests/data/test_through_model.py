@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 
 from aista.cli.data import app
 from aista.config import JointSettings, PretrainSettings
-from aista.data.corpora import names
+from aista.data.corpora import names, prepare
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest, TimedText, write_manifest
-from aista.data.prepare import prepare
 from aista.data.rearrange import write_shards
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.speech_llm import SpeechLM

@@ -50,9 +50,9 @@ def launcher_environment(engine: str) -> dict[str, str]:
     from accelerate.commands import launch
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-    from aista.training.engines import engine_file
+    from aista.cli.machine import engine_files
 
-    command = ["--config_file", str(engine_file(engine)), "--num_processes", "2", "-m", "aista", "joint"]
+    command = ["--config_file", str(engine_files(engine)[0]), "--num_processes", "2", "-m", "aista", "joint"]
     with (
         mock.patch.object(launch, "deepspeed_launcher") as by_deepspeed,
         mock.patch.object(launch, "multi_gpu_launcher") as by_torch,

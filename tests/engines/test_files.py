@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from aista.cli.machine import engine_files
 from aista.errors import ConfigError
-from aista.training.engines import engine_file, names
 from tests.engines.launch import launcher_environment
 
 
 def test_every_engine_is_found_and_read() -> None:
-    assert names() == ["ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"]
-    for name in names():
+    names = [path.stem for path in engine_files()]
+    assert names == ["ddp", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"]
+    for name in names:
         found = launcher_environment(name)
         assert found["ACCELERATE_MIXED_PRECISION"] == "no", name  # the run's own settings decide
     with pytest.raises(ConfigError, match="ddp, deepspeed_zero2"):
-        engine_file("fsdp3")
+        engine_files("fsdp3")
 
 
 def test_fsdp2_shards_the_blocks() -> None:

@@ -15,7 +15,7 @@ from aista.config import JointSettings, SelectSettings
 from aista.errors import ConfigError
 from aista.selection.report import LayerReport
 from aista.selection.select import select
-from aista.training.arguments import accumulation
+from aista.training.optimisation import accumulation
 from aista.training.stages import joint
 from tests.engines import stages
 from tests.engines.launch import launcher_environment, run, torchrun

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aista.cli.study import app
+from aista.cli.experiments import app
 from aista.config import JointSettings
 from aista.errors import ConfigError
 from aista.experiments.plans.study import (
@@ -103,11 +103,11 @@ def test_differences_are_of_the_same_seed() -> None:
 def test_a_tiny_study_from_nothing(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     call = ["--scale", "nano", "--seeds", "1", "--workers", "0", "--output", str(tmp_path)]
-    first = CliRunner().invoke(app, ["spread", *call])
+    first = CliRunner().invoke(app, ["study", "spread", *call])
     assert first.exit_code == 0, first.output[-3000:]
     finished = tmp_path / "runs" / "spread" / "seed_1"
     before = (finished / "training.json").stat().st_mtime_ns
-    result = CliRunner().invoke(app, ["spread", "weak_aligned_stage1", *call])
+    result = CliRunner().invoke(app, ["study", "spread", "weak_aligned_stage1", *call])
     assert result.exit_code == 0, result.output[-3000:]
     assert (finished / "training.json").stat().st_mtime_ns == before
     rows = {row["name"]: row for row in json.loads((tmp_path / "study.json").read_text())["ideas"]}
@@ -115,5 +115,5 @@ def test_a_tiny_study_from_nothing(tmp_path: Path) -> None:
     assert rows["base"]["gains"] == {} and len(rows["spread"]["gains"]["bleu"]["values"]) == 1
     assert (tmp_path / "exhibits" / "study_figure.svg").exists()
     assert "aligned in stage 1 (cosine" in (tmp_path / "exhibits" / "study.csv").read_text()
-    dry = CliRunner().invoke(app, ["cosine", *call, "--dry-run"])
+    dry = CliRunner().invoke(app, ["study", "cosine", *call, "--dry-run"])
     assert dry.exit_code == 0 and dry.output.count("aista joint --config") == 2

@@ -21,8 +21,7 @@ from aista.evaluation.settings import EvaluateSettings
 from aista.inference.translating import Request
 from aista.selection.select import select
 from aista.speech_llm import SpeechLM
-from aista.training.align import align
-from aista.training.stages import Interrupted, joint, pretrain
+from aista.training.stages import Interrupted, align, joint, pretrain
 from tests import tiny
 from tests.baselines import tiny_systems
 from tests.model.conftest import noise

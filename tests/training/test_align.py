@@ -14,8 +14,7 @@ from aista.config import AlignSettings, PretrainSettings, SelectSettings
 from aista.errors import ConfigError
 from aista.model import AistaForConditionalGeneration
 from aista.selection.select import select
-from aista.training.align import align
-from aista.training.stages import Interrupted, pretrain
+from aista.training.stages import Interrupted, align, pretrain
 from tests import tiny
 from tests.training.interrupting import interrupted_after
 

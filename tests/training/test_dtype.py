@@ -13,8 +13,7 @@ from aista.evaluation.evaluate import evaluate
 from aista.evaluation.settings import EvaluateSettings
 from aista.model import bases
 from aista.selection.select import select
-from aista.training.align import align
-from aista.training.stages import joint, pretrain
+from aista.training.stages import align, joint, pretrain
 from tests import tiny
 
 

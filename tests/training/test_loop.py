@@ -12,10 +12,9 @@ from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, ManifestError
 from aista.selection.select import select
-from aista.training.align import align
-from aista.training.arguments import require_one_kind
-from aista.training.meter import Sums
-from aista.training.stages import Interrupted, joint
+from aista.training.callbacks import Sums
+from aista.training.optimisation import require_one_kind
+from aista.training.stages import Interrupted, align, joint
 from aista.training.trainer import own_shares
 from tests import tiny
 from tests.engines import stages

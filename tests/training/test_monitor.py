@@ -13,9 +13,9 @@ import torch
 from typer.testing import CliRunner
 
 from aista.cli import monitor as monitor_verb
+from aista.cli.monitor import curve, read, render, summary
 from aista.errors import ConfigError, TrainingError
-from aista.training.meter import PROGRESS, Journal, Meter
-from aista.training.monitor import curve, read, render, summary
+from aista.training.callbacks import PROGRESS, Journal, Meter
 from aista.training.stages import joint, pretrain
 from tests import tiny
 
@@ -125,7 +125,7 @@ def test_the_meter_counts_real_tokens() -> None:
     meter.note(mask)
     assert meter.counts() == [4.0, 12.0, 16.0]
     meter.pause(-10.0)  # as if ten seconds had passed
-    figures = meter.read(meter.counts())
+    figures = meter.read()
     assert figures["utterances_per_second"] == pytest.approx(0.4, rel=0.01)
     assert figures["tokens_per_second"] == pytest.approx(1.2, rel=0.01)
     assert figures["padding_waste"] == 0.25
@@ -141,6 +141,6 @@ def test_curves() -> None:
 
 
 def read_nothing() -> Any:
-    from aista.training.monitor import RunState
+    from aista.cli.monitor import RunState
 
     return RunState(Path("x"), "joint", False, 0, 10)

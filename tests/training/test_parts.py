@@ -8,7 +8,7 @@ from torch import nn
 
 from aista.config import TrainSettings
 from aista.errors import ConfigError
-from aista.training.learning_rates import part_of, split_by_part
+from aista.training.optimisation import part_of, split_by_part
 
 NAMES = {
     "model.window_qformer.projection.weight": "projection",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aista.config import TrainSettings
-from aista.training.learning_rates import learning_rate
+from aista.training.optimisation import learning_rate
 
 PAPER = TrainSettings()
 

@@ -1,1 +1,33 @@
-"""The command line: one file a verb, each imported when it is called."""
+"""The command line: files of verbs, imported when one is called, and the options that several verbs have."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+
+def _say_where(places: list[str] | None) -> list[str]:
+    if places:
+        os.environ["AISTA_BASES"] = os.pathsep.join(places)  # aista.model.loading.moved_bases
+    return places or []
+
+
+Config = Annotated[str | None, typer.Option("--config", "-c", help="YAML file of settings.")]
+Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting: dotted.key=value.")]
+Bases = Annotated[
+    list[str],
+    typer.Option(
+        "--base",
+        callback=_say_where,
+        help="ROLE=PATH: where a base of a moved model lies (backbone, speech_encoder, audio_encoder).",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def examples(*commands: str, note: str = "") -> str:
+    """Return what stands below a verb's help: commands to copy, and perhaps a sentence."""
+    lines = [f"    {command}" for command in commands]
+    return "\n\n".join(["Examples:", *lines, *([note] if note else [])])

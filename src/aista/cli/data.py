@@ -6,11 +6,16 @@ import json
 import re
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from aista.errors import ConfigError
+from aista.cli import AsJson, examples
+from aista.errors import AudioError, ConfigError
+
+if TYPE_CHECKING:
+    from aista.data.checks import CheckReport
+    from aista.data.corpora import SplitReport
 
 app = typer.Typer(
     no_args_is_help=True, help="Check, show, split, mix, cut, prepare, import and export manifests."
@@ -21,19 +26,15 @@ ManifestPath = Annotated[Path, typer.Argument(help="A manifest: JSON lines, one 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 Seed = Annotated[int, typer.Option(help="Another seed, another choice.")]
 _SHARE = re.compile(r"=[^/=]*$")
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read audio.")]
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista data check data/*.jsonl
-
-    aista data check train.jsonl --decode --workers 8
-
-    aista data check train.jsonl --strict --json
-"""
+    epilog=examples(
+        "aista data check data/*.jsonl",
+        "aista data check train.jsonl --decode --workers 8",
+        "aista data check train.jsonl --strict --json",
+    )
 )
 def check(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests: JSON lines, one utterance a line.")],
@@ -48,7 +49,6 @@ def check(
     from rich.console import Console
     from rich.progress import Progress
 
-    from aista.cli.data_tables import print_check
     from aista.data.checks import check as run
     from aista.data.manifest import Manifest
 
@@ -62,20 +62,54 @@ def check(
         typer.echo(json.dumps([report.to_dict() for report in reports], ensure_ascii=False, indent=1))
     else:
         for report in reports:
-            print_check(report)
+            _print_check(report)
     if not all(report.ok and not (strict and report.problems) for report in reports):
         raise typer.Exit(1)
 
 
+def _print_check(report: CheckReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from aista.data.checks import EXAMPLES, HISTOGRAM_EDGES
+
+    console = Console(highlight=False)
+    verdict = "[green]fit to train on[/]" if report.ok else "[bold red]not fit to train on[/]"
+    heard = "audio decoded" if report.decoded else "audio headers read (--decode looks inside)"
+    console.print(f"[bold]{report.path}[/]: {verdict}; {report.rows:,} rows, {report.hours:,.2f} h, {heard}")
+    counts = [
+        f"{task} {n:,} ({report.hours_by_task.get(task, 0):,.2f} h)"
+        for task, n in report.rows_by_task.items()
+    ]
+    console.print("  tasks      " + ", ".join(counts))
+    for title, values in (("directions", report.rows_by_direction), ("corpora", report.rows_by_corpus)):
+        console.print(
+            f"  {title:<10} " + ", ".join(f"{name} {n:,}" for name, n in values.most_common(8)), markup=False
+        )
+    most = max(*report.histogram, 1)
+    for low, high, count in zip(HISTOGRAM_EDGES, HISTOGRAM_EDGES[1:], report.histogram, strict=False):
+        if count:
+            console.print(
+                f"  {low:>5g} - {high:<5g} s  {'█' * -(-40 * count // most)} {count:,}", markup=False
+            )
+    if report.problems:
+        table = Table(show_lines=True, expand=True)
+        table.add_column("problem", ratio=1)
+        table.add_column("rows", justify="right")
+        table.add_column(f"the first (at most {EXAMPLES})", ratio=3)
+        for kind, problem in report.problems.items():
+            colour = "red" if problem.severity == "error" else "yellow"
+            examples = "\n".join(problem.examples).replace("[", r"\[")
+            table.add_row(f"[{colour}]{kind}[/]\n{problem.meaning}", f"{problem.count:,}", examples)
+        console.print(table)
+
+
 @app.command(
-    epilog="""Examples:
-
-    aista data show train.jsonl
-
-    aista data show train.jsonl --id u17
-
-    aista data show train.jsonl --from 100 --count 5 --json
-"""
+    epilog=examples(
+        "aista data show train.jsonl",
+        "aista data show train.jsonl --id u17",
+        "aista data show train.jsonl --from 100 --count 5 --json",
+    )
 )
 def show(
     manifest: ManifestPath,
@@ -87,6 +121,7 @@ def show(
     """Show rows and what their audio really is."""
     from rich.console import Console
 
+    from aista.audio.files import probe
     from aista.data.manifest import Manifest
 
     rows = Manifest(manifest)
@@ -98,7 +133,15 @@ def show(
         chosen = list(range(max(0, first), min(first + count, len(rows))))
     console = Console(highlight=False)
     for index in chosen:
-        seen = _seen(rows, index)
+        row = rows[index]
+        seen = row.model_dump(exclude_none=True)
+        try:
+            info = probe(rows.audio_path(row)) if row.audio is not None else None
+            if info is not None:
+                channels = f"{info.num_channels} channel(s)"
+                seen["file"] = f"{info.duration_seconds:.3f} s, {info.sample_rate_hz} Hz, {channels}"
+        except AudioError as error:
+            seen["file"] = str(error)
         if as_json:
             typer.echo(json.dumps(seen, ensure_ascii=False))
             continue
@@ -107,31 +150,11 @@ def show(
             console.print(f"  {name:<12} {value}", markup=False)
 
 
-def _seen(manifest: Any, index: int) -> dict[str, Any]:
-    """Return a row's fields and the facts of its audio file."""
-    from aista.audio.files import probe
-    from aista.errors import AudioError
-
-    row = manifest[index]
-    seen = row.model_dump(exclude_none=True)
-    if row.audio is not None:
-        try:
-            info = probe(manifest.audio_path(row))
-            seen["file"] = (
-                f"{info.duration_seconds:.3f} s, {info.sample_rate_hz} Hz, {info.num_channels} channel(s)"
-            )
-        except AudioError as error:
-            seen["file"] = str(error)
-    return seen
-
-
 @app.command(
-    epilog="""Examples:
-
-    aista data split asr.jsonl st.jsonl train=0.9 dev=0.05 test=0.05
-
-    aista data split st.jsonl train=0.8 test=0.2 --by speaker --out data
-"""
+    epilog=examples(
+        "aista data split asr.jsonl st.jsonl train=0.9 dev=0.05 test=0.05",
+        "aista data split st.jsonl train=0.8 test=0.2 --by speaker --out data",
+    )
 )
 def split(
     arguments: Annotated[
@@ -144,7 +167,7 @@ def split(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder; default: beside each manifest.")
     ] = None,
-    by: Annotated[str, typer.Option(help="What is never divided: id, audio or speaker.")] = "audio",
+    by: Annotated[Literal["id", "audio", "speaker"], typer.Option(help="What is never divided.")] = "audio",
     seed: Seed = 0,
 ) -> None:
     """Split manifests into parts that share no recording, or no speaker.
@@ -154,8 +177,6 @@ def split(
     from aista.data.manifest import Manifest
     from aista.data.rearrange import split as run
 
-    if by not in ("id", "audio", "speaker"):
-        raise ConfigError(f"Cannot split by {by!r}.", expected="id, audio or speaker")
     parts = [part for part in arguments if _SHARE.search(part)]
     if not 0 < len(parts) < len(arguments):
         raise ConfigError(
@@ -164,20 +185,17 @@ def split(
             expected="st.jsonl train=0.9 dev=0.1",
         )
     manifests = [Manifest(part) for part in arguments if part not in parts]
-    written = run(manifests, _numbers(parts), out, by=by, seed=seed)  # type: ignore[arg-type]
-    sizes = [len(Manifest(path)) for path in written.values()]
-    totals = [len(manifest) for manifest in manifests for _ in parts]
-    for path, size, total in zip(written.values(), sizes, totals, strict=True):
+    written = run(manifests, _numbers(parts), out, by=by, seed=seed)
+    for number, path in enumerate(written.values()):
+        size, total = len(Manifest(path)), len(manifests[number // len(parts)])
         typer.echo(f"{size:>9,}  {size / max(total, 1):>6.1%}  {path}")
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista data mix asr.jsonl=0.7 aac.jsonl=0.3 --out mixed.jsonl
-
-    aista data mix asr.jsonl=1 st.jsonl=1 --count 10000 --out mixed.jsonl
-"""
+    epilog=examples(
+        "aista data mix asr.jsonl=0.7 aac.jsonl=0.3 --out mixed.jsonl",
+        "aista data mix asr.jsonl=1 st.jsonl=1 --count 10000 --out mixed.jsonl",
+    )
 )
 def mix(
     parts: Annotated[list[str], typer.Argument(help="Manifests and weights: asr.jsonl=0.7 aac.jsonl=0.3")],
@@ -197,12 +215,10 @@ def mix(
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista data subset train.jsonl --hours 10 --out ten_hours.jsonl
-
-    aista data subset train.jsonl --count 500 --seed 1 --out some.jsonl
-"""
+    epilog=examples(
+        "aista data subset train.jsonl --hours 10 --out ten_hours.jsonl",
+        "aista data subset train.jsonl --count 500 --seed 1 --out some.jsonl",
+    )
 )
 def subset(
     manifest: ManifestPath,
@@ -219,12 +235,10 @@ def subset(
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista data cut talks.jsonl --out talks.30s.jsonl
-
-    aista data cut talks.jsonl --max-seconds 20 --out talks.20s.jsonl
-"""
+    epilog=examples(
+        "aista data cut talks.jsonl --out talks.30s.jsonl",
+        "aista data cut talks.jsonl --max-seconds 20 --out talks.20s.jsonl",
+    )
 )
 def cut(
     manifest: ManifestPath,
@@ -256,14 +270,12 @@ def _numbers(parts: list[str]) -> dict[str, float]:
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista data prepare librispeech --source corpora/LibriSpeech --out data/librispeech --split train-clean-100
-
-    aista data prepare covost2 --source cv-corpus-4/en --direction en-ja --out data/covost2-en-ja
-
-    aista data prepare wavcaps --source corpora/WavCaps --out data/wavcaps --crop-seconds 30
-"""
+    epilog=examples(
+        "aista data prepare librispeech --source corpora/LibriSpeech --out data/librispeech "
+        "--split train-clean-100",
+        "aista data prepare covost2 --source cv-corpus-4/en --direction en-ja --out data/covost2-en-ja",
+        "aista data prepare wavcaps --source corpora/WavCaps --out data/wavcaps --crop-seconds 30",
+    )
 )
 def prepare(
     name: Annotated[
@@ -271,7 +283,7 @@ def prepare(
     ],
     source: Annotated[Path, typer.Option("--source", "-s", help="Folder of the corpus as it was unpacked.")],
     out: Out,
-    split: Annotated[list[str], typer.Option(help="Split to prepare; default: all that are there.")] = [],  # noqa: B006
+    split: Annotated[list[str], typer.Option(help="Split to prepare; default: all that are there.")] = [],
     direction: Annotated[str | None, typer.Option(help="For CoVoST 2: en-zh, en-ja, fr-en, ...")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="The longest clip.")] = None,
     too_long: Annotated[
@@ -296,8 +308,7 @@ def prepare(
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    from aista.cli.data_tables import print_split
-    from aista.data.prepare import prepare as run
+    from aista.data.corpora import prepare as run
     from aista.data.too_long import Limits
 
     given = {"direction": direction, "blacklist": blacklist}
@@ -320,21 +331,39 @@ def prepare(
         return
     console = Console(highlight=False)
     for report in reports:
-        print_split(report, console)
+        _print_split(report)
     for note in dict.fromkeys(report.note for report in reports):
         console.print(f"Note: {note}", markup=False)
 
 
+def _print_split(report: SplitReport) -> None:
+    """Print what became of a split, and how it compares with what was published."""
+    from rich.console import Console
+
+    console, published = Console(highlight=False), report.expected
+    console.print(f"[bold]{report.manifest}[/]: {report.rows:,} rows, {report.hours:,.2f} h")
+    if published.rows or published.hours:
+        size = [f"{published.rows:,} rows"] if published.rows else []
+        size += [f"{published.hours:,.0f} h"] if published.hours else []
+        missing = [f"{report.missing:,} rows"] if report.missing else []
+        missing += [f"{report.missing_hours:,.1f} h"] if report.missing_hours else []
+        gap = f"; [yellow]{' and '.join(missing)} are missing[/]" if missing else "; nothing is missing"
+        console.print(f"  published: {', '.join(size)}{gap}")
+    for count, fate in ((report.cropped, "cut to their beginning"), (report.segmented, "cut to pieces")):
+        if count:
+            console.print(f"  {fate}: {count:,} clips")
+    for reason, count in report.left_out.items():
+        console.print(f"  left out {count:,}: {reason} ({', '.join(report.examples[reason])})", markup=False)
+
+
 @app.command(
     "import",
-    epilog="""Examples:
-
-    aista data import recordings --format folder --tgt-lang zh --out data/own.jsonl
-
-    aista data import all.tsv --format table --column audio=path --column text=sentence --out data/all.jsonl
-
-    aista data import train.json --format salmonn --out data/train.jsonl
-""",
+    epilog=examples(
+        "aista data import recordings --format folder --tgt-lang zh --out data/own.jsonl",
+        "aista data import all.tsv --format table --column audio=path --column text=sentence "
+        "--out data/all.jsonl",
+        "aista data import train.json --format salmonn --out data/train.jsonl",
+    ),
 )
 def import_(
     source: Annotated[Path, typer.Argument(help="File or folder of the other tool.")],
@@ -349,7 +378,7 @@ def import_(
     corpus: Annotated[str | None, typer.Option(help="Name of the corpus, likewise.")] = None,
     column: Annotated[
         list[str], typer.Option(help="FIELD=COLUMN of a table or data set; FIELD= takes none.")
-    ] = [],  # noqa: B006
+    ] = [],
     audio_root: Annotated[Path | None, typer.Option(help="Where relative audio paths start.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")] = None,
 ) -> None:
@@ -372,12 +401,10 @@ def import_(
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista data export train.jsonl --format nemo --out nemo.jsonl
-
-    aista data export train.jsonl --format table --out train.tsv
-"""
+    epilog=examples(
+        "aista data export train.jsonl --format nemo --out nemo.jsonl",
+        "aista data export train.jsonl --format table --out train.tsv",
+    )
 )
 def export(
     manifest: ManifestPath,
@@ -394,12 +421,10 @@ def export(
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista data shard train.jsonl --out shards
-
-    aista data shard train.jsonl --out shards --rows 500
-"""
+    epilog=examples(
+        "aista data shard train.jsonl --out shards",
+        "aista data shard train.jsonl --out shards --rows 500",
+    )
 )
 def shard(
     manifest: ManifestPath,

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aista.cli.options import Bases, Config, Overrides
+from aista.cli import AsJson, Bases, Config, Overrides, examples
+from aista.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aista.evaluation.settings import BaselineSettings, EvaluateSettings
 
 app = typer.Typer()
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista evaluate --config evaluate.yaml
-
-    aista evaluate --set model=runs/joint --data test.jsonl --output runs/joint/test
-
-    aista evaluate --set model=Qwen/Qwen2.5-Omni-7B --data test.jsonl --output runs/omni/test
-
-    aista evaluate --config evaluate.yaml --set generation.num_beams=4 --output runs/beams
-
-    aista evaluate --config evaluate.yaml --json | jq .scores
-
-    aista evaluate --baseline cascade --baseline-option asr=aista:whisper \\
-        --baseline-option llm=aista:language_model --data test.jsonl --output runs/cascade
-
-    aista evaluate --long-form --streaming --set model=runs/joint --data talks.jsonl --output runs/talks
-"""
+    epilog=examples(
+        "aista evaluate --config evaluate.yaml",
+        "aista evaluate --set model=runs/joint --data test.jsonl --output runs/joint/test",
+        "aista evaluate --set model=Qwen/Qwen2.5-Omni-7B --data test.jsonl --output runs/omni/test",
+        "aista evaluate --config evaluate.yaml --set generation.num_beams=4 --output runs/beams",
+        "aista evaluate --config evaluate.yaml --json | jq .scores",
+        "aista evaluate --baseline cascade --baseline-option asr=aista:whisper \\\n"
+        "        --baseline-option llm=aista:language_model --data test.jsonl --output runs/cascade",
+        "aista evaluate --long-form --streaming --set model=runs/joint --data talks.jsonl "
+        "--output runs/talks",
+    )
 )
 def evaluate(
     config: Config = None,
-    overrides: Overrides = [],  # noqa: B006
-    data: Annotated[list[Path] | None, typer.Option(help="A manifest; may be given several times.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+    overrides: Overrides = [],
+    data: Annotated[list[str], typer.Option(help="A manifest; may be given several times.")] = [],
+    output: Annotated[str | None, typer.Option(help="Folder of the results.")] = None,
     baseline: Annotated[
         str | None, typer.Option(help="Score this system in place of a model: see docs/guides/baselines.md.")
     ] = None,
     options: Annotated[
-        list[str] | None, typer.Option("--baseline-option", help="An option of the baseline: key=value.")
-    ] = None,
+        list[str], typer.Option("--baseline-option", help="An option of the baseline: key=value.")
+    ] = [],
     long_form: Annotated[
         bool, typer.Option("--long-form", help="Whole recordings against the manifest's segments.")
     ] = False,
@@ -51,8 +50,8 @@ def evaluate(
     chunk_seconds: Annotated[
         list[float] | None, typer.Option(help="With --streaming: chunk sizes.", show_default="0.5, 1, 2, 4")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-    bases: Bases = [],  # noqa: B006
+    as_json: AsJson = False,
+    bases: Bases = [],
 ) -> None:
     """Score a model or a baseline: BLEU with its signature, error rate, zero-shot translation, alignment.
 
@@ -60,57 +59,49 @@ def evaluate(
     baseline, `--set generation.num_beams=4` and its like change the search, and `limit`, `measures` and
     `silence_check` can be set.
     """
-    import json
-
-    from aista.errors import ConfigError
+    from aista.evaluation.evaluate import evaluate
+    from aista.evaluation.settings import BaselineSettings, EvaluateSettings
 
     if options and baseline is None:
         raise ConfigError("--baseline-option needs --baseline NAME.", got=" ".join(options))
-    given: dict[str, Any] = {"data": [str(path) for path in data]} if data else {}
-    given |= {"output": str(output)} if output else {}
-    changes = [*overrides, *(f"options.{option}" for option in options or [])]
+    given = {"data": data, "output": output, "baseline": baseline}
+    kind: type[EvaluateSettings | BaselineSettings] = BaselineSettings if baseline else EvaluateSettings
+    settings = kind.load(
+        config,
+        [*overrides, *(f"options.{option}" for option in options)],
+        {name: value for name, value in given.items() if value},
+    )
     if long_form or streaming:
-        settings, system = _system(config, changes, given, baseline)
-        _recordings(settings, system, long_form, (chunk_seconds or [0.5, 1, 2, 4]) if streaming else [])
+        _recordings(settings, long_form, (chunk_seconds or [0.5, 1, 2, 4]) if streaming else [])
         return
-    if baseline is None:
-        results = _model(config, changes, given)
-    else:
-        results = _baseline(config, changes, {**given, "baseline": baseline})
+    results = _scored(settings) if isinstance(settings, BaselineSettings) else evaluate(settings)
     if as_json:
         typer.echo(json.dumps(results, ensure_ascii=False, indent=1))
     else:
         _show(results)
 
 
-def _model(config: str | None, changes: list[str], given: dict[str, Any]) -> dict[str, Any]:
-    from aista.evaluation.evaluate import evaluate
-    from aista.evaluation.settings import EvaluateSettings
-
-    return evaluate(EvaluateSettings.load(config, changes, given))
-
-
-def _system(
-    config: str | None, changes: list[str], given: dict[str, Any], name: str | None
-) -> tuple[Any, Any]:
-    """Return the settings and the loaded system: a model, or a baseline by its name."""
+def _system(settings: EvaluateSettings | BaselineSettings) -> Any:
+    """Load what is scored: a model, or a baseline by its name."""
     from aista.baselines import baseline
-    from aista.evaluation.settings import BaselineSettings, EvaluateSettings
+    from aista.data.manifest import Manifest
+    from aista.evaluation.settings import EvaluateSettings
     from aista.inference.translator import load
 
-    if name is None:
-        ours = EvaluateSettings.load(config, changes, given)
-        return ours, load(ours.model, **ours.generation.model_dump())
-    settings = BaselineSettings.load(config, changes, {**given, "baseline": name})
-    return settings, baseline(settings.baseline, generation=settings.generation, **settings.options)
+    if isinstance(settings, EvaluateSettings):
+        return load(settings.model, **settings.generation.model_dump())
+    for path in settings.data:  # what is not there is told before gigabytes are loaded
+        Manifest(path)
+    return baseline(settings.baseline, generation=settings.generation, **settings.options)
 
 
-def _recordings(settings: Any, system: Any, whole: bool, chunk_seconds: list[float]) -> None:
+def _recordings(
+    settings: EvaluateSettings | BaselineSettings, whole: bool, chunk_seconds: list[float]
+) -> None:
     """Score whole recordings, as they are or as streams, and print the scores."""
-    import json
-
     from aista.evaluation import long_form
 
+    system = _system(settings)
     output, found = Path(settings.output), long_form.talks(settings.data, settings.limit)
     output.mkdir(parents=True, exist_ok=True)
     if whole:
@@ -120,20 +111,14 @@ def _recordings(settings: Any, system: Any, whole: bool, chunk_seconds: list[flo
         typer.echo(json.dumps(scores, indent=1))
 
 
-def _baseline(config: str | None, changes: list[str], given: dict[str, Any]) -> dict[str, Any]:
+def _scored(settings: BaselineSettings) -> dict[str, Any]:
     """Load a baseline and score it."""
     from transformers.utils.logging import disable_progress_bar
 
-    from aista.baselines import baseline
-    from aista.data.manifest import Manifest
     from aista.evaluation.evaluate import score
-    from aista.evaluation.settings import BaselineSettings
 
     disable_progress_bar()
-    settings = BaselineSettings.load(config, changes, given)
-    for path in settings.data:  # what is not there is told before gigabytes are loaded
-        Manifest(path)
-    system = baseline(settings.baseline, generation=settings.generation, **settings.options)
+    system = _system(settings)
     try:
         return score(system, settings, system.card)
     finally:

@@ -1,14 +1,12 @@
-"""The ``aista`` command: one verb per stage of the road from audio to a translation.
+"""The ``aista`` command: its verbs stand in the files of this package, each of which offers ``app``.
 
-A verb is a file of this package that offers ``app``; its body imports what it needs when it is called, so
-that ``aista --help`` is there at once.
+The body of a verb imports what it needs when it is called, so that ``aista --help`` is there at once.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
-import importlib.util
 import io
 import os
 import sys
@@ -18,12 +16,8 @@ import typer
 from aista import processes
 from aista.errors import AistaError
 
-# In the order of the help page. A group keeps its verbs under its own name (`aista data check`).
-_VERBS = (
-    "demo", "reproduce", "study", "translate", "align", "pretrain", "probe", "select", "joint", "monitor",
-    "evaluate", "serve", "download", "doctor", "estimate", "engine",
-)  # fmt: skip
-_GROUPS = ("data", "import", "export")
+# In the order of the help page.
+_FILES = ("experiments", "translate", "stages", "probe", "monitor", "evaluate", "serve", "weights", "machine")
 # Full, read-only, over quota, or failing.
 _OF_A_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
@@ -47,10 +41,12 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 def _add_verbs() -> None:
-    for verb in (*_VERBS, *_GROUPS):
-        module = f"aista.cli.{verb}_" if verb == "import" else f"aista.cli.{verb}"
-        if importlib.util.find_spec(module):
-            app.add_typer(importlib.import_module(module).app, name=verb if verb in _GROUPS else None)
+    from aista.cli import data, weights
+
+    for name in _FILES:
+        app.add_typer(importlib.import_module(f"aista.cli.{name}").app)
+    for group, verbs in (("data", data.app), ("import", weights.imports), ("export", weights.exports)):
+        app.add_typer(verbs, name=group)
 
 
 def main() -> None:

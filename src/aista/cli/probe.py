@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from aista.cli import examples
 
 app = typer.Typer()
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista probe Qwen/Qwen2-Audio-7B-Instruct --data pairs.jsonl --output probe --dtype bfloat16
-
-    aista probe aista:model --data pairs.jsonl --output probe --cost squared_euclidean --cost cosine
-
-    aista probe mistralai/Voxtral-Mini-3B-2507 runs/joint --data pairs.jsonl --output both --num-pairs 200
-
-    aista probe runs/stage1 --data pairs.jsonl --output prompts --prompt own --prompt none --prompt "USER: "
-"""
+    epilog=examples(
+        "aista probe Qwen/Qwen2-Audio-7B-Instruct --data pairs.jsonl --output probe --dtype bfloat16",
+        "aista probe aista:model --data pairs.jsonl --output probe --cost squared_euclidean --cost cosine",
+        "aista probe mistralai/Voxtral-Mini-3B-2507 runs/joint --data pairs.jsonl --output "
+        "both --num-pairs 200",
+        "aista probe runs/stage1 --data pairs.jsonl --output prompts --prompt own --prompt "
+        'none --prompt "USER: "',
+    )
 )
 def probe(
     models: Annotated[list[str], typer.Argument(help="Ids or folders of speech LLMs.", show_default=False)],
@@ -27,21 +27,21 @@ def probe(
     output: Annotated[str, typer.Option(help="Folder of the report.")],
     cost: Annotated[
         list[str], typer.Option(help="squared_euclidean, cosine or standardised (repeatable).")
-    ] = ["squared_euclidean"],  # noqa: B006
+    ] = ["squared_euclidean"],
     cloud: Annotated[
         list[str], typer.Option(help="Positions that are compared: span or sequence (repeatable).")
-    ] = ["span"],  # noqa: B006
+    ] = ["span"],
     prompt: Annotated[
         list[str],
         typer.Option(
             help="What stands before the speech: own (the chat template), none, or a text (repeatable)."
         ),
-    ] = ["own"],  # noqa: B006
+    ] = ["own"],
     num_pairs: Annotated[int, typer.Option(help="At most so many clips are drawn.")] = 1_000,
     max_seconds: Annotated[float | None, typer.Option(help="Longer clips are not drawn.")] = None,
     plan: Annotated[
         list[str], typer.Option(help="Id of a pair whose transport plan is shown (repeatable).")
-    ] = [],  # noqa: B006
+    ] = [],
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     quantization: Annotated[str | None, typer.Option(help="4bit or 8bit.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips at a time.")] = 8,
@@ -63,12 +63,12 @@ def probe(
     from aista.experiments.probe_page import write_pages
     from aista.selection.probe import probe
 
-    values: dict[str, Any] = dict(
-        models=models, data=data, output=output, costs=cost, clouds=cloud, prompts=prompt,
-        num_pairs=num_pairs, max_seconds=max_seconds, plans=plan, dtype=dtype, quantization=quantization,
-        batch_size=batch_size, seed=seed,
-    )  # fmt: skip
-    found = probe(ProbeSettings.of(values, source="the command line"))
+    settings = ProbeSettings.of({
+        "models": models, "data": data, "output": output, "costs": cost, "clouds": cloud, "prompts": prompt,
+        "num_pairs": num_pairs, "max_seconds": max_seconds, "plans": plan, "dtype": dtype,
+        "quantization": quantization, "batch_size": batch_size, "seed": seed,
+    }, source="the command line")  # fmt: skip
+    found = probe(settings)
     write_pages(output)
     console = Console()
     for each in found:

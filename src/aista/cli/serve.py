@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from aista.cli.translate import Coverage, Switch
+from aista.cli import examples
+from aista.cli.translate import Beams, Coverage, Device, Dtype, OnDoubt, Switch, Vad
+from aista.errors import ConfigError
 
 app = typer.Typer()
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista serve
-
-    aista serve --model runs/joint --port 9000
-
-    AISTA_API_KEY=secret aista serve --host 0.0.0.0 --max-waiting 64
-
-    curl -F file=@talk.wav -F to_language=zh http://127.0.0.1:8000/v1/audio/translations
-
-SIGTERM or Ctrl-C: nothing new is taken, what was taken is answered. A second Ctrl-C ends it at once.
-"""
+    epilog=examples(
+        "aista serve",
+        "aista serve --model runs/joint --port 9000",
+        "AISTA_API_KEY=secret aista serve --host 0.0.0.0 --max-waiting 64",
+        "curl -F file=@talk.wav -F to_language=zh http://127.0.0.1:8000/v1/audio/translations",
+        note="SIGTERM or Ctrl-C: nothing new is taken, what was taken is answered. A second "
+        "Ctrl-C ends it at once.",
+    )
 )
 def serve(
     model: Annotated[
@@ -31,7 +29,7 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
-    beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
+    beams: Beams = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Segments that are answered together.")] = 16,
     max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Largest upload in megabytes.")] = 25.0,
     max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 120.0,
@@ -42,22 +40,14 @@ def serve(
         str | None,
         typer.Option(envvar="AISTA_API_KEY", help="Key that clients must send.", show_default="none"),
     ] = None,
-    vad: Annotated[
-        Switch, typer.Option(help="Look for speech first (pip install '.[vad]') and translate that alone.")
-    ] = Switch.ON,
-    coverage: Annotated[
-        Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")
-    ] = Coverage.WARN,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the frozen weights.", show_default="bfloat16 on a GPU, float32 on a CPU"),
-    ] = None,
+    vad: Vad = Switch.ON,
+    coverage: OnDoubt = Coverage.WARN,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
     import socket
 
-    from aista.errors import ConfigError
     from aista.inference.translator import ABOUT_THE_SHIPPED, load
 
     try:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from aista.cli.options import Bases
+from aista.cli import Bases, examples
+from aista.errors import AistaError, ConfigError
 
 if TYPE_CHECKING:
     from aista.inference.translator import Translation
@@ -38,6 +39,21 @@ class Coverage(StrEnum):
     FAIL = "fail"
 
 
+# What `aista serve` asks too.
+Beams = Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")]
+Vad = Annotated[
+    Switch, typer.Option(help="Look for speech first (pip install '.[vad]') and translate that alone.")
+]
+OnDoubt = Annotated[
+    Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Of the frozen weights.", show_default="bfloat16 on a GPU, float32 on a CPU"),
+]
+
+
 class OutputFormat(StrEnum):
     """What a translation is written as."""
 
@@ -49,34 +65,24 @@ class OutputFormat(StrEnum):
 
 
 @app.command(
-    epilog="""Examples:
-
-    aista translate talk.wav --to zh
-
-    aista translate *.mp3 --to ja --output-format srt --output-dir subtitles
-
-    aista translate talk.flac --to en                          (English to English: a transcript)
-
-    aista translate call.wav --to zh --channel 1                (one speaker of two)
-
-    aista translate talk.wav --to zh --model runs/joint --beams 4 --coverage retry
-
-    aista translate talk.wav --to zh --model Qwen/Qwen2-Audio-7B-Instruct
-
-    ffmpeg -i film.mkv -f wav - | aista translate - --to zh --output-format vtt > film.vtt
-
-    aista translate --live --to zh                             (from the microphone)
-
-    ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | aista translate - --live --to zh
-
-Exit code: 0 if every file was translated, 1 if some could not be, 2 if nothing could start.
-"""
+    epilog=examples(
+        "aista translate talk.wav --to zh",
+        "aista translate *.mp3 --to ja --output-format srt --output-dir subtitles",
+        "aista translate talk.flac --to en                          (English to English: a transcript)",
+        "aista translate call.wav --to zh --channel 1                (one speaker of two)",
+        "aista translate talk.wav --to zh --model runs/joint --beams 4 --coverage retry",
+        "aista translate talk.wav --to zh --model Qwen/Qwen2-Audio-7B-Instruct",
+        "ffmpeg -i film.mkv -f wav - | aista translate - --to zh --output-format vtt > film.vtt",
+        "aista translate --live --to zh                             (from the microphone)",
+        "ffmpeg -i URL -f s16le -ac 1 -ar 16000 - | aista translate - --live --to zh",
+        note="Exit code: 0 if every file was translated, 1 if some could not be, 2 if nothing could start.",
+    )
 )
 def translate(
     target: Annotated[str, typer.Option("--to", "-t", help="Language to translate into: zh, ja, en, ...")],
     files: Annotated[
-        list[str] | None, typer.Argument(help="WAV, FLAC, MP3, OGG or Opus, of any length; - is stdin.")
-    ] = None,
+        list[str], typer.Argument(help="WAV, FLAC, MP3, OGG or Opus, of any length; - is stdin.")
+    ] = [],
     source: Annotated[str, typer.Option("--from", "-f", help="Language that is spoken.")] = "en",
     model: Annotated[
         str | None,
@@ -89,41 +95,31 @@ def translate(
         Path | None, typer.Option(help="Write FILE.LANGUAGE.SUFFIX here.", show_default="stdout")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Segments at once; does not change the text.")] = 8,
-    beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
+    beams: Beams = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to one segment.")] = 200,
     channel: Annotated[
         int | None, typer.Option(min=0, help="Channel to hear, from 0.", show_default="the mean of all")
     ] = None,
     max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 720.0,
-    vad: Annotated[
-        Switch,
-        typer.Option(help="Look for speech first (pip install '.[vad]') and translate that alone."),
-    ] = Switch.ON,
-    coverage: Annotated[
-        Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")
-    ] = Coverage.WARN,
+    vad: Vad = Switch.ON,
+    coverage: OnDoubt = Coverage.WARN,
     live: Annotated[
         bool, typer.Option("--live", help="Translate while it is spoken: the microphone, or PCM with -.")
     ] = False,
     chunk_seconds: Annotated[float, typer.Option(min=0.1, help="With --live: how often to ask.")] = 1.0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the frozen weights.", show_default="bfloat16 on a GPU, float32 on a CPU"),
-    ] = None,
-    bases: Bases = [],  # noqa: B006
+    device: Device = None,
+    dtype: Dtype = None,
+    bases: Bases = [],
 ) -> None:
     """Translate speech. A long recording is cut at quiet places; what is no speech is left out, and told.
 
     One file that cannot be read does not stop the others; warnings and errors go to stderr.
     """
-    files = files or []
     if bool(files) == live and files != [STDIN]:
         raise typer.BadParameter("files, or --live with the microphone or with - for PCM on stdin")
     places = _places(files, target, output_format, output_dir)
     from transformers.utils.logging import disable_progress_bar
 
-    from aista.errors import AistaError
     from aista.inference.translator import ABOUT_THE_SHIPPED, load
 
     disable_progress_bar()
@@ -210,7 +206,6 @@ def _places(files: list[str], target: str, output_format: str, folder: Path | No
     Raises:
         ConfigError: Several subtitle files would run into one another, or stdin is asked for twice.
     """
-    from aista.errors import ConfigError
     from aista.inference.formats import SUFFIXES
 
     if files.count(STDIN) > 1:

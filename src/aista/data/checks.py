@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from array import array
@@ -78,6 +79,7 @@ class Problem:
     examples: list[str] = field(default_factory=list)
 
     def add(self, where: str) -> None:
+        """Count one, and keep the first few places."""
         self.count += 1
         if len(self.examples) < EXAMPLES:
             self.examples.append(where)
@@ -113,6 +115,7 @@ class CheckReport:
         return not any(problem.severity == "error" for problem in self.problems.values())
 
     def note(self, kind: str, where: str) -> None:
+        """Count a problem of a kind, and keep the first few places."""
         self.problems.setdefault(kind, Problem(*KINDS[kind])).add(where)
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,29 +145,57 @@ def check(
     Cost:
         Without ``decode`` one file header per row; with it all audio once. Memory: 16 bytes per row.
     """
-    report = CheckReport(str(manifest.path), decode)
+    report = CheckReport(str(manifest.path), decode, rows=len(manifest))
     ids, files = array("q"), array("q")
     mismatches: list[tuple[int, str]] = []
     forms: dict[str, Problem] = {}
+    valid = _valid_rows(manifest, report)
     with ThreadPoolExecutor(workers) as pool:
-        for rows in _batches(manifest, report):
-            heard = list(pool.map(lambda row: _listen(manifest, row[1], decode), rows))
-            for (index, utterance), sound in zip(rows, heard, strict=True):
-                ids.append(hash(utterance.id))
-                files.append(hash(utterance.audio))
-                _check_sound(report, manifest, index, utterance, sound, mismatches)
-                _check_text(report, f"{manifest.where(index)} {utterance.id}", utterance)
-                _note_form(forms, f"{manifest.where(index)} {utterance.id}", utterance)
+        while rows := list(itertools.islice(valid, _ROWS_AT_ONCE)):
+            heard = pool.map(lambda row: _listen(manifest, row[1], decode), rows)
+            for (index, row), sound in zip(rows, heard, strict=True):
+                where = f"{manifest.where(index)} {row.id}"
+                ids.append(hash(row.id))
+                files.append(hash(row.audio))
+                if wrong := _check_sound(report, where, row, sound):
+                    mismatches.append((index, wrong))
+                _check_text(report, where, row)
+                _note_form(forms, where, row)
             if progress is not None:
                 progress(len(rows))
     if not report.rows:
         report.note("no rows", str(manifest.path))
-    _check_duplicates(report, manifest, np.array(ids))
-    _report_mismatches(report, manifest, mismatches, np.array(files))
+    # Ids are compared only where their hashes agree.
+    repeated, seen = _several(ids), set[str]()
+    for index, row in _valid_rows(manifest) if repeated else ():
+        if hash(row.id) in repeated:
+            if row.id in seen:
+                report.note("duplicate id", f"{manifest.where(index)} {row.id}")
+            seen.add(row.id)
+    shared = _several(files)  # rows that share a file are spans of it
+    for index, text in mismatches:
+        if hash(manifest[index].audio) not in shared:
+            report.note("duration mismatch", text)
     _report_forms(report, forms)
     report.hours = sum(report.hours_by_task.values())
     report.problems = {kind: report.problems[kind] for kind in KINDS if kind in report.problems}
     return report
+
+
+def _valid_rows(manifest: Manifest, report: CheckReport | None = None) -> Iterator[tuple[int, Utterance]]:
+    """Yield the valid rows with their numbers; note the others in a report."""
+    for index in range(len(manifest)):
+        try:
+            yield index, manifest[index]
+        except ManifestError as error:
+            if report is not None:
+                report.note("bad row", f"{manifest.where(index)} {error.got}")
+
+
+def _several(hashes: array) -> set[int]:
+    """Return the values that occur more than once."""
+    values, counts = np.unique(np.array(hashes), return_counts=True)
+    return set(values[counts > 1].tolist())
 
 
 @dataclass(frozen=True)
@@ -177,21 +208,6 @@ class _Sound:
     silent: bool = False
     clipped: bool = False
     remarks: tuple[str, ...] = ()
-
-
-def _batches(manifest: Manifest, report: CheckReport) -> Iterator[list[tuple[int, Utterance]]]:
-    """Yield the valid rows in batches; note the others."""
-    batch: list[tuple[int, Utterance]] = []
-    for index in range(len(manifest)):
-        report.rows += 1
-        try:
-            batch.append((index, manifest[index]))
-        except ManifestError as error:
-            report.note("bad row", f"{manifest.where(index)} {error.got}")
-        if len(batch) == _ROWS_AT_ONCE:
-            yield batch
-            batch = []
-    yield batch
 
 
 def _listen(manifest: Manifest, row: Utterance, decode: bool) -> _Sound:
@@ -227,47 +243,37 @@ def _not_in_it(row: Utterance, info: AudioInfo) -> str | None:
     return None
 
 
-def _check_sound(
-    report: CheckReport,
-    manifest: Manifest,
-    index: int,
-    row: Utterance,
-    sound: _Sound,
-    mismatches: list[tuple[int, str]],
-) -> None:
-    """Count a row's sound and note what is wrong with it."""
-    where = f"{manifest.where(index)} {row.id}"
+def _check_sound(report: CheckReport, where: str, row: Utterance, sound: _Sound) -> str | None:
+    """Count a row's sound and note what is wrong with it; return how its duration and its file's differ."""
     report.rows_by_task[row.task] += 1
     report.rows_by_corpus[row.corpus or "-"] += 1
     report.rows_by_direction[row.src_lang + (f"-{row.tgt_lang}" if row.tgt_lang else "")] += 1
     if sound.error is not None:
         report.note("unreadable audio", f"{where}: {sound.error}")
     if sound.seconds is None:
-        return
+        return None
     for remark in sound.remarks:
         report.note("odd audio", f"{where}: {remark}")
     report.hours_by_task[row.task] += sound.seconds / 3600
     report.histogram[int(np.searchsorted(HISTOGRAM_EDGES, sound.seconds, side="right")) - 1] += 1
     if row.duration is None:
         report.note("no duration", where)
-    elif (
-        row.offset == 0 and sound.file_seconds and abs(sound.file_seconds - row.duration) > _MISMATCH_SECONDS
-    ):
-        mismatches.append((index, f"{where}: says {row.duration:.2f} s, is {sound.file_seconds:.2f} s"))
+    characters = max(len(row.text or ""), len(row.translation or ""))
+    dense = characters > _CHARACTERS_PER_SECOND * max(sound.seconds, 1)
     for kind, found in [
         ("long audio", sound.seconds > MAX_SECONDS and not row.segments),
         ("short audio", sound.seconds < 0.1),
         ("silent audio", sound.silent),
         ("clipped audio", sound.clipped),
-        (
-            "odd rate",
-            row.task != "aac"
-            and max(len(row.text or ""), len(row.translation or ""))
-            > _CHARACTERS_PER_SECOND * max(sound.seconds, 1),
-        ),
+        ("odd rate", dense and row.task != "aac"),
     ]:
         if found:
             report.note(kind, f"{where}: {sound.seconds:.2f} s")
+    if row.duration is None or row.offset or not sound.file_seconds:
+        return None
+    if abs(sound.file_seconds - row.duration) <= _MISMATCH_SECONDS:
+        return None
+    return f"{where}: says {row.duration:.2f} s, is {sound.file_seconds:.2f} s"
 
 
 def _check_text(report: CheckReport, where: str, row: Utterance) -> None:
@@ -340,33 +346,3 @@ def _invisible(text: str, at: int) -> bool:
         character in "\u200c\u200d" or unicodedata.name(character, "").startswith("VARIATION")
     )
     return not (joins and (ord(text[at - 1]) >= 0x2190 or 0x0590 <= ord(text[at - 1]) < 0x1E00))
-
-
-def _check_duplicates(report: CheckReport, manifest: Manifest, hashes: np.ndarray) -> None:
-    """Note every row whose id stood in an earlier row; ids are compared only where their hashes agree."""
-    values, counts = np.unique(hashes, return_counts=True)
-    repeated = set(values[counts > 1].tolist())
-    if not repeated:
-        return
-    seen: set[str] = set()
-    for index in range(len(manifest)):
-        try:
-            name = manifest[index].id
-        except ManifestError:
-            continue
-        if hash(name) not in repeated:
-            continue
-        if name in seen:
-            report.note("duplicate id", f"{manifest.where(index)} {name}")
-        seen.add(name)
-
-
-def _report_mismatches(
-    report: CheckReport, manifest: Manifest, mismatches: list[tuple[int, str]], files: np.ndarray
-) -> None:
-    """Note rows that do not fit their file, unless other rows share it: then they are spans of it."""
-    values, counts = np.unique(files, return_counts=True)
-    shared = set(values[counts > 1].tolist())
-    for index, text in mismatches:
-        if hash(manifest[index].audio) not in shared:
-            report.note("duration mismatch", text)

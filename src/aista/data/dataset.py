@@ -76,18 +76,19 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         self._ends = np.cumsum([len(manifest) for manifest in self.manifests], dtype=np.int64)
         rows = np.arange(self._ends[-1] if len(self._ends) else 0)
         self._take(rows, np.full(len(rows), _WHOLE, dtype=np.int32))
-        self._some_row("There is no utterance to read.")
-        if max_seconds is not None:
+        if max_seconds is not None and len(self):
             self._fit(max_seconds, too_long)
-
-    def _some_row(self, what: str) -> None:
-        if len(self) == 0:
-            names = ", ".join(str(manifest.path) for manifest in self.manifests)
-            raise ManifestError(what, got=names or "no manifest")
+        if not len(self):
+            raise ManifestError(
+                f"No utterance is shorter than {max_seconds:g} s."
+                if len(rows)
+                else "There is no utterance to read.",
+                got=", ".join(str(manifest.path) for manifest in self.manifests) or "no manifest",
+            )
 
     def _take(self, rows: np.ndarray, pieces: np.ndarray) -> None:
         """Make these rows (numbers over all manifests), or these pieces of them, the dataset's."""
-        for derived in ("_measured", "_by_length", "_place"):
+        for derived in ("_measured", "_by_length"):
             self.__dict__.pop(derived, None)
         self._rows, self._pieces = rows, pieces
         # Shared with worker processes: which rows turned out to be corrupt.
@@ -96,29 +97,22 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
     def _fit(self, max_seconds: float, too_long: TooLong) -> None:
         """Replace the rows that are too long by what can be used of them, in their place."""
         self.too_long = report = LengthReport(max_seconds)
-        longer = [
-            index
-            for index in np.flatnonzero(self.lengths > max_seconds).tolist()
-            if self.utterance(index).audio is not None
-        ]
-        if longer and too_long == "error":
-            raise refuse(len(longer), self.utterance(longer[0]), self.lengths[longer[0]], max_seconds)
+        longer = np.flatnonzero((self.lengths > max_seconds) & self.has_sound).tolist()
         if not longer:
             return
-        rows, pieces = self._rows, self._pieces
+        if too_long == "error":
+            raise refuse(len(longer), self.utterance(longer[0]), self.lengths[longer[0]], max_seconds)
         counts = np.ones(len(self), dtype=np.int64)
+        whole = np.ones(len(self), dtype=bool)
         for index in longer:
             utterance = self.utterance(index)
             kept = fit(utterance, max_seconds, too_long)
             report.note(utterance, float(self.lengths[index]), kept)
-            counts[index] = len(kept)
-            pieces[index] = 0
-        firsts = np.repeat(np.cumsum(counts) - counts, counts)
-        numbers = np.arange(counts.sum()) - firsts
-        self._take(np.repeat(rows, counts), np.where(np.repeat(pieces, counts) == _WHOLE, _WHOLE, numbers))
+            counts[index], whole[index] = len(kept), False
+        numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._take(np.repeat(self._rows, counts), np.where(np.repeat(whole, counts), _WHOLE, numbers))
         for sentence in report.sentences():
             logger.warning("%s", sentence)
-        self._some_row(f"No utterance is shorter than {max_seconds:g} s.")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -143,15 +137,30 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
     def __getitem__(self, index: int) -> tuple[Utterance, Content]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        utterance = self.utterance(index)
         if self.max_corrupt_share <= 0:
+            utterance = self.utterance(index)
             return utterance, self._content(utterance)
-        if not self._corrupt[index]:
-            try:
-                return utterance, self._content(utterance)
-            except AudioError as error:
-                self._note_corrupt(index, utterance, error)
-        return self._replacement(index)
+        item = None if self._corrupt[index] else self._item(index)
+        return item or self._replacement(index)
+
+    def _item(self, index: int) -> tuple[Utterance, Content] | None:
+        """Return an item, or None where its clip is corrupt: that is counted, and too many end the run."""
+        utterance = self.utterance(index)
+        try:
+            return utterance, self._content(utterance)
+        except AudioError as error:
+            self._corrupt[index] = 1
+            count = self.num_corrupt
+            logger.warning("Clip %s is left out (%d so far): %s", utterance.id, count, error)
+        if 0 < self.max_corrupt_share * len(self) < count:
+            some = ", ".join(self.utterance(i).id for i in self._corrupt.nonzero().flatten()[:5].tolist())
+            raise TrainingError(
+                "Too many clips are corrupt.",
+                got=f"{count} of {len(self)}: {some}" + (", ..." if count > 5 else ""),
+                expected=f"at most {self.max_corrupt_share:.2%}",
+                advice="Look at them with `aista data check --decode`, or raise max_corrupt_share.",
+            )
+        return None
 
     def readable(self, indices: Iterable[int]) -> list[tuple[Utterance, Content]]:
         """Return the items that can be read; the others are logged and left out, not replaced.
@@ -159,14 +168,7 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         Raises:
             TrainingError: More clips are corrupt than ``max_corrupt_share`` allows (where that is not 0).
         """
-        items = []
-        for index in indices:
-            utterance = self.utterance(index)
-            try:
-                items.append((utterance, self._content(utterance)))
-            except AudioError as error:
-                self._note_corrupt(index, utterance, error)
-        return items
+        return [item for index in indices if (item := self._item(index)) is not None]
 
     def _content(self, utterance: Utterance) -> Content:
         if utterance.audio is None:
@@ -183,20 +185,6 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
                 advice="It could not be read when they were cached, or was added later: cache them again.",
             ) from None
 
-    def _note_corrupt(self, index: int, utterance: Utterance, error: AudioError) -> None:
-        """Count a corrupt clip, log it, and end the run when there are too many."""
-        self._corrupt[index] = 1
-        count = self.num_corrupt
-        logger.warning("Clip %s is left out (%d so far): %s", utterance.id, count, error)
-        if 0 < self.max_corrupt_share * len(self) < count:
-            some = ", ".join(self.utterance(i).id for i in self._corrupt.nonzero().flatten()[:5].tolist())
-            raise TrainingError(
-                "Too many clips are corrupt.",
-                got=f"{count} of {len(self)}: {some}" + (", ..." if count > 5 else ""),
-                expected=f"at most {self.max_corrupt_share:.2%}",
-                advice="Look at them with `aista data check --decode`, or raise max_corrupt_share.",
-            )
-
     @property
     def num_corrupt(self) -> int:
         """How many rows turned out to be corrupt so far, in all worker processes."""
@@ -204,16 +192,13 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
 
     def _replacement(self, index: int) -> tuple[Utterance, Content]:
         """Return the readable row next in length: the same one whenever this index is asked for."""
-        place = int(self._place[index])
+        by_length, place = self._by_length
         for step in range(1, len(self)):
-            other = int(self._by_length[(place + step) % len(self)])
-            utterance = self.utterance(other)
-            if self._corrupt[other] or utterance.audio is None:
+            other = int(by_length[(int(place[index]) + step) % len(self)])
+            if self._corrupt[other] or not self.has_sound[other]:
                 continue
-            try:
-                return utterance, self._content(utterance)
-            except AudioError as error:
-                self._note_corrupt(other, utterance, error)
+            if (item := self._item(other)) is not None:
+                return item
         raise TrainingError("No clip can be read.", advice="Look at them with `aista data check --decode`.")
 
     @cached_property
@@ -269,12 +254,10 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         return np.searchsorted(self._ends, self._rows, side="right")
 
     @cached_property
-    def _by_length(self) -> np.ndarray:
-        return np.argsort(self.lengths, kind="stable")
-
-    @cached_property
-    def _place(self) -> np.ndarray:
-        return np.argsort(self._by_length, kind="stable")
+    def _by_length(self) -> tuple[np.ndarray, np.ndarray]:
+        """The items from short to long, and the place of each among them."""
+        order = np.argsort(self.lengths, kind="stable")
+        return order, np.argsort(order, kind="stable")
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> SpeechDataset:
         """Return a dataset of these items, in this order."""
@@ -341,9 +324,6 @@ def _seconds(utterance: Utterance) -> float:
         return max(0.0, probe(utterance.audio).duration_seconds - utterance.offset)
     except AudioError:
         return 0.0  # reading it will say what is wrong with it
-
-
-__all__ = ["Collator", "Content", "SpeechDataset"]
 
 
 class Collator:

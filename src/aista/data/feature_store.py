@@ -43,7 +43,7 @@ def estimate_bytes(num_samples: Iterable[int], dim: int, dtype: str = "float16")
         dim: Features per frame (50 frames a second).
         dtype: ``float16``, ``bfloat16`` or ``float32``.
     """
-    return sum(map(num_frames, num_samples)) * dim * np.dtype(_stored_type(dtype)).itemsize
+    return sum(map(num_frames, num_samples)) * dim * _stored_type(dtype).itemsize
 
 
 class FeatureStoreWriter:
@@ -69,39 +69,37 @@ class FeatureStoreWriter:
         self.directory = Path(directory)
         self.dim, self.dtype = dim, dtype
         self._about = {"format": 1, "dim": dim, "dtype": dtype, "fingerprint": fingerprint}
-        frame_bytes = dim * np.dtype(_stored_type(dtype)).itemsize
+        frame_bytes = dim * _stored_type(dtype).itemsize
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.directory)
+        self._lock = FileLock(self.directory / LOCK)
         try:
-            self._open(frame_bytes)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("Another process is writing to %s: waiting for it.", self.directory)
+            self._lock.acquire()
+        try:
+            held = _read_about(self.directory) or {**self._about, "complete": False}
+            complete = bool(held.pop("complete"))  # a store that was stays so for those that read it
+            if held != self._about:
+                raise CheckpointError(
+                    f"{self.directory}: holds features of another kind.",
+                    got=held,
+                    expected=self._about,
+                    advice="Name another folder, or delete this one.",
+                )
+            index = _read_index(self.directory, frame_bytes)
+            self._keys = index.rows
+            self._index = _truncated(self.directory / "index.tsv", index.bytes)
+            self._data = _truncated(self.directory / "features.bin", int(index.frames.sum()) * frame_bytes)
+            self._pending: list[str] = []
+            self._say(complete)
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self, frame_bytes: int) -> None:
-        """Go on after the last whole array. A store that was complete stays so for those that read it."""
-        complete = self._same_store_was_complete()
-        index = _read_index(self.directory, frame_bytes)
-        self._keys = index.rows
-        self._index = _truncated(self.directory / "index.tsv", index.bytes)
-        self._data = _truncated(self.directory / "features.bin", int(index.frames.sum()) * frame_bytes)
-        self._pending: list[str] = []
-        _write_json(self.directory / "store.json", self._about | {"complete": complete})
-
-    def _same_store_was_complete(self) -> bool:
-        try:
-            held = _read_about(self.directory)
-        except FileNotFoundError:
-            return False
-        complete = bool(held.pop("complete", False))
-        if held != self._about:
-            raise CheckpointError(
-                f"{self.directory}: holds features of another kind.",
-                got=held,
-                expected=self._about,
-                advice="Name another folder, or delete this one.",
-            )
-        return complete
+    def _say(self, complete: bool) -> None:
+        about = json.dumps(self._about | {"complete": complete}, indent=1)
+        write_whole(self.directory / "store.json", about)
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys
@@ -152,7 +150,7 @@ class FeatureStoreWriter:
     def close(self) -> None:
         """Write out what was added and mark the store complete."""
         self.flush()
-        _write_json(self.directory / "store.json", self._about | {"complete": True})
+        self._say(complete=True)
         self._stop()
 
     def _stop(self) -> None:
@@ -187,12 +185,9 @@ class FeatureStore(Mapping[str, np.ndarray]):
 
     def __init__(self, directory: str | os.PathLike, fingerprint: str | None = None) -> None:
         self.directory = Path(directory)
-        try:
-            about = _read_about(self.directory)
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"{self.directory}: holds no features.", advice="Cache them first."
-            ) from None
+        about = _read_about(self.directory)
+        if about is None:
+            raise CheckpointError(f"{self.directory}: holds no features.", advice="Cache them first.")
         if not about["complete"]:
             raise CheckpointError(
                 f"{self.directory}: the features are not complete.",
@@ -206,7 +201,7 @@ class FeatureStore(Mapping[str, np.ndarray]):
                 expected=fingerprint,
                 advice="Delete the folder, or name another one.",
             )
-        stored = np.dtype(_stored_type(self.dtype))
+        stored = _stored_type(self.dtype)
         index = _read_index(self.directory, self.dim * stored.itemsize)
         if index.damaged:
             raise _damaged(self.directory)
@@ -247,21 +242,10 @@ class FeatureStore(Mapping[str, np.ndarray]):
         return len(self._rows)
 
 
-def _locked(directory: Path) -> FileLock:
-    """Return the lock of a store, held; say so where that means waiting."""
-    lock = FileLock(directory / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("Another process is writing to %s: waiting for it.", directory)
-        lock.acquire()
-    return lock
-
-
-def _stored_type(dtype: str) -> type:
+def _stored_type(dtype: str) -> np.dtype:
     if dtype not in _DTYPES:
         raise CheckpointError(f"Unknown feature type {dtype!r}.", expected=", ".join(_DTYPES))
-    return _DTYPES[dtype]
+    return np.dtype(_DTYPES[dtype])
 
 
 def _encode(features: np.ndarray, dtype: str) -> np.ndarray:
@@ -284,12 +268,15 @@ def is_complete(directory: Path) -> bool:
     Raises:
         CheckpointError: It holds a damaged one.
     """
-    return (directory / "store.json").exists() and bool(_read_about(directory)["complete"])
+    about = _read_about(directory)
+    return about is not None and bool(about["complete"])
 
 
-def _read_about(directory: Path) -> dict[str, Any]:
+def _read_about(directory: Path) -> dict[str, Any] | None:
     try:
         about = json.loads((directory / "store.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except ValueError:
         about = None
     if not isinstance(about, dict) or not {"complete", "dim", "dtype", "fingerprint"} <= about.keys():
@@ -303,10 +290,6 @@ def _damaged(directory: Path, what: str = "its index") -> CheckpointError:
         got=what,
         advice="Delete that folder; it is filled again when it is next asked for.",
     )
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(value, indent=1))
 
 
 class _Index(NamedTuple):

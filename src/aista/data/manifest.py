@@ -106,7 +106,7 @@ class Utterance(BaseModel):
 
     @model_validator(mode="after")
     def _segments_are_parts(self) -> Utterance:
-        answer = "translation" if self.task == "st" else "text"
+        answer = answer_field(self.task)
         end = 0.0
         for number, part in enumerate(self.segments or (), start=1):
             if getattr(part, answer) is None:
@@ -136,7 +136,7 @@ class Utterance(BaseModel):
         Raises:
             ManifestError: The row does not hold it (an utterance still to be transcribed or translated).
         """
-        field = "text" if self.task in ("asr", "aac") else "translation"
+        field = answer_field(self.task)
         answer = getattr(self, field)
         if answer is None:
             raise ManifestError(
@@ -151,6 +151,11 @@ class Utterance(BaseModel):
         if self.task in ("st", "mt") and self.tgt_lang is not None:
             return self.tgt_lang
         return self.src_lang
+
+
+def answer_field(task: str | None) -> str:
+    """Return which field of a row holds what the model should answer; no task counts as ``asr``."""
+    return "translation" if task in ("st", "mt") else "text"
 
 
 class KeyTwiceError(ValueError):
@@ -185,9 +190,6 @@ class Manifest(Sequence[Utterance]):
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self._open()
-
-    def _open(self) -> None:
         try:
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -196,15 +198,13 @@ class Manifest(Sequence[Utterance]):
             raise ManifestError(f"{self.path}: no such manifest.", advice="Check the path.") from None
         except OSError as error:
             raise ManifestError(f"{self.path}: cannot be read.", got=error.strerror) from None
-        self._starts = _line_starts(self._bytes)
-        self._rows = _rows_that_hold_something(self._bytes, self._starts)
+        self._starts = starts = _line_starts(self._bytes)
+        short = np.flatnonzero(np.diff(starts) < 20)  # no utterance is that short, but a blank line may be
+        blank = [line for line in short if not self._bytes[starts[line] : starts[line + 1]].strip()]
+        self._rows = np.delete(np.arange(len(starts) - 1), blank)  # numbers of the lines that hold something
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path = state["path"]
-        self._open()
+    def __reduce__(self) -> tuple[type[Manifest], tuple[Path]]:
+        return Manifest, (self.path,)
 
     def __repr__(self) -> str:
         return f"Manifest({str(self.path)!r}, {len(self):,} rows)"
@@ -300,13 +300,6 @@ def _line_starts(data: mmap.mmap | bytes) -> np.ndarray:
     head = len(_BOM) if data[: len(_BOM)] == _BOM else 0
     starts = np.concatenate([[head], *(found + 1 for found in newlines)]).astype(np.int64)
     return starts if starts[-1] == size else np.append(starts, size)
-
-
-def _rows_that_hold_something(data: mmap.mmap | bytes, starts: np.ndarray) -> np.ndarray:
-    """Return the line numbers (from 0) of all lines that are not blank."""
-    short = np.flatnonzero(np.diff(starts) < 20)  # no utterance is that short, but a blank line may be
-    blank = [line for line in short if not data[starts[line] : starts[line + 1]].strip()]
-    return np.delete(np.arange(len(starts) - 1), blank)
 
 
 def complaints(error: ValidationError) -> list[str]:

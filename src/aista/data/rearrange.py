@@ -32,7 +32,6 @@ from aista.files import draft_of
 
 logger = logging.getLogger(__name__)
 
-
 By = Literal["id", "audio", "speaker"]
 
 
@@ -98,19 +97,20 @@ def split(
 
 def _keys(manifests: Sequence[Manifest], by: By) -> list[str]:
     """Return, of every row, the name of the group that must not be divided."""
-    if by != "audio":
-        return [_key(row, by) for manifest in manifests for row in manifest]
-    names = [
-        (row.audio and str(manifest.audio_path(row)), row.audio or row.id)
-        for manifest in manifests
-        for row in manifest
-    ]
-    same = same_recordings(path for path, _ in names if path)
+    rows = [(manifest, row) for manifest in manifests for row in manifest]
+    if by == "id":
+        return [row.id for _, row in rows]
+    if by == "speaker":
+        if without := next((row for _, row in rows if row.speaker is None), None):
+            raise ConfigError(f"Utterance {without.id!r} has no speaker.", advice="Split by 'audio' or 'id'.")
+        return [row.speaker or "" for _, row in rows]
+    paths = [row.audio and str(manifest.audio_path(row)) for manifest, row in rows]
+    same = same_recordings(path for path in paths if path)
     first: dict[str, str] = {}  # the name of a recording in the first row that has it
-    for path, name in names:
+    for path, (_, row) in zip(paths, rows, strict=True):
         if path:
-            first.setdefault(same[path], name)
-    return [first[same[path]] if path else name for path, name in names]
+            first.setdefault(same[path], str(row.audio))
+    return [first[same[path]] if path else row.id for path, (_, row) in zip(paths, rows, strict=True)]
 
 
 def _parts(keys: np.ndarray, weights: list[float], by: By) -> np.ndarray:
@@ -160,7 +160,12 @@ def subset(
     keys = np.fromiter((_hash(row.id, seed) for row in manifest), dtype=np.uint64, count=len(manifest))
     order = np.argsort(keys, kind="stable")
     if hours is not None:
-        seconds = np.array([_known_duration(row) for row in manifest])
+        if unknown := next((row for row in manifest if row.duration is None and row.audio is not None), None):
+            raise ConfigError(
+                f"Utterance {unknown.id!r} has no duration.",
+                advice="Ask for a count instead of hours; `aista data import` writes durations.",
+            )
+        seconds = np.array([row.duration or 0.0 for row in manifest])
         count = int(np.searchsorted(np.cumsum(seconds[order]), hours * 3600, side="right"))
     return _write(Path(out), ((manifest, int(index)) for index in np.sort(order[:count])))
 
@@ -219,8 +224,9 @@ def cut(manifest: Manifest, out: str | os.PathLike, *, max_seconds: float) -> Le
 
     def utterances() -> Iterator[Utterance]:
         for row in manifest:
-            seconds = _seconds(manifest, row)
-            kept = [row]
+            seconds, kept = row.duration or 0.0, [row]
+            if row.audio is not None and not seconds:
+                seconds = probe(manifest.audio_path(row)).duration_seconds - row.offset
             if seconds > max_seconds:
                 kept = fit(row, max_seconds, "segment")
                 _must_be_inside(manifest, row, kept)
@@ -232,6 +238,7 @@ def cut(manifest: Manifest, out: str | os.PathLike, *, max_seconds: float) -> Le
 
 
 def _must_be_inside(manifest: Manifest, row: Utterance, kept: Sequence[Utterance]) -> None:
+    """Refuse pieces, cut at the segments of a row, that go on after its file."""
     end = max((piece.offset + (piece.duration or 0.0) for piece in kept), default=0.0)
     if not row.segments or not kept:
         return
@@ -247,12 +254,6 @@ def _must_be_inside(manifest: Manifest, row: Utterance, kept: Sequence[Utterance
         )
 
 
-def _seconds(manifest: Manifest, row: Utterance) -> float:
-    if row.audio is None:
-        return 0.0
-    return row.duration or probe(manifest.audio_path(row)).duration_seconds - row.offset
-
-
 def _write(path: Path, rows: Iterable[tuple[Manifest, int]], repeats: bool = False) -> int:
     """Write rows of manifests; with ``repeats`` an id that stood before is numbered."""
 
@@ -261,21 +262,6 @@ def _write(path: Path, rows: Iterable[tuple[Manifest, int]], repeats: bool = Fal
             yield rebased(manifest, manifest[index], path.parent)
 
     return write_manifest(path, numbered(utterances()) if repeats else utterances())
-
-
-def _key(row: Utterance, by: By) -> str:
-    if by == "speaker" and row.speaker is None:
-        raise ConfigError(f"Utterance {row.id!r} has no speaker.", advice="Split by 'audio' or 'id'.")
-    return {"id": row.id, "audio": row.audio or row.id, "speaker": row.speaker or ""}[by]
-
-
-def _known_duration(row: Utterance) -> float:
-    if row.duration is None and row.audio is not None:
-        raise ConfigError(
-            f"Utterance {row.id!r} has no duration.",
-            advice="Ask for a count instead of hours; `aista data import` writes durations.",
-        )
-    return row.duration or 0.0
 
 
 def _hash(key: str, seed: int) -> int:
@@ -310,14 +296,19 @@ def write_shards(
             expected="another folder",
             advice="The manifest of the shards has the same name and would take its place.",
         )
-    rows = range(len(manifest))
-    order = list(rows) if seed is None else np.random.default_rng(seed).permutation(len(rows)).tolist()
+    order = np.arange(len(manifest))
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(len(manifest))
     shards: list[Path] = []
 
     def utterances() -> Iterator[Utterance]:
         for start in range(0, len(order), rows_per_shard):
             shard = folder / f"{manifest.path.stem}-{len(shards):06d}.tar"
-            held = _write_shard(shard, manifest, order[start : start + rows_per_shard])
+            with draft_of(shard) as draft, tarfile.open(draft, "w") as tar:  # whole, or not at all
+                held = [
+                    _add(tar, f"{number:06d}", manifest, manifest[int(index)])
+                    for number, index in enumerate(order[start : start + rows_per_shard])
+                ]
             shards.append(shard)
             yield from (row.model_copy(update={"audio": f"{shard.name}/{row.audio}"}) for row in held)
 
@@ -325,19 +316,15 @@ def write_shards(
     return shards
 
 
-def _write_shard(path: Path, manifest: Manifest, order: list[int]) -> list[Utterance]:
-    """Write one shard, whole or not at all; return its rows, their audio named as inside it."""
-    held = []
-    with draft_of(path) as draft, tarfile.open(draft, "w") as tar:
-        for number, index in enumerate(order):
-            held.append(_add(tar, f"{number:06d}", manifest, manifest[index]))
-    return held
-
-
 def _add(tar: tarfile.TarFile, key: str, manifest: Manifest, row: Utterance) -> Utterance:
+    """Put a row and its sound into a shard; return the row, its audio named as inside it."""
     samples = load_audio(manifest.audio_path(row), **row.span)
+    peak = float(np.abs(samples).max())
+    if peak > 1.0:  # FLAC would clip it
+        logger.warning("Clip %s goes beyond full scale: divided by its peak, %.3f.", row.id, peak)
+        samples = samples / peak
     sound = io.BytesIO()
-    soundfile.write(sound, _within_full_scale(samples, row), SAMPLE_RATE_HZ, format="FLAC")
+    soundfile.write(sound, samples, SAMPLE_RATE_HZ, format="FLAC")
     duration = round(len(samples) / SAMPLE_RATE_HZ, 6)
     held = row.model_copy(
         update={"audio": f"{key}.flac", "offset": 0.0, "duration": duration, "channel": None}
@@ -347,12 +334,3 @@ def _add(tar: tarfile.TarFile, key: str, manifest: Manifest, row: Utterance) -> 
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
     return held
-
-
-def _within_full_scale(samples: np.ndarray, row: Utterance) -> np.ndarray:
-    """Return samples that FLAC can hold: a clip that is louder is made quieter as a whole, never clipped."""
-    peak = float(np.abs(samples).max())
-    if peak <= 1.0:
-        return samples
-    logger.warning("Clip %s goes beyond full scale: divided by its peak, %.3f.", row.id, peak)
-    return samples / peak

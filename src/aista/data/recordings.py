@@ -32,7 +32,19 @@ def same_recordings(paths: Iterable[str]) -> dict[str, str]:
     for path in paths:
         if path not in first:
             first[path] = files.setdefault(_file(path), path)
-    for group in _equal(list(files.values())):
+    groups = [list(files.values())]
+    for look in (_size, lambda path: _digest(path, _HEAD_BYTES), _digest):
+        finer: list[list[str]] = []
+        for group in groups:
+            parts: dict[object, list[str]] = defaultdict(list)
+            for path in group:
+                try:
+                    parts[look(path)].append(path)
+                except (OSError, ValueError, AudioError):
+                    continue
+            finer += [part for part in parts.values() if len(part) > 1]
+        groups = finer
+    for group in groups:
         for path in group:
             files[_file(path)] = group[0]
     return {path: files[_file(one)] for path, one in first.items()}
@@ -54,52 +66,24 @@ def _file(path: str) -> str:
     return f"{_file(str(archive))}/{Path(path).relative_to(archive).as_posix()}"
 
 
-def _equal(paths: list[str]) -> list[list[str]]:
-    """Return the groups of paths whose contents are equal, each of at least two."""
-    groups = [paths]
-    for look in (_size, _head, _content):
-        finer: list[list[str]] = []
-        for group in groups:
-            parts: dict[object, list[str]] = defaultdict(list)
-            for path in group:
-                parts[look(path)].append(path)
-            finer += [part for key, part in parts.items() if key is not None and len(part) > 1]
-        groups = finer
-    return groups
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.path.getsize(path) if os.path.isfile(path) else len(_member(path))
-    except (OSError, ValueError, AudioError):
-        return None
-
-
-def _head(path: str) -> bytes | None:
-    try:
-        if not os.path.isfile(path):
-            return _BLAKE2B(_member(path)).digest()
-        with open(path, "rb") as file:
-            return _BLAKE2B(file.read(_HEAD_BYTES)).digest()
-    except (OSError, AudioError):
-        return None
-
-
-def _content(path: str) -> bytes | None:
-    try:
-        if not os.path.isfile(path):
-            return _BLAKE2B(_member(path)).digest()
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, _BLAKE2B).digest()
-    except (OSError, AudioError):
-        return None
-
-
-def _member(path: str) -> bytes:
+def _size(path: str) -> int:
     archive = archive_of(Path(path))
-    if archive is None:
-        raise AudioError(f"{path}: no such file.")
-    return read_member(archive, Path(path))
+    return os.path.getsize(path) if archive is None else len(read_member(archive, Path(path)))
+
+
+def _digest(path: str, limit: int | None = None) -> str:
+    """Return the BLAKE2b hash of a file's content, or of its first bytes.
+
+    Raises:
+        OSError, AudioError: It cannot be read.
+    """
+    archive = archive_of(Path(path))
+    if archive is not None:
+        return _BLAKE2B(read_member(archive, Path(path))).hexdigest()
+    with open(path, "rb") as file:
+        return (
+            hashlib.file_digest(file, _BLAKE2B) if limit is None else _BLAKE2B(file.read(limit))
+        ).hexdigest()
 
 
 MEMO = "sounds.tsv"
@@ -120,17 +104,15 @@ class SoundNames:
         self.folder = None if folder is None else Path(folder)
         self._known: dict[str, tuple[int, int, str]] = {}
         self._new: list[str] = []
-        if self.folder is not None and (self.folder / MEMO).exists():
-            self._read(self.folder / MEMO)
-
-    def __reduce__(self) -> tuple[type[SoundNames], tuple[Path | None]]:
-        return SoundNames, (self.folder,)
-
-    def _read(self, memo: Path) -> None:
-        for line in memo.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if self.folder is None or not (self.folder / MEMO).exists():
+            return
+        for line in (self.folder / MEMO).read_text(encoding="utf-8", errors="replace").split("\n"):
             if found := _LINE.fullmatch(line):
                 size, changed, digest, path = found.groups()
                 self._known[path] = (int(size), int(changed), digest)
+
+    def __reduce__(self) -> tuple[type[SoundNames], tuple[Path | None]]:
+        return SoundNames, (self.folder,)
 
     def __getitem__(self, path: str | os.PathLike[str]) -> str:
         """Return the name of a file: 32 hexadecimal digits.
@@ -140,15 +122,10 @@ class SoundNames:
         """
         name = os.fspath(path)
         try:
-            archive = archive_of(Path(name)) if ".tar/" in name else None
-            about = os.stat(archive or name)
+            about = os.stat((archive_of(Path(name)) if ".tar/" in name else None) or name)
             size, changed, digest = self._known.get(name, (-1, -1, ""))
             if (size, changed) != (about.st_size, about.st_mtime_ns):
-                if archive is not None:
-                    digest = _BLAKE2B(read_member(archive, Path(name))).hexdigest()
-                else:
-                    with open(name, "rb") as file:
-                        digest = hashlib.file_digest(file, _BLAKE2B).hexdigest()
+                digest = _digest(name)
                 self._known[name] = (about.st_size, about.st_mtime_ns, digest)
                 self._new.append(f"{about.st_size}\t{about.st_mtime_ns}\t{digest}\t{name}\n")
         except OSError as error:

@@ -70,9 +70,19 @@ class LengthGroupedSampler(Sampler[int]):
     def order(self, epoch: int) -> np.ndarray:
         """Return the indices of an epoch. int64 (n,)."""
         rng = np.random.default_rng([self.seed, epoch])
-        chosen = self._choose(epoch)
+        chosen = np.arange(len(self.lengths))
+        if self._counts:
+            parts = enumerate(sorted(self._counts.items()))
+            chosen = np.concatenate(
+                [rounds(self._members[name], n * epoch, n, [self.seed, at]) for at, (name, n) in parts]
+            )
         rng.shuffle(chosen)
-        chosen = self._block_by_block(chosen, epoch)
+        if self._blocks is not None:  # those of a block together, blocks and lone items in random order
+            other = np.random.default_rng([self.seed, epoch, 1])
+            places = other.random(int(self._blocks.max()) + 1)
+            block = self._blocks[chosen]
+            place = np.where(block < 0, other.random(len(chosen)), places[block])
+            chosen = chosen[np.argsort(place, kind="stable")]
         pool = self.batch_size * self.pool_batches
         whole = len(chosen) // self.batch_size * self.batch_size
         batches: list[np.ndarray] = []
@@ -82,27 +92,6 @@ class LengthGroupedSampler(Sampler[int]):
             batches.extend(part.reshape(-1, self.batch_size))
         rng.shuffle(batches)
         return np.concatenate([*batches, chosen[whole:]])
-
-    def _block_by_block(self, chosen: np.ndarray, epoch: int) -> np.ndarray:
-        """Put items of a block together, blocks and lone items in random order."""
-        if self._blocks is None:
-            return chosen
-        rng = np.random.default_rng([self.seed, epoch, 1])
-        places = rng.random(int(self._blocks.max()) + 1)
-        block = self._blocks[chosen]
-        place = np.where(block < 0, rng.random(len(chosen)), places[block])
-        return chosen[np.argsort(place, kind="stable")]
-
-    def _choose(self, epoch: int) -> np.ndarray:
-        """Return which items the epoch holds: each once, or as the weights ask for."""
-        if not self._counts:
-            return np.arange(len(self.lengths))
-        return np.concatenate(
-            [
-                rounds(self._members[name], count * epoch, count, [self.seed, position])
-                for position, (name, count) in enumerate(sorted(self._counts.items()))
-            ]
-        )
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order(self.epoch).tolist())

@@ -1,27 +1,24 @@
 """What is said when, from subtitle files: SubRip ``.srt``, WebVTT ``.vtt``, SubStation ``.ass`` and ``.ssa``.
 
-``webvtt-py`` and ``pysubs2`` read them. Before and after stands what they leave open: times as people write
-them, markup and entities, captions that roll up the screen, and that no cue is lost without a word.
+Times as people write them, markup and entities, captions that roll up the screen: what cannot be read is an
+error with its line, and no cue is lost without a word. ``pysubs2`` reads SubStation.
 """
 
 from __future__ import annotations
 
 import html
-import io
 import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pysubs2
-import webvtt
-from webvtt.errors import MalformedCaptionError, MalformedFileError
 
 from aista.data.manifest import OVERLAP_SECONDS, TimedText
 from aista.errors import ManifestError
-from aista.text.languages import LANGUAGES
+from aista.text.languages import joined
 
 SUFFIXES = (".srt", ".vtt", ".ass", ".ssa")
 
@@ -91,8 +88,7 @@ class Subtitles:
 
     def joined(self, code: str) -> str | None:
         """Return everything that is said, joined as the language does; None if that is nothing."""
-        spaced = code not in LANGUAGES or LANGUAGES[code].spaces
-        return (" " if spaced else "").join(cue.text for cue in self.cues) or None
+        return joined((cue.text for cue in self.cues), code) or None
 
     def beyond(self, seconds: float) -> str | None:
         """Say, with the line, which cue ends after a sound of this length."""
@@ -156,27 +152,12 @@ def _timed_lines(text: str, path: Path) -> list[Cue]:
     web = lines[0].startswith("WEBVTT")
     if path.suffix.lower() == ".vtt" and not web:
         raise ManifestError(f"{path}:1: no WebVTT.", got=lines[0][:40], expected="WEBVTT")
-    cues = [cue for cue in _cues(lines, path, web) if cue.texts]
-    spelled = ["WEBVTT", ""] if web else []
-    for number, cue in enumerate(cues, start=1):
-        times = f"{_clock(cue.start)} --> {_clock(cue.end)}"
-        spelled += [str(number), times if web else times.replace(".", ","), *cue.texts, ""]
-    try:
-        read = io.StringIO("\n".join(spelled))
-        captions = webvtt.from_buffer(read, format="vtt" if web else "srt").captions if cues else []
-    except (MalformedFileError, MalformedCaptionError) as error:
-        raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
-    if len(captions) != len(cues):
-        raise ManifestError(f"{path}: not all cues can be read.", got=len(captions), expected=len(cues))
-    return [
-        Cue(cue.line, cue.start, cue.end, _plain(caption.raw_text.split("\n")))
-        for cue, caption in zip(cues, captions, strict=True)
-    ]
+    return list(_cues(lines, path, web))
 
 
 def _cues(lines: Sequence[str], path: Path, web: bool) -> Iterator[Cue]:
-    """Yield the cues as they stand: line, times, and every line of text up to the next cue's head."""
-    head: _Head | None = None
+    """Yield the cues: line, times, and what stands up to the next cue's head."""
+    head: Cue | None = None
     body: list[str] = []
     number, numbered = 0, False  # of the last cue, as the file counts; whether it does
     for at, line in enumerate([*lines, None], start=1):
@@ -187,9 +168,10 @@ def _cues(lines: Sequence[str], path: Path, web: bool) -> Iterator[Cue]:
         if found is not None:
             numbered = numbered or (head is None and bool(body and _NUMBER.fullmatch(body[-1])))
             number = _without_name(body, number, numbered, web)
-        said = _said(body, web)
+        # Blank lines say nothing, nor do comments and styles of WebVTT.
+        said = [text for i, text in enumerate(body) if text.strip() and not (web and _in_note(body[: i + 1]))]
         if head is not None:
-            yield Cue(head.line, head.start, head.end, tuple(said))
+            yield replace(head, texts=_plain(said))
         elif web:
             said = said[next((i for i, each in enumerate(body) if not each.strip()), len(body)) :]
         if head is None and said:
@@ -201,17 +183,8 @@ def _cues(lines: Sequence[str], path: Path, web: bool) -> Iterator[Cue]:
         head, body = found, []
 
 
-@dataclass(frozen=True)
-class _Head:
-    """A line that holds the times of a cue."""
-
-    line: int
-    start: float
-    end: float
-
-
-def _head(line: str, at: int, path: Path, in_note: bool) -> _Head | None:
-    """Return the times that a line holds, or None if it is no time line.
+def _head(line: str, at: int, path: Path, in_note: bool) -> Cue | None:
+    """Return the cue that a line begins, still without its texts, or None if it holds no times.
 
     Raises:
         ManifestError: It looks like a time line and cannot be read.
@@ -223,7 +196,7 @@ def _head(line: str, at: int, path: Path, in_note: bool) -> _Head | None:
         parts = found.groups()
         start, end = _seconds(parts[:4]), _seconds(parts[4:8])
         if start is not None and end is not None and start <= end:
-            return _Head(at, start, end)
+            return Cue(at, start, end, ())
     raise ManifestError(
         f"{path}:{at}: the times of this cue cannot be read.",
         got=line.strip(),
@@ -236,11 +209,6 @@ def _seconds(parts: Sequence[str | None]) -> float | None:
     if seconds > 59 or (parts[0] is not None and minutes > 59) or (parts[0] is None and parts[3] is None):
         return None
     return hours * 3600 + minutes * 60 + seconds + int((parts[3] or "0").ljust(3, "0")) / 1000
-
-
-def _clock(seconds: float) -> str:
-    minutes, thousandths = divmod(round(seconds * 1000), 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{thousandths // 1000:02}.{thousandths % 1000:03}"
 
 
 def _without_name(body: list[str], number: int, numbered: bool, web: bool) -> int:
@@ -275,11 +243,6 @@ def _in_note(body: Sequence[str]) -> bool:
     return bool(_NOT_SPOKEN.match(body[first]))
 
 
-def _said(body: Sequence[str], web: bool) -> list[str]:
-    """Return the lines that are text: all but blank ones and, in WebVTT, comments and styles."""
-    return [line for at, line in enumerate(body) if line.strip() and not (web and _in_note(body[: at + 1]))]
-
-
 # ---- SubStation
 
 
@@ -295,14 +258,10 @@ def _substation(text: str, path: Path) -> list[Cue]:
     early = next((line for line, e in zip(lines, spoken, strict=True) if e.end < e.start), None)
     if early is not None:
         raise ManifestError(f"{path}:{early}: the cue ends before it starts.")
+    texts = [() if event.is_drawing else _plain(event.plaintext.split("\n")) for event in spoken]
     return [
-        Cue(
-            line,
-            event.start / 1000,
-            event.end / 1000,
-            () if event.is_drawing else _plain(event.plaintext.split("\n")),
-        )
-        for line, event in zip(lines, spoken, strict=True)
+        Cue(line, event.start / 1000, event.end / 1000, said)
+        for line, event, said in zip(lines, spoken, texts, strict=True)
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -26,22 +25,20 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with opening(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
+                if not line.strip():
+                    continue
+                where = f"{path}:{number}"
+                try:
+                    row = json.loads(line, object_pairs_hook=keys_once)
+                except json.JSONDecodeError as error:
+                    raise ManifestError(f"{where}: no JSON.", got=error.msg) from None
+                except KeyTwiceError as error:
+                    raise ManifestError(f"{where}: a key stands twice.", got=error) from None
+                if not isinstance(row, dict):
+                    raise ManifestError(f"{where}: no JSON object.", got=type(row).__name__)
+                yield where, row
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line, object_pairs_hook=keys_once)
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{where}: no JSON.", got=error.msg) from None
-    except KeyTwiceError as error:
-        raise ManifestError(f"{where}: a key stands twice.", got=error) from None
-    if not isinstance(row, dict):
-        raise ManifestError(f"{where}: no JSON object.", got=type(row).__name__)
-    return row
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -62,35 +59,27 @@ def array_items(path: Path, key: str) -> Iterator[Any]:
     Raises:
         ManifestError: There is no such array, or the JSON is broken.
     """
+    decoder = json.JSONDecoder()
     try:
         with open(path, encoding="utf-8-sig") as file:
-            yield from _items(file, path, key)
+            buffer, position = _from_array_start(file, path, key), 0
+            while True:
+                position = _BETWEEN.match(buffer, position).end()  # type: ignore[union-attr]
+                if buffer[position : position + 1] == "]":
+                    return
+                try:
+                    item, position = decoder.raw_decode(buffer, position)
+                    # A number may go on in the next chunk; only objects, arrays and strings end visibly.
+                except json.JSONDecodeError as error:
+                    more = file.read(max(_CHUNK_CHARACTERS, len(buffer) - position))
+                    if not more:
+                        what = f"{path}: broken JSON in the array {key!r}."
+                        raise ManifestError(what, got=error.msg, advice="Download it again.") from None
+                    buffer, position = buffer[position:] + more, 0
+                    continue
+                yield item
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
-
-
-def _items(file: TextIO, path: Path, key: str) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
-    buffer = _from_array_start(file, path, key)
-    position = 0
-    while True:
-        position = _BETWEEN.match(buffer, position).end()  # type: ignore[union-attr]
-        if buffer[position : position + 1] == "]":
-            return
-        try:
-            item, position = decoder.raw_decode(buffer, position)
-            # A number may go on in the next chunk; only objects, arrays and strings end visibly.
-        except json.JSONDecodeError as error:
-            more = file.read(max(_CHUNK_CHARACTERS, len(buffer) - position))
-            if not more:
-                raise ManifestError(
-                    f"{path}: broken JSON in the array {key!r}.",
-                    got=error.msg,
-                    advice="Download it again.",
-                ) from None
-            buffer, position = buffer[position:] + more, 0
-            continue
-        yield item
 
 
 def _from_array_start(file: TextIO, path: Path, key: str) -> str:
@@ -99,13 +88,12 @@ def _from_array_start(file: TextIO, path: Path, key: str) -> str:
     if buffer.lstrip().startswith("["):
         return buffer.lstrip()[1:]
     start = re.compile(rf'"{re.escape(key)}"\s*:\s*\[')
-    while True:
-        if found := start.search(buffer):
-            return buffer[found.end() :]
+    while not (found := start.search(buffer)):
         more = file.read(_CHUNK_CHARACTERS)
         if not more:
             raise ManifestError(f"{path}: has no array {key!r}.", advice="Is this the right file?")
         buffer = buffer[-200:] + more
+    return buffer[found.end() :]
 
 
 Row = TypeVar("Row")
@@ -169,13 +157,21 @@ def read_rows(
     Raises:
         ManifestError: The table cannot be read, or has no header.
     """
+    header, rows = _opened(path, escapes)
+    needed = header.index(short_after) + 2 if short_after in header else len(header)
+    held: tuple[int, Cells] | None = None  # a row whose next one decides whether it is whole
+    rest_before = False
     try:
-        rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _tsv_rows(path, escapes)
-        _, header = next(rows, (0, []))
-        if not header:
-            raise ManifestError(f"{path}: has no header.", expected="a first line with the columns' names")
-        needed = header.index(short_after) + 2 if short_after in header else len(header)
-        yield from _unbroken(_whole(rows, header, needed), header, texts)
+        for line, cells in rows:
+            row = _row(header, cells, needed)
+            rest = isinstance(row, Broken) and len(row.cells) == 1
+            if rest_before and header[0] in texts:
+                row = _run_over(row)
+            if held is not None:
+                yield (held[0], _run_over(held[1])) if rest and header[-1] in texts else held
+            held, rest_before = (line, row), rest
+        if held is not None:
+            yield held
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
 
@@ -184,13 +180,21 @@ def header_of(path: Path) -> list[str]:
     """Return the columns of a table.
 
     Raises:
-        ManifestError: It cannot be read.
+        ManifestError: It cannot be read, or has no header.
     """
+    return _opened(path, False)[0]
+
+
+def _opened(path: Path, escapes: bool) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Return the header of a table and, with their lines, the cells of its other rows."""
+    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _tsv_rows(path, escapes)
     try:
-        rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _tsv_rows(path, False)
-        return next(rows, (0, []))[1]
+        _, header = next(rows, (0, []))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
+    if not header:
+        raise ManifestError(f"{path}: has no header.", expected="a first line with the columns' names")
+    return header, rows
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -210,49 +214,25 @@ def _tsv_rows(path: Path, escapes: bool) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(file, start=1):
             line = " ".join(line.rstrip("\r\n").split("\r"))
             line = line.replace("\0", "") if escapes else line
-            if line.strip():
-                yield number, _split(line) if escapes and "\\" in line else line.split("\t")
+            if line.strip() and escapes and "\\" in line:
+                yield (
+                    number,
+                    next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\")),
+                )
+            elif line.strip():
+                yield number, line.split("\t")
 
 
-def _split(line: str) -> list[str]:
-    """Split a line at its tabs, with backslash escapes."""
-    return next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"))
+def _row(header: list[str], cells: list[str], needed: int) -> Cells:
+    if len(cells) > len(header):
+        return Broken("a row with more cells than the header", tuple(cells))
+    if len(cells) < needed:
+        return Broken("a row with fewer cells than the header", tuple(cells))
+    return dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=True))
 
 
-def _whole(
-    rows: Iterator[tuple[int, list[str]]], header: list[str], needed: int
-) -> Iterator[tuple[int, Cells]]:
-    count = len(header)
-    for line, cells in rows:
-        if len(cells) > count:
-            yield line, Broken("a row with more cells than the header", tuple(cells))
-        elif len(cells) < needed:
-            yield line, Broken("a row with fewer cells than the header", tuple(cells))
-        else:
-            yield line, dict(zip(header, cells + [""] * (count - len(cells)), strict=True))
-
-
-def _unbroken(
-    rows: Iterator[tuple[int, Cells]], header: list[str], texts: Collection[str]
-) -> Iterator[tuple[int, Cells]]:
-    """Break the neighbours of what is left of a text."""
-    last, first = header[-1] in texts, header[0] in texts
-
-    def rest(row: Cells | None) -> bool:
-        return isinstance(row, Broken) and len(row.cells) == 1
-
-    end: tuple[int, Cells | None] = (0, None)
-    for (_, before), (line, row), (_, after) in _triples(itertools.chain(rows, [end])):
-        if not isinstance(row, Broken) and ((last and rest(after)) or (first and rest(before))):
-            yield line, Broken("a row whose text runs over its line", tuple(row.values()))
-        else:
-            yield line, row
-
-
-def _triples(rows: Iterator[tuple[int, Cells | None]]) -> Iterator[tuple]:
-    """Yield every row with the one before and the one after it."""
-    before: tuple[int, Cells | None] = (0, None)
-    row = next(rows)
-    for after in rows:
-        yield before, row, after
-        before, row = row, after
+def _run_over(row: Cells) -> Broken:
+    """Break a row beside what is left of one of its texts."""
+    if isinstance(row, Broken):
+        return row
+    return Broken("a row whose text runs over its line", tuple(row.values()))

@@ -14,7 +14,7 @@ from typing import Literal
 
 from aista.data.manifest import TimedText, Utterance
 from aista.errors import ManifestError
-from aista.text.languages import LANGUAGES
+from aista.text.languages import joined
 
 TooLong = Literal["error", "skip", "segment"]
 """What becomes of a row that is too long: see :func:`fit`."""
@@ -131,22 +131,18 @@ def _grouped(segments: Sequence[TimedText], max_seconds: float) -> list[list[Tim
 def _piece(utterance: Utterance, parts: Sequence[TimedText], number: int) -> Utterance:
     """Return the utterance of some neighbouring segments."""
     start = parts[0].offset
+
+    def whole(texts: Sequence[str | None], code: str | None) -> str | None:
+        known = [text.strip() for text in texts if text is not None]
+        return joined(known, code) if len(known) == len(texts) else None
+
     return utterance.model_copy(
         update={
             "id": f"{utterance.id}/{number}",
             "offset": round(utterance.offset + start, 6),
             "duration": round(parts[-1].end - start, 6),
-            "text": _joined([part.text for part in parts], utterance.src_lang),
-            "translation": _joined([part.translation for part in parts], utterance.tgt_lang),
+            "text": whole([part.text for part in parts], utterance.src_lang),
+            "translation": whole([part.translation for part in parts], utterance.tgt_lang),
             "segments": None,
         }
     )
-
-
-def _joined(texts: Sequence[str | None], code: str | None) -> str | None:
-    """Join texts as their language does; None if one is missing."""
-    known = [text.strip() for text in texts if text is not None]
-    if len(known) < len(texts):
-        return None
-    spaced = code not in LANGUAGES or LANGUAGES[code].spaces
-    return (" " if spaced else "").join(known)

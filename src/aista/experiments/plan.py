@@ -27,7 +27,7 @@ DIVERGED = "diverged.json"
 _NOT_FINITE = re.compile(r"loss is not finite|no finite loss")  # what aista.training says when it stops
 # Where a verb's function is, and the file that is there when it has finished.
 _VERBS = {
-    "align": ("aista.training.align", "training.json"),
+    "align": ("aista.training.stages", "training.json"),
     "pretrain": ("aista.training.stages", "training.json"),
     "select": ("aista.selection.select", "layers.json"),
     "joint": ("aista.training.stages", "training.json"),

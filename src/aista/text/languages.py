@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Literal
@@ -98,6 +99,11 @@ _SCRIPTS = {
     "ru": {"CYRILLIC"}, "ta": {"TAMIL"}, "zh": {_HAN},
 }  # fmt: skip
 _FEW_LETTERS = 10
+
+
+def joined(texts: Iterable[str], code: str | None) -> str:
+    """Join texts as their language does; of an unknown one, with spaces."""
+    return (" " if code not in LANGUAGES or LANGUAGES[code].spaces else "").join(texts)
 
 
 @lru_cache(maxsize=1 << 16)

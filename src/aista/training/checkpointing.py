@@ -11,7 +11,6 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,30 +29,28 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from aista.training.trainer import AistaTrainer
 
-OPTIMIZER, STATE, SUMS = "optimizer.pt", "trainer_state.json", "sums.json"
+OPTIMIZER, STATE, SUMS, COMPLETE = "optimizer.pt", "trainer_state.json", "sums.json", "COMPLETE"
 
 
-@dataclass(frozen=True)
-class RandomState:
-    """States of all random generators of a process."""
+RandomState = dict[str, Any]
+"""States of all random generators of a process."""
 
-    values: dict[str, Any]
 
-    @classmethod
-    def now(cls) -> RandomState:
-        """Take the states as they are."""
-        name, keys, *rest = np.random.get_state()
-        numpy = (name, np.asarray(keys).tolist(), *rest)  # torch loads lists without pickle, arrays not
-        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        return cls({"python": random.getstate(), "numpy": numpy, "cpu": torch.get_rng_state(), "cuda": cuda})
+def random_state() -> RandomState:
+    """Take the states of the generators as they are."""
+    name, keys, *rest = np.random.get_state()
+    numpy = (name, np.asarray(keys).tolist(), *rest)  # torch loads lists without pickle, arrays not
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"python": random.getstate(), "numpy": numpy, "cpu": torch.get_rng_state(), "cuda": cuda}
 
-    def restore(self) -> None:
-        """Set the generators."""
-        random.setstate(self.values["python"])
-        np.random.set_state(self.values["numpy"])
-        torch.set_rng_state(self.values["cpu"])
-        if self.values["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self.values["cuda"])
+
+def restore(state: RandomState) -> None:
+    """Set the generators."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def save(trainer: AistaTrainer, folder: Path) -> None:
@@ -68,7 +65,7 @@ def save(trainer: AistaTrainer, folder: Path) -> None:
         trainer.model.save_checkpoint(str(folder), exclude_frozen_parameters=True)
     elif processes.is_main():
         torch.save(trainer.optimizer.state_dict(), folder / OPTIMIZER)
-    torch.save(RandomState.now().values, folder / _random_file())
+    torch.save(random_state(), folder / f"random_{processes.rank()}.pt")
     sums = processes.gather(trainer.sums.state())
     if processes.is_main():
         (folder / SUMS).write_text(json.dumps(sums))
@@ -107,8 +104,8 @@ def load(trainer: AistaTrainer, folder: Path) -> RandomState | None:
         trainer.state.best_model_checkpoint = str(best) if best.is_dir() else None
     trainer.state.is_world_process_zero = trainer.state.is_local_process_zero = before.is_world_process_zero
     trainer.sums.load(json.loads((folder / SUMS).read_text()), processes.rank(), processes.count())
-    path = folder / _random_file()
-    return RandomState(torch.load(path, weights_only=True)) if path.exists() else None
+    path = folder / f"random_{processes.rank()}.pt"
+    return torch.load(path, weights_only=True) if path.exists() else None
 
 
 def load_weights(trainer: AistaTrainer, folder: Path) -> None:
@@ -117,13 +114,6 @@ def load_weights(trainer: AistaTrainer, folder: Path) -> None:
         trainer.model.load_checkpoint(str(folder), load_module_strict=False)
     else:
         trainer.trained_module.load(folder)
-
-
-def _random_file() -> str:
-    return f"random_{processes.rank()}.pt"
-
-
-COMPLETE = "COMPLETE"
 
 
 def last_checkpoint(output: Path) -> str | None:
@@ -208,25 +198,19 @@ def writing(folder: Path, *, torn: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except TrainingError:  # told within already
-        if torn is not None:
-            shutil.rmtree(torn, ignore_errors=True)
-        raise
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError, TrainingError) as error:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in DISK_WORDS):
             raise
         if torn is not None:
             shutil.rmtree(torn, ignore_errors=True)
+        if isinstance(error, TrainingError):  # told within already
+            raise
+        place = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
+        free = shutil.disk_usage(place).free / 1e6
         raise TrainingError(
             f"The run cannot be written to {folder}.",
             got=error,
-            expected=_free_space(folder),
+            expected=f"a folder that can be written ({free:,.0f} MB are free on its disk)",
             advice="Make room or choose another output. Complete checkpoints are untouched: the same "
             "command goes on from the last one.",
         ) from error
-
-
-def _free_space(folder: Path) -> str:
-    place = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
-    free = shutil.disk_usage(place).free
-    return f"a folder that can be written ({free / 1e6:,.0f} MB are free on its disk)"

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from aista.alignment import PairedStates
 from aista.alignment.base import Alignment, gather_pairs, joint_loss
-from aista.errors import CheckpointError
+from aista.errors import CheckpointError, ModelInputError
 from aista.files import draft_of
 from aista.model.loading import read_trained
+from aista.model.lora import is_lora
 from aista.model.weights import set_strictly, settle, whole
 from aista.speech_llm import IGNORED, Batch, Output, SpeechLM, take_span
 
@@ -170,7 +171,7 @@ class SpeechTextObjective(nn.Module):
             return output.states, predictions(output.logits, text.labels)[0]  # type: ignore[arg-type]
         return (self.speech_llm.text_states(text, wanted) if wanted else {}), None
 
-    # ---- the model's face, which trainers and engines look for on what they train ----
+    # ---- what engines look for on what they train ----
 
     @property
     def config(self) -> Any:
@@ -182,19 +183,6 @@ class SpeechTextObjective(nn.Module):
         """The blocks that an engine shards one by one: those of the bases' lists that are here."""
         here = {type(module).__name__ for module in self.model.modules()}
         return sorted(here & set(self.model._no_split_modules or ()))
-
-    @property
-    def is_activation_checkpointing(self) -> bool:
-        """Whether the backbone recomputes its activations."""
-        return self.model.is_activation_checkpointing
-
-    def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Let the backbone recompute its activations in the backward pass."""
-        self.model.activation_checkpointing_enable(**options)
-
-    def num_parameters(self, **options: Any) -> int:
-        """Return the number of the model's parameters."""
-        return self.model.num_parameters(**options)
 
     # ---- keeping ----
 
@@ -244,6 +232,53 @@ class SpeechTextObjective(nn.Module):
                 "The alignment method's own weights are missing or damaged.", got=f"{path}: {error}"
             ) from error
         set_strictly("the alignment method", own, found)
+
+
+class AlignObjective(SpeechTextObjective):
+    """Alignment first: the alignment losses alone, of the window Q-Former and the projection.
+
+    They let speech find its transcript in the batch before stage 1; LoRA stays as it is.
+
+    Cost: both branches end below the highest aligned layer; at layer 0 no block of the language model runs.
+    """
+
+    def __init__(self, model: Any, method: Any) -> None:
+        super().__init__(model, method, alpha=0.0)
+        for name, parameter in self.model.named_parameters():
+            if is_lora(name):
+                parameter.requires_grad_(False)
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """Return what a saved model holds: LoRA too, as it was."""
+        lora = self.speech_llm.keeper.trainable_state_dict().items()
+        return {f"model.{name}": whole(tensor) for name, tensor in lora} | super().kept_state()
+
+    def forward(
+        self,
+        *,
+        speech: Batch,
+        text: Batch | None = None,
+        num_items_in_batch: Tensor | float | None = None,
+        num_pairs: Tensor | float | None = None,
+        counted: bool = True,
+    ) -> Joint:
+        """Return the mean of the layers' losses of one micro-batch.
+
+        Args:
+            speech, text: What is heard, and the same with transcripts in its place.
+            num_items_in_batch: Of no use here. num_pairs: Usable pairs of the optimiser step.
+            counted: False: rows of weight 0, see :class:`SpeechTextObjective`.
+        """
+        losses, report, pairs = self.align(self.pairs(speech, text), num_pairs, counted=counted)
+        parts = {name: value.detach() for name, value in losses.items()} | report
+        return Joint(torch.stack(list(losses.values())).mean(), parts, pairs)
+
+    def pairs(self, speech: Batch, text: Batch | None) -> PairedStates:
+        """Return the states of speech and transcripts at the method's layers; no block above them runs."""
+        if text is None:
+            raise ModelInputError("An alignment needs transcripts.", advice="Give every row its text.")
+        heard = Output(self.speech_llm.states(speech, self.alignment.layers))
+        return self.paired_states(heard, speech, text)
 
 
 def predictions(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

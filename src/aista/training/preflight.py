@@ -23,7 +23,7 @@ from aista.files import write_whole
 from aista.model.speech_lm import eval_mode
 from aista.retrieval import chance_mrr, exact_ranks
 from aista.speech_llm import SpeechLM
-from aista.speech_llm.pairs import paired_states
+from aista.speech_llm.pairs import paired_batches, states_of
 
 PAIRS = 32
 SWAMPED = 1.0
@@ -83,9 +83,8 @@ class Preflight:
 
     def show(self, console: Console) -> None:
         """Print a table, and a warning where the alignment starts larger than the cross-entropy."""
-        table = Table(title=f"Before training, {self.num_pairs} pairs (MRR by chance {self.chance_mrr:.2f})")
-        for name in ("layer", "|speech|²", "|text|²", "W", "W / text spread", "MRR"):
-            table.add_column(name, justify="right")
+        title = f"Before training, {self.num_pairs} pairs (MRR by chance {self.chance_mrr:.2f})"
+        table = Table("layer", "|speech|²", "|text|²", "W", "W / text spread", "MRR", title=title)
         for row in self.layers:
             figures = (row.speech_norm, row.text_norm, row.wasserstein, row.wasserstein / row.text_spread)
             table.add_row(str(row.layer), *(f"{value:.3g}" for value in figures), f"{row.mrr:.2f}")
@@ -133,24 +132,22 @@ def preflight(
 
     Cost: one forward of ``PAIRS`` utterances through both branches.
     """
-    rows = [
-        i
-        for i, row in enumerate(dataset.utterances())
-        if row.audio and row.text and row.task in ("st", "asr")
-    ]
-    pairs = _first_of_each_clip(dataset, rows)
-    if not len(pairs):
+    chosen: dict[tuple[str, float, int | None], int] = {}  # the first row of every clip
+    for index, row in enumerate(dataset.utterances()):
+        if row.audio and row.text and row.task in ("st", "asr"):
+            chosen.setdefault((row.audio, row.offset, row.channel), index)
+        if len(chosen) == PAIRS:
+            break
+    if not chosen:
         return None
+    pairs = dataset.subset(list(chosen.values()))
+    items = [pairs[i] for i in range(len(pairs))]
     layers = tuple(objective.layers) or (0,)
-    speech: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    text: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     with eval_mode(speech_llm.model):
-        for spoken, written in paired_states(speech_llm, pairs, layers, PAIRS):
-            for layer in layers:
-                speech[layer] += spoken[layer]
-                text[layer] += written[layer]
-        cross_entropy = _cross_entropy(speech_llm, pairs)
-    value = _own_loss(objective, speech, text)
+        speech, text = states_of(speech_llm, paired_batches(speech_llm.batcher, items), layers)
+        batch = Collator(speech_llm.batcher)(items)["speech"]
+        loss: Any = speech_llm.predict(batch.to(speech_llm.model.device)).loss
+    cross_entropy, value = float(loss), _own_loss(objective, speech, text)
     count = len(speech[layers[0]])
     return Preflight(
         num_pairs=count,
@@ -162,22 +159,6 @@ def preflight(
         and not objective.state_dict(),
         layers=[_figures(layer, speech[layer], text[layer]) for layer in layers],
     )
-
-
-def _first_of_each_clip(dataset: SpeechDataset, rows: list[int]) -> SpeechDataset:
-    chosen: dict[tuple[str | None, float, int | None], int] = {}
-    for index in rows:
-        row = dataset.utterance(index)
-        chosen.setdefault((row.audio, row.offset, row.channel), index)
-        if len(chosen) == PAIRS:
-            break
-    return dataset.subset(list(chosen.values()))
-
-
-def _cross_entropy(speech_llm: SpeechLM, pairs: SpeechDataset) -> float:
-    batch = Collator(speech_llm.batcher)([pairs[i] for i in range(len(pairs))])["speech"]
-    loss: Any = speech_llm.predict(batch.to(speech_llm.model.device)).loss
-    return float(loss)
 
 
 def _own_loss(

@@ -1,5 +1,6 @@
 """The training stages: start or resume, train, leave one finished folder behind.
 
+``align`` brings speech tokens to where the backbone's own text lies, in minutes on a CPU, before stage 1.
 ``pretrain`` is stage 1 (paper 4.1): it teaches the adapters to hear, on speech recognition and captioning.
 ``joint`` is stage 3 (paper 4.3): translation and alignment at the selected layers, trained together.
 
@@ -24,7 +25,6 @@ from aista.alignment import Sizes, alignment, method
 from aista.config import (
     AlignmentSettings,
     AlignSettings,
-    DataSettings,
     JointSettings,
     ModelSettings,
     PretrainSettings,
@@ -40,12 +40,13 @@ from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.retrieval import read_selected
 from aista.run_folder import claim, inputs_of
 from aista.speech_llm import SpeechLM
-from aista.training.arguments import require_reporters
+from aista.speech_llm.decoder import check_layers
+from aista.training.callbacks import PROGRESS
 from aista.training.checkpointing import last_checkpoint, writing
-from aista.training.meter import PROGRESS
-from aista.training.objective import OWN_WEIGHTS, SpeechTextObjective
+from aista.training.objective import OWN_WEIGHTS, AlignObjective, SpeechTextObjective
+from aista.training.optimisation import require_reporters
 from aista.training.preflight import before_training
-from aista.training.trainer import AistaTrainer, TrainingData
+from aista.training.trainer import AistaTrainer, AlignTrainer, TrainingData
 
 FINISHED = "training.json"
 StageSettings = AlignSettings | PretrainSettings | JointSettings
@@ -74,73 +75,77 @@ class Interrupted(TrainingError):
     """The run was stopped by a signal; its state is saved and the same command goes on."""
 
 
+def align(settings: AlignSettings, trainer: type[AlignTrainer] = AlignTrainer) -> Run:
+    """Train the Q-Former and the projection against the frozen backbone's text side.
+
+    They let speech find its transcript in the batch (the retrieval objective) at the embedding layer, where
+    no block of the language model runs, or at chosen inner layers. The folder is a model that ``aista
+    pretrain --set init=FOLDER`` and ``aista select`` take; it cannot translate yet.
+
+    Args:
+        trainer: Another one, for measurements of its own.
+
+    Raises:
+        ConfigError: There is no such layer, or the method does not take these options or needs logits.
+    """
+
+    def start() -> AlignObjective:
+        speech_llm, chosen = starting_model(settings), settings.alignment
+        check_layers(chosen.layers, speech_llm.num_layers)
+        sizes = Sizes(speech_llm.hidden_size, speech_llm.vocabulary, settings.seed)
+        aligner = alignment(chosen.method, tuple(chosen.layers), sizes, **chosen.options)
+        if aligner.needs_logits or not aligner.layers:
+            raise ConfigError(
+                "This method looks at no hidden states: it needs a whole pass of the language model.",
+                got=chosen.method,
+                expected="retrieval, wasserstein, contrastive or ctc",
+            )
+        return AlignObjective(speech_llm, aligner)
+
+    return _stage(settings, start, trainer)
+
+
 def pretrain(settings: PretrainSettings) -> Run:
     """Train LayerNorms, Q-Former, projection and LoRA with the causal LM loss on the target (Eq. 2).
 
     The paper aligns nothing here; ``alignment`` is for finding out what it would do.
-
-    Running it again goes on where it stopped, or returns at once when it is finished.
     """
-
-    def start() -> SpeechTextObjective:
-        return aligned(starting_model(settings), settings.alignment, seed=settings.seed)
-
-    return stage(settings, start)
+    return _stage(settings, lambda: aligned(starting_model(settings), settings.alignment, seed=settings.seed))
 
 
 def joint(settings: JointSettings) -> Run:
     """Fine-tune a stage-1 model, or any speech LLM, with Eq. 6.
 
-    ``alignment.method: none`` trains the base of the paper's tables. Running it again goes on where it
-    stopped, or returns at once when it is finished.
+    ``alignment.method: none`` trains the base of the paper's tables.
     """
-
-    def start() -> SpeechTextObjective:
-        speech_llm = SpeechLM.load(settings.init, dtype=settings.dtype).to_train(
-            settings.lora.model_dump(), settings.seed
-        )
-        return aligned(speech_llm, settings.alignment, seed=settings.seed)
-
-    return stage(settings, start)
+    return _stage(settings, lambda: aligned(starting_model(settings), settings.alignment, seed=settings.seed))
 
 
-def stage(
+def _stage(
     settings: StageSettings,
     start: Callable[[], SpeechTextObjective],
     trainer: type[AistaTrainer] = AistaTrainer,
 ) -> Run:
-    """Train in the folder of a stage, or read it where it is finished.
+    """Train in the folder of a stage, go on where an earlier attempt stopped, or read what is finished.
 
     Args:
-        settings: Of the stage.
         start: Makes the objective, once the folder is claimed.
-        trainer: What trains.
-    """
-    output = Path(settings.output)
-    require_reporters(settings.train)  # before the folder is claimed
-    with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
-        return finished_run(output) if done else train(settings, start(), trainer)
-
-
-def finished_run(output: Path) -> Run:
-    """Read the run of a folder that is finished."""
-    row = json.loads((output / FINISHED).read_text())
-    return Run(output, row["steps"], row["seconds"], row.get("best_token_accuracy"), row.get("best_mrr"))
-
-
-def train(
-    settings: StageSettings,
-    objective: SpeechTextObjective,
-    trainer: type[AistaTrainer] = AistaTrainer,
-) -> Run:
-    """Train in a claimed folder, under the settings of a stage; go on where an earlier attempt stopped.
-
-    Under a launcher every process trains on its share of each batch; the main one writes.
 
     Raises:
         Interrupted: A signal stopped the run after saving it.
         TrainingError: The loss stopped being finite.
     """
+    output = Path(settings.output)
+    require_reporters(settings.train)  # before the folder is claimed
+    with claim(output, settings, lambda: inputs_of(settings), result=FINISHED) as done:
+        if not done:
+            return _train(settings, start(), trainer)
+        row = json.loads((output / FINISHED).read_text())
+        return Run(output, row["steps"], row["seconds"], row.get("best_token_accuracy"), row.get("best_mrr"))
+
+
+def _train(settings: StageSettings, objective: SpeechTextObjective, trainer: type[AistaTrainer]) -> Run:
+    """Train in a claimed folder; under a launcher every process on its share of each batch."""
     output = Path(settings.output)
     speed_up(objective.model, settings.train)
     objective.speech_llm.packs = settings.train.pack_rows
@@ -148,17 +153,19 @@ def train(
     data = _data(settings, objective)
     running = trainer(objective, settings.train, output, settings.seed, data)
     speech_llm = objective.speech_llm
-    speech_llm.directions = (*speech_llm.directions, *directions(data.train))
+    # Recognition is a direction too, of a language into itself.
+    taught = {f"{row.src_lang}-{row.answer_lang}" for row in data.train.utterances() if row.task != "aac"}
+    speech_llm.directions = (*speech_llm.directions, *taught)
     if isinstance(settings, JointSettings) and processes.is_main():
         before_training(speech_llm, data.train, objective.alignment, objective.alpha, output)
     set_seed(settings.seed + processes.rank())  # dropout: every process draws its own
-    start = time.perf_counter()
-    seconds_before = _seconds_so_far(output)
+    start, time_so_far = time.perf_counter(), output / "seconds"
+    seconds_before = float(time_so_far.read_text()) if time_so_far.exists() else 0.0
     checkpoint = processes.by_main(lambda: last_checkpoint(output))
     running.train(Path(checkpoint) if checkpoint else None)
     seconds = seconds_before + time.perf_counter() - start
     if processes.is_main():
-        write_whole(output / "seconds", f"{seconds:.3f}")
+        write_whole(time_so_far, f"{seconds:.3f}")
     if running.stop.stopped:
         raise Interrupted(
             f"Stopped at step {running.state.global_step} of {settings.train.max_steps}; nothing is lost.",
@@ -190,8 +197,7 @@ def speed_up(model: Any, settings: TrainSettings) -> None:
 
 def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingData:
     """Return what the run reads; every row is looked at before features are computed and steps taken."""
-    data: DataSettings = settings.data
-    speech_llm = objective.speech_llm
+    data, speech_llm = settings.data, objective.speech_llm
     limits: dict[str, Any] = {
         "max_corrupt_share": data.max_corrupt_share,
         "max_seconds": data.max_seconds or speech_llm.longest_seconds,
@@ -218,16 +224,6 @@ def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingDa
             dataset.use_features(store)
     validation = datasets[1] if data.validation else None
     return TrainingData(datasets[0], validation, collator, data.weights, data.num_workers)
-
-
-def directions(dataset: SpeechDataset) -> set[str]:
-    """Return what a dataset teaches, e.g. ``{"en-en", "en-zh"}``: recognition is a language into itself."""
-    return {f"{row.src_lang}-{row.answer_lang}" for row in dataset.utterances() if row.task != "aac"}
-
-
-def _seconds_so_far(output: Path) -> float:
-    path = output / "seconds"
-    return float(path.read_text()) if path.exists() else 0.0
 
 
 def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
@@ -276,34 +272,31 @@ def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditional
     return model, AistaProcessor.from_config(model.config)
 
 
-def starting_model(settings: AlignSettings | PretrainSettings) -> SpeechLM:
+def starting_model(settings: StageSettings) -> SpeechLM:
     """Return what a stage starts from: a saved model or any speech LLM (``init``), or adapters on bases."""
     if settings.init is not None:
-        return SpeechLM.load(settings.init, dtype=settings.dtype).to_train(
-            settings.lora.model_dump(), settings.seed
-        )
-    assert settings.model is not None  # the settings see to it
+        speech_llm = SpeechLM.load(settings.init, dtype=settings.dtype)
+        return speech_llm.to_train(settings.lora.model_dump(), settings.seed)
+    assert not isinstance(settings, JointSettings) and settings.model is not None  # the settings see to it
     return SpeechLM(*fresh_model(settings.model, settings.seed))
 
 
-def aligned(model: SpeechLM | Any, settings: AlignmentSettings, *, seed: int) -> SpeechTextObjective:
+def aligned(speech_llm: SpeechLM, settings: AlignmentSettings, *, seed: int) -> SpeechTextObjective:
     """Return the objective of Eq. 6 for a model.
 
     Args:
-        model: A speech LLM of transformers' contract, in its adapter or bare.
         seed: Of the method's own parameters.
 
     Raises:
         ConfigError: There is no such method or layer, or the method does not take these options.
     """
-    speech_llm = model if isinstance(model, SpeechLM) else SpeechLM(model)
-    layers = aligned_layers(settings, speech_llm.num_layers)
+    layers = _aligned_layers(settings, speech_llm.num_layers)
     sizes = Sizes(speech_llm.hidden_size, speech_llm.vocabulary, seed)
     aligner = alignment(settings.method, layers, sizes, **settings.options)
     return SpeechTextObjective(speech_llm, aligner, settings.alpha)
 
 
-def aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, ...]:
+def _aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, ...]:
     """Return the layers to align: the method's own, those written down, or those a layer report chose.
 
     Raises:

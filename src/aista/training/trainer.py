@@ -24,19 +24,24 @@ from torch.utils.data import DataLoader
 from transformers import TrainerControl, TrainerState
 from transformers.integrations import get_reporting_integration_callbacks
 
-from aista import processes
+from aista import processes, retrieval
 from aista.config import TrainSettings
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.sampling import LengthGroupedSampler
-from aista.errors import AudioError, ManifestError, ModelInputError
+from aista.errors import AudioError, ConfigError, ManifestError, ModelInputError
+from aista.retrieval.tokens import under_cost
 from aista.speech_llm import Batch
 from aista.training import checkpointing
-from aista.training.arguments import METRIC, require_one_kind, require_whole_steps, training_arguments
-from aista.training.callbacks import FiniteLosses, Progress, StopOnSignal
+from aista.training.callbacks import FiniteLosses, Journal, Meter, Progress, StopOnSignal, Sums
 from aista.training.checkpointing import complete, writing
-from aista.training.learning_rates import learning_rate, split_by_part
-from aista.training.meter import Journal, Meter, Sums
 from aista.training.objective import SpeechTextObjective
+from aista.training.optimisation import (
+    learning_rate,
+    require_one_kind,
+    require_whole_steps,
+    split_by_part,
+    training_arguments,
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class AistaTrainer:
         metric: Of the validation that decides which model is kept; larger is better.
     """
 
-    metric: ClassVar[str] = METRIC
+    metric: ClassVar[str] = "token_accuracy"
 
     def __init__(
         self,
@@ -95,7 +100,7 @@ class AistaTrainer:
         seed: int,
         data: TrainingData,
     ) -> None:
-        self.args = training_arguments(output, settings, seed, data.num_workers, self.metric)
+        self.args = training_arguments(output, settings, seed)
         require_whole_steps(objective.alignment, self.args.gradient_accumulation_steps)
         self.settings, self.output, self.data = settings, output, data
         device = self.args.device  # asking starts torch's group, and forgets the engine of an earlier run
@@ -184,7 +189,7 @@ class AistaTrainer:
         """Make the optimiser, and let the engine wrap both."""
         objective, settings = self.model, self.settings
         if settings.activation_checkpointing:
-            objective.activation_checkpointing_enable(activation_checkpointing_kwargs=None)
+            objective.model.activation_checkpointing_enable()
         trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         groups = [  # matrices and queries decay; biases and LayerNorms never do
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
@@ -194,9 +199,7 @@ class AistaTrainer:
         optimizer = torch.optim.AdamW(
             groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon, fused=True
         )
-        rates = {
-            part: rate for part, rate in settings.learning_rates.model_dump().items() if rate is not None
-        }
+        rates = settings.learning_rates.model_dump(exclude_none=True)
         split_by_part(optimizer, objective.named_parameters(), rates)
         self.peak_rates = [group["lr"] for group in optimizer.param_groups]
         if self.accelerator.distributed_type == DistributedType.FSDP:
@@ -227,10 +230,10 @@ class AistaTrainer:
         steps = [own_shares(rows[i : i + self.step_rows].tolist(), self.micro_batch) for i in starts]
         loader = self.loader(self.data.train, [share.rows for step in steps for share in step])
         if random is not None and not done:
-            random.restore()
+            checkpointing.restore(random)
         batches = iter(loader)  # draws a number, once an epoch
         if random is not None and done:
-            random.restore()
+            checkpointing.restore(random)
         for step in steps:
             yield [(next(batches), share.counted) for share in step]
 
@@ -311,7 +314,7 @@ class AistaTrainer:
             means = self.sums.read(step)
             self.progress.shown |= means.keys() - {"loss"}
             rate = learning_rate(step - 1, settings)
-            self.log({**means, "grad_norm": self.grad_norm, "learning_rate": rate, **self.meter.read_all()})
+            self.log({**means, "grad_norm": self.grad_norm, "learning_rate": rate, **self.meter.read()})
         if settings.eval_steps and (step % settings.eval_steps == 0 or last):
             self.evaluate()
         if step % settings.save_steps == 0 or last or self.control.should_save:
@@ -326,7 +329,7 @@ class AistaTrainer:
     def tell(self, event: str, **more: Any) -> None:
         """Call every callback, as transformers' Trainer does."""
         for callback in self.callbacks:
-            known = {"model": self.trained_module, "optimizer": self.optimizer, **more}
+            known = {"model": self.trained_module.model, "optimizer": self.optimizer, **more}
             getattr(callback, event)(self.args, self.state, self.control, **known)
 
     def evaluate(self) -> None:
@@ -354,7 +357,7 @@ class AistaTrainer:
             parts = self.trained_module(speech=batch["speech"].to(self.accelerator.device)).parts
             totals += counted * torch.stack([parts["correct"], parts["tokens"], parts["ce"]]).double()
         correct, count, loss = self.accelerator.reduce(totals, reduction="sum").tolist()
-        return {METRIC: correct / max(count, 1), "loss": loss / max(count, 1)}
+        return {self.metric: correct / max(count, 1), "loss": loss / max(count, 1)}
 
     def validation_batches(self) -> Iterator[tuple[dict[str, Any], int]]:
         """Deal the validation batches out, each with its weight: every row counts once.
@@ -390,6 +393,50 @@ class AistaTrainer:
         if processes.is_main():
             with writing(folder):
                 self.trained_module.save(folder, state)
+
+
+class AlignTrainer(AistaTrainer):
+    """Validates by retrieval: the MRR (Eq. 4) of the held-out pairs, the mean over the aligned layers.
+
+    Raises:
+        ConfigError: A row has no sound.
+    """
+
+    metric = "mrr"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for dataset in filter(None, (self.data.train, self.data.validation)):
+            if not dataset.has_sound.all():
+                row = dataset.utterance(int((~dataset.has_sound).argmax()))
+                raise ConfigError(
+                    "An alignment needs the sound of every text.",
+                    got=f"{int((~dataset.has_sound).sum())} rows of task mt, e.g. {row.id!r}",
+                    advice="Keep texts without sound for `aista pretrain` and `aista joint`.",
+                )
+
+    @torch.no_grad()
+    def validation_metrics(self) -> dict[str, float]:
+        """Return ``mrr`` and what chance would give; pairs are ranked by the cost that is trained."""
+        objective: Any = self.trained_module
+        device = self.accelerator.device
+        found: list[tuple[dict[int, Tensor], dict[int, Tensor], tuple[int, ...]]] = []
+        for batch, share in self.validation_batches():
+            states = objective.pairs(batch["speech"].to(device), batch["text"].to(device))
+            for row in range(len(states.speech_mask) * share):
+                heard, read = states.speech_mask[row], states.text_mask[row]
+                if heard.any() and read.any():
+                    speech = {layer: side[row][heard].float().cpu() for layer, side in states.speech.items()}
+                    text = {layer: side[row][read].float().cpu() for layer, side in states.text.items()}
+                    found.append((speech, text, tuple(states.transcript_ids[row][read].tolist())))
+        pairs = [pair for share in processes.gather(found) for pair in share]
+        cost = getattr(objective.alignment, "cost", "squared_euclidean")
+        texts = [ids for _, _, ids in pairs]
+        values = []
+        for layer in objective.alignment.layers:
+            sides = [speech[layer] for speech, _, _ in pairs], [text[layer] for _, text, _ in pairs]
+            values.append(retrieval.exact_ranks(*under_cost(*sides, cost), texts=texts).mrr)
+        return {self.metric: sum(values) / len(values), "mrr_by_chance": retrieval.chance_mrr(len(pairs))}
 
 
 def own_turns(count: int) -> range:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aista.cli.reproduce import app
+from aista.cli.experiments import app
 from aista.config import AlignSettings
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError
@@ -45,7 +45,18 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str
     root = tmp_path_factory.mktemp("base")
     (root / "data").mkdir()
     data, asked = manifests(root), changes(root)
-    words = ["all", "--scale", "base", "--workers", "0", "--output", str(root / "run"), "--data", str(data)]
+    words = [
+        "reproduce",
+        "all",
+        "--scale",
+        "base",
+        "--workers",
+        "0",
+        "--output",
+        str(root / "run"),
+        "--data",
+        str(data),
+    ]
     result = CliRunner().invoke(app, [*words, *(word for text in asked for word in ("--set", text))])
     assert result.exit_code == 0, result.output[-3000:]
     return root, asked, result.output

@@ -16,8 +16,7 @@ from aista.model import AistaConfig, BeatsConfig, BeatsModel
 from aista.model.estimate import on_meta, qwen2_7b, vicuna, whisper_large_v2
 from aista.model.loading import qformer_config
 from aista.selection.select import select
-from aista.training.arguments import training_arguments
-from aista.training.learning_rates import learning_rate
+from aista.training.optimisation import learning_rate, training_arguments
 from aista.training.stages import joint, pretrain
 from tests import tiny
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aista import alignment
-from aista.cli.reproduce import app
+from aista.cli.experiments import app
 from aista.config import JointSettings
 from aista.experiments.paper.systems import NEEDS
 from aista.experiments.plans.paper import paper_plan
@@ -43,7 +43,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
     alignment.__path__.append(str(added))
     folder = tmp_path_factory.mktemp("reproduce") / "nano"
     try:
-        result = CliRunner().invoke(app, ["all", "--scale", "nano", "--output", str(folder)])
+        result = CliRunner().invoke(app, ["reproduce", "all", "--scale", "nano", "--output", str(folder)])
     finally:
         alignment.__path__.remove(str(added))
     assert result.exit_code == 0, result.output[-3000:]
@@ -125,7 +125,7 @@ def test_two_runners_do_not_share_a_folder(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout is not None and other.stdout.readline()
     try:
-        result = CliRunner().invoke(app, ["table1", "--output", str(tmp_path)])
+        result = CliRunner().invoke(app, ["reproduce", "table1", "--output", str(tmp_path)])
         assert "Another process" in str(result.exception)
     finally:
         other.kill()
@@ -133,7 +133,16 @@ def test_two_runners_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_papers_scale_says_what_is_missing_and_shows_its_commands(tmp_path: Path) -> None:
-    start = ["table2", "--scale", "paper", "--output", str(tmp_path), "--data", str(tmp_path / "d")]
+    start = [
+        "reproduce",
+        "table2",
+        "--scale",
+        "paper",
+        "--output",
+        str(tmp_path),
+        "--data",
+        str(tmp_path / "d"),
+    ]
     missing = str(CliRunner().invoke(app, start).exception)
     for name in ("covost2-en-zh/train.jsonl", "librispeech/test-clean.jsonl", "models/qwen2"):
         assert name in missing

@@ -1,6 +1,7 @@
-"""Other tools' manifests: one module a format, found by its name, each readable and (mostly) writable.
+"""Other tools' manifests: formats found by their names, each readable and (mostly) writable.
 
-A format module offers
+Those with one flat row an utterance stand together in ``rows``; a module of this package, or a dotted name
+outside it, is another format. It offers
 
 * ``read(source, options) -> Iterator[tuple[str, Row | Skipped | ManifestError]]``: where a row stands (for
   messages), and the fields of an :class:`~aista.data.manifest.Utterance` that it gives, the audio's path as
@@ -15,20 +16,25 @@ row gives less of than its source says is noted in the same way (``note``).
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
 
 from aista import plugins
 from aista.audio.files import probe
-from aista.data.manifest import Manifest, Utterance, complaints, numbered, write_manifest
+from aista.data.manifest import (
+    Manifest,
+    Utterance,
+    answer_field,
+    complaints,
+    numbered,
+    write_manifest,
+)
 from aista.data.text_files import guarded
 from aista.errors import AudioError, ConfigError, ManifestError
 from aista.files import draft_of
@@ -82,24 +88,35 @@ class Imported:
         examples: Reason or note -> the places of the first few.
     """
 
-    rows: int
-    skipped: dict[str, int]
+    rows: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def count(self, counts: dict[str, int], reason: str, where: str) -> None:
+        """Count a row for a reason, and keep the place of the first few."""
+        counts[reason] = counts.get(reason, 0) + 1
+        places = self.examples.setdefault(reason, [])
+        if len(places) < EXAMPLES:
+            places.append(where)
 
 
 def names() -> list[str]:
     """Return the names of the built-in formats."""
-    return plugins.names(__name__)
+    from aista.data.importers.rows import FORMATS
+
+    return plugins.names(__name__, ("rows",), FORMATS)
 
 
-def importer(name: str) -> ModuleType:
-    """Return a format module by its name, or by a dotted name outside this package.
+def importer(name: str) -> Any:
+    """Return a format by its name, or by a dotted name outside this package.
 
     Raises:
         ConfigError: There is no such format.
     """
-    return plugins.find(__name__, name, kind="format")
+    from aista.data.importers.rows import FORMATS
+
+    return plugins.find(__name__, name, kind="format", hidden=("rows",), table=FORMATS)
 
 
 def import_manifest(
@@ -117,77 +134,55 @@ def import_manifest(
     """
     module, source, out = importer(name), Path(source), Path(out)
     root = options.audio_root or (source if source.is_dir() else source.parent)
-    options = Options(options.defaults, options.columns, options.audio_root, out, options.split)
-    skipped: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
-
-    def count(counter: Counter[str], reason: str, where: str) -> None:
-        counter[reason] += 1
-        places = examples.setdefault(reason, [])
-        if len(places) < EXAMPLES:
-            places.append(where)
-
-    def located(row: Row) -> Row:
-        fields = {key: value for key, value in row.items() if value is not None and value != ""}
-        if (note := fields.pop(NOTE, None)) is not None:
-            count(notes, *note)
-        if isinstance(fields.get("audio"), str):
-            fields["audio"] = Path(os.path.relpath(root / fields["audio"], out.parent)).as_posix()
-        return fields
+    found = Imported()
 
     def rows() -> Iterator[Utterance]:
         usable, unusable = 0, None
-        given = guarded(
-            module.read(source, options),
-            str(source),
-            lambda pair: pair[0],
-            "Is it of this format, and whole?",
-        )
+        given = module.read(source, replace(options, out=out))
+        given = guarded(given, str(source), lambda pair: pair[0], "Is it of this format, and whole?")
         for where, row in given:
             if isinstance(row, Skipped):
-                count(skipped, row, where)
+                found.count(found.skipped, row, where)
                 continue
             try:
                 if isinstance(row, ManifestError):
                     raise row
-                utterance = _utterance(options.defaults | located(row), where)
+                fields = {key: value for key, value in row.items() if value is not None and value != ""}
+                if (note := fields.pop(NOTE, None)) is not None:
+                    found.count(found.notes, *note)
+                if isinstance(fields.get("audio"), str):
+                    fields["audio"] = Path(os.path.relpath(root / fields["audio"], out.parent)).as_posix()
+                utterance = _utterance(options.defaults | fields, where)
             except ManifestError as error:
                 unusable = unusable or error
-                why = (
-                    error.what.rpartition(": ")[2].rstrip(".")
-                    if isinstance(row, ManifestError)
-                    else error.got
-                )
-                count(skipped, f"no utterance: {why}", where)
+                said = isinstance(row, ManifestError)
+                why = error.what.rpartition(": ")[2].rstrip(".") if said else error.got
+                found.count(found.skipped, f"no utterance: {why}", where)
                 continue
             usable += 1
-            answer = "translation" if utterance.task in ("st", "mt") else "text"
+            answer = answer_field(utterance.task)
             if getattr(utterance, answer) is None:
-                count(notes, f"without {answer}: nothing to train task {utterance.task} on", where)
+                what = f"without {answer}: nothing to train task {utterance.task} on"
+                found.count(found.notes, what, where)
             yield utterance
         if unusable is not None and not usable:
             raise unusable
 
-    written = write_manifest(out, numbered(_measured(rows(), out.parent)))
-    return Imported(written, dict(skipped), dict(notes), examples)
-
-
-def _measured(rows: Iterator[Utterance], folder: Path) -> Iterator[Utterance]:
-    """Give rows without a duration that of their file; one that cannot be read stays without."""
-
     def measured(row: Utterance) -> Utterance:
+        """Give a row without a duration that of its file; one that cannot be read stays without."""
         if row.audio is None or row.duration is not None:
             return row
         try:
-            seconds = round(probe(folder / row.audio).duration_seconds - row.offset, 4)
+            seconds = round(probe(out.parent / row.audio).duration_seconds - row.offset, 4)
         except AudioError:
             return row
         return row.model_copy(update={"duration": seconds}) if seconds > 0 else row
 
     with ThreadPoolExecutor(_READERS) as pool:
-        while batch := list(islice(rows, _ROWS_AT_ONCE)):
-            yield from pool.map(measured, batch)
+        every = rows()
+        batches = iter(lambda: list(islice(every, _ROWS_AT_ONCE)), [])
+        measured_rows = (row for batch in batches for row in pool.map(measured, batch))
+        return replace(found, rows=write_manifest(out, numbered(measured_rows)))
 
 
 def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> int:
@@ -220,8 +215,9 @@ def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> in
 
 def _utterance(row: Row, where: str) -> Utterance:
     texts = {key: str(value) for key, value in row.items() if key in _TEXTS and type(value) in (int, float)}
+    codes = {key: _code(row[key]) for key in _LANGUAGES if isinstance(row.get(key), str)}
     try:
-        return Utterance(**row | texts | {key: _code(row[key]) for key in _LANGUAGES if row.get(key)})
+        return Utterance(**row | texts | codes)
     except ValidationError as error:
         raise ManifestError(
             f"{where}: gives no utterance.",
@@ -231,29 +227,13 @@ def _utterance(row: Row, where: str) -> Utterance:
         ) from None
 
 
-def _code(form: Any) -> Any:
+def _code(form: str) -> str:
     """Return the ISO code of a language in any form; of one that is not known, its primary subtag."""
-    if not isinstance(form, str):
-        return form
     try:
         return code_of(form)
     except ConfigError:
         primary = form.strip().lower().replace("_", "-").split("-")[0]
         return form if primary in ("zh", "zho", "cmn", "chi") else primary
-
-
-def unless_it_has_a_channel(row: Utterance, format_name: str) -> Utterance:
-    """Return the row, for formats that cannot name a channel.
-
-    Raises:
-        ManifestError: It is one channel of its file.
-    """
-    if row.channel is not None:
-        raise ManifestError(
-            f"Utterance {row.id!r} is channel {row.channel} of its file: {format_name} cannot say so.",
-            advice="Write the sounds as files of their own first: aista data shard.",
-        )
-    return row
 
 
 def stem(path: str) -> str:

@@ -93,7 +93,13 @@ def _columns(data: Dataset, options: Options) -> dict[str, str]:
 
 def _load(source: Path, split: str | None) -> Dataset:
     try:
-        data = _opened(source, split)
+        if source.suffix == ".parquet":
+            data = Dataset.from_parquet(str(source))
+        elif (source / "dataset_dict.json").exists() or (source / "state.json").exists():
+            data = load_from_disk(str(source))
+        else:
+            name, _, configuration = str(source).partition(":")
+            data = load_dataset(name, configuration or None, split=split)
     except (DatasetsError, OSError, ValueError) as error:
         raise ManifestError(
             f"{source}: cannot be loaded as a data set.",
@@ -101,22 +107,11 @@ def _load(source: Path, split: str | None) -> Dataset:
             expected="parquet, a folder that save_to_disk wrote, or a hub id",
             advice="Sound files with a metadata.csv: --format table --column audio=file_name.",
         ) from None
-    if isinstance(data, DatasetDict):
-        if split not in data:
-            raise ConfigError(
-                "Which split?", got=split, expected=", ".join(data), advice="Name it with --split."
-            )
-        data = data[split]
-    return data
-
-
-def _opened(source: Path, split: str | None) -> Dataset | DatasetDict:
-    if source.suffix == ".parquet":
-        return Dataset.from_parquet(str(source))
-    if (source / "dataset_dict.json").exists() or (source / "state.json").exists():
-        return load_from_disk(str(source))
-    name, _, configuration = str(source).partition(":")
-    return load_dataset(name, configuration or None, split=split)
+    if not isinstance(data, DatasetDict):
+        return data
+    if split not in data:
+        raise ConfigError("Which split?", got=split, expected=", ".join(data), advice="Name it with --split.")
+    return data[split]
 
 
 def _sound(value: Any, name: str, options: Options, unpacked: set[Path]) -> str | None:

@@ -91,14 +91,14 @@ def _channels(value: Any) -> list[int]:
 
 def _row(cut: Row, supervision: Row, whole: bool) -> Row:
     """Return the span of a supervision: the whole cut if it is the only one."""
-    begin = cut["start"] if whole else cut["start"] + max(0.0, supervision.get("start", 0.0))
     custom: dict[str, Any] = supervision.get("custom") or {}
-    language = str(supervision.get("language") or "")
+    span = cut if whole else supervision
+    begin = cut["start"] + (0.0 if whole else max(0.0, supervision.get("start", 0.0)))
     return {
-        "id": cut["id"] if whole else supervision["id"],
+        "id": span["id"],
         "offset": round(begin, 6),
-        "duration": cut["duration"] if whole else supervision["duration"],
-        "src_lang": language or None,
+        "duration": span["duration"],
+        "src_lang": str(supervision.get("language") or "") or None,
         "tgt_lang": custom.get("tgt_lang"),
         "text": supervision.get("text"),
         "translation": custom.get("translation"),

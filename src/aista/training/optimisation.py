@@ -1,10 +1,13 @@
-"""Our settings of a training run as transformers' own."""
+"""How a run is optimised: batches, what processes can share, learning rates (docs/decisions, 8)."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
@@ -13,22 +16,15 @@ from aista.alignment.base import Alignment
 from aista.config import TrainSettings
 from aista.data.dataset import SpeechDataset
 from aista.errors import ConfigError
+from aista.model.lora import is_lora
 
-METRIC = "token_accuracy"
 
-
-def training_arguments(
-    output: Path, settings: TrainSettings, seed: int, num_workers: int = 0, metric: str = METRIC
-) -> TrainingArguments:
-    """Translate our settings into transformers' own.
-
-    Args:
-        metric: Of the validation that decides which model is kept; larger is better.
+def training_arguments(output: Path, settings: TrainSettings, seed: int) -> TrainingArguments:
+    """Return our settings as transformers' own, for its callbacks, which note them beside a run.
 
     Raises:
         ConfigError: The global batch does not divide among the processes.
     """
-    validates = settings.eval_steps is not None
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
         max_steps=settings.max_steps,
@@ -42,25 +38,12 @@ def training_arguments(
         adam_epsilon=settings.adam_epsilon,
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.precision == "bf16",
-        eval_strategy="steps" if validates else "no",
+        eval_strategy="no" if settings.eval_steps is None else "steps",
         eval_steps=settings.eval_steps,
-        save_strategy="steps",
         save_steps=settings.save_steps,
-        load_best_model_at_end=validates,
-        metric_for_best_model=metric if validates else None,
-        greater_is_better=True if validates else None,
-        restore_callback_states_from_checkpoint=True,
-        activation_checkpointing=settings.activation_checkpointing,
         logging_steps=settings.logging_steps,
-        logging_nan_inf_filter=False,
         report_to=settings.report_to,
-        dataloader_num_workers=num_workers,
-        remove_unused_columns=False,
-        label_names=["labels"],
         seed=seed,
-        data_seed=seed,
-        # What they choose for a PreTrainedModel, which the objective holds and is not.
-        ddp_find_unused_parameters=not settings.activation_checkpointing,
         use_cpu=not torch.cuda.is_available(),
     )
 
@@ -133,3 +116,61 @@ def accumulation(settings: TrainSettings) -> int:
             advice="Change train.per_device_train_batch_size or the number of processes.",
         )
     return settings.global_batch_size // micro
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """Return the learning rate of a global step, counted from 0.
+
+    Linear from ``warmup_start_learning_rate`` to ``learning_rate`` over ``warmup_steps``, then a cosine that
+    is counted from step 0 to ``max_steps`` and ends at ``min_learning_rate``. Counting the cosine from step 0
+    makes the rate drop a little where the warm-up ends (2.94e-5 instead of 3e-5 with the paper's values).
+
+    Source: the paper's A.1 for the values; SALMONN for the form.
+    Departs: SALMONN restarts the warm-up at each of its epochs; here steps are global, unless
+        ``salmonn_epoch_steps`` says how long its epochs are.
+    """
+    peak, low = settings.learning_rate, settings.min_learning_rate
+    if step < settings.warmup_steps:
+        start = settings.warmup_start_learning_rate
+        counted = step % settings.salmonn_epoch_steps if settings.salmonn_epoch_steps else step
+        return start + (peak - start) * counted / settings.warmup_steps
+    progress = min(step / settings.max_steps, 1.0)
+    return low + (peak - low) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def part_of(name: str) -> str:
+    """Return which part a parameter belongs to, by its name in the objective.
+
+    Of somebody else's model all that is trained beside LoRA is its projection.
+    """
+    if "window_qformer.projection." in name:
+        return "projection"
+    if "window_qformer." in name:
+        return "qformer"
+    if name.startswith(("alignment.", "module.alignment.")):
+        return "alignment"
+    return "lora" if is_lora(name) else "projection"
+
+
+def split_by_part(
+    optimizer: torch.optim.Optimizer,
+    named: Iterable[tuple[str, nn.Parameter]],
+    rates: Mapping[str, float],
+) -> None:
+    """Give the named parts their own peak learning rate, in place, before the first step.
+
+    Args:
+        optimizer: Its groups are cut by part; what else they say (weight decay) stays.
+        named: The parameters and their names.
+        rates: Part -> learning rate; the others keep the group's. A schedule scales all of them alike.
+    """
+    parts = {id(parameter): part_of(name) for name, parameter in named}
+    groups = []
+    for group in optimizer.param_groups:
+        members: dict[str, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            part = parts[id(parameter)]
+            members.setdefault(part if part in rates else "", []).append(parameter)
+        for part, parameters in members.items():
+            groups.append({**group, "params": parameters, "lr": rates.get(part, group["lr"])})
+    optimizer.param_groups[:] = groups
