@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from aista.analysis.zero_shot_mt import gain
 from aista.config import AlignSettings, PretrainSettings
 from aista.data.manifest import Manifest, Utterance, write_manifest
@@ -27,7 +29,7 @@ from aista.demo import corpus
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.metrics import bleu
 from aista.evaluation.settings import EvaluateSettings
-from aista.evaluation.significance import bootstrap_over_seeds
+from aista.evaluation.significance import Interval, bootstrap_over_seeds
 from aista.experiments.plan import Job, changed, shipped
 from aista.experiments.plans.demo import encode, synthesise, write_texts
 from aista.experiments.progress import Clock
@@ -40,6 +42,9 @@ from aista.text.languages import script_complaint
 SCALE = corpus.Scale(asr=1_200, st=200, dev=150, test_common=200, test_rare=200)
 SPLITS = {"dev": ("dev",), "test": ("test_common", "test_rare")}
 TARGETS = ("zh", "ja")
+COLUMNS = (
+    "bleu", "chrf", "wrong_language", "wer", "text_bleu", "cascade_bleu", "cross_entropy", "cpu_seconds",
+)  # fmt: skip
 ALL, INNER = [0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]
 
 
@@ -89,6 +94,15 @@ SYSTEMS = {
     "shuffled": System("control: + Wasserstein to others' transcripts", "wasserstein", ALL, 0.5, COSINE,
                        shuffled=True),
     "uniform": System("control: + cosine cost under a uniform plan", "tools.uniform_plan", ALL, 0.5),
+}  # fmt: skip
+
+
+# What tools/zero_shot_base.py runs on real weights, under names of its own.
+BOUNDS = {"text": "bound: the true transcript", "cascade": "bound: cascade with Whisper's transcript"}
+TITLES = {name: system.title for name, system in SYSTEMS.items()} | BOUNDS | {
+    "aligned": "alignment first alone: no cross-entropy on speech",
+    "pulled": "alignment first, then Wasserstein (cosine) without cross-entropy",
+    "unaligned": "cross-entropy without alignment first",
 }  # fmt: skip
 
 
@@ -281,14 +295,18 @@ def collect(folder: Path, target: Path, split: str) -> None:
         for path in sorted(folder.glob(f"runs/*/*/*/{split}_rows.json"))
         for r in json.loads(path.read_text())
     ]
-    texts = {
-        f"{r['experiment']}/{r['system']}/{r['seed']}/{r['language']}": r.pop("hypotheses") for r in found
-    }
+    texts = {_key(r): r.pop("hypotheses") for r in found}
+    losses = {_key(r): r.pop("losses") for r in found if "losses" in r}
     references = {r["language"]: r.pop("references") for r in found}
     target.mkdir(parents=True, exist_ok=True)
     write_whole(target / "runs.jsonl", "".join(json.dumps(row) + "\n" for row in found))
-    packed = json.dumps({"references": references, "hypotheses": texts}, ensure_ascii=False).encode()
+    kept = {"references": references, "hypotheses": texts, **({"losses": losses} if losses else {})}
+    packed = json.dumps(kept, ensure_ascii=False).encode()
     (target / "answers.json.gz").write_bytes(gzip.compress(packed, mtime=0))
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return "/".join(str(row[name]) for name in ("experiment", "system", "seed", "language"))
 
 
 def report(target: Path) -> list[dict[str, Any]]:
@@ -298,9 +316,9 @@ def report(target: Path) -> list[dict[str, Any]]:
     found = []
     for experiment in sorted({row["experiment"] for row in rows}):
         here = [row for row in rows if row["experiment"] == experiment]
-        for name in sorted({row["system"] for row in here}, key=list(SYSTEMS).index):
+        for name in sorted({row["system"] for row in here}, key=list(TITLES).index):
             own, base = ({r["seed"] for r in here if r["system"] == which} for which in (name, "base"))
-            seeds = sorted(own & base) if name != "base" else sorted(own)
+            seeds = sorted(own if name in ("base", *BOUNDS) else own & base)
             if not seeds:
                 continue
             mine = [row for row in here if row["system"] == name and row["seed"] in seeds]
@@ -309,10 +327,10 @@ def report(target: Path) -> list[dict[str, Any]]:
                 "system": name,
                 "seeds": seeds,
             }
-            for key in ("bleu", "chrf", "wrong_language", "wer", "text_bleu", "cascade_bleu", "cpu_seconds"):
-                known = [row[key] for row in mine if row[key] is not None]
+            for key in COLUMNS:
+                known = [row[key] for row in mine if row.get(key) is not None]
                 entry[key] = fmean(known) if known else None
-            if name != "base":
+            if name not in ("base", *BOUNDS):
                 entry |= _difference(here, kept, experiment, name, seeds)
             found.append(entry)
     return found
@@ -326,20 +344,40 @@ def _difference(
     def of(system: str, key: str) -> list[float]:
         return [fmean(r[key] for r in rows if (r["system"], r["seed"]) == (system, seed)) for seed in seeds]
 
-    def texts(system: str, code: str) -> list[list[str]]:
-        return [kept["hypotheses"][f"{experiment}/{system}/{seed}/{code}"] for seed in seeds]
+    def texts(system: str, code: str, what: str = "hypotheses") -> list[list[Any]]:
+        return [kept[what][f"{experiment}/{system}/{seed}/{code}"] for seed in seeds]
 
     for row in rows:  # the committed scores are those of the committed answers
-        answers = kept["hypotheses"][f"{experiment}/{row['system']}/{row['seed']}/{row['language']}"]
+        if row["bleu"] is None:
+            continue
+        answers = kept["hypotheses"][_key(row)]
         score = bleu(answers, kept["references"][row["language"]], row["language"]).value
         assert abs(score - row["bleu"]) < 1e-6, row
+    codes = sorted(kept["references"])
     drawn = bootstrap_over_seeds(
-        {code: (texts("base", code), texts(name, code)) for code in TARGETS}, kept["references"]
+        {code: (texts("base", code), texts(name, code)) for code in codes}, kept["references"]
     )
-    return {
-        "difference": {key: asdict(gain(of("base", key), of(name, key))) for key in ("bleu", "wer")},
+    measures = [key for key in ("bleu", "wer", "cross_entropy") if rows[0].get(key) is not None]
+    found = {
+        "difference": {key: asdict(gain(of("base", key), of(name, key))) for key in measures},
         "over_seeds_and_sentences": asdict(drawn),
     }
+    if "losses" in kept:
+        losses = [[texts(which, code, "losses") for code in codes] for which in ("base", name)]
+        found["losses_over_seeds_and_sentences"] = asdict(_drawn(np.subtract(losses[1], losses[0])))
+    return found
+
+
+def _drawn(differences: np.ndarray, num_resamples: int = 10_000) -> Interval:
+    """Bootstrap the mean of (languages, seeds, sentences) over seeds and sentences, both drawn."""
+    rng = np.random.default_rng(12345)
+    _, seeds, sentences = differences.shape
+    means = [
+        differences[:, rng.choice(seeds, seeds)][:, :, rng.choice(sentences, sentences)].mean()
+        for _ in range(num_resamples)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(differences.mean()), float(low), float(high))
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
@@ -352,12 +390,26 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         gained = row.get("difference", {}).get("bleu", {})
         drawn = row.get("over_seeds_and_sentences")
         lines.append(
-            f"| {SYSTEMS[row['system']].title} | {len(row['seeds'])} | {row['bleu']:.1f} | "
+            f"| {TITLES[row['system']]} | {len(row['seeds'])} | {row['bleu']:.1f} | "
             + (f"{_interval(gained['mean'], gained)} | " if gained else "| ")
             + (f"{_interval(drawn['difference'], drawn)} | " if drawn else "| ")
-            + f"{row['wer']:.1f} | {_known(row['text_bleu'])} | {_known(row['cascade_bleu'])} | "
+            + f"{_known(row['wer'])} | {_known(row['text_bleu'])} | {_known(row['cascade_bleu'])} | "
             f"{row['wrong_language']:.1%} | {row['cpu_seconds']:.0f} |"
         )
+    if any(row["cross_entropy"] is not None for row in found):
+        head = "| | cross-entropy of the reference | difference | seeds and sentences | of each seed |"
+        lines += ["", head, "|---|---|---|---|---|"]
+    for row in found:
+        if row["cross_entropy"] is None:
+            continue
+        cells = [TITLES[row["system"]], f"{row['cross_entropy']:.3f}", "", "", ""]
+        if gained := row.get("difference", {}).get("cross_entropy"):
+            drawn = row["losses_over_seeds_and_sentences"]
+            cells[2:] = (
+                _interval(gained["mean"], gained, 3), _interval(drawn["difference"], drawn, 3),
+                " ".join(signed(value, 3) for value in gained["values"]),
+            )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -365,10 +417,10 @@ def _known(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _interval(mean: float, ends: Mapping[str, Any]) -> str:
+def _interval(mean: float, ends: Mapping[str, Any], digits: int = 1) -> str:
     if ends["low"] is None:
-        return signed(mean)
-    return f"{signed(mean)} ({signed(ends['low'])} to {signed(ends['high'])})"
+        return signed(mean, digits)
+    return f"{signed(mean, digits)} ({signed(ends['low'], digits)} to {signed(ends['high'], digits)})"
 
 
 def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
@@ -381,7 +433,7 @@ def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
                 rows.append(
                     {
                         "group": titles.get(row["experiment"], row["experiment"]), "measure": measure,
-                        "name": f"{row['experiment']} {row['system']}", "title": SYSTEMS[row["system"]].title,
+                        "name": f"{row['experiment']} {row['system']}", "title": TITLES[row["system"]],
                         "mean": gained["mean"], "low": gained["low"], "high": gained["high"],
                         "values": values,
                     }

@@ -44,6 +44,7 @@ CONFIGS = Path(__file__).parent.parent / "docs/results/base/zero_shot"
 HOME, FEATURES = Path("runs/zero_shot"), "runs/features"
 SYSTEMS = {
     "aligned": "",
+    "pulled": "alignment={method: wasserstein, layers: LAYERS, options: {scale: cosine}}",
     "base": "alignment={method: none}",
     "cosine_half": "alignment={method: wasserstein, layers: LAYERS, alpha: 0.5, options: {scale: cosine}}",
     "unaligned": "alignment={method: none}",
@@ -69,15 +70,16 @@ def go(chosen: argparse.Namespace, name: str, seed: int) -> None:
     if path.exists():
         return
     start = time.process_time()
-    if name == "aligned":
-        settings = AlignSettings.load(CONFIGS / "align.yaml", [f"output={run}", f"seed={seed}", *chosen.set])
-        steps = align(settings).steps
+    first = run.parent.parent / "aligned" / f"seed_{seed}"
+    model = AlignSettings.load(CONFIGS / "align.yaml").model
+    begin = (
+        {"model": model, "init": None} if name.endswith("aligned") else {"model": None, "init": str(first)}
+    )
+    how = SYSTEMS[name].replace("LAYERS", str(chosen.layers))
+    changes = [f"output={run}", f"seed={seed}", *filter(None, [how]), *chosen.set]
+    if name in ("aligned", "pulled"):
+        steps = align(AlignSettings.load(CONFIGS / "align.yaml", changes, begin)).steps
     else:
-        first = run.parent.parent / "aligned" / f"seed_{seed}"
-        model = AlignSettings.load(CONFIGS / "align.yaml").model
-        begin = {"init": None, "model": model} if name == "unaligned" else {"init": str(first)}
-        changes = [f"output={run}", f"seed={seed}", SYSTEMS[name].replace("LAYERS", str(chosen.layers)),
-                   *chosen.set]  # fmt: skip
         steps = pretrain(PretrainSettings.load(CONFIGS / "ear.yaml", changes, begin)).steps
     trained = run / "cpu_seconds"
     if not trained.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aista.evaluation.metrics import bleu
-from tools.zero_shot import SYSTEMS, Setting, collect, jobs, report
+from tools.zero_shot import SYSTEMS, Setting, collect, jobs, report, table
 
 REFERENCES = {
     "zh": ["医生昨天在公园买了一本书", "他没有看见那只狗"],
@@ -16,14 +16,17 @@ REFERENCES = {
 }
 
 
-def invent(folder: Path, system: str, seed: int, answers: dict[str, list[str]]) -> None:
+def invent(
+    folder: Path, system: str, seed: int, answers: dict[str, list[str]], loss: float | None = None
+) -> None:
     """The rows that a run leaves behind."""
+    losses = {} if loss is None else {"losses": [loss, loss + 1], "cross_entropy": loss + 0.5}
     rows = [
         {
             "experiment": "e", "system": system, "seed": seed, "language": code, "split": "test",
             "bleu": bleu(answers[code], REFERENCES[code], code).value, "wer": 10.0 * seed, "chrf": 1.0,
             "wrong_language": 0.0, "text_bleu": 99.0, "cascade_bleu": 90.0, "cpu_seconds": 60.0,
-            "hypotheses": answers[code], "references": REFERENCES[code],
+            "hypotheses": answers[code], "references": REFERENCES[code], **losses,
         }
         for code in REFERENCES
     ]  # fmt: skip
@@ -48,6 +51,21 @@ def test_differences_are_recomputed_from_the_committed_answers(tmp_path: Path) -
     (tmp_path / "kept" / "runs.jsonl").write_text(lines.replace("100.0", "99.0", 1))
     with pytest.raises(AssertionError):
         report(tmp_path / "kept")
+
+
+def test_losses_are_compared_sentence_by_sentence(tmp_path: Path) -> None:
+    for seed, gained in ((1, 0.25), (2, 0.75)):
+        invent(tmp_path, "base", seed, REFERENCES, loss=2.0 + seed)
+        invent(tmp_path, "cosine_half", seed, REFERENCES, loss=2.0 + seed - gained)
+    invent(tmp_path, "text", 0, REFERENCES, loss=1.0)
+    collect(tmp_path, tmp_path / "kept", "test")
+    found = {row["system"]: row for row in report(tmp_path / "kept")}
+    gain = found["cosine_half"]["difference"]["cross_entropy"]
+    drawn = found["cosine_half"]["losses_over_seeds_and_sentences"]
+    assert gain["values"] == pytest.approx((-0.25, -0.75)) and gain["mean"] == pytest.approx(-0.5)
+    assert (drawn["low"], drawn["difference"], drawn["high"]) == pytest.approx((-0.75, -0.5, -0.25))
+    assert found["text"]["seeds"] == [0] and "difference" not in found["text"]
+    assert "−0.500" in table(list(found.values()))
 
 
 def test_systems_share_data_and_length(tmp_path: Path) -> None:
