@@ -28,7 +28,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from aista.errors import CheckpointError, ConfigError
 from aista.model.beats import BeatsModel, read_checkpoint
 from aista.model.configuration import BeatsConfig
-from aista.model.weights import fingerprint, read_pickle, require_match
+from aista.model.weights import fingerprint, load_strictly, read_pickle, require_match
 
 PACKAGED = "aista:"
 ROLES = ("speech_encoder", "audio_encoder", "backbone")
@@ -102,41 +102,40 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             yield from read_pickle(file).items()
 
 
-def _is_inside(folder: Path, name: str) -> bool:
-    """Whether a name leads to somewhere in the folder, as it stands: links are followed where they lead."""
-    return Path(os.path.normpath(folder / name)).is_relative_to(os.path.normpath(folder))
-
-
 def _weight_files(folder: Path) -> list[Path]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if index.is_file():
-            try:
-                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise CheckpointError(
-                    "The index of the weights is damaged.", got=f"{index}: {error}"
-                ) from None
-            outside = [shard for shard in shards if not _is_inside(folder, shard)]
-            if outside:
-                raise CheckpointError(
-                    "The index of the weights names a file outside its folder.",
-                    got=f"{index}: {outside[0]!r}",
-                    expected="names of files beside it",
-                )
-            if absent := [shard for shard in shards if not (folder / shard).is_file()]:
-                raise CheckpointError(
-                    "Files of the weights are missing.",
-                    got=f"{len(absent)} of {len(shards)}: {', '.join(absent[:3])}",
-                    expected=f"all that {index} names",
-                    advice="The download was not finished: run it again.",
-                )
-            return [folder / shard for shard in shards]
+            return _shards(index)
         if (folder / name).is_file():
             return [folder / name]
     raise CheckpointError(
         "There are no weights here.", got=folder, expected="model.safetensors or pytorch_model.bin"
     )
+
+
+def _shards(index: Path) -> list[Path]:
+    """Return the files that an index of weights names."""
+    folder = os.path.normpath(index.parent)
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError("The index of the weights is damaged.", got=f"{index}: {error}") from None
+    for shard in shards:  # by its name alone: links in the folder may lead out, as in the hub's cache
+        if not Path(os.path.normpath(index.parent / shard)).is_relative_to(folder):
+            raise CheckpointError(
+                "The index of the weights names a file outside its folder.",
+                got=f"{index}: {shard!r}",
+                expected="names of files beside it",
+            )
+    if absent := [shard for shard in shards if not (index.parent / shard).is_file()]:
+        raise CheckpointError(
+            "Files of the weights are missing.",
+            got=f"{len(absent)} of {len(shards)}: {', '.join(absent[:3])}",
+            expected=f"all that {index} names",
+            advice="The download was not finished: run it again.",
+        )
+    return [index.parent / shard for shard in shards]
 
 
 def read_config(folder: Path, kind: type | None = None) -> PreTrainedConfig:
@@ -166,8 +165,7 @@ def text_config(path: Path) -> PreTrainedConfig:
         CheckpointError: It also sees or hears (Gemma 3, Qwen2.5-VL): LoRA would be put into those parts too.
     """
     config = read_config(path)
-    text = config.get_text_config()
-    if text is not config:
+    if (text := config.get_text_config()) is not config:
         raise CheckpointError(
             "This backbone is more than a language model.",
             got=f"{path} is a {config.model_type!r}, whose text part is a {text.model_type!r}",
@@ -232,12 +230,10 @@ def _encoder_tensors(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     alone = True
     for name, tensor in tensors(folder):
-        if ".encoder." in f".{name}" or ".decoder." in f".{name}" or name == "proj_out.weight":
-            alone = False
-        if ".encoder." in f".{name}":
-            found[f".{name}".partition(".encoder.")[2]] = tensor
-        elif alone:
-            found[name] = tensor
+        _, is_inside, inner = f".{name}".partition(".encoder.")
+        alone = alone and not (is_inside or ".decoder." in f".{name}" or name == "proj_out.weight")
+        if is_inside or alone:
+            found[inner or name] = tensor
     return found
 
 
@@ -273,12 +269,9 @@ def load_audio_encoder(path: Path) -> BeatsModel:
     """
     if path.is_file():
         return BeatsModel.from_checkpoint(path)
-    model = BeatsModel(audio_config(path))
     state = {name.removeprefix("beats."): tensor.float() for name, tensor in tensors(path)}
     state = {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}
-    require_match(f"BEATs in {path}", state, model.state_dict())
-    model.load_state_dict(state)
-    return model.eval()
+    return load_strictly(BeatsModel(audio_config(path)), state, f"BEATs in {path}")
 
 
 def load_backbone(path: Path, dtype: torch.dtype, **options: Any) -> nn.Module:
@@ -297,8 +290,7 @@ def load_backbone(path: Path, dtype: torch.dtype, **options: Any) -> nn.Module:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise refusal("This backbone cannot be loaded.", path, error) from error
     model, report = loaded
-    if report["missing_keys"] or report["mismatched_keys"]:
-        names = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if names := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise CheckpointError(
             "Tensors of the backbone are missing or misshapen.", got=names[:6], advice=str(path)
         )

@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from aista.errors import CheckpointError
 from aista.model.configuration import BeatsConfig
-from aista.model.weights import read_pickle, require_match
+from aista.model.weights import load_strictly, read_pickle
 
 __all__ = ["BeatsConfig", "BeatsFeatures", "BeatsForAudioTagging", "BeatsModel"]
 
@@ -193,10 +193,7 @@ class BeatsModel(_BeatsPreTrainedModel):
             CheckpointError: The file is unsafe, damaged, or does not hold exactly a BEATs model.
         """
         config, state, _ = read_checkpoint(path)
-        model = cls(config)
-        require_match(f"BEATs ({Path(path).name})", state, model.state_dict())
-        model.load_state_dict(state)
-        return model.eval()
+        return load_strictly(cls(config), state, f"BEATs ({Path(path).name})")
 
     def position_bias(self, length: int) -> Tensor | None:
         """Return the relative position bias (1, heads, length, length), before any gate."""
@@ -283,12 +280,9 @@ class BeatsForAudioTagging(_BeatsPreTrainedModel):
         config, state, head = read_checkpoint(path)
         if not head:
             raise CheckpointError("This BEATs file has no classification head.", got=path)
-        model = cls(config)
         state = {f"beats.{name}": tensor for name, tensor in state.items()}
         state |= {f"classifier.{name}": tensor for name, tensor in head.items()}
-        require_match(f"BEATs ({Path(path).name})", state, model.state_dict())
-        model.load_state_dict(state)
-        return model.eval()
+        return load_strictly(cls(config), state, f"BEATs ({Path(path).name})")
 
     def forward(
         self, fbank: Tensor, fbank_mask: Tensor | None = None, labels: Tensor | None = None
@@ -303,70 +297,41 @@ class BeatsForAudioTagging(_BeatsPreTrainedModel):
         features, mask, _ = self.beats(fbank, fbank_mask)
         logits = self.classifier(self.classifier_dropout(features)) * mask[..., None]
         logits = logits.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        loss = None
-        if labels is not None:
-            one_each = labels.ndim == 1
-            loss = (
-                F.cross_entropy(logits, labels)
-                if one_each
-                else F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-            )
-        return AudioTaggingOutput(loss=loss, logits=logits)
+        if labels is None:
+            return AudioTaggingOutput(logits=logits)
+        if labels.ndim == 1:
+            return AudioTaggingOutput(F.cross_entropy(logits, labels), logits)
+        loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return AudioTaggingOutput(loss, logits)
 
 
 # Published name -> ours. A setting of training that inference does not need maps to None.
 _CFG = {
-    "encoder_layers": "num_hidden_layers",
-    "encoder_embed_dim": "hidden_size",
-    "encoder_ffn_embed_dim": "intermediate_size",
-    "encoder_attention_heads": "num_attention_heads",
-    "activation_fn": "hidden_act",
-    "dropout": "hidden_dropout",
-    "attention_dropout": "attention_dropout",
-    "activation_dropout": "activation_dropout",
-    "dropout_input": "input_dropout",
-    "layer_norm_first": "layer_norm_first",
-    "conv_bias": "conv_bias",
-    "conv_pos": "conv_pos",
-    "conv_pos_groups": "conv_pos_groups",
-    "relative_position_embedding": "relative_position",
-    "num_buckets": "num_buckets",
-    "max_distance": "max_distance",
-    "gru_rel_pos": "gated_relative_position",
-    "deep_norm": "deep_norm",
-    "input_patch_size": "patch_size",
-    "embed_dim": "patch_embed_dim",
-    "predictor_dropout": "classifier_dropout",
-    "predictor_class": "num_labels",
-    "finetuned_model": None,
-    "encoder_layerdrop": None,
-    "layer_wise_gradient_decay_ratio": None,
-}
-# What the published code assumes where a file's cfg is silent (they differ from the fine-tuned model's
-# values).
+    "encoder_layers": "num_hidden_layers", "encoder_embed_dim": "hidden_size",
+    "encoder_ffn_embed_dim": "intermediate_size", "encoder_attention_heads": "num_attention_heads",
+    "activation_fn": "hidden_act", "dropout": "hidden_dropout", "dropout_input": "input_dropout",
+    "relative_position_embedding": "relative_position", "gru_rel_pos": "gated_relative_position",
+    "input_patch_size": "patch_size", "embed_dim": "patch_embed_dim",
+    "predictor_dropout": "classifier_dropout", "predictor_class": "num_labels",
+    "finetuned_model": None, "encoder_layerdrop": None, "layer_wise_gradient_decay_ratio": None,
+}  # fmt: skip
+_SAME = ("attention_dropout", "activation_dropout", "layer_norm_first", "conv_bias", "conv_pos",
+         "conv_pos_groups", "num_buckets", "max_distance", "deep_norm")  # fmt: skip
+_CFG |= dict(zip(_SAME, _SAME, strict=True))
+# What the published code assumes where a file's cfg is silent: not the fine-tuned model's values.
 _CFG_DEFAULTS: dict[str, Any] = {
-    "deep_norm": False,
-    "max_distance": 1280,
-    "relative_position": False,
-    "gated_relative_position": False,
-}
+    "deep_norm": False, "max_distance": 1280, "relative_position": False, "gated_relative_position": False,
+}  # fmt: skip
 _STEMS = {
-    "patch_embedding": "patch_embedding",
-    "layer_norm": "patch_norm",
-    "post_extract_proj": "patch_projection",
-    "encoder.layer_norm": "norm",
-}
+    "patch_embedding": "patch_embedding", "layer_norm": "patch_norm",
+    "post_extract_proj": "patch_projection", "encoder.layer_norm": "norm",
+}  # fmt: skip
 _LAYER_STEMS = {
-    "self_attn.q_proj": "attention.query",
-    "self_attn.k_proj": "attention.key",
-    "self_attn.v_proj": "attention.value",
-    "self_attn.out_proj": "attention.output",
-    "self_attn.grep_linear": "attention.gate",
-    "self_attn_layer_norm": "attention_norm",
-    "fc1": "ffn_in",
-    "fc2": "ffn_out",
-    "final_layer_norm": "ffn_norm",
-}
+    "self_attn.q_proj": "attention.query", "self_attn.k_proj": "attention.key",
+    "self_attn.v_proj": "attention.value", "self_attn.out_proj": "attention.output",
+    "self_attn.grep_linear": "attention.gate", "self_attn_layer_norm": "attention_norm",
+    "fc1": "ffn_in", "fc2": "ffn_out", "final_layer_norm": "ffn_norm",
+}  # fmt: skip
 _CONV = {"weight_g": "scale", "weight_v": "direction", "bias": "bias"}
 
 
@@ -381,7 +346,8 @@ def read_checkpoint(path: str | Path) -> tuple[BeatsConfig, dict[str, Tensor], d
             relative position table that they share.
     """
     content = read_pickle(path)
-    if not isinstance(content.get("cfg"), dict) or not isinstance(content.get("model"), dict):
+    cfg, published = content.get("cfg"), content.get("model")
+    if not isinstance(cfg, dict) or not isinstance(published, dict):
         raise CheckpointError(
             "This is not a BEATs checkpoint.",
             got=f"{path} with the keys {sorted(map(str, content))[:8]}",
@@ -389,7 +355,7 @@ def read_checkpoint(path: str | Path) -> tuple[BeatsConfig, dict[str, Tensor], d
         )
     state: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
-    for name, tensor in content["model"].items():
+    for name, tensor in published.items():
         if name.startswith("predictor."):
             head[name.removeprefix("predictor.")] = tensor.float()
             continue
@@ -397,20 +363,14 @@ def read_checkpoint(path: str | Path) -> tuple[BeatsConfig, dict[str, Tensor], d
         if ours in state and not torch.equal(state[ours], tensor.float()):
             raise CheckpointError("The layers' shared relative position tables differ.", got=name)
         state[ours] = tensor.float()
-    return _read_cfg(content["cfg"]), state, head
-
-
-def _read_cfg(cfg: dict[str, Any]) -> BeatsConfig:
-    unknown = sorted(name for name in cfg if name not in _CFG)
-    if unknown:
-        warnings.warn(f"Settings of this BEATs file that are not known here: {unknown}", stacklevel=3)
+    if unknown := sorted(name for name in cfg if name not in _CFG):
+        warnings.warn(f"Settings of this BEATs file that are not known here: {unknown}", stacklevel=2)
     if cfg.get("deep_norm") and cfg.get("layer_norm_first"):
         raise CheckpointError("A BEATs file cannot have both deep_norm and layer_norm_first.")
-    settings = dict(_CFG_DEFAULTS)
-    settings |= {ours: cfg[name] for name, ours in _CFG.items() if ours and name in cfg}
+    settings = _CFG_DEFAULTS | {ours: cfg[name] for name, ours in _CFG.items() if ours and name in cfg}
     if settings.get("hidden_act", "gelu") not in ("gelu", "relu"):
         raise CheckpointError("This BEATs activation is not supported.", got=settings["hidden_act"])
-    return BeatsConfig(**settings)
+    return BeatsConfig(**settings), state, head
 
 
 def _our_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,9 +24,9 @@ NEW_TOKENS = 200  # the longest answer at inference
 
 def whisper_large_v2() -> WhisperConfig:
     """Return the configuration of openai/whisper-large-v2."""
-    size: dict[str, Any] = {"d_model": 1280, "encoder_layers": 32, "decoder_layers": 32, "vocab_size": 51865}
-    heads: dict[str, Any] = {"encoder_attention_heads": 20, "decoder_attention_heads": 20}
-    return WhisperConfig(**size, **heads, encoder_ffn_dim=5120, decoder_ffn_dim=5120)
+    part = {"layers": 32, "attention_heads": 20, "ffn_dim": 5120}
+    both: Any = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in part.items()}
+    return WhisperConfig(d_model=1280, vocab_size=51865, **both)
 
 
 def vicuna(size: str) -> LlamaConfig:
@@ -44,13 +45,6 @@ def qwen2_7b() -> Qwen2Config:
     return Qwen2Config(**size, **heads, vocab_size=152064)
 
 
-PRESETS = {
-    "vicuna-13b": lambda: preset_config(vicuna("13b"), "vicuna"),
-    "vicuna-7b": lambda: preset_config(vicuna("7b"), "vicuna"),
-    "qwen2-7b": lambda: preset_config(qwen2_7b(), "qwen_flat"),
-}
-
-
 def preset_config(backbone: PreTrainedConfig, template: str) -> AistaConfig:
     """Return the paper's set-up on a backbone: Whisper-large-v2, BEATs, SALMONN's Q-Former, LoRA on q, v."""
     speech, audio = whisper_large_v2(), BeatsConfig()
@@ -64,6 +58,13 @@ def preset_config(backbone: PreTrainedConfig, template: str) -> AistaConfig:
     )
 
 
+PRESETS: dict[str, tuple[Callable[[], PreTrainedConfig], str]] = {
+    "vicuna-13b": (lambda: vicuna("13b"), "vicuna"),
+    "vicuna-7b": (lambda: vicuna("7b"), "vicuna"),
+    "qwen2-7b": (qwen2_7b, "qwen_flat"),
+}
+
+
 def preset(name: str) -> AistaConfig:
     """Return one of the paper's set-ups by name.
 
@@ -72,7 +73,8 @@ def preset(name: str) -> AistaConfig:
     """
     if name not in PRESETS:
         raise ConfigError("Unknown preset.", got=name, expected=", ".join(PRESETS))
-    return PRESETS[name]()
+    backbone, template = PRESETS[name]
+    return preset_config(backbone(), template)
 
 
 def on_meta(config: AistaConfig) -> AistaForConditionalGeneration:
@@ -126,32 +128,34 @@ def estimate(
     logits, keys and values), right to perhaps a quarter; frameworks take 1-2 GiB more.
     """
     model = on_meta(config)
-    count = {
-        "speech_encoder": _count(model.speech_encoder),
-        "audio_encoder": _count(model.audio_encoder) if model.audio_encoder is not None else 0,
-        "window_qformer": _count(model.window_qformer),
-        "backbone": _count(model.backbone),
-    }
+    count = dict.fromkeys(("speech_encoder", "audio_encoder", "window_qformer", "backbone"), 0)
+    for name, parameter in model.named_parameters():
+        count[name.partition(".")[0]] += parameter.numel()
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lora = trainable - count["window_qformer"]
     speech = config.tokens_for(min(round(seconds * SAMPLE_RATE_HZ), config.max_samples))
     length = speech + PROMPT_TOKENS + TARGET_TOKENS
-    width = _BYTES[quantization or dtype]
     weights = (
         count["speech_encoder"] * _BYTES[dtype]
-        + (count["backbone"] - lora) * width
+        + (count["backbone"] - lora) * _BYTES[quantization or dtype]
         + 4 * (count["audio_encoder"] + trainable)
     )
+    text, tokens, beams = config.text_config, batch_size * length, batch_size * num_beams
+    # A 16-bit decoder keeps 34 h bytes for a token and layer until its backward pass, or its input alone.
+    per_layer, layers = 34.0 * text.hidden_size, text.num_hidden_layers
+    kept = 2.0 * text.hidden_size * layers + per_layer if checkpointing else per_layer * layers
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     training = {
         "weights": weights,
         "gradients and optimiser": 12.0 * trainable,
-        "activations": _activations(config.text_config, batch_size, length, checkpointing),
-        "logits": 10.0 * batch_size * length * config.text_config.vocab_size,
+        "activations": kept * tokens,
+        "logits": 10.0 * tokens * text.vocab_size,
     }
     inference = {
         "weights": weights,
-        "keys and values": _cache(config.text_config, batch_size * num_beams, length + NEW_TOKENS),
-        "logits": 8.0 * batch_size * num_beams * config.text_config.vocab_size,
+        "keys and values": 4.0 * beams * (length + NEW_TOKENS) * layers * heads * head,
+        "logits": 8.0 * beams * text.vocab_size,
     }
     return Estimate(
         parameters={**count, "total": sum(count.values()), "trainable": trainable, "lora": lora},
@@ -162,24 +166,6 @@ def estimate(
     )
 
 
-def _count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def _gib(terms: dict[str, float]) -> dict[str, float]:
     rounded = {name: round(size / GIB, 2) for name, size in terms.items()}
     return {**rounded, "total": round(sum(terms.values()) / GIB, 2)}
-
-
-def _activations(text: Any, batch: int, length: int, checkpointing: bool) -> float:
-    """Bytes a 16-bit decoder keeps for its backward pass: 34 h per token and layer, or its input alone."""
-    per_layer = 34.0 * text.hidden_size
-    if checkpointing:
-        return batch * length * (2.0 * text.hidden_size * text.num_hidden_layers + per_layer)
-    return batch * length * per_layer * text.num_hidden_layers
-
-
-def _cache(text: Any, rows: int, length: int) -> float:
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2.0 * 2.0 * rows * length * text.num_hidden_layers * heads * size

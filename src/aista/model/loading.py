@@ -31,10 +31,8 @@ from aista.text.prompts import end_token_id, suitable_template
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 BASES = "AISTA_BASES"
-ROLES = ("speech_encoder", "audio_encoder", "backbone")
 # SALMONN's: BERT-base with two layers and a cross-attention in each.
 QFORMER = {"num_hidden_layers": 2, "cross_attention_frequency": 1}
-_WINDOW_SETTINGS = ("frames_per_window", "queries_per_window")
 
 
 def default_dtype() -> torch.dtype:
@@ -103,8 +101,8 @@ def configure(
     """
     if unknown := sorted(set(settings) - set(AistaConfig.__annotations__)):
         raise ConfigError("Unknown settings of the model.", got=unknown)
-    named = {"speech_encoder": speech_encoder, "audio_encoder": audio_encoder, "backbone": backbone}
-    given = {role: bases.describe(str(source)) for role, source in named.items() if source is not None}
+    named = zip(bases.ROLES, (speech_encoder, audio_encoder, backbone), strict=True)
+    given = {role: bases.describe(str(source)) for role, source in named if source is not None}
     paths = {role: bases.locate(base["source"], revision=base["revision"]) for role, base in given.items()}
     text_config = bases.text_config(paths["backbone"])
     tokenizer = bases.load_tokenizer(paths["backbone"])
@@ -114,13 +112,23 @@ def configure(
     speech_config = bases.speech_config(paths["speech_encoder"])
     bases.load_feature_extractor(paths["speech_encoder"])  # refuses one of another encoder
     if (seconds := settings.get("speech_window_seconds")) is not None:
-        speech_config.max_source_positions = positions_of(seconds, speech_config)
+        positions, most = (
+            round(seconds * SAMPLE_RATE_HZ / SAMPLES_PER_FRAME),
+            speech_config.max_source_positions,
+        )
+        if not 0 < positions <= most:
+            raise ConfigError(
+                "speech_window_seconds does not fit the speech encoder.",
+                got=seconds,
+                expected=f"above 0, at most {most * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ:g} s",
+            )
+        speech_config.max_source_positions = positions
     audio_config = bases.audio_config(paths["audio_encoder"]) if audio_encoder else None
     if audio_config is not None:
         audio_config.batch_invariant = batch_invariant
     end = end_token_id(tokenizer, template)
     inner = dict(qformer or {})
-    window = {name: inner.pop(name) for name in _WINDOW_SETTINGS if name in inner}
+    window = {name: inner.pop(name) for name in ("frames_per_window", "queries_per_window") if name in inner}
     return AistaConfig(
         speech_config=speech_config,
         audio_config=audio_config,
@@ -134,23 +142,6 @@ def configure(
         **settings,
         **window,
     )
-
-
-def positions_of(window_seconds: float, speech_config: Any) -> int:
-    """Return how many of a speech encoder's positions a shorter input takes.
-
-    Raises:
-        ConfigError: It is longer than the encoder's own, or holds no position.
-    """
-    positions = round(window_seconds * SAMPLE_RATE_HZ / SAMPLES_PER_FRAME)
-    most = speech_config.max_source_positions
-    if not 0 < positions <= most:
-        raise ConfigError(
-            "speech_window_seconds does not fit the speech encoder.",
-            got=window_seconds,
-            expected=f"above 0, at most {most * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ:g} s",
-        )
-    return positions
 
 
 def require_rows(tokenizer: Any, rows: int, path: Path) -> None:
@@ -281,11 +272,11 @@ def moved_bases() -> dict[str, str]:
     """
     text = os.environ.get(BASES, "")
     named = dict(part.partition("=")[::2] for part in text.split(os.pathsep) if part)
-    if wrong := [role for role, path in named.items() if role not in ROLES or not path]:
+    if wrong := [role for role, path in named.items() if role not in bases.ROLES or not path]:
         raise ConfigError(
             f"Cannot read where bases lie ({BASES}, --base).",
             got=", ".join(wrong),
-            expected="ROLE=PATH, ROLE one of " + ", ".join(ROLES),
+            expected="ROLE=PATH, ROLE one of " + ", ".join(bases.ROLES),
         )
     return named
 
@@ -343,7 +334,13 @@ def open_checkpoint(
     """
     folder = bases.locate(str(source))
     config = read_checkpoint_config(folder)
-    _require_known_family(config.family)
+    if config.family and "." in config.family and config.family not in sys.modules:
+        # A file must not decide which module gets imported.
+        raise CheckpointError(
+            "This model uses a backbone family of another package.",
+            got=config.family,
+            advice=f"If you trust it: import {config.family}",
+        )
     for role, base in (replace_bases or {}).items():
         if role not in config.bases:
             raise ConfigError("This model has no such base.", got=role, expected=list(config.bases or {}))
@@ -354,31 +351,17 @@ def open_checkpoint(
         where = f"{error.advice or ''} Of a model that was moved, say where its bases lie: {_MOVED}."
         raise CheckpointError(error.what, got=error.got, advice=where.strip()) from error
     for role, path in located.items():
-        _require_same_base(role, path, config.bases[role].get("fingerprint"), strict=check_bases)
+        found, expected = bases.identify(role, path), config.bases[role].get("fingerprint")
+        if expected in (None, found):
+            continue
+        what = f"The {role.replace('_', ' ')} is not the one that this model was trained on."
+        if check_bases:
+            right = f"--base {role}=PATH (in Python: replace_bases={{'{role}': PATH}})"
+            raise CheckpointError(
+                what,
+                got=f"{path} with fingerprint {found[:23]}…",
+                expected=f"{expected[:23]}…",
+                advice=f"Give the right one: {right}.",
+            )
+        warnings.warn(f"{what} ({path})", stacklevel=3)
     return Checkpoint(folder, config, read_trained(folder))
-
-
-def _require_known_family(name: str | None) -> None:
-    """A file must not decide which module gets imported: a third party's family is imported by the user."""
-    if name and "." in name and name not in sys.modules:
-        raise CheckpointError(
-            "This model uses a backbone family of another package.",
-            got=name,
-            advice=f"If you trust it: import {name}",
-        )
-
-
-def _require_same_base(role: str, path: Path, expected: str | None, *, strict: bool) -> None:
-    found = bases.identify(role, path)
-    if expected is None or found == expected:
-        return
-    what = f"The {role.replace('_', ' ')} is not the one that this model was trained on."
-    if not strict:
-        warnings.warn(f"{what} ({path})", stacklevel=4)
-        return
-    raise CheckpointError(
-        what,
-        got=f"{path} with fingerprint {found[:23]}…",
-        expected=f"{expected[:23]}…",
-        advice=f"Give the right one: --base {role}=PATH (in Python: replace_bases={{'{role}': PATH}}).",
-    )

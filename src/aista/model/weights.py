@@ -12,7 +12,7 @@ import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from aista.errors import CheckpointError
 
+T = TypeVar("T", bound=nn.Module)
 # Tensors above this size are fingerprinted by evenly spaced samples of their bytes.
 _WHOLE_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 32, 1 << 12
@@ -87,26 +88,23 @@ def require_match(
     """
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
-    if missing and extra and len(missing) == len(extra):
-        pairs = [f"{old} -> {new}" for old, new in zip(extra, missing, strict=True)]
-        if all(found[old].shape == expected[new].shape for old, new in zip(extra, missing, strict=True)):
-            raise CheckpointError(f"Keys of {what} seem to be renamed.", got=_few(pairs), advice=advice)
+    if missing and len(missing) == len(extra):
+        pairs = list(zip(extra, missing, strict=True))
+        if all(found[old].shape == expected[new].shape for old, new in pairs):
+            renamed = _few([f"{old} -> {new}" for old, new in pairs])
+            raise CheckpointError(f"Keys of {what} seem to be renamed.", got=renamed, advice=advice)
     if missing:
         raise CheckpointError(f"Tensors of {what} are missing.", expected=_few(missing), advice=advice)
     if extra:
         raise CheckpointError(f"There are tensors that {what} does not know.", got=_few(extra), advice=advice)
-    wrong = [name for name in expected if found[name].shape != expected[name].shape]
-    if not wrong:
-        return
-    rows = [f"{name} {tuple(found[name].shape)}" for name in wrong]
-    wanted = [f"{tuple(expected[name].shape)}" for name in wrong]
-    permuted = all(sorted(found[name].shape) == sorted(expected[name].shape) for name in wrong)
-    raise CheckpointError(
-        f"Tensors of {what} have {'permuted dimensions' if permuted else 'another shape'}.",
-        got=_few(rows),
-        expected=_few(wanted),
-        advice=advice,
-    )
+    if wrong := [name for name in expected if found[name].shape != expected[name].shape]:
+        permuted = all(sorted(found[name].shape) == sorted(expected[name].shape) for name in wrong)
+        raise CheckpointError(
+            f"Tensors of {what} have {'permuted dimensions' if permuted else 'another shape'}.",
+            got=_few([f"{name} {tuple(found[name].shape)}" for name in wrong]),
+            expected=_few([f"{tuple(expected[name].shape)}" for name in wrong]),
+            advice=advice,
+        )
 
 
 def _few(rows: list[str], most: int = 6) -> str:
@@ -127,20 +125,18 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]], *, whole: bool = False) -
     identifying a 13 B model takes seconds. It tells models apart; it is no proof against someone who forges
     one.
     """
-    digests = sorted(_tensor_digest(name, tensor, whole) for name, tensor in tensors)
-    return "sha256:" + hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _tensor_digest(name: str, tensor: Tensor, whole: bool) -> bytes:
-    digest = hashlib.sha256(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    if whole or content.numel() <= _WHOLE_BYTES:
-        digest.update(content.numpy().tobytes())
-    else:
-        for sample in range(_SAMPLES):
-            start = sample * (content.numel() - _SAMPLE_BYTES) // (_SAMPLES - 1)
-            digest.update(content[start : start + _SAMPLE_BYTES].numpy().tobytes())
-    return digest.digest()
+    digests = []
+    for name, tensor in tensors:
+        digest = hashlib.sha256(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        starts, count = [0], content.numel()
+        if count > _WHOLE_BYTES and not whole:
+            starts = [i * (count - _SAMPLE_BYTES) // (_SAMPLES - 1) for i in range(_SAMPLES)]
+            count = _SAMPLE_BYTES
+        for start in starts:
+            digest.update(content[start : start + count].numpy().tobytes())
+        digests.append(digest.digest())
+    return "sha256:" + hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def settle(module: nn.Module) -> None:
@@ -171,12 +167,18 @@ def set_strictly(what: str, own: Mapping[str, Tensor], state: Mapping[str, Tenso
     """
     require_match(what, state, own)
     for name, tensor in own.items():
-        set_whole(tensor, state[name])
-
-
-def set_whole(tensor: Tensor, value: Tensor) -> None:
-    """Set a tensor, spread by FSDP2 or not, to a full value that every process holds."""
-    if isinstance(tensor, DTensor):
-        tensor.copy_(distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements))
-    else:
+        value = state[name]
+        if isinstance(tensor, DTensor):  # spread by FSDP2
+            value = distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
         tensor.copy_(value)
+
+
+def load_strictly(model: T, state: dict[str, Tensor], what: str) -> T:
+    """Load a whole model's tensors, and return it in eval mode.
+
+    Raises:
+        CheckpointError: Names or shapes differ in either direction.
+    """
+    require_match(what, state, model.state_dict())
+    model.load_state_dict(state)
+    return model.eval()
