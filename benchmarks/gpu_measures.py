@@ -49,7 +49,7 @@ from aista.inference.translator import Translator
 from aista.model import AistaConfig, AistaForConditionalGeneration, AistaProcessor
 from aista.model.bases import load_tokenizer, locate
 from aista.model.beats import BeatsModel
-from aista.model.configuration import SPEECH_TOKENS, BeatsConfig
+from aista.model.configuration import BeatsConfig
 from aista.model.estimate import GIB, estimate, preset
 from aista.retrieval import exact_ranks
 from aista.selection.hidden_states import Extraction
@@ -58,7 +58,7 @@ from aista.speech_llm import SpeechLM
 from aista.training.stages import joint, speed_up
 
 ROOT = Path(__file__).resolve().parents[1]
-UNPADDED, PADDED = SPEECH_TOKENS
+UNPADDED, PADDED = "voiced", "padded"  # speech_tokens
 LAYERS = (0, 1)  # those that the paper aligns
 WORDS = [
     "the",

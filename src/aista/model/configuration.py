@@ -11,9 +11,6 @@ from transformers.configuration_utils import SubConfigSpec
 from aista.audio.rates import FRAMES_PER_WINDOW, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.errors import ConfigError
 
-SPEECH_TOKENS = ("voiced", "padded")
-POSITIONS = ("mask", "slots")
-
 
 @strict
 class BeatsConfig(PreTrainedConfig):
@@ -122,18 +119,14 @@ class AistaConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.speech_tokens not in SPEECH_TOKENS:
+        if self.speech_tokens not in ("voiced", "padded"):
             raise ConfigError(
-                "Unknown kind of speech tokens.", got=self.speech_tokens, expected=" or ".join(SPEECH_TOKENS)
+                "Unknown kind of speech tokens.", got=self.speech_tokens, expected="voiced or padded"
             )
-        if self.position_ids not in POSITIONS:
-            raise ConfigError("Unknown position_ids.", got=self.position_ids, expected=" or ".join(POSITIONS))
-        if self.lora is not None:
-            unknown = set(self.lora) - set(LORA_DEFAULTS)
-            if unknown:
-                raise ConfigError(
-                    "Unknown LoRA settings.", got=sorted(unknown), expected=sorted(LORA_DEFAULTS)
-                )
+        if self.position_ids not in ("mask", "slots"):
+            raise ConfigError("Unknown position_ids.", got=self.position_ids, expected="mask or slots")
+        if unknown := sorted(set(self.lora or ()) - set(LORA_DEFAULTS)):
+            raise ConfigError("Unknown LoRA settings.", got=unknown, expected=sorted(LORA_DEFAULTS))
         self.lora = LORA_DEFAULTS | (self.lora or {})
         self.bases = self.bases or {}
         super().__post_init__(**kwargs)

@@ -64,20 +64,14 @@ def cached_features(
         clips = SpeechDataset(opened, sounds=SoundNames(path), **limits).clips()
         if is_complete(path) and not len(clips.without(FeatureStore(path, fingerprint=fingerprint))):
             return  # runs side by side get here: they only read
-        _announce(clips, model.config.feature_dim, path)
+        size = estimate_bytes((int(s * SAMPLE_RATE_HZ) for s in clips.lengths), model.config.feature_dim)
+        told = f"encoder features of {len(clips):,} clips: about {size / 1e6:,.0f} MB in {path}"
+        Console(stderr=True).print(told)  # before hours are spent on it
         with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer:
             _encode(model, processor, clips.without(writer), writer, batch_size)
 
     processes.by_main(fill)
     return FeatureStore(path, fingerprint=fingerprint)
-
-
-def _announce(clips: SpeechDataset, dim: int, path: Path) -> None:
-    """Say how large the finished store will be, before hours are spent on it."""
-    size = estimate_bytes((int(seconds * SAMPLE_RATE_HZ) for seconds in clips.lengths), dim)
-    Console(stderr=True).print(
-        f"encoder features of {len(clips):,} clips: about {size / 1e6:,.0f} MB in {path}"
-    )
 
 
 def encoder_fingerprint(config: Any) -> str:
@@ -113,11 +107,10 @@ def _encode(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             bar.advance(task, len(chosen))
-            rows = clips.readable(chosen)
-            if not rows:
+            if not (rows := clips.readable(chosen)):
                 continue
             speech = processor.audio_inputs([samples for _, samples in rows])
-            frames = model.encode_audio(speech.to(device))
-            for (utterance, samples), features in zip(rows, frames.cpu(), strict=True):
-                key = clips.feature_key(utterance)
-                writer.add(key, features[: model.config.frames_for(len(samples))].numpy())
+            frames = model.encode_audio(speech.to(device)).cpu()
+            for (utterance, samples), features in zip(rows, frames, strict=True):
+                count = model.config.frames_for(len(samples))
+                writer.add(clips.feature_key(utterance), features[:count].numpy())

@@ -14,12 +14,10 @@ from torch import nn
 
 from aista.errors import ConfigError
 
-_MARK = ".lora_"
-
 
 def is_lora(name: str) -> bool:
     """Say whether a parameter name belongs to a LoRA matrix."""
-    return _MARK in name
+    return ".lora_" in name
 
 
 def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[str]) -> None:
@@ -48,10 +46,8 @@ def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[st
         bias="none",
     )
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="fan_in_fan_out is set"
-            )  # GPT-2: peft sets it right itself
+        with warnings.catch_warnings():  # GPT-2: peft sets it right itself
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set")
             inject_adapter_in_model(config, backbone)
     except ValueError as error:
         raise ConfigError(

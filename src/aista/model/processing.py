@@ -91,8 +91,6 @@ class AistaProcessor(ProcessorMixin):
         super().__init__(feature_extractor, tokenizer)
         self.config = config
 
-    # ---- making and keeping
-
     @classmethod
     def from_config(cls, config: AistaConfig, *, beside: Path | None = None) -> AistaProcessor:
         """Make the processor of a model from its configuration; its bases must be at hand."""
@@ -129,8 +127,6 @@ class AistaProcessor(ProcessorMixin):
         self.feature_extractor.save_pretrained(folder)
         if not (folder / loading.CONFIG).is_file():
             self.config.save_pretrained(folder)
-
-    # ---- using
 
     def __call__(
         self,
@@ -175,32 +171,27 @@ class AistaProcessor(ProcessorMixin):
             counts = [self.config.tokens_for(length) for length in speech.num_samples or ()]
         if len(prompts) != len(counts):
             raise ModelInputError(f"There are {len(prompts)} prompts for {len(counts)} recordings.")
-        rows = [
-            torch.tensor(self._ids(prompt, count, speech is not None))
-            for prompt, count in zip(prompts, counts, strict=True)
-        ]
+        bos = template(self.config.template).bos and self.tokenizer.bos_token_id is not None
+        rows = []
+        for prompt, count in zip(prompts, counts, strict=True):
+            pieces = prompt.split(self.audio_token)
+            if len(pieces) > 2 or (speech is not None and len(pieces) < 2):
+                raise ModelInputError(
+                    "A prompt must hold the speech exactly once.",
+                    got=f"{len(pieces) - 1} times {self.audio_token} in {prompt!r}",
+                    advice="processor.apply_chat_template puts it there.",
+                )
+            before, *after = (text_ids(self.tokenizer, piece) for piece in pieces)
+            ids = [self.tokenizer.bos_token_id, *before] if bos else before
+            if after:
+                ids = [*ids, *[self.config.audio_token_id] * count, *after[0]]
+            rows.append(torch.tensor(ids))
         real = [torch.ones_like(row) for row in rows]
         batch = {
             "input_ids": pad_sequence(rows, True, self.config.pad_token_id, padding_side),
             "attention_mask": pad_sequence(real, True, 0, padding_side),
         }
         return BatchFeature(batch | ({} if speech is None else speech.to_dict()))
-
-    def _ids(self, prompt: str, count: int, has_speech: bool) -> list[int]:
-        """Tokenise one prompt, ``count`` placeholders where its ``audio_token`` stands."""
-        pieces = prompt.split(self.audio_token)
-        if len(pieces) > 2 or (has_speech and len(pieces) < 2):
-            raise ModelInputError(
-                "A prompt must hold the speech exactly once.",
-                got=f"{len(pieces) - 1} times {self.audio_token} in {prompt!r}",
-                advice="processor.apply_chat_template puts it there.",
-            )
-        bos = template(self.config.template).bos and self.tokenizer.bos_token_id is not None
-        ids = [self.tokenizer.bos_token_id] if bos else []
-        ids += text_ids(self.tokenizer, pieces[0])
-        if len(pieces) == 2:
-            ids += [self.config.audio_token_id] * count + text_ids(self.tokenizer, pieces[1])
-        return ids
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -239,8 +230,6 @@ class AistaProcessor(ProcessorMixin):
         options = {"skip_special_tokens": True} | options
         return [line.strip() for line in self.tokenizer.batch_decode(ids, **options)]
 
-    # ---- audio
-
     def audio_inputs(self, audio: Sequence[np.ndarray], sampling_rate: int = SAMPLE_RATE_HZ) -> SpeechInputs:
         """Return what the encoders take, or took.
 
@@ -262,13 +251,8 @@ class AistaProcessor(ProcessorMixin):
                 advice="aista.audio.load_audio(path) reads any file at the right rate.",
             )
         waves = [check_audio(wave, self.config.max_samples, row) for row, wave in enumerate(audio)]
-        mel = self.feature_extractor(
-            waves,
-            sampling_rate=SAMPLE_RATE_HZ,
-            padding="max_length",
-            max_length=self.config.max_samples,
-            return_tensors="pt",
-        )["input_features"]
+        options = {"padding": "max_length", "max_length": self.config.max_samples, "return_tensors": "pt"}
+        mel = self.feature_extractor(waves, sampling_rate=SAMPLE_RATE_HZ, **options)["input_features"]
         banks = self._fbank(waves) if self.config.audio_config is not None else {}
         return SpeechInputs(tuple(len(wave) for wave in waves), mel, **banks)
 
@@ -278,12 +262,9 @@ class AistaProcessor(ProcessorMixin):
         lengths = [max(len(wave), beats.min_samples) for wave in waves]
         longest = max(lengths)
         padded = lengths if beats.batch_invariant else [longest] * len(waves)
-        banks = [
-            torch.from_numpy(beats_fbank(np.pad(wave, (0, length - len(wave)))))
-            for wave, length in zip(waves, padded, strict=True)
-        ]
+        sounds = (np.pad(wave, (0, n - len(wave))) for wave, n in zip(waves, padded, strict=True))
+        fbank = pad_sequence([torch.from_numpy(beats_fbank(sound)) for sound in sounds], batch_first=True)
         frames = num_fbank_frames(longest)
-        fbank = pad_sequence(banks, batch_first=True)
         if beats.batch_invariant:
             real = torch.tensor([num_fbank_frames(length) for length in lengths])
         else:  # a frame is real if one of the samples that fall to its share is
@@ -292,16 +273,15 @@ class AistaProcessor(ProcessorMixin):
 
     def _cached(self, features: Sequence[np.ndarray]) -> SpeechInputs:
         """Whole windows of frames were cached: their number says how many samples they stand for."""
-        rows, lengths = [], []
+        rows, lengths, frames = [], [], self.config.frames_per_window
         for row, array in enumerate(features):
-            windows = len(array) // self.config.frames_per_window
-            lengths.append(windows * self.config.frames_per_window * SAMPLES_PER_FRAME)
+            lengths.append(len(array) // frames * frames * SAMPLES_PER_FRAME)
             wanted = self.config.frames_for(lengths[-1])
             if np.shape(array)[1:] != (self.config.feature_dim,) or not 0 < wanted <= len(array):
                 raise ModelInputError(
                     f"Cached features of item {row} do not fit the model.",
                     got=np.shape(array),
-                    expected=(max(wanted, self.config.frames_per_window), self.config.feature_dim),
+                    expected=(max(wanted, frames), self.config.feature_dim),
                     advice="Cache again: they come from other encoders or another setting of speech_tokens. "
                     "(If this is a recording: it must be mono, of shape (samples,).)",
                 )
@@ -315,8 +295,7 @@ def check_audio(samples: np.ndarray, max_samples: int, row: int = 0) -> np.ndarr
     Raises:
         ModelInputError: It is empty, not finite, too long, not mono, or made of integers.
     """
-    wave = np.asarray(samples)
-    which = f"Item {row} of audio"
+    wave, which = np.asarray(samples), f"Item {row} of audio"
     if wave.ndim != 1:
         raise ModelInputError(f"{which} is not mono.", got=f"shape {wave.shape}", expected="(samples,)")
     if not np.issubdtype(wave.dtype, np.floating):

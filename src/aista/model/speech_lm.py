@@ -151,8 +151,7 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def on_one_device(self):
         """Bring the audio side to where the backbone, wherever a device map put it, takes its embeddings."""
         device: Any = self.get_input_embeddings().weight.device
-        parts: list[Any] = [self.speech_encoder, self.audio_encoder, self.window_qformer]
-        for part in parts:
+        for part in (self.speech_encoder, self.audio_encoder, self.window_qformer):
             if part is not None:
                 part.to(device)
         return self
@@ -171,24 +170,22 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             is_main_process: False: nothing is written.
             state_dict: A full state dict to take the tensors from (of a sharded model), instead of its own.
         """
-        if not is_main_process:
-            return
-        own = self.trainable_state_dict()
-        self.config.architectures = [type(self).__name__]
-        trained = own if state_dict is None else {name: state_dict[name] for name in own}
-        loading.save_checkpoint(self.config, trained, Path(save_directory))
+        if is_main_process:
+            self.config.architectures = [type(self).__name__]
+            found = self.trainable_state_dict() if state_dict is None else state_dict
+            trained = {name: found[name] for name in self.trained_names()}
+            loading.save_checkpoint(self.config, trained, Path(save_directory))
 
     # ---- what is trained
 
     def trained_names(self) -> list[str]:
         """Return the names of the parameters that training changes."""
-        names = (name for name, _ in self.named_parameters())
-        return [name for name in names if name.startswith("window_qformer.") or is_lora(name)]
+        return list(self.trainable_state_dict())
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the trained tensors by name (detached, not copied)."""
-        parameters = dict(self.named_parameters())
-        return {name: parameters[name].detach() for name in self.trained_names()}
+        named = self.named_parameters()
+        return {n: p.detach() for n, p in named if n.startswith("window_qformer.") or is_lora(n)}
 
     def load_trainable(self, state: dict[str, Tensor]) -> None:
         """Set the trained tensors.
@@ -268,20 +265,16 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ModelInputError: Neither audio nor features, or features that are too short.
         """
         speech = SpeechInputs(input_features=input_features, **audio)
-        features = speech.speech_features
-        if features is None:
-            features = self.encode_audio(speech)
-        windows = self._num_windows(speech)
-        if max(windows) * self.config.frames_per_window > features.shape[1]:
+        given, windows = speech.speech_features, self._num_windows(speech)
+        features = self.encode_audio(speech) if given is None else given
+        if (frames := max(windows) * self.config.frames_per_window) > features.shape[1]:
             raise ModelInputError(
                 "There are fewer features than num_samples implies.",
                 got=tuple(features.shape),
-                expected=f"{max(windows) * self.config.frames_per_window} frames",
+                expected=f"{frames} frames",
                 advice="Were they cached for another setting of speech_tokens?",
             )
-        return BaseModelOutputWithPooling(
-            last_hidden_state=features, pooler_output=self.window_qformer(features, windows)
-        )
+        return BaseModelOutputWithPooling(features, self.window_qformer(features, windows))
 
     def _num_windows(self, speech: SpeechInputs) -> list[int]:
         """Return the windows of every row."""
@@ -305,12 +298,6 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return embeds
         tokens = self.get_audio_features(**speech.to_dict()).pooler_output
         return put(embeds, positions(placeholders, len(tokens)), tokens)
-
-    def _position_ids(self, attention_mask: Tensor | None, length: int) -> Tensor | None:
-        """Number the last ``length`` positions; None lets transformers count every column."""
-        if attention_mask is None or self.config.position_ids == "slots":
-            return None
-        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
 
     def forward(
         self,
@@ -344,15 +331,16 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 raise ModelInputError("There are neither input_ids nor inputs_embeds.")
             inputs_embeds = self._embed(input_ids, attention_mask, speech)
         if options.get("position_ids") is None:
-            options["position_ids"] = self._position_ids(attention_mask, inputs_embeds.shape[1])
+            options["position_ids"] = None  # transformers counts every column, pads too
+            if attention_mask is not None and self.config.position_ids == "mask":
+                places = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+                options["position_ids"] = places[:, -inputs_embeds.shape[1] :]
         options.setdefault("use_cache", False)
         output = self.backbone(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **options)
         if labels is not None:
             logits, wanted = output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-            divisor = (
-                (wanted != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            )
-            output.loss = F.cross_entropy(logits.float(), wanted, reduction="sum") / divisor
+            count = (wanted != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            output.loss = F.cross_entropy(logits.float(), wanted, reduction="sum") / count
         return output
 
     @torch.no_grad()
@@ -406,6 +394,9 @@ def salmonn_positions(backbone: Any, active: bool) -> Iterator[None]:
     At every step positions come from the whole mask, and a pad's is 1. transformers 5 counts on from the last
     column instead, which is the same only where that column is no pad.
     """
+    if not active:
+        yield
+        return
     original = backbone.prepare_inputs_for_generation
 
     @functools.wraps(original)
@@ -418,13 +409,11 @@ def salmonn_positions(backbone: Any, active: bool) -> Iterator[None]:
         positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 1)
         return {**inputs, "position_ids": positions[:, -length:]}
 
-    if active:
-        backbone.prepare_inputs_for_generation = prepare
+    backbone.prepare_inputs_for_generation = prepare
     try:
         yield
     finally:
-        if active:
-            del backbone.prepare_inputs_for_generation
+        del backbone.prepare_inputs_for_generation
 
 
 @contextmanager
