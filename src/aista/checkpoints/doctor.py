@@ -9,24 +9,15 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from aista.checkpoints.hub import SOURCES
 
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "POT",
-    "numba",
-    "numpy",
-    "sacrebleu",
-    "soundfile",
-    "soxr",
-    "tokenizers",
-)
+_PACKAGES = ("torch", "transformers", "peft", "POT", "numba", "numpy", "sacrebleu", "soundfile", "soxr",
+             "tokenizers")  # fmt: skip
 # Optional packages: module, what it is for, how to get it (in a copy of the repository).
 _OPTIONAL = (
     ("espeakng_loader", "speech of the demo", "pip install '.[demo]'"),
@@ -76,12 +67,17 @@ def to_json(checks: list[Check]) -> dict[str, Any]:
     }
 
 
+def _required(name: str, good: bool, found: str, fix: str) -> Check:
+    return Check(name, "ok", found) if good else Check(name, "bad", found, fix)
+
+
+def _optional(name: str, there: object, found: str, lacking: str, fix: str) -> Check:
+    return Check(name, "ok", found) if there else Check(name, "missing", lacking, fix)
+
+
 def _versions() -> list[Check]:
-    python = platform.python_version()
     good = sys.version_info >= (3, 11)
-    checks = [
-        Check("python", "ok" if good else "bad", python, None if good else "Install Python 3.11 or newer.")
-    ]
+    checks = [_required("python", good, platform.python_version(), "Install Python 3.11 or newer.")]
     for name in ("aista", *_PACKAGES):
         try:
             checks.append(Check(name, "ok", importlib.metadata.version(name)))
@@ -98,56 +94,36 @@ def _machine() -> list[Check]:
     checks = [Check("processor cores", "ok", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")]
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(number)
-            found = (
-                f"{torch.cuda.get_device_name(number)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-            )
+            free, total = (size / 2**30 for size in torch.cuda.mem_get_info(number))
+            found = f"{torch.cuda.get_device_name(number)}, {free:.1f} of {total:.1f} GiB free"
             checks.append(Check(f"cuda:{number}", "ok", found))
     else:
         advice = "The demo and small models need none; for 7 B and more, install a CUDA build of torch."
         checks.append(Check("cuda", "missing", "no GPU that torch can use", advice))
-    memory = _available_memory()
-    if memory is not None:
-        good = memory >= _LEAST_MEMORY_GIB
-        checks.append(Check("memory", "ok" if good else "bad", f"{memory:.1f} GiB available",
-                            None if good else f"Free at least {_LEAST_MEMORY_GIB} GiB."))  # fmt: skip
-    disk = shutil.disk_usage(".").free / 2**30
-    good = disk >= _LEAST_DISK_GIB
-    fix = None if good else f"Free at least {_LEAST_DISK_GIB} GiB."
-    return [*checks, Check("disk", "ok" if good else "bad", f"{disk:.1f} GiB free here", fix)]
-
-
-def _available_memory() -> float | None:
-    """GiB that can be had without swapping, where the system tells."""
-    try:
+    with suppress(
+        OSError, StopIteration, ValueError
+    ):  # where the system tells what can be had without swapping
         rows = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable")) / 2**20
-    except (OSError, StopIteration, ValueError):
-        return None
+        memory = next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable")) / 2**20
+        found, fix = f"{memory:.1f} GiB available", f"Free at least {_LEAST_MEMORY_GIB} GiB."
+        checks.append(_required("memory", memory >= _LEAST_MEMORY_GIB, found, fix))
+    disk = shutil.disk_usage(".").free / 2**30
+    found, fix = f"{disk:.1f} GiB free here", f"Free at least {_LEAST_DISK_GIB} GiB."
+    return [*checks, _required("disk", disk >= _LEAST_DISK_GIB, found, fix)]
 
 
 def _extras() -> list[Check]:
-    checks = []
-    for module, purpose, fix in _OPTIONAL:
-        there = importlib.util.find_spec(module) is not None
-        found = purpose if there else f"not installed ({purpose})"
-        checks.append(Check(module, "ok" if there else "missing", found, None if there else fix))
-    return checks
+    return [
+        _optional(module, importlib.util.find_spec(module), purpose, f"not installed ({purpose})", fix)
+        for module, purpose, fix in _OPTIONAL
+    ]
 
 
 def _shipped() -> list[Check]:
     folder = importlib.resources.files("aista.demo") / "weights"
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    if not names:
-        return [
-            Check(
-                "shipped models",
-                "missing",
-                "none in this installation",
-                "python -m tools.standins build --install",
-            )
-        ]
-    return [Check("shipped models", "ok", ", ".join(names))]
+    build = "python -m tools.standins build --install"
+    return [_optional("shipped models", names, ", ".join(names), "none in this installation", build)]
 
 
 def _weights(folder: Path) -> list[Check]:
@@ -157,11 +133,8 @@ def _weights(folder: Path) -> list[Check]:
         places = [folder / name]
         places += [cache / f"{p.kind}s--{p.repository.replace('/', '--')}/snapshots" for p in source.places]
         found = next((place for place in places if _holds_weights(place)), None)
-        title = f"{source.title}, {source.gigabytes} GB"
-        if found:
-            checks.append(Check(name, "ok", str(found)))
-        else:
-            checks.append(Check(name, "missing", title, f"aista download {name}"))
+        title, fix = f"{source.title}, {source.gigabytes} GB", f"aista download {name}"
+        checks.append(_optional(name, found, str(found), title, fix))
     return checks
 
 

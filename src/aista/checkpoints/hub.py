@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,8 @@ __all__ = ["SOURCES", "File", "Place", "Source", "download", "verify"]
 
 _ENDPOINT = "https://huggingface.co"
 # The hub's own errors descend from those of its HTTP library, whichever that is: nothing here imports one.
-NO_ANSWER: tuple[Any, ...] = (
-    *HfHubHTTPError.__bases__,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    OSError,
-)
+_NO_FILE = (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
+NO_ANSWER: tuple[Any, ...] = (*HfHubHTTPError.__bases__, *_NO_FILE)
 
 
 @dataclass(frozen=True)
@@ -67,45 +63,37 @@ class Source:
     note: str = ""
 
 
-_BEATS = "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt"
-_BEATS_SHA = "e5815275a04b6885e7b8af63d120b29bffae2cd2225cf4915e1ec6d819d3022c"
-
-
-def _beats(repository: str, folder: str = "", **options: Any) -> Place:
-    return Place(repository, (File(folder + _BEATS, 363_145_291, _BEATS_SHA),), **options)
-
-
+_BEATS = File(
+    "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt",
+    363_145_291,
+    "e5815275a04b6885e7b8af63d120b29bffae2cd2225cf4915e1ec6d819d3022c",
+)
+_WHISPER = (
+    File(
+        "model.safetensors",
+        6_173_370_152,
+        "57a1ba2a82c093cabff2541409ae778c97145378b9ddfa722763cb1cb8f9020b",
+    ),
+    File("config.json"),
+    File("preprocessor_config.json"),
+)
 SOURCES: dict[str, Source] = {
     "whisper": Source(
         "Whisper-large-v2 (speech encoder)",
         6.2,
-        (
-            Place(
-                "openai/whisper-large-v2",
-                (
-                    File(
-                        "model.safetensors",
-                        6_173_370_152,
-                        "57a1ba2a82c093cabff2541409ae778c97145378b9ddfa722763cb1cb8f9020b",
-                    ),
-                    File("config.json"),
-                    File("preprocessor_config.json"),
-                ),
-                "ae4642769ce2ad8fc292556ccea8e901f1530655",
-            ),
-        ),
+        (Place("openai/whisper-large-v2", _WHISPER, "ae4642769ce2ad8fc292556ccea8e901f1530655"),),
     ),
     "beats": Source(
         "BEATs iter3+ (AS2M), fine-tuned on AS2M, cpt2 (audio encoder)",
         0.36,
         (
-            _beats("WeiChihChen/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2"),
-            _beats("camenduru/beats"),
-            _beats(
+            Place("WeiChihChen/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2", (_BEATS,)),
+            Place("camenduru/beats", (_BEATS,)),
+            Place(
                 "fffiloni/SALMONN-7B-gradio",
-                "beats/",
-                kind="space",
-                revision="677c0125de736ab92751385e1e8664cd03c2ce0d",
+                (replace(_BEATS, name=f"beats/{_BEATS.name}"),),
+                "677c0125de736ab92751385e1e8664cd03c2ce0d",
+                "space",
             ),
         ),
         "The links in BEATs' own README are dead; these are mirrors, and the digest decides.",
@@ -154,17 +142,15 @@ def verify(path: Path, file: File) -> None:
     Raises:
         CheckpointError: It is another file, or not whole.
     """
-    size = path.stat().st_size
-    if file.size is not None and size != file.size:
+    size, found = path.stat().st_size, f"{path}: "
+    if file.size not in (None, size):
+        found += f"{size:,} bytes"
         raise CheckpointError(
-            "A downloaded file has the wrong size.",
-            got=f"{path}: {size:,} bytes",
-            expected=f"{file.size:,} bytes",
+            "A downloaded file has the wrong size.", got=found, expected=f"{file.size:,} bytes"
         )
-    if file.sha256 is not None and (found := sha256_of(path)) != file.sha256:
-        raise CheckpointError(
-            "A downloaded file has other content.", got=f"{path}: {found}", expected=file.sha256
-        )
+    if file.sha256 is not None and (digest := sha256_of(path)) != file.sha256:
+        found += digest
+        raise CheckpointError("A downloaded file has other content.", got=found, expected=file.sha256)
 
 
 def download(name: str, to: str | Path | None = None, tell: Callable[[str], None] = lambda _: None) -> Path:
@@ -184,8 +170,7 @@ def download(name: str, to: str | Path | None = None, tell: Callable[[str], None
             what it should be.
     """
     wanted, folder = source(name), Path(to or Path("models") / name)
-    here = _already_here(wanted, folder)
-    if here is not None:
+    if (here := _already_here(wanted, folder)) is not None:
         tell(f"{here} is here already, size and digest checked")
         return here
     failures: list[str] = []
@@ -223,9 +208,8 @@ def _already_here(wanted: Source, folder: Path) -> Path | None:
 
 def _fetch(place: Place, folder: Path, tell: Callable[[str], None]) -> Path:
     """Fetch one place's files; without known digests, the hub's own are taken."""
-    files = place.files
-    commit = place.revision
-    if not all(file.sha256 for file in files) or not files:
+    commit, files = place.revision, place.files
+    if not files or not all(file.sha256 for file in files):
         commit, files = _ask(place)
     paths = []
     for file in files:

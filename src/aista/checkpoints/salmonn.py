@@ -219,7 +219,20 @@ def _configure(
     parity: bool,
 ) -> AistaConfig:
     """Derive the model's configuration from the shapes of the tensors and the settings beside them."""
-    _require_windows(settings)
+    length, stride = (float(settings.get(name, 0.333333)) for name in ("second_per_window", "second_stride"))
+    if not settings.get("use_speech_Qformer", True) or not settings.get("window_level_Qformer", True):
+        raise CheckpointError("This SALMONN was trained without the window-level Q-Former.")
+    if round(50 * length) != round(50 * stride):
+        raise CheckpointError(
+            "This SALMONN was trained with windows that overlap or leave gaps.",
+            got=f"second_per_window {length}, second_stride {stride}",
+            expected="the same twice",
+        )
+    if settings.get("prompt_template", PROMPT_TEMPLATE) != PROMPT_TEMPLATE:
+        warnings.warn(
+            f"This checkpoint was trained with another prompt than ours: {settings['prompt_template']!r}",
+            stacklevel=3,
+        )
     _, queries, width = state["speech_query_tokens"].shape
     layers = {match[1] for name in state if (match := re.match(rf"{_QFORMER}encoder\.layer\.(\d+)\.", name))}
     lora = [name for name in state if ".lora_A." in name]
@@ -227,12 +240,9 @@ def _configure(
     if inner is None or not layers:
         raise CheckpointError("The Q-Former is missing from this SALMONN checkpoint.")
     if ("ln_audio.weight" in state) != (frozen.beats is not None):
-        raise CheckpointError(
-            "This checkpoint was trained with BEATs."
-            if frozen.beats is None
-            else "This checkpoint was trained without BEATs.",
-            advice="Give --beats PATH." if frozen.beats is None else "Leave --beats out.",
-        )
+        if frozen.beats is None:
+            raise CheckpointError("This checkpoint was trained with BEATs.", advice="Give --beats PATH.")
+        raise CheckpointError("This checkpoint was trained without BEATs.", advice="Leave --beats out.")
     return loading.configure(
         frozen.whisper,
         frozen.llm,
@@ -242,7 +252,7 @@ def _configure(
             "num_attention_heads": heads or (width // 64 if width >= 128 else 4),
             "intermediate_size": inner.shape[0],
             "num_hidden_layers": len(layers),
-            "frames_per_window": round(1500 * float(settings.get("second_per_window", 0.333333)) / 30),
+            "frames_per_window": round(50 * length),
             "queries_per_window": queries,
         },
         lora={
@@ -259,32 +269,12 @@ def _configure(
     )
 
 
-def _require_windows(settings: Mapping[str, Any]) -> None:
-    """Refuse what SALMONN's settings allow and this package does not compute."""
-    width, stride = (float(settings.get(name, 0.333333)) for name in ("second_per_window", "second_stride"))
-    if not settings.get("use_speech_Qformer", True) or not settings.get("window_level_Qformer", True):
-        raise CheckpointError("This SALMONN was trained without the window-level Q-Former.")
-    if round(50 * width) != round(50 * stride):
-        raise CheckpointError(
-            "This SALMONN was trained with windows that overlap or leave gaps.",
-            got=f"second_per_window {width}, second_stride {stride}",
-            expected="the same twice",
-        )
-    if settings.get("prompt_template", PROMPT_TEMPLATE) != PROMPT_TEMPLATE:
-        warnings.warn(
-            f"This checkpoint was trained with another prompt than ours: {settings['prompt_template']!r}",
-            stacklevel=4,
-        )
-
-
 def _require_llm(state: Mapping[str, Tensor], config: AistaConfig, any_llm: bool) -> None:
     """Refuse a language model of another size, or of another generation than the released weights'."""
     text = config.text_config
     numbers = [int(match[1]) for name in state if (match := re.search(r"\.layers\.(\d+)\..*lora_A", name))]
-    wanted = (
-        state["speech_llama_proj.weight"].shape[0],
-        max(numbers, default=text.num_hidden_layers - 1) + 1,
-    )
+    layers = max(numbers, default=text.num_hidden_layers - 1) + 1
+    wanted = (state["speech_llama_proj.weight"].shape[0], layers)
     found = (text.hidden_size, text.num_hidden_layers)
     named = _RELEASED.get(wanted, ("the language model this checkpoint was trained with",))[0]
     if found != wanted:
@@ -327,7 +317,7 @@ def _check_leaks(
             raise CheckpointError(
                 "This checkpoint belongs to a language model with other attention heads.",
                 got=f"{own.numel()} rotary frequencies",
-                expected=f"{frequencies[0].numel()}",
+                expected=frequencies[0].numel(),
             )
         report.checks.append("the LLM's hidden size, layers and rotary frequencies agree")
 
@@ -348,27 +338,20 @@ def export(model: AistaForConditionalGeneration, path: str | Path) -> None:
         path: The ``.pth`` file.
     """
     config = model.config
-    content = {
-        "model": salmonn_state(model),
-        "optimizer": {},
-        "config": {
-            "model": {
-                "lora": config.lora["r"] > 0,
-                "lora_rank": config.lora["r"],
-                "lora_alpha": config.lora["alpha"],
-                "lora_dropout": config.lora["dropout"],
-                "num_speech_query_token": config.queries_per_window,
-                "second_per_window": round(config.frames_per_window / 51, 6),
-                "second_stride": round(config.frames_per_window / 51, 6),
-                "prompt_template": PROMPT_TEMPLATE,
-                "end_sym": "</s>",
-            }
-        },
-        "scaler": None,
-        "epoch": 0,
+    settings = {
+        "lora": config.lora["r"] > 0,
+        "lora_rank": config.lora["r"],
+        "lora_alpha": config.lora["alpha"],
+        "lora_dropout": config.lora["dropout"],
+        "num_speech_query_token": config.queries_per_window,
+        "second_per_window": round(config.frames_per_window / 51, 6),
+        "second_stride": round(config.frames_per_window / 51, 6),
+        "prompt_template": PROMPT_TEMPLATE,
+        "end_sym": "</s>",
     }
+    state = {"model": salmonn_state(model), "optimizer": {}, "config": {"model": settings}}
     with draft_of(Path(path)) as draft:
-        torch.save(content, draft)
+        torch.save(state | {"scaler": None, "epoch": 0}, draft)
 
 
 def salmonn_state(model: AistaForConditionalGeneration) -> dict[str, Tensor]:
@@ -378,16 +361,14 @@ def salmonn_state(model: AistaForConditionalGeneration) -> dict[str, Tensor]:
     frequencies = inverse_frequencies(model.config)
     lora = [name for name in trained if name.startswith(_LLM)]
     for layer in range(model.config.text_config.num_hidden_layers):
-        mine = [name for name in lora if f".layers.{layer}." in name]
-        state |= {name: trained.pop(name) for name in mine}
+        state |= {name: trained.pop(name) for name in lora if f".layers.{layer}." in name}
         state[f"{_LLM}model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = frequencies.clone()
     state |= {name: trained.pop(name) for name in ("ln_speech.weight", "ln_speech.bias")}
     if model.audio_encoder is not None:
         shared: Any = getattr(model.audio_encoder, "relative_bias", None)
-        layers = model.config.audio_config.num_hidden_layers if shared is not None else 0
-        for layer in range(1, layers):
-            table = shared.weight.detach().cpu()
-            state[f"beats.encoder.layers.{layer}.self_attn.relative_attention_bias.weight"] = table.clone()
+        for layer in range(1, model.config.audio_config.num_hidden_layers if shared is not None else 0):
+            name = f"beats.encoder.layers.{layer}.self_attn.relative_attention_bias.weight"
+            state[name] = shared.weight.detach().cpu().clone()
         state |= {name: trained.pop(name) for name in ("ln_audio.weight", "ln_audio.bias")}
     projection = {name: trained.pop(name) for name in ("speech_llama_proj.weight", "speech_llama_proj.bias")}
     state[_POSITION_IDS] = torch.arange(512)[None]
