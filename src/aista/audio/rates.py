@@ -20,7 +20,6 @@ def exact_div(numerator: int, denominator: int) -> int:
 SAMPLES_PER_FRAME = exact_div(SAMPLE_RATE_HZ, FRAME_RATE_HZ)
 MELS_PER_FRAME = 2  # Whisper's second convolution has stride 2
 MEL_HOP = exact_div(SAMPLES_PER_FRAME, MELS_PER_FRAME)
-MEL_RATE_HZ = exact_div(SAMPLE_RATE_HZ, MEL_HOP)
 SAMPLES_PER_WINDOW = SAMPLES_PER_FRAME * FRAMES_PER_WINDOW
 
 # Whisper hears 30 s at once: 1,500 frames, of which the last 4 fill no window.

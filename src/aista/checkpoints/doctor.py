@@ -100,9 +100,7 @@ def _machine() -> list[Check]:
     else:
         advice = "The demo and small models need none; for 7 B and more, install a CUDA build of torch."
         checks.append(Check("cuda", "missing", "no GPU that torch can use", advice))
-    with suppress(
-        OSError, StopIteration, ValueError
-    ):  # where the system tells what can be had without swapping
+    with suppress(OSError, StopIteration, ValueError):  # where the system tells
         rows = Path("/proc/meminfo").read_text().splitlines()
         memory = next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable")) / 2**20
         found, fix = f"{memory:.1f} GiB available", f"Free at least {_LEAST_MEMORY_GIB} GiB."

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from aista.errors import CheckpointError, ConfigError
+from aista.errors import CheckpointError
 from aista.model.beats import BeatsModel, read_checkpoint
 from aista.model.configuration import BeatsConfig
 from aista.model.weights import fingerprint, load_strictly, read_pickle, require_match
@@ -284,34 +284,34 @@ def load_backbone(path: Path, dtype: torch.dtype, **options: Any) -> nn.Module:
         CheckpointError: The folder holds no causal LM, or tensors of it are missing.
     """
     read_config(path)
-    options |= {"dtype": dtype, "trust_remote_code": False, "output_loading_info": True}
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise refusal("This backbone cannot be loaded.", path, error) from error
-    model, report = loaded
-    if names := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise CheckpointError(
-            "Tensors of the backbone are missing or misshapen.", got=names[:6], advice=str(path)
-        )
+    model = load_whole(AutoModelForCausalLM, path, "backbone", dtype=dtype, **options)
     # A base's sampling habits (temperature, repetition penalty) would otherwise leak into every translation.
     model.generation_config = GenerationConfig()
     return model
 
 
-def quantization_config(name: str, dtype: torch.dtype) -> Any:
-    """Return transformers' own settings for a 4-bit (nf4) or 8-bit backbone.
+def load_whole(kind: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Load a model of transformers, every tensor of it; code beside its weights is never run.
+
+    Args:
+        kind: The Auto class, or class, that makes it.
+        what: Its name in messages.
+        options: Of ``from_pretrained``.
 
     Raises:
-        ConfigError: Neither of them.
+        CheckpointError: It is of another kind, or tensors are missing: it would run with random ones.
     """
-    from transformers import BitsAndBytesConfig
-
-    if name == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if name == "4bit":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    raise ConfigError("Unknown quantisation.", got=name, expected="4bit or 8bit")
+    try:
+        loaded = kind.from_pretrained(folder, output_loading_info=True, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise refusal(f"This {what} cannot be loaded.", folder, error) from error
+    model, report = loaded
+    if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        raise CheckpointError(
+            f"Tensors of this {what} are missing or misshapen: it would run with random ones.",
+            got=f"{folder}: {', '.join(absent[:3])} and {len(absent[3:])} more",
+        )
+    return model
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import Blip2QFormerConfig
+from transformers import BitsAndBytesConfig, Blip2QFormerConfig
 
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.errors import CheckpointError, ConfigError
@@ -66,8 +66,13 @@ class Options:
         given: dict[str, Any] = {"dtype": dtype, "device_map": self.device_map}
         if self.attn_implementation:
             given["attn_implementation"] = self.attn_implementation
-        if self.quantization:
-            given["quantization_config"] = bases.quantization_config(self.quantization, dtype)
+        if self.quantization == "8bit":
+            given["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+        elif self.quantization == "4bit":
+            four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+            given["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, **four)
+        elif self.quantization:
+            raise ConfigError("Unknown quantisation.", got=self.quantization, expected="4bit or 8bit")
         return given
 
 

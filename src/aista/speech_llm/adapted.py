@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -39,17 +38,7 @@ def load_whole(kind: Any, folder: Path, config: Any, options: loading.Options) -
     Raises:
         CheckpointError: It is of another kind, or tensors are missing: it would run with random ones.
     """
-    try:
-        model, report = kind.from_pretrained(
-            folder, config=config, output_loading_info=True, trust_remote_code=False, **options.to_dict()
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise bases.refusal("This speech LLM cannot be loaded.", folder, error) from error
-    if absent := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise CheckpointError(
-            "Tensors of this speech LLM are missing or misshapen: it would run with random ones.",
-            got=f"{folder}: {', '.join(absent[:3])} and {len(absent[3:])} more",
-        )
+    model = bases.load_whole(kind, folder, "speech LLM", config=config, **options.to_dict())
     for name in _SAMPLING:  # nothing is sampled here; what a repository says about it would only warn
         if hasattr(model.generation_config, name):
             setattr(model.generation_config, name, None)

@@ -42,11 +42,6 @@ class Template:
     end: str
     bos: bool
 
-    @property
-    def tags(self) -> list[str]:
-        """The tags that must each be one token of the backbone, such as ``<|im_start|>``."""
-        return sorted(set(re.findall(r"<\|[^|<>]+\|>", self.text)))
-
 
 TEMPLATES: dict[str, Template] = {
     # Vicuna as SALMONN addresses it (its public code, branch `salmonn`): the tags are plain text.
@@ -109,22 +104,21 @@ def render(template_name: str, instruction: str) -> Prompt:
     return Prompt(prefix, suffix.replace("{instruction}", instruction), form.end, form.bos)
 
 
-_ASR = (
-    "Transcribe the speech into {language} text.",
-    "Write down what is said in {language}.",
-    "Recognize the speech and give the transcription in {language}.",
-)
-_AAC = (
-    "Describe the sound.",
-    "Write a caption for the audio.",
-    "What can be heard in the audio?",
-)
 _ST = (
     "Translate the speech into {language}.",
     "Listen to the speech and translate it into {language}.",
     "Give the {language} translation of what is said.",
 )
-INSTRUCTIONS: dict[str, tuple[str, ...]] = {"asr": _ASR, "aac": _AAC, "st": _ST, "mt": _ST}
+INSTRUCTIONS: dict[str, tuple[str, ...]] = {
+    "asr": (
+        "Transcribe the speech into {language} text.",
+        "Write down what is said in {language}.",
+        "Recognize the speech and give the transcription in {language}.",
+    ),
+    "aac": ("Describe the sound.", "Write a caption for the audio.", "What can be heard in the audio?"),
+    "st": _ST,
+    "mt": _ST,
+}
 
 
 def instructions(task: str, target_language: str | None) -> tuple[str, ...]:
@@ -207,7 +201,8 @@ def broken_tags(tokenizer: Any, template_name: str) -> dict[str, int]:
     Pieces of a tag are ordinary text: they cost tokens in every row, mean nothing to the backbone, and turn
     up in its answers.
     """
-    pieces = {tag: len(text_ids(tokenizer, tag)) for tag in template(template_name).tags}
+    tags = sorted(set(re.findall(r"<\|[^|<>]+\|>", template(template_name).text)))
+    pieces = {tag: len(text_ids(tokenizer, tag)) for tag in tags}
     return {tag: count for tag, count in pieces.items() if count != 1}
 
 
