@@ -61,13 +61,11 @@ class ImportReport:
         taken: SALMONN's key -> ours.
         leaks: What a leaked tensor is -> its keys; they are not used.
         checks: What was compared with the frozen models, and held.
-        settings: The settings found in the file.
     """
 
     taken: dict[str, str] = field(default_factory=dict)
     leaks: dict[str, list[str]] = field(default_factory=dict)
     checks: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         leaked = sum(map(len, self.leaks.values()))
@@ -148,7 +146,6 @@ def load(
     """
     state, settings = read(path)
     report = sort_keys(state)
-    report.settings = settings
     config = _configure(state, settings, frozen, qformer_heads, parity)
     _require_llm(state, config, any_llm)
     loading.identify_bases(config)

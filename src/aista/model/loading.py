@@ -312,32 +312,19 @@ def read_trained(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A saved model whose bases were found to be the right ones."""
-
-    folder: Path
-    config: AistaConfig
-    trained: dict[str, Tensor]
-
-
-_MOVED = "--base backbone=PATH (in Python: replace_bases={'backbone': PATH})"
-
-
 def open_checkpoint(
-    source: str | Path, replace_bases: dict[str, str] | None = None, check_bases: bool = True
-) -> Checkpoint:
-    """Read a saved model, and look at the bases it names.
+    folder: Path, replace_bases: dict[str, str] | None = None, check_bases: bool = True
+) -> tuple[AistaConfig, dict[str, Tensor]]:
+    """Read the configuration and the trained tensors of a saved model, and look at the bases it names.
 
     Args:
-        source: What ``save_checkpoint`` wrote, or a hub id.
+        folder: What ``save_checkpoint`` wrote.
         replace_bases: Where the bases lie on this machine, by role, if not where they lay.
         check_bases: Refuse bases with another fingerprint. (With False they are taken with a warning.)
 
     Raises:
         CheckpointError: Weights are missing or damaged; a base is nowhere, or is another one.
     """
-    folder = bases.locate(str(source))
     config = read_checkpoint_config(folder)
     if config.family and "." in config.family and config.family not in sys.modules:
         # A file must not decide which module gets imported.
@@ -353,7 +340,8 @@ def open_checkpoint(
     try:
         located = locate_bases(config, folder)
     except CheckpointError as error:
-        where = f"{error.advice or ''} Of a model that was moved, say where its bases lie: {_MOVED}."
+        moved = "--base backbone=PATH (in Python: replace_bases={'backbone': PATH})"
+        where = f"{error.advice or ''} Of a model that was moved, say where its bases lie: {moved}."
         raise CheckpointError(error.what, got=error.got, advice=where.strip()) from error
     for role, path in located.items():
         found, expected = bases.identify(role, path), config.bases[role].get("fingerprint")
@@ -369,4 +357,4 @@ def open_checkpoint(
                 advice=f"Give the right one: {right}.",
             )
         warnings.warn(f"{what} ({path})", stacklevel=3)
-    return Checkpoint(folder, config, read_trained(folder))
+    return config, read_trained(folder)

@@ -23,6 +23,7 @@ from transformers.utils import can_return_tuple
 from aista.errors import ConfigError, ModelInputError
 from aista.model import loading
 from aista.model.backbones import family
+from aista.model.bases import locate
 from aista.model.beats import BeatsModel
 from aista.model.configuration import AistaConfig
 from aista.model.lora import add_lora, is_lora
@@ -141,11 +142,11 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             CheckpointError: Weights are missing, superfluous, misshapen or damaged; a base is nowhere, or is
                 not the one that this model was trained on.
         """
-        checkpoint = loading.open_checkpoint(folder, replace_bases, check_bases)
+        place = locate(str(folder))
+        config, trained = loading.open_checkpoint(place, replace_bases, check_bases)
         options = loading.Options(dtype, quantization, device_map, attn_implementation)
-        parts = loading.load_parts(checkpoint.config, options, beside=checkpoint.folder)
-        model = cls(checkpoint.config, **parts).on_one_device()
-        model.load_trainable(checkpoint.trained)
+        model = cls(config, **loading.load_parts(config, options, beside=place)).on_one_device()
+        model.load_trainable(trained)
         return model
 
     def on_one_device(self):

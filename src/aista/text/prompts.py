@@ -42,6 +42,11 @@ class Template:
     end: str
     bos: bool
 
+    @property
+    def tags(self) -> list[str]:
+        """The tags that must each be one token of the backbone, such as ``<|im_start|>``."""
+        return sorted(set(re.findall(r"<\|[^|<>]+\|>", self.text)))
+
 
 TEMPLATES: dict[str, Template] = {
     # Vicuna as SALMONN addresses it (its public code, branch `salmonn`): the tags are plain text.
@@ -201,8 +206,7 @@ def broken_tags(tokenizer: Any, template_name: str) -> dict[str, int]:
     Pieces of a tag are ordinary text: they cost tokens in every row, mean nothing to the backbone, and turn
     up in its answers.
     """
-    tags = sorted(set(re.findall(r"<\|[^|<>]+\|>", template(template_name).text)))
-    pieces = {tag: len(text_ids(tokenizer, tag)) for tag in tags}
+    pieces = {tag: len(text_ids(tokenizer, tag)) for tag in template(template_name).tags}
     return {tag: count for tag, count in pieces.items() if count != 1}
 
 
