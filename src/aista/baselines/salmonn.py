@@ -14,7 +14,7 @@ from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
 from aista.inference.answering import Answer, GenerationSettings, answer
 from aista.inference.translating import Request
-from aista.model import loading
+from aista.model import AistaProcessor, loading
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.speech_llm import SpeechLM
 
@@ -93,7 +93,7 @@ class System(Baseline):
             )
             parts |= {"whisper": frozen.whisper, "llm": frozen.llm, "beats": frozen.beats}
         self.model = (model if options.quantization else model.to(self.device)).eval()
-        self.processor = salmonn.load_processor(self.model)
+        self.processor = AistaProcessor.from_config(self.model.config)
         self.speech_llm = SpeechLM(self.model, self.processor)
         self.prompt = prompt
         self.name = f"SALMONN {Path(checkpoint).stem}"

@@ -56,7 +56,15 @@ def examine(folder: str | Path = "models") -> list[Check]:
     Args:
         folder: Where ``aista download`` puts weights.
     """
-    return [*_versions(), *_machine(), *_extras(), *_shipped(), *_weights(Path(folder))]
+    extras = [
+        _optional(module, importlib.util.find_spec(module), purpose, f"not installed ({purpose})", fix)
+        for module, purpose, fix in _OPTIONAL
+    ]
+    place = importlib.resources.files("aista.demo") / "weights"
+    names = sorted(entry.name for entry in place.iterdir() if entry.is_dir()) if place.is_dir() else []
+    build = "python -m tools.standins build --install"
+    shipped = _optional("shipped models", names, ", ".join(names), "none in this installation", build)
+    return [*_versions(), *_machine(), *extras, shipped, *_weights(Path(folder))]
 
 
 def to_json(checks: list[Check]) -> dict[str, Any]:
@@ -108,20 +116,6 @@ def _machine() -> list[Check]:
     disk = shutil.disk_usage(".").free / 2**30
     found, fix = f"{disk:.1f} GiB free here", f"Free at least {_LEAST_DISK_GIB} GiB."
     return [*checks, _required("disk", disk >= _LEAST_DISK_GIB, found, fix)]
-
-
-def _extras() -> list[Check]:
-    return [
-        _optional(module, importlib.util.find_spec(module), purpose, f"not installed ({purpose})", fix)
-        for module, purpose, fix in _OPTIONAL
-    ]
-
-
-def _shipped() -> list[Check]:
-    folder = importlib.resources.files("aista.demo") / "weights"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    build = "python -m tools.standins build --install"
-    return [_optional("shipped models", names, ", ".join(names), "none in this installation", build)]
 
 
 def _weights(folder: Path) -> list[Check]:

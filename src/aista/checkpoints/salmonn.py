@@ -21,7 +21,6 @@ from aista.errors import CheckpointError
 from aista.files import draft_of
 from aista.model import loading
 from aista.model.configuration import AistaConfig
-from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.model.weights import read_pickle, require_match
 
@@ -370,8 +369,3 @@ def salmonn_state(model: AistaForConditionalGeneration) -> dict[str, Tensor]:
     projection = {name: trained.pop(name) for name in ("speech_llama_proj.weight", "speech_llama_proj.bias")}
     state[_POSITION_IDS] = torch.arange(512)[None]
     return state | trained | projection
-
-
-def load_processor(model: AistaForConditionalGeneration) -> AistaProcessor:
-    """Return the processor that goes with an imported model."""
-    return AistaProcessor.from_config(model.config)

@@ -20,10 +20,6 @@ from aista.model.speech_lm import eval_mode
 from aista.speech_llm.batch import IGNORED
 
 
-def _first(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else value[0]
-
-
 def check_layers(layers: Iterable[int], top: int) -> list[int]:
     """Demand layers between 0 and ``top``.
 
@@ -124,7 +120,7 @@ class Decoder:
 
         def keep_output(layer: int) -> Any:
             def hook(_: nn.Module, __: tuple, output: Any) -> None:
-                states[layer] = self._one(_first(output))
+                states[layer] = self._one(output if isinstance(output, Tensor) else output[0])
 
             return hook
 

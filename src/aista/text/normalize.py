@@ -14,16 +14,10 @@ PUNCTUATION_TAGS = {
 }  # fmt: skip
 GARBAGE_TAGS = frozenset({"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"})
 
-_SPACES = re.compile(r"\s+")
 _SENTENCE_START = re.compile(r"(^|(?<![^\W\d_]\.[^\W\d_])\.\s+|[!?]\s+)(\W*)(\w)")
 _I = re.compile(r"\bi\b(?=$|[\s,!?;:]|\.(?!\w)|['\u2019](?:m|ll|d|ve)\b)")
 _INITIALS = re.compile(r"(?<![.'\u2019])\b(?!(?:a\.m|p\.m|i\.e|e\.g)\b)[^\W\d_](?=\.)(?:\.[^\W\d_]\b)*")
 _IRISH = re.compile(r"\bo(['\u2019])(?!(?:clock|er\w*|lantern|mine|nights?|the)\b)([^\W\d_])(?=\w{2})")
-
-
-def collapse_spaces(text: str) -> str:
-    """Return the text with single spaces and none at its ends."""
-    return _SPACES.sub(" ", text).strip()
 
 
 def sentence_case(text: str) -> str:
@@ -32,7 +26,7 @@ def sentence_case(text: str) -> str:
     Initials (``U.S.``, ``J. Smith``) keep their capitals, and ``U.S.`` starts no sentence; names of the form
     ``O'Neill`` get theirs. Other names lose their capitals: nothing in the text says which words they are.
     """
-    lowered = _I.sub("I", collapse_spaces(text).lower())
+    lowered = _I.sub("I", " ".join(text.split()).lower())
     lowered = _INITIALS.sub(lambda found: found[0].upper(), lowered)
     lowered = _IRISH.sub(lambda found: f"O{found[1]}{found[2].upper()}", lowered)
     return _SENTENCE_START.sub(lambda found: found[1] + found[2] + found[3].upper(), lowered)
