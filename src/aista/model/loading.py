@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ class Options:
     """How bases are loaded.
 
     Attributes:
-        dtype: Of the frozen speech encoder and backbone; None: ``default_dtype``.
+        dtype: Of the frozen speech encoder and backbone (BEATs and everything trained are float32); None:
+            ``default_dtype``.
         quantization: ``4bit`` or ``8bit`` for the backbone.
         device_map, attn_implementation: Handed to transformers for the backbone.
     """
@@ -54,6 +55,11 @@ class Options:
     quantization: str | None = None
     device_map: Any = None
     attn_implementation: str | None = None
+
+    @classmethod
+    def pop(cls, given: dict[str, Any]) -> Options:
+        """Take the fields out of a call's keyword arguments."""
+        return cls(**{field.name: given.pop(field.name) for field in fields(cls) if field.name in given})
 
     def to_dict(self) -> dict[str, Any]:
         """Return them as ``from_pretrained`` of transformers takes them.

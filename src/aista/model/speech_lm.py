@@ -29,7 +29,7 @@ from aista.model.configuration import AistaConfig
 from aista.model.lora import add_lora, is_lora
 from aista.model.processing import SpeechInputs, positions, put, require_placeholders
 from aista.model.weights import set_strictly
-from aista.model.window_qformer import TOKEN_SCALES, WindowQFormer, embedding_length
+from aista.model.window_qformer import WindowQFormer, embedding_length
 
 
 class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -84,34 +84,22 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_bases(
-        cls,
-        speech_encoder: str,
-        backbone: str,
-        audio_encoder: str | None = None,
-        *,
-        dtype: torch.dtype | str | None = None,
-        quantization: str | None = None,
-        device_map: Any = None,
-        attn_implementation: str | None = None,
-        **settings: Any,
+        cls, speech_encoder: str, backbone: str, audio_encoder: str | None = None, **settings: Any
     ):
         """Build a model on frozen bases, its trainable parts drawn from a seed.
 
         Args:
             speech_encoder, backbone, audio_encoder, settings: As for ``loading.configure``; and
-                ``speech_token_scale``: ``free``: speech tokens are what the projection gives; ``embeddings``:
-                they are as long as this backbone's token embeddings.
-            dtype: Of the frozen speech encoder and backbone (BEATs and everything trained are float32);
-                bfloat16 on a GPU and float32 elsewhere by default.
-            quantization: ``4bit`` or ``8bit`` for the backbone.
-            device_map, attn_implementation: Handed to transformers for the backbone.
+                ``speech_token_scale``: ``free``: speech tokens are what the projection gives (the paper,
+                SALMONN); ``embeddings``: they are as long as this backbone's token embeddings; and how bases
+                are loaded, the fields of ``loading.Options``: ``dtype``, ``quantization``, ``device_map``,
+                ``attn_implementation``.
         """
-        scale = settings.pop("speech_token_scale", TOKEN_SCALES[0])
-        if scale not in TOKEN_SCALES:
-            raise ConfigError("Unknown speech_token_scale.", got=scale, expected=" or ".join(TOKEN_SCALES))
+        scale, options = settings.pop("speech_token_scale", "free"), loading.Options.pop(settings)
+        if scale not in ("free", "embeddings"):
+            raise ConfigError("Unknown speech_token_scale.", got=scale, expected="free or embeddings")
         config = loading.configure(speech_encoder, backbone, audio_encoder, **settings)
         loading.identify_bases(config)
-        options = loading.Options(dtype, quantization, device_map, attn_implementation)
         parts = loading.load_parts(config, options)
         if scale == "embeddings":
             config.speech_token_length = embedding_length(parts["backbone"].get_input_embeddings())
@@ -124,11 +112,7 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         *,
         replace_bases: dict[str, str] | None = None,
         check_bases: bool = True,
-        dtype: torch.dtype | str | None = None,
-        quantization: str | None = None,
-        device_map: Any = None,
-        attn_implementation: str | None = None,
-        **_: Any,
+        **options: Any,
     ):
         """Load a saved model onto its bases.
 
@@ -136,7 +120,7 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             folder: What ``save_pretrained`` wrote, or a hub id.
             replace_bases: Where the bases lie on this machine, by role, if not where they lay.
             check_bases: Refuse bases with another fingerprint. (With False they are taken with a warning.)
-            dtype, quantization, device_map, attn_implementation: As for ``from_bases``.
+            options: The fields of ``loading.Options``; what else transformers hands on is left aside.
 
         Raises:
             CheckpointError: Weights are missing, superfluous, misshapen or damaged; a base is nowhere, or is
@@ -144,8 +128,8 @@ class AistaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         place = locate(str(folder))
         config, trained = loading.open_checkpoint(place, replace_bases, check_bases)
-        options = loading.Options(dtype, quantization, device_map, attn_implementation)
-        model = cls(config, **loading.load_parts(config, options, beside=place)).on_one_device()
+        parts = loading.load_parts(config, loading.Options.pop(options), beside=place)
+        model = cls(config, **parts).on_one_device()
         model.load_trainable(trained)
         return model
 

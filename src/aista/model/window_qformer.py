@@ -16,8 +16,6 @@ from transformers import Blip2QFormerModel
 from aista.model.configuration import AistaConfig
 from aista.model.processing import numbers, take
 
-#: ``free``: what the linear layer gives (the paper, SALMONN); ``embeddings``: as long as token embeddings.
-TOKEN_SCALES = ("free", "embeddings")
 _ROWS = 16_384
 
 
