@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aista.cli import examples
-from aista.cli.translate import Beams, Coverage, Device, Dtype, OnDoubt, Switch, Vad
+from aista.cli.translate import Beams, Coverage, Device, Dtype, Vad
 from aista.errors import ConfigError
 
 app = typer.Typer()
@@ -40,8 +40,8 @@ def serve(
         str | None,
         typer.Option(envvar="AISTA_API_KEY", help="Key that clients must send.", show_default="none"),
     ] = None,
-    vad: Vad = Switch.ON,
-    coverage: OnDoubt = Coverage.WARN,
+    vad: Vad = "on",
+    coverage: Coverage = "warn",
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -70,7 +70,7 @@ def serve(
             f"Cannot listen at {host}, port {port}.", got=error, advice="another --port; 0 takes a free one"
         ) from None
     translator = load(model, device=device, dtype=dtype, num_beams=beams, batch_size=batch_size)
-    translator.vad, translator.coverage = vad == Switch.ON, coverage.value
+    translator.vad, translator.coverage = vad == "on", coverage
     service = create_app(translator, limits)
     # Until then, whatever was taken is answered or refused.
     longest = round(upload_seconds + answer_seconds) + 1

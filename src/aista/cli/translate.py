@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 from collections import Counter
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,44 +23,21 @@ _TO_A_FILE_EACH = ("srt", "vtt", "tsv")
 _WITH_WORD_TIMES = ("srt", "vtt", "json")
 
 
-class Switch(StrEnum):
-    """On or off."""
-
-    ON = "on"
-    OFF = "off"
-
-
-class Coverage(StrEnum):
-    """What happens to an answer that cannot be right."""
-
-    WARN = "warn"
-    RETRY = "retry"
-    FAIL = "fail"
-
-
 # What `aista serve` asks too.
 Beams = Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")]
 Vad = Annotated[
-    Switch, typer.Option(help="Look for speech first (pip install '.[vad]') and translate that alone.")
+    Literal["on", "off"],
+    typer.Option(help="Look for speech first (pip install '.[vad]') and translate that alone."),
 ]
-OnDoubt = Annotated[
-    Coverage, typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail.")
+Coverage = Annotated[
+    Literal["warn", "retry", "fail"],
+    typer.Option(help="An answer that cannot be right: say so, ask in smaller pieces, or fail."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU if any")]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option(help="Of the frozen weights.", show_default="bfloat16 on a GPU, float32 on a CPU"),
 ]
-
-
-class OutputFormat(StrEnum):
-    """What a translation is written as."""
-
-    TEXT = "text"
-    JSON = "json"
-    SRT = "srt"
-    VTT = "vtt"
-    TSV = "tsv"
 
 
 @app.command(
@@ -90,7 +66,9 @@ def translate(
             "--model", "-m", help="Folder of a model, or id of a speech LLM.", show_default="the one shipped"
         ),
     ] = None,
-    output_format: Annotated[OutputFormat, typer.Option(help="How to write it.")] = OutputFormat.TEXT,
+    output_format: Annotated[
+        Literal["text", "json", "srt", "vtt", "tsv"], typer.Option(help="How to write it.")
+    ] = "text",
     output_dir: Annotated[
         Path | None, typer.Option(help="Write FILE.LANGUAGE.SUFFIX here.", show_default="stdout")
     ] = None,
@@ -101,8 +79,8 @@ def translate(
         int | None, typer.Option(min=0, help="Channel to hear, from 0.", show_default="the mean of all")
     ] = None,
     max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 720.0,
-    vad: Vad = Switch.ON,
-    coverage: OnDoubt = Coverage.WARN,
+    vad: Vad = "on",
+    coverage: Coverage = "warn",
     live: Annotated[
         bool, typer.Option("--live", help="Translate while it is spoken: the microphone, or PCM with -.")
     ] = False,
@@ -128,7 +106,7 @@ def translate(
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     translator.max_minutes, translator.channel = max_minutes, channel
-    translator.vad, translator.coverage = vad == Switch.ON, coverage.value
+    translator.vad, translator.coverage = vad == "on", coverage
     translator.word_times = output_format in _WITH_WORD_TIMES
     if model is None:
         typer.echo(f"note: {ABOUT_THE_SHIPPED} For another: --model", err=True)

@@ -18,6 +18,12 @@ from aista.data.dataset import SpeechDataset
 from aista.errors import ConfigError
 from aista.model.lora import is_lora
 
+_OF_ONE_NAME = {
+    "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size", "learning_rate", "weight_decay",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "eval_steps", "save_steps", "logging_steps",
+    "report_to",
+}  # fmt: skip
+
 
 def training_arguments(output: Path, settings: TrainSettings, seed: int) -> TrainingArguments:
     """Return our settings as transformers' own, for its callbacks, which note them beside a run.
@@ -27,24 +33,12 @@ def training_arguments(output: Path, settings: TrainSettings, seed: int) -> Trai
     """
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        per_device_eval_batch_size=settings.per_device_eval_batch_size,
         gradient_accumulation_steps=accumulation(settings),
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.adam_beta1,
-        adam_beta2=settings.adam_beta2,
-        adam_epsilon=settings.adam_epsilon,
-        max_grad_norm=settings.max_grad_norm,
         bf16=settings.precision == "bf16",
         eval_strategy="no" if settings.eval_steps is None else "steps",
-        eval_steps=settings.eval_steps,
-        save_steps=settings.save_steps,
-        logging_steps=settings.logging_steps,
-        report_to=settings.report_to,
         seed=seed,
         use_cpu=not torch.cuda.is_available(),
+        **settings.model_dump(include=_OF_ONE_NAME),
     )
 
 
