@@ -59,7 +59,9 @@ def evaluate(
     baseline, `--set generation.num_beams=4` and its like change the search, and `limit`, `measures` and
     `silence_check` can be set.
     """
-    from aista.evaluation.evaluate import evaluate
+    from transformers.utils.logging import disable_progress_bar
+
+    from aista.evaluation.evaluate import evaluate, score
     from aista.evaluation.settings import BaselineSettings, EvaluateSettings
 
     if options and baseline is None:
@@ -74,7 +76,15 @@ def evaluate(
     if long_form or streaming:
         _recordings(settings, long_form, (chunk_seconds or [0.5, 1, 2, 4]) if streaming else [])
         return
-    results = _scored(settings) if isinstance(settings, BaselineSettings) else evaluate(settings)
+    if isinstance(settings, EvaluateSettings):
+        results = evaluate(settings)
+    else:
+        disable_progress_bar()
+        system = _system(settings)
+        try:
+            results = score(system, settings, system.card)
+        finally:
+            system.close()
     if as_json:
         typer.echo(json.dumps(results, ensure_ascii=False, indent=1))
     else:
@@ -109,20 +119,6 @@ def _recordings(
     if chunk_seconds:
         scores = long_form.streaming(system, found, output, chunk_seconds)["by_chunk_seconds"]
         typer.echo(json.dumps(scores, indent=1))
-
-
-def _scored(settings: BaselineSettings) -> dict[str, Any]:
-    """Load a baseline and score it."""
-    from transformers.utils.logging import disable_progress_bar
-
-    from aista.evaluation.evaluate import score
-
-    disable_progress_bar()
-    system = _system(settings)
-    try:
-        return score(system, settings, system.card)
-    finally:
-        system.close()
 
 
 def _show(results: dict[str, Any]) -> None:

@@ -146,17 +146,12 @@ def with_translations(cues: list[TimedText], translated: list[TimedText]) -> lis
 # ---- SubRip and WebVTT
 
 
-def _timed_lines(text: str, path: Path) -> list[Cue]:
-    """Read SubRip or WebVTT: the library gets every cue set apart and its times spelled as they should be."""
+def _timed_lines(text: str, path: Path) -> Iterator[Cue]:
+    """Yield the cues of SubRip or WebVTT: line, times, and what stands up to the next cue's head."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     web = lines[0].startswith("WEBVTT")
     if path.suffix.lower() == ".vtt" and not web:
         raise ManifestError(f"{path}:1: no WebVTT.", got=lines[0][:40], expected="WEBVTT")
-    return list(_cues(lines, path, web))
-
-
-def _cues(lines: Sequence[str], path: Path, web: bool) -> Iterator[Cue]:
-    """Yield the cues: line, times, and what stands up to the next cue's head."""
     head: Cue | None = None
     body: list[str] = []
     number, numbered = 0, False  # of the last cue, as the file counts; whether it does
