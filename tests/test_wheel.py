@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -22,7 +23,9 @@ from aista.audio.files import write_audio
 from aista.cli import main
 
 ROOT = Path(__file__).parents[1]
-VERBS = [[verb] for verb in (*main._VERBS, "data", "import", "export")]
+if not main.app.registered_groups:
+    main._add_verbs()
+VERBS = [[verb] for verb in typer.main.get_command(main.app).commands]  # type: ignore[attr-defined]
 GROUPED = [
     ["data", "check"], ["data", "import"], ["data", "prepare"], ["data", "split"], ["import", "salmonn"],
     ["import", "beats"], ["export", "salmonn"],
