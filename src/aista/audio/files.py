@@ -160,8 +160,8 @@ def read_audio(
         pieces: list[_Piece] = []
         passed, left = 0.0, max_minutes * 60
         for part in found:
-            ask = _Ask(offset_seconds - passed, duration_seconds, channel, left, max_minutes)
-            pieces.append(_read(stream, part, name, ask))
+            ask = _Ask(name, offset_seconds - passed, duration_seconds, channel, left, max_minutes)
+            pieces.append(_read(stream, part, ask))
             passed += pieces[-1].length_seconds
             left -= len(pieces[-1].samples) / SAMPLE_RATE_HZ
             if duration_seconds is not None and passed >= offset_seconds + duration_seconds:
@@ -169,7 +169,16 @@ def read_audio(
         beyond = offset_seconds + (duration_seconds or 0.0) - passed
         if offset_seconds >= passed or beyond > SPAN_TOLERANCE_SECONDS:
             raise _not_in_it(name, offset_seconds, duration_seconds, passed)
-    samples = _checked(_one([piece.samples for piece in pieces]), name)
+    samples = _one([piece.samples for piece in pieces])
+    if not np.isfinite(peak := np.abs(samples).max()):
+        raise AudioError(f"{name}: holds samples that are not numbers.", got="NaN or infinity")
+    if peak > _PEAK_LIMIT:
+        raise AudioError(
+            f"{name}: is far beyond full scale.",
+            got=f"a peak of {peak:.6g}",
+            expected="floats within -1 .. 1",
+            advice="Divide the samples by 32768 if they were 16-bit integers.",
+        )
     remarks = [*_remarks(found), *dict.fromkeys(remark for piece in pieces for remark in piece.remarks)]
     if offset := offset_of(samples):
         remarks.append(told_offset(offset))
@@ -220,11 +229,13 @@ class _Ask:
     """What is to be read of a part.
 
     Attributes:
+        name: What messages call the file.
         offset_seconds: Where to start, counted from the part's beginning; less than 0 where it lies before.
         duration_seconds, channel, max_minutes: As for :func:`read_audio`.
         seconds_left: What the parts before have left of ``max_minutes``.
     """
 
+    name: str
     offset_seconds: float
     duration_seconds: float | None
     channel: int | None
@@ -241,12 +252,12 @@ class _Ask:
             stop = stop if frames is None else min(stop, frames)
         return max(0, first), stop
 
-    def refuse_overlong(self, name: str, seconds: float) -> None:
+    def refuse_overlong(self, seconds: float) -> None:
         """Demand that a length is within what is left."""
         if seconds > self.seconds_left + SPAN_TOLERANCE_SECONDS:
             known = self.max_minutes + (seconds - self.seconds_left) / 60
             raise Overlong(
-                f"{name}: is too long to be read at once.",
+                f"{self.name}: is too long to be read at once.",
                 got=f"{known:.1f} minutes or more",
                 expected=f"at most {self.max_minutes:g} minutes",
                 advice="Raise the limit (--max-minutes, max_minutes), or read it in spans or in pieces.",
@@ -317,22 +328,22 @@ def _counted(sound: Sndfile | Track, part: Part, name: str) -> tuple[float, int,
     return _length(sound), sound.rate, sound.channels
 
 
-def _read(stream: BinaryIO, part: Part, name: str, ask: _Ask) -> _Piece:
+def _read(stream: BinaryIO, part: Part, ask: _Ask) -> _Piece:
     """Read what is asked for of a part; where channels cancel, the loudest alone."""
-    piece = _with_sound(stream, part, name, lambda sound: _heard(sound, part, name, ask))
+    piece = _with_sound(stream, part, ask.name, partial(_heard, part=part, ask=ask))
     if piece.cancelled_by is None:
         return piece
     alone = replace(ask, channel=piece.cancelled_by)
-    piece = _with_sound(stream, part, name, lambda sound: _heard(sound, part, name, alone))
+    piece = _with_sound(stream, part, ask.name, partial(_heard, part=part, ask=alone))
     remark = f"its channels cancel (opposite phase): channel {alone.channel} is heard alone"
     return replace(piece, remarks=(*piece.remarks, remark))
 
 
-def _heard(sound: Sndfile | Track, part: Part, name: str, ask: _Ask) -> _Piece:
+def _heard(sound: Sndfile | Track, part: Part, ask: _Ask) -> _Piece:
     """Decode what is asked for of a part and hold it against what the part says of its length."""
     if ask.channel is not None and not 0 <= ask.channel < sound.channels:
         raise AudioError(
-            f"{name}: there is no channel {ask.channel}.",
+            f"{ask.name}: there is no channel {ask.channel}.",
             got=f"{sound.channels} channel(s)",
             expected=f"0 <= channel < {sound.channels}",
         )
@@ -340,18 +351,18 @@ def _heard(sound: Sndfile | Track, part: Part, name: str, ask: _Ask) -> _Piece:
     if stop is not None and stop <= first:
         return _Piece(np.zeros(0, dtype=np.float32), length_seconds=_length(sound))
     expected = (stop - first) / sound.rate if stop is not None and sound.frames is not None else 0.0
-    ask.refuse_overlong(name, expected if stop is not None else sound.declared_seconds or 0.0)
+    ask.refuse_overlong(expected if stop is not None else sound.declared_seconds or 0.0)
     mixer = _Mixer(ask.channel)
     blocks = sound.blocks(first, None if stop is None else stop - first)
-    samples = _resampled(_limited(mixer.mono(blocks), sound.rate, name, ask), sound.rate)
+    samples = _resampled(mixer.mono(blocks), sound.rate, ask)
     found = len(samples) / SAMPLE_RATE_HZ
     if sound.frames == 0:
-        raise _no_sound(name)
+        raise _no_sound(ask.name)
     if found + SPAN_TOLERANCE_SECONDS < expected or (expected and not found):
-        raise _short(name, found, expected)
+        raise _short(ask.name, found, expected)
     if sound.frames is not None and stop in (None, sound.frames):  # it was read to its end
         declared = sound.declared_seconds or 0.0
-        _hold_against(_length(sound), max(part.seconds, part.promised_seconds, declared), name)
+        _hold_against(_length(sound), max(part.seconds, part.promised_seconds, declared), ask.name)
     return _Piece(samples, sound.start_seconds, (), _length(sound), mixer.cancelled_by())
 
 
@@ -363,15 +374,6 @@ def _hold_against(seconds: float, declared_seconds: float, name: str) -> None:
 
 def _length(sound: Sndfile | Track) -> float:
     return math.inf if sound.frames is None else sound.frames / sound.rate
-
-
-def _limited(blocks: Iterator[np.ndarray], rate: int, name: str, ask: _Ask) -> Iterator[np.ndarray]:
-    """Hand on mono blocks, up to the limit."""
-    seen = 0
-    for block in blocks:
-        seen += len(block)
-        ask.refuse_overlong(name, seen / rate)
-        yield block
 
 
 class _Mixer:
@@ -468,28 +470,20 @@ def _not_in_it(name: str, offset: float, duration: float | None, total: float) -
     )
 
 
-def _resampled(blocks: Iterator[np.ndarray], rate: int) -> np.ndarray:
-    """Join blocks of mono samples, brought from ``rate`` to 16 kHz."""
-    if rate == SAMPLE_RATE_HZ:
-        return _one(list(blocks))
-    stream = soxr.ResampleStream(rate, SAMPLE_RATE_HZ, 1, dtype="float32")
-    resampled = [stream.resample_chunk(block) for block in blocks]
-    return _one([*resampled, stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)])
+def _resampled(blocks: Iterator[np.ndarray], rate: int, ask: _Ask) -> np.ndarray:
+    """Join blocks of mono samples, up to the limit, brought from ``rate`` to 16 kHz."""
+    stream = None
+    if rate != SAMPLE_RATE_HZ:
+        stream = soxr.ResampleStream(rate, SAMPLE_RATE_HZ, 1, dtype="float32")
+    out, seen = [], 0
+    for block in blocks:
+        seen += len(block)
+        ask.refuse_overlong(seen / rate)
+        out.append(block if stream is None else stream.resample_chunk(block))
+    if stream is not None:
+        out.append(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+    return _one(out)
 
 
 def _one(arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays) if len(arrays) > 1 else arrays[0] if arrays else np.zeros(0, np.float32)
-
-
-def _checked(samples: np.ndarray, name: str) -> np.ndarray:
-    peak = np.abs(samples).max()
-    if not np.isfinite(peak):
-        raise AudioError(f"{name}: holds samples that are not numbers.", got="NaN or infinity")
-    if peak > _PEAK_LIMIT:
-        raise AudioError(
-            f"{name}: is far beyond full scale.",
-            got=f"a peak of {peak:.6g}",
-            expected="floats within -1 .. 1",
-            advice="Divide the samples by 32768 if they were 16-bit integers.",
-        )
-    return samples
