@@ -29,6 +29,8 @@ PROMPTS = {
     "system_user": "system + user",
     "qwen2_audio": "Qwen2-Audio's",
 }
+CLOUDS = {"span": "the span alone", "sequence": "the whole sequence"}
+EARS = {"aligned": "ears of 2,474 clips", "aligned5k": "ear of 5,074 clips"}
 _LEFT, _TOP, _HEIGHT, _ACROSS, _DOWN = 44, 64, 96, 12, 40
 _TIMES_CHANCE = 6.7  # the paper's threshold 0.05 at 1,000 pairs
 Rows = Sequence[dict[str, Any]]
@@ -47,7 +49,7 @@ def draw(rows: Rows) -> Canvas:
     """One panel a prompt, one line of panels a backbone and cloud; bands are the range over the ears."""
     aligned = [row for row in rows if row["ear"].startswith("aligned")]
     prompts = [prompt for prompt in PROMPTS if any(row["prompt"] == prompt for row in aligned)]
-    lines = sorted({(row["backbone"], row["cloud"]) for row in aligned}, reverse=True)  # the span first
+    lines = sorted({_line(row) for row in aligned}, reverse=True)  # the span first
     canvas = Canvas(WIDE, _TOP + len(lines) * (_HEIGHT + _DOWN), "MRR by layer")
     for i, (cost, role) in enumerate(COSTS.items()):
         left = _LEFT + (0, 230, 310)[i]
@@ -56,18 +58,21 @@ def draw(rows: Rows) -> Canvas:
     wide = (WIDE - _LEFT - 8) / len(prompts) - _ACROSS
     for i, prompt in enumerate(prompts):
         canvas.text(_LEFT + i * (wide + _ACROSS), 36, PROMPTS[prompt], "ink", font="small")
-    for down, (backbone, cloud) in enumerate(lines):
+    for down, line in enumerate(lines):
         top = _TOP + down * (_HEIGHT + _DOWN)
-        positions = "the span alone" if cloud == "span" else "the whole sequence"
-        canvas.text(_LEFT, top - 8, f"{backbone}, {positions}", "soft", font="small")
+        canvas.text(
+            _LEFT, top - 8, ", ".join((line[0], EARS[line[2]], CLOUDS[line[1]])), "soft", font="small"
+        )
         for across, prompt in enumerate(prompts):
-            here = [
-                r for r in aligned if (r["backbone"], r["cloud"], r["prompt"]) == (backbone, cloud, prompt)
-            ]
+            here = [row for row in aligned if (*_line(row), row["prompt"]) == (*line, prompt)]
             if here:
                 panel(canvas, (_LEFT + across * (wide + _ACROSS), top, wide), here, first=across == 0)
     canvas.text(WIDE / 2, canvas.height - 4, "layer", anchor="center")
     return canvas
+
+
+def _line(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["backbone"], row["cloud"], row["ear"].split("-")[0]
 
 
 def panel(canvas: Canvas, place: tuple[float, float, float], rows: Rows, *, first: bool) -> None:

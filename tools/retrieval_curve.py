@@ -51,7 +51,7 @@ PREFIXES = {
     "system_user": SYSTEM,
     "qwen2_audio": SYSTEM + "Audio 1: ",  # without its audio tag, which is no token of Qwen2.5
 }
-BATCH = 20
+BATCH, EAR = 20, "window_qformer."
 Layers = dict[int, list[Tensor]]  # layer -> one (tokens, d) a pair
 
 
@@ -183,7 +183,9 @@ def embeddings(source: str, speech_llm: SpeechLM, pairs: SpeechDataset) -> list[
             fresh = WindowQFormer(speech_llm.model.config)
         speech_llm.model.window_qformer.load_state_dict(fresh.state_dict())
     elif source not in ("text", "translation"):
-        speech_llm.model.load_trainable(read_trained(Path(source)))
+        trained = read_trained(Path(source)).items()
+        ear = {name.removeprefix(EAR): tensor for name, tensor in trained if name.startswith(EAR)}
+        speech_llm.model.window_qformer.load_state_dict(ear)
     found = []
     for start in range(0, len(pairs), BATCH):
         part = [pairs[i] for i in range(start, min(start + BATCH, len(pairs)))]

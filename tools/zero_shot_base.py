@@ -78,13 +78,14 @@ def go(chosen: argparse.Namespace, name: str, seed: int) -> None:
     how = SYSTEMS[name].replace("LAYERS", str(chosen.layers))
     changes = [f"output={run}", f"seed={seed}", *filter(None, [how]), *chosen.set]
     if name in ("aligned", "pulled"):
-        steps = align(AlignSettings.load(CONFIGS / "align.yaml", changes, begin)).steps
+        done = align(AlignSettings.load(CONFIGS / "align.yaml", changes, begin))
     else:
-        steps = pretrain(PretrainSettings.load(CONFIGS / "ear.yaml", changes, begin)).steps
+        done = pretrain(PretrainSettings.load(CONFIGS / "ear.yaml", changes, begin))
     trained = run / "cpu_seconds"
     if not trained.exists():
         write_whole(trained, f"{time.process_time() - start:.1f}")
-    about = {"experiment": chosen.experiment, "system": name, "seed": seed, "steps": steps}
+    about = {"experiment": chosen.experiment, "system": name, "seed": seed, "steps": done.steps}
+    about["mrr"] = done.best_mrr  # of the held-out pairs, where they were ranked
     data = [f"data/{chosen.split}.jsonl", f"data/{chosen.split}.asr.jsonl"]
     write_rows(path, {**about, "cpu_seconds": float(trained.read_text())}, run, data, chosen)
 
