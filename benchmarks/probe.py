@@ -109,7 +109,7 @@ def ours(folder: Path) -> dict[str, Any]:
     from aista.data.dataset import SpeechDataset
     from aista.data.manifest import Manifest
     from aista.selection.hidden_states import Extraction
-    from aista.selection.measures import about_layer, retrieved
+    from aista.selection.select import about_layer, retrieved
     from aista.speech_llm import SpeechLM
 
     speech_llm = SpeechLM.load(folder / "model")

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 import aista
 from aista.config import JointSettings, PretrainSettings, SelectSettings, Settings, TrainSettings
 from aista.errors import ConfigError
-from aista.evaluation.settings import BaselineSettings, EvaluateSettings
+from aista.evaluation.evaluate import BaselineSettings, EvaluateSettings
 from aista.settings_text import as_yaml, override, read_settings
 
 JOINT = {"output": "o", "init": "i", "data": {"train": ["m"], "validation": ["v"]}}

@@ -17,8 +17,7 @@ import yaml
 from aista import run_folder
 from aista.config import JointSettings, PretrainSettings, SelectSettings
 from aista.errors import AistaError, ConfigError
-from aista.evaluation.evaluate import evaluate
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings, evaluate
 from aista.run_folder import claim, held, inputs_of, is_finished
 from aista.selection.select import select
 from aista.training.stages import Interrupted, joint, pretrain

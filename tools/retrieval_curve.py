@@ -36,7 +36,7 @@ from aista.model.window_qformer import WindowQFormer
 from aista.ot.loss import COSTS
 from aista.retrieval.tokens import under_cost
 from aista.selection.hidden_states import LayerStates
-from aista.selection.measures import about_layer
+from aista.selection.select import about_layer
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.pairs import CLOUDS
 from aista.text import prompts

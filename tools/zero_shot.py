@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from aista.analysis.zero_shot_mt import gain
+from aista.analysis.comparison import gain
 from aista.config import AlignSettings, PretrainSettings
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.demo import corpus
 from aista.evaluation.decode import read_hypotheses
+from aista.evaluation.evaluate import EvaluateSettings
 from aista.evaluation.metrics import bleu
-from aista.evaluation.settings import EvaluateSettings
 from aista.evaluation.significance import Interval, bootstrap_over_seeds
 from aista.experiments.plan import Job, changed, shipped
 from aista.experiments.plans.demo import encode, synthesise, write_texts

@@ -30,8 +30,7 @@ from aista.config import AlignSettings, PretrainSettings
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest, write_manifest
 from aista.evaluation.decode import read_hypotheses
-from aista.evaluation.evaluate import evaluate
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings, evaluate
 from aista.files import write_whole
 from aista.model.feature_cache import cached_features
 from aista.model.lora import merge

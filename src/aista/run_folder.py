@@ -28,7 +28,6 @@ from aista.config import Content, Settings
 from aista.errors import AistaError, ConfigError, ManifestError
 from aista.files import DRAFTS, sha256_of, write_whole
 from aista.model.bases import locate
-from aista.retrieval import read_selected
 
 SETTINGS, INPUTS, LOCK, HOLDER = "settings.yaml", "inputs.yaml", ".lock", ".holder"
 # What is read of a model's folder, whoever wrote it; logs and results of the run that made it are not.
@@ -179,6 +178,22 @@ def sha256_of_model(source: str) -> str:
     files = sorted({path for pattern in _OF_A_MODEL for path in place.glob(pattern) if path.is_file()})
     rows = [f"{path.name} {sha256_of(path)}" for path in files]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def read_selected(path: str | os.PathLike[str]) -> list[int]:
+    """Return the set I of layers that a layer report of ``aista select`` holds.
+
+    Raises:
+        ConfigError: The file is missing or is no layer report.
+    """
+    try:
+        return [int(layer) for layer in json.loads(Path(path).read_text(encoding="utf-8"))["selected"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"Cannot read the layer report {path}.",
+            got=str(error) or type(error).__name__,
+            advice="Write one with `aista select`.",
+        ) from None
 
 
 def _content(kind: Content, name: str) -> str:

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aista.analysis.cases import Answered, find_cases
-from aista.analysis.correlation import Point, by_group, by_seed, correlate, pooled
+from aista.analysis.comparison import (
+    Answered,
+    Point,
+    by_group,
+    by_seed,
+    correlate,
+    find_cases,
+    gain,
+    pooled,
+    transfer,
+)
 from aista.analysis.embedding_map import MeanStates, closeness, density, mean_states, plane
-from aista.analysis.zero_shot_mt import gain, transfer
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import EvaluationError

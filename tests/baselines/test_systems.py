@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aista.audio.files import write_audio
-from aista.baselines import baseline, names, reported
+from aista.baselines import base as reported
+from aista.baselines import baseline, names
 from aista.baselines.base import worded
 from aista.checkpoints import salmonn
 from aista.errors import AudioError, CheckpointError, ConfigError, ModelInputError

@@ -13,8 +13,7 @@ import torch
 
 from aista.config import JointSettings, SelectSettings
 from aista.errors import ConfigError
-from aista.selection.report import LayerReport
-from aista.selection.select import select
+from aista.selection.select import LayerReport, select
 from aista.training.optimisation import accumulation
 from aista.training.stages import joint
 from tests.engines import stages

@@ -14,9 +14,8 @@ from aista.audio.files import write_audio
 from aista.data.manifest import Utterance, write_manifest
 from aista.errors import ConfigError, EvaluationError
 from aista.evaluation.decode import read_hypotheses
-from aista.evaluation.evaluate import compare, score
+from aista.evaluation.evaluate import ScoreSettings, compare, score
 from aista.evaluation.metrics import obeys
-from aista.evaluation.settings import ScoreSettings
 from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.translating import Request, SpeechTranslator
 from aista.text.languages import LANGUAGES

@@ -19,12 +19,16 @@ from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError, EvaluationError
 from aista.evaluation import evaluate as module
-from aista.evaluation.decode import decode, read_hypotheses
-from aista.evaluation.evaluate import compare, evaluate, hears
-from aista.evaluation.inside import teacher_forced_accuracy, transport_costs, transport_map
-from aista.evaluation.settings import EvaluateSettings, GenerationSettings
+from aista.evaluation.decode import (
+    decode,
+    read_hypotheses,
+    teacher_forced_accuracy,
+    transport_costs,
+    transport_map,
+)
+from aista.evaluation.evaluate import EvaluateSettings, compare, evaluate, hears
 from aista.experiments.demo_page import write_report
-from aista.inference.answering import answer
+from aista.inference.answering import GenerationSettings, answer
 from aista.inference.translator import Translator, load
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration

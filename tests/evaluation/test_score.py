@@ -15,8 +15,7 @@ from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError
 from aista.evaluation.decode import read_hypotheses
-from aista.evaluation.evaluate import compare, evaluate, hears, score
-from aista.evaluation.settings import EvaluateSettings, ScoreSettings
+from aista.evaluation.evaluate import EvaluateSettings, ScoreSettings, compare, evaluate, hears, score
 from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.translating import Request, SpeechTranslator
 from aista.inference.translator import load

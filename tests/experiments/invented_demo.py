@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aista.evaluation.inside import TransportMap
+from aista.evaluation.decode import TransportMap
 from aista.experiments.demo_page import ReportData, render
 from aista.experiments.page import Clip, Rendering
 

@@ -8,7 +8,7 @@ import pytest
 
 from aista.config import JointSettings
 from aista.errors import ConfigError
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings
 from aista.experiments.plan import NANO_TRAIN, changed, moved, shipped
 from aista.experiments.plans.demo import SYSTEMS, UNTAUGHT, DemoPlan
 

@@ -9,9 +9,7 @@ import torch
 from aista.config import SelectSettings
 from aista.retrieval.tokens import under_cost
 from aista.selection.hidden_states import LayerStates
-from aista.selection.measures import about_layer, length_only_mrr
-from aista.selection.report import LayerReport
-from aista.selection.select import rank_layers
+from aista.selection.select import LayerReport, about_layer, length_only_mrr, rank_layers
 from aista.speech_llm import Batch
 from aista.speech_llm.batch import Row
 from aista.speech_llm.pairs import compared

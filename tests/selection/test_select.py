@@ -13,8 +13,7 @@ from aista.data.manifest import Utterance
 from aista.errors import ConfigError, ManifestError
 from aista.retrieval import chance_mrr
 from aista.selection.hidden_states import LayerStates
-from aista.selection.report import LayerReport
-from aista.selection.select import draw_pairs, rank_layers, select
+from aista.selection.select import LayerReport, draw_pairs, rank_layers, select
 from aista.training.stages import pretrain
 from tests import tiny
 

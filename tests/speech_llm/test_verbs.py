@@ -16,8 +16,7 @@ from aista.config import AlignSettings, JointSettings, PretrainSettings, SelectS
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import CheckpointError, ConfigError, ModelInputError
-from aista.evaluation.evaluate import evaluate, hears
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings, evaluate, hears
 from aista.inference.translating import Request
 from aista.selection.select import select
 from aista.speech_llm import SpeechLM

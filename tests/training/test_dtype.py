@@ -9,8 +9,7 @@ import torch
 
 import aista
 from aista.config import AlignSettings, PretrainSettings, SelectSettings
-from aista.evaluation.evaluate import evaluate
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings, evaluate
 from aista.model import bases
 from aista.selection.select import select
 from aista.training.stages import align, joint, pretrain

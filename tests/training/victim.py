@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from aista.config import JointSettings, PretrainSettings, SelectSettings
-from aista.evaluation.evaluate import evaluate
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings, evaluate
 from aista.selection.select import select
 from aista.training.stages import joint, pretrain
 from aista.training.trainer import AistaTrainer

@@ -17,8 +17,7 @@ import torch
 
 from aista.config import JointSettings, PretrainSettings, SelectSettings
 from aista.demo import corpus
-from aista.evaluation.evaluate import evaluate
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings, evaluate
 from aista.experiments.plan import NANO_TRAIN, changed, moved, shipped
 from aista.experiments.progress import Clock, bar
 from aista.model.loading import read_trained, write_trained

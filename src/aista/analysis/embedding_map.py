@@ -110,28 +110,24 @@ def closeness(states: MeanStates, folds: int = 5) -> Closeness:
     speech, text = states.speech.astype(np.float64), states.text.astype(np.float64)
     _enough(len(speech))
     distances = cdist(speech, text)
+    # Both halves of a pair are in the same fold, or the sentence would leak.
+    labels, pairs = np.repeat([0, 1], len(speech)), np.tile(np.arange(len(speech)), 2)
+    judge = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    parts = GroupKFold(min(folds, len(speech) // 2))
+    accuracy = cross_val_score(judge, np.vstack([speech, text]), labels, groups=pairs, cv=parts)
     return Closeness(
         centroid_distance=float(np.linalg.norm(speech.mean(0) - text.mean(0))),
         paired_distance=float(np.trace(distances) / len(speech)),
         unpaired_distance=float((distances.sum() - np.trace(distances)) / (len(speech) * (len(speech) - 1))),
         text_spread=_spread(text),
         speech_spread=_spread(speech),
-        separability=_separability(speech, text, min(folds, len(speech) // 2)),
+        separability=float(accuracy.mean()),
         num_pairs=len(speech),
     )
 
 
 def _spread(points: np.ndarray) -> float:
     return float(np.sqrt(((points - points.mean(0)) ** 2).sum(1).mean()))
-
-
-def _separability(speech: np.ndarray, text: np.ndarray, folds: int) -> float:
-    """Cross-validated accuracy; both halves of a pair are in the same fold, or the sentence would leak."""
-    labels = np.repeat([0, 1], len(speech))
-    pairs = np.tile(np.arange(len(speech)), 2)
-    judge = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    found = cross_val_score(judge, np.vstack([speech, text]), labels, groups=pairs, cv=GroupKFold(folds))
-    return float(found.mean())
 
 
 def plane(groups: Mapping[str, np.ndarray], seed: int = 0, perplexity: float = 30.0) -> dict[str, np.ndarray]:
@@ -151,17 +147,16 @@ def plane(groups: Mapping[str, np.ndarray], seed: int = 0, perplexity: float = 3
     """
     for cloud in groups.values():
         _enough(len(cloud))
-    first = {name: _equal_before(name, groups) for name in groups}
+    first = {
+        name: next(other for other in groups if np.array_equal(groups[other], cloud))
+        for name, cloud in groups.items()
+    }
     kept = [name for name in groups if first[name] == name]
     points = np.vstack([groups[name] for name in kept]).astype(np.float64)
     tsne = TSNE(perplexity=min(perplexity, (len(points) - 1) / 3), init="pca", random_state=seed)
     ends = np.cumsum([len(groups[name]) for name in kept])[:-1]
     laid = dict(zip(kept, np.split(tsne.fit_transform(points).astype(np.float64), ends), strict=True))
     return {name: laid[first[name]] for name in groups}
-
-
-def _equal_before(name: str, groups: Mapping[str, np.ndarray]) -> str:
-    return next(other for other in groups if np.array_equal(groups[other], groups[name]))
 
 
 @dataclass(frozen=True)

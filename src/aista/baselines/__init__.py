@@ -2,7 +2,7 @@
 
 A system is a module of this package (or a dotted path to a third party's) that defines ``System``, a subclass
 of :class:`~aista.baselines.base.Baseline`. Nothing else has to be edited for a new one. What cannot be run,
-because no code or weights are public, has its published numbers in ``reported``.
+because no code or weights are public, has its published numbers in ``base.REPORTED``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["baseline", "names"]
 
-_NOT_SYSTEMS = ("base", "reported")
-
 
 def names() -> list[str]:
     """Return the name of every system in this package that can be run."""
-    return plugins.names(__name__, hidden=_NOT_SYSTEMS)
+    return plugins.names(__name__, hidden=("base",))
 
 
 def baseline(
@@ -40,13 +38,12 @@ def baseline(
         ConfigError: There is no such system, it cannot be run, or it does not take these options.
         CheckpointError: Its weights are not to be had.
     """
-    from aista.baselines import reported
+    from aista.baselines.base import note
 
-    if name in _NOT_SYSTEMS or ("." not in name and name not in names()):
-        known = reported.note(name)
+    if "." not in name and name not in names():
         raise ConfigError(
             f"There is no system {name!r} to run.",
-            got=known,
+            got=note(name),
             expected=f"{', '.join(names())}, or the dotted path of a module that defines System",
         )
     system = plugins.member(plugins.find(__name__, name, kind="system"), "System", kind="system")

@@ -175,19 +175,18 @@ class System(Baseline):
     def _prompts(self, texts: Sequence[str], request: Request) -> tuple[list[list[int]], int]:
         """Return the token ids of every prompt, and the token that ends an answer."""
         if self.template == CHAT:
-            return [self._chat(text, request) for text in texts], int(self.tokenizer.eos_token_id)
+            names = {"source": language(request.source).name, "target": language(request.target).name}
+            messages = [
+                [{"role": "user", "content": _CHAT_WORDING.format(text=text, **names)}] for text in texts
+            ]
+            written = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return [text_ids(self.tokenizer, row) for row in written], int(self.tokenizer.eos_token_id)
         prompt = render(self.template, instruction("st", request.target))
         end = end_token_id(self.tokenizer, self.template)
         bos = [self.tokenizer.bos_token_id] if prompt.bos and self.tokenizer.bos_token_id is not None else []
         pieces = [[prompt.prefix, text, prompt.suffix] for text in texts]
         ids = [[token for piece in row for token in text_ids(self.tokenizer, piece)] for row in pieces]
         return [bos + row for row in ids], end
-
-    def _chat(self, text: str, request: Request) -> list[int]:
-        names = {"source": language(request.source).name, "target": language(request.target).name}
-        message = {"role": "user", "content": _CHAT_WORDING.format(text=text, **names)}
-        written = self.tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-        return text_ids(self.tokenizer, written)
 
 
 def _whisper(folder: Path) -> Any:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from aista.audio.speech import Segment
+from aista.baselines import speech_llm
 from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
-from aista.inference.answering import Answer, GenerationSettings, answer
+from aista.inference.answering import GenerationSettings
 from aista.inference.translating import Request
 from aista.model import AistaProcessor, loading
 from aista.model.speech_lm import AistaForConditionalGeneration
@@ -55,7 +52,7 @@ class Options:
     any_llm: bool = False
 
 
-class System(Baseline):
+class System(speech_llm.System):
     """SALMONN: 88 speech tokens whatever the length, beam search with 4 beams, at most 200 new tokens.
 
     Args:
@@ -67,13 +64,13 @@ class System(Baseline):
     """
 
     options = Options
-    tasks = frozenset({"st", "asr", "aac"})
+    prompts = PROMPTS
     own_generation = GenerationSettings(num_beams=4, max_new_tokens=200, batch_size=8)
 
     def __init__(
         self, options: Options, *, generation: dict[str, Any] | None = None, device: str | None = None
     ) -> None:
-        super().__init__(generation=generation, device=device)
+        Baseline.__init__(self, generation=generation, device=device)
         checkpoint, prompt = options.checkpoint, options.prompt
         parts: dict[str, str | None] = {"checkpoint": checkpoint}
         model: Any
@@ -105,17 +102,3 @@ class System(Baseline):
             "quantization": options.quantization,
         }
         worded(PROMPTS, Request("st", "en", "zh"), prompt)
-
-    @property
-    def longest_seconds(self) -> float:
-        """All that Whisper takes: 30 s."""
-        return self.speech_llm.longest_seconds
-
-    def pieces(self, samples: np.ndarray) -> list[Segment]:
-        """Cut a recording as this kind of model hears it."""
-        return self.speech_llm.pieces(samples)
-
-    def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
-        """Answer pieces of sound in SALMONN's wording."""
-        wording = worded(PROMPTS, request, self.prompt)
-        return answer(self.speech_llm, pieces, [wording] * len(pieces), self.generation)

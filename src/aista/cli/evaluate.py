@@ -12,7 +12,7 @@ from aista.cli import AsJson, Bases, Config, Overrides, examples
 from aista.errors import ConfigError
 
 if TYPE_CHECKING:
-    from aista.evaluation.settings import BaselineSettings, EvaluateSettings
+    from aista.evaluation.evaluate import BaselineSettings, EvaluateSettings
 
 app = typer.Typer()
 
@@ -61,8 +61,7 @@ def evaluate(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from aista.evaluation.evaluate import evaluate, score
-    from aista.evaluation.settings import BaselineSettings, EvaluateSettings
+    from aista.evaluation.evaluate import BaselineSettings, EvaluateSettings, evaluate, score
 
     if options and baseline is None:
         raise ConfigError("--baseline-option needs --baseline NAME.", got=" ".join(options))
@@ -95,7 +94,7 @@ def _system(settings: EvaluateSettings | BaselineSettings) -> Any:
     """Load what is scored: a model, or a baseline by its name."""
     from aista.baselines import baseline
     from aista.data.manifest import Manifest
-    from aista.evaluation.settings import EvaluateSettings
+    from aista.evaluation.evaluate import EvaluateSettings
     from aista.inference.translator import load
 
     if isinstance(settings, EvaluateSettings):

@@ -9,46 +9,128 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.config import Count, Dtype, Layer, Name, PathName, Settings
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ConfigError
-from aista.evaluation.decode import decode, request_of
-from aista.evaluation.inside import teacher_forced_accuracy, transport_costs
+from aista.evaluation.decode import decode, request_of, teacher_forced_accuracy, transport_costs
 from aista.evaluation.metrics import bleu_metric, obeys
 from aista.evaluation.results import (
     MAY_CHANGE,
     RESULTS,
-    Clock,
     Part,
     has_target,
     has_text,
     part_warnings,
-    read_results,
-    remembered,
     set_names,
     versions,
     write_results,
 )
-from aista.evaluation.settings import EvaluateSettings, ScoreSettings
 from aista.evaluation.significance import compare
-from aista.files import sha256_of
+from aista.files import sha256_of, write_whole
+from aista.inference.answering import GenerationSettings
 from aista.inference.translating import SpeechTranslator
-from aista.retrieval import read_selected
-from aista.run_folder import claim, inputs_of, sha256_of_model
+from aista.run_folder import claim, inputs_of, read_selected, sha256_of_model
 from aista.text.languages import language
 
-__all__ = ["compare", "evaluate", "hears", "score", "versions"]
+__all__ = [
+    "BaselineSettings",
+    "EvaluateSettings",
+    "ScoreSettings",
+    "compare",
+    "evaluate",
+    "score",
+    "versions",
+]
 
 _HEARING_CLIPS = 4
+Measure = Literal["speech", "text_translation", "token_accuracy", "log_wasserstein", "obedience"]
+
+
+class EvaluateSettings(Settings):
+    """Evaluation of one model on held-out manifests.
+
+    Attributes:
+        output: Folder for ``results.json`` and the hypotheses; an interrupted evaluation goes on there.
+        model: Folder of the model.
+        data: Manifests; each is a test set of its own, named by the file.
+        measures: What is computed. ``speech``: the rows' own tasks, from audio: BLEU and chrF2 (``st``), word
+            error rate (``asr``), chrF2 (``aac``). ``text_translation``: the ``st`` rows again with the
+            transcript standing where the speech stood, prompt unchanged (the paper's zero-shot MT).
+            ``token_accuracy``: teacher-forced. ``log_wasserstein``: mean logarithm of the transport cost
+            between speech and transcript (the paper's Figure 6). ``obedience``: percent of the answers of
+            ``speech`` (``st``, ``asr``) that obey what is said instead of translating it, see
+            ``aista.evaluation.metrics.obeys``; for a test set of spoken questions and orders.
+        layers: Layers of ``log_wasserstein``: numbers, or the path of a layer report of ``aista select``.
+        limit: Rows taken from the head of each manifest; all by default.
+        features: Folder of cached encoder outputs, filled where something is missing.
+        dtype: Of the frozen weights; None: bfloat16 on a GPU, float32 on a CPU.
+        silence_check: Also decode a few clips with their sound taken away: a model that answers the same does
+            not hear.
+    """
+
+    harmless = frozenset({"output", "features"})
+    contents = {"model": "model", "data": "manifest", "layers": "layers"}
+
+    output: PathName
+    model: PathName
+    data: list[PathName] = Field(min_length=1)
+    measures: list[Measure] = Field(
+        default=["speech", "text_translation", "token_accuracy", "log_wasserstein"], min_length=1
+    )
+    layers: list[Layer] | PathName = [0]
+    generation: GenerationSettings = GenerationSettings()
+    limit: Count | None = None
+    features: PathName | None = None
+    dtype: Dtype | None = None
+    silence_check: bool = True
+
+
+class ScoreSettings(Settings):
+    """Evaluation of any system that turns speech into text: a baseline, a service, somebody else's model.
+
+    Attributes:
+        output, data, limit, silence_check: As for ``EvaluateSettings``.
+        measures: ``speech``, and ``text_translation`` where the system also takes text; ``obedience``.
+    """
+
+    harmless = frozenset({"output"})
+    contents = {"data": "manifest"}
+
+    output: PathName
+    data: list[PathName] = Field(min_length=1)
+    measures: list[Literal["speech", "text_translation", "obedience"]] = Field(
+        default=["speech"], min_length=1
+    )
+    limit: Count | None = None
+    silence_check: bool = True
+
+
+class BaselineSettings(ScoreSettings):
+    """Evaluation of a baseline, as one YAML file.
+
+    Attributes:
+        baseline: Its name: a module of ``aista.baselines``, or a dotted path.
+        options: Its options: ids, revisions, prompts.
+        generation: Search settings that differ from its own.
+    """
+
+    baseline: Name
+    options: dict[str, Any] = {}
+    generation: dict[str, Any] = {}
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
@@ -121,7 +203,7 @@ def _run(
 
     with claim(output, settings, inputs, result=RESULTS, may_change=MAY_CHANGE) as finished:
         if finished:
-            return read_results(output)
+            return dict(json.loads((output / RESULTS).read_text(encoding="utf-8")))
         _check_languages(settings)
         return _measured(load(), settings, made_by, about or {})
 
@@ -196,7 +278,7 @@ class _Bench:
         asked, part = self.settings.measures, Part(len(self.sounds))
         for measure, kind in (("speech", "speech"), ("text_translation", "text")):
             if measure in asked and (rows := self._answerable(from_text=kind == "text")):
-                with Clock(self.seconds, measure):
+                with self._timed(measure):
                     part.hypotheses += decode(
                         self.system,
                         self.dataset.subset(rows),
@@ -214,8 +296,9 @@ class _Bench:
             self._check_obedience(part)
         if {"token_accuracy", "log_wasserstein"} & set(asked):
             self._look_inside(part)
-        if self.settings.silence_check and "speech" in asked:
-            self._check_hearing()
+        silence = self.settings.silence_check and "speech" in asked
+        if silence and not self._remembered("hears", lambda: hears(self.system, self.sounds)):
+            self.warnings.append("the answers are the same without the sound: the model does not hear")
         return part
 
     def _answerable(self, *, from_text: bool) -> list[int]:
@@ -275,11 +358,6 @@ class _Bench:
             )
         return dataset.subset(short.nonzero()[0])
 
-    def _check_hearing(self) -> None:
-        """Warn of a system that answers silence as it answers speech."""
-        if not self._remembered("hears", lambda: hears(self.system, self.sounds)):
-            self.warnings.append("the answers are the same without the sound: the model does not hear")
-
     def _check_obedience(self, part: Part) -> None:
         """Count the answers that do what is said, and name the first."""
         rows = [row for row in part.hypotheses if row.task in ("st", "asr")]
@@ -295,8 +373,19 @@ class _Bench:
     def _remembered(self, measure: str, compute: Callable[[], Any], *terms: Any) -> Any:
         """Return a measure that an earlier attempt finished under the same terms, or compute and keep it."""
         path = Path(self.settings.output) / f"{self.name}.{measure}.json"
-        with Clock(self.seconds, measure):
-            return remembered(path, (self.fingerprint, self.settings.limit, terms), compute)
+        key = hashlib.sha256(repr((self.fingerprint, self.settings.limit, terms)).encode()).hexdigest()
+        with self._timed(measure):
+            if path.exists() and (kept := json.loads(path.read_text()))["key"] == key:
+                return kept["value"]
+            value = compute()
+            write_whole(path, json.dumps({"key": key, "value": value}))
+            return value
+
+    @contextmanager
+    def _timed(self, measure: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[measure] += time.perf_counter() - start
 
 
 def _only(dataset: SpeechDataset, keep: Callable[[Utterance], bool]) -> SpeechDataset:

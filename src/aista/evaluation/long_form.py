@@ -101,21 +101,14 @@ def long_form(system: SpeechTranslator, whole: Sequence[Talk], output: Path) -> 
         warnings = [str(row) for row in result.warnings]
         recordings.append({"audio": talk.audio, "text": result.text, "warnings": warnings})
         hypotheses += resegmented(result.text, [text for *_, text in talk.segments], code)
-    references = [text for talk in whole for *_, text in talk.segments]
-    rows = [
-        {"audio": talk.audio, "offset": start, "duration": seconds, "reference": text}
-        for talk in whole
-        for start, seconds, text in talk.segments
-    ]
-    lines = [
-        json.dumps({**row, "hypothesis": text}, ensure_ascii=False)
-        for row, text in zip(rows, hypotheses, strict=True)
-    ]
-    write_whole(output / "long_form.jsonl", "\n".join(lines) + "\n")
-    scored = {
-        f"bleu_{code}": bleu(hypotheses, references, code),
-        f"chrf_{code}": chrf(hypotheses, references),
-    }
+    segments = [(talk.audio, *row) for talk in whole for row in talk.segments]
+    references = [text for *_, text in segments]
+    names = ("audio", "offset", "duration", "reference", "hypothesis")
+    rows = [(*row, text) for row, text in zip(segments, hypotheses, strict=True)]
+    lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in rows]
+    write_whole(output / "long_form.jsonl", "".join(lines))
+    scored = {f"bleu_{code}": bleu(hypotheses, references, code)}
+    scored[f"chrf_{code}"] = chrf(hypotheses, references)
     found = {
         "model": system.name,
         "scores": {name: score.value for name, score in scored.items()},
@@ -242,21 +235,14 @@ def omnisteval(folder: Path, code: str) -> dict[str, float]:
             "The delay of streams is scored by OmniSTEval.", advice="pip install '.[streaming]'"
         ) from None
     by_letter = not language(code).spaces
-    words, said, places, references = load_resegmentation_inputs(
-        str(folder / "segments.yaml"),
-        None,
-        str(folder / "references.txt"),
-        str(folder / "instances.log"),
-        char_level=by_letter,
+    places, texts, log = (str(folder / name) for name in ("segments.yaml", "references.txt", "instances.log"))
+    words, said, segmentation, references = load_resegmentation_inputs(
+        places, None, texts, log, char_level=by_letter
     )
     instances, _ = resegment(
-        ref_words=words,
-        hyp_words=said,
-        segmentation=places,
-        ref_sentences=references,
-        char_level=by_letter,
-        lang=None if by_letter else code,
-    )
+        ref_words=words, hyp_words=said, segmentation=segmentation, ref_sentences=references,
+        char_level=by_letter, lang=None if by_letter else code,
+    )  # fmt: skip
     scores, *_ = evaluate_instances(instances, bleu_tokenizer=language(code).bleu_tokenizer)
     return {name: float(value) for name, value in scores.items()}
 

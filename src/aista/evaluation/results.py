@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,11 +55,6 @@ def set_names(manifests: Sequence[str]) -> list[str]:
     return names
 
 
-def read_results(output: Path) -> dict[str, Any]:
-    """Read the results of a finished evaluation."""
-    return dict(json.loads((output / RESULTS).read_text(encoding="utf-8")))
-
-
 def has_target(row: Utterance) -> bool:
     """Whether there is something to score an answer by: a text or translation that is not blank."""
     return not is_blank((row.text if row.task in ("asr", "aac") else row.translation) or "")
@@ -90,9 +83,10 @@ def part_warnings(
     for row in found:
         groups[row.task, row.language].append(row)
     for (task, code), answers in sorted(groups.items()):
+        names = {"asr": f"wer_{code}", "aac": "chrf_captions", "mt": f"mt_bleu_{code}", "st": f"bleu_{code}"}
         if cut := [row.id for row in answers if not row.finished]:
             told.append(
-                f"{_some(cut, len(answers))} ({_score_name(task, code)}) reached max_new_tokens = "
+                f"{_some(cut, len(answers))} ({names[task]}) reached max_new_tokens = "
                 f"{max_new_tokens} and may be cut: the scores count them as they are"
             )
     spoken = [row for row in found if row.task == "asr"]
@@ -109,18 +103,13 @@ def part_warnings(
             f"{_some(odd, len(raw))} are not in Unicode's composed form (NFC): BLEU and chrF count the same "
             "letter in two forms as a difference"
         )
-    if odd := [row.id for row in found if row.language == "zh" and _forms_differ(row)]:
+    chinese = [row for row in found if row.language == "zh"]
+    if odd := [row.id for row in chinese if len({*map(chinese_form, _texts_of(row))} - {None}) == 2]:
         told.append(
             f"{_some(odd, len(found))} are answered in traditional characters where the reference has "
             "simplified ones, or the other way round: every score counts them as differences"
         )
     return told
-
-
-def _forms_differ(row: Hypothesis) -> bool:
-    """Whether a Chinese answer and its reference are written in different characters."""
-    answer, reference = map(chinese_form, _texts_of(row))
-    return None not in (answer, reference) and answer != reference
 
 
 def _some(ids: Sequence[str], total: int) -> str:
@@ -130,33 +119,6 @@ def _some(ids: Sequence[str], total: int) -> str:
 
 def _texts_of(row: Hypothesis) -> tuple[str, str]:
     return row.hypothesis, row.reference
-
-
-def _score_name(task: str, code: str) -> str:
-    return {"asr": f"wer_{code}", "aac": "chrf_captions", "mt": f"mt_bleu_{code}"}.get(task, f"bleu_{code}")
-
-
-class Clock:
-    """Adds the time spent inside it to an entry of a dictionary."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] += time.perf_counter() - self.start
-
-
-def remembered(path: Path, terms: Any, compute: Callable[[], Any]) -> Any:
-    """Return a measure that an earlier attempt finished under the same terms, or compute and keep it."""
-    key = hashlib.sha256(repr(terms).encode()).hexdigest()
-    if path.exists() and (kept := json.loads(path.read_text()))["key"] == key:
-        return kept["value"]
-    value = compute()
-    write_whole(path, json.dumps({"key": key, "value": value}))
-    return value
 
 
 def write_results(
@@ -207,11 +169,8 @@ def _scores(parts: Iterable[Part]) -> dict[str, Any]:
     signatures: dict[str, str] = {}
     for (task, code), rows in groups.items():
         for name, score in _texts(task, code, rows):
-            values[name], signatures[name], num_scored[name] = (
-                score.value,
-                score.signature,
-                score.num_segments,
-            )
+            values[name], signatures[name] = score.value, score.signature
+            num_scored[name] = score.num_segments
             num_unfinished[name] = sum(not row.finished for row in rows)
     right, total = (sum(part.correct_tokens[i] for part in parts) for i in (0, 1))
     if total:
@@ -255,7 +214,7 @@ def _texts(task: str, code: str, rows: Sequence[Hypothesis]) -> list[tuple[str, 
 
 def versions() -> dict[str, str]:
     """Return the versions of everything a score may depend on."""
-    packages = (
+    packages = [
         "aista",
         "torch",
         "transformers",
@@ -265,7 +224,7 @@ def versions() -> dict[str, str]:
         "numpy",
         "soundfile",
         "soxr",
-    )
+    ]
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
     }

@@ -97,6 +97,9 @@ def paired_bootstrap(
     draws = rng.choice(len(kept), size=(num_resamples, len(kept)))
     scores = np.array([[_bleu(rows[draw].sum(0)) for draw in draws] for rows in counts])
     whole = [metric.corpus_score(texts, [kept]).score for texts in (one, other)]
+    difference = whole[1] - whole[0]
+    reached = np.abs(scores[1] - scores[0] - difference) >= abs(difference) - _ROUNDING
+    num_different = int((counts[0] != counts[1]).any(1).sum())
     signature = metric.get_signature()
     signature.update("bs", num_resamples)
     signature.update("seed", seed)
@@ -105,9 +108,7 @@ def paired_bootstrap(
         system=whole[1],
         base_half_width=estimate_ci(scores[0])[1],
         system_half_width=estimate_ci(scores[1])[1],
-        p_value=_p_value(
-            scores[1] - scores[0], whole[1] - whole[0], int((counts[0] != counts[1]).any(1).sum())
-        ),
+        p_value=max((float(reached.sum()) + 1) / (num_resamples + 1), min(1.0, 2.0 ** (1 - num_different))),
         signature=str(signature),
         num_segments=len(kept),
     )
@@ -172,12 +173,6 @@ def bootstrap_over_seeds(
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(difference(np.arange(num_seeds), np.arange(num_sentences)), float(low), float(high))
-
-
-def _p_value(differences: np.ndarray, difference: float, num_different: int) -> float:
-    """Return the two-sided p of a difference, given that of every resample (n,)."""
-    reached = np.abs(differences - difference) >= abs(difference) - _ROUNDING
-    return max((float(reached.sum()) + 1) / (len(reached) + 1), min(1.0, 2.0 ** (1 - num_different)))
 
 
 def _counts(hypotheses: Sequence[str], references: Sequence[str], target: str) -> list[list[int]]:

@@ -19,9 +19,8 @@ import aista
 from aista.audio.files import load_audio
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance
-from aista.evaluation.decode import read_hypotheses
+from aista.evaluation.decode import TransportMap, read_hypotheses, transport_map
 from aista.evaluation.evaluate import compare
-from aista.evaluation.inside import TransportMap, transport_map
 from aista.evaluation.metrics import edit_distance
 from aista.experiments import page
 from aista.experiments.page import Clip, Rendering

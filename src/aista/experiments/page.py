@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from aista.audio.files import as_flac
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
-from aista.evaluation.inside import TransportMap
+from aista.evaluation.decode import TransportMap
 from aista.experiments.results import Figure, Table
 from aista.figures import charts
 from aista.figures.drawing import NARROW, WIDE, colour_variables, signed

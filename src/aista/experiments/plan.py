@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from aista.config import Settings
 from aista.errors import AistaError, ConfigError
-from aista.evaluation.settings import BaselineSettings
+from aista.evaluation.evaluate import BaselineSettings
 from aista.experiments.progress import Clock, console
 from aista.experiments.queue import Command, Outcome
 from aista.run_folder import inputs_of, is_finished

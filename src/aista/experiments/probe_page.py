@@ -15,7 +15,7 @@ import numpy as np
 import aista
 from aista.audio.files import load_audio
 from aista.errors import AistaError
-from aista.evaluation.inside import TransportMap
+from aista.evaluation.decode import TransportMap
 from aista.experiments import page
 from aista.experiments.page import Clip
 from aista.figures import charts

@@ -42,7 +42,7 @@ from aista.ot.kernels import (
     padded,
     serve_all,
     smooth,
-)
+)  # fmt: skip  # isort: skip
 
 #: Verdicts on a pair: farther than the threshold, nearer, or within the slack of it.
 FARTHER, NEARER, UNDECIDED = -1, 1, 0

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.errors import TransportError
-from aista.ot.exact import solve_flat
+from aista.ot.exact import solve_flat, starts
 
 SOLVERS = ("exact", "sinkhorn", "geomloss_compat")
 SCALES = ("raw", "per_dimension", "text_spread", "cosine")
@@ -344,33 +344,24 @@ class _Transport(torch.autograd.Function):
 
 
 def solve_masked(cost: Tensor, row_mask: Tensor, col_mask: Tensor, threads: int) -> tuple[Tensor, Tensor]:
-    """Exact values (B,) and plans (B, N, M) of padded costs with any masks; one round trip to the CPU.
+    """Exact values (B,) and plans (B, N, M) of padded costs with any masks; only real costs go to the CPU.
 
     Raises:
         TransportError: A pair has no real row or column, or its costs are not finite.
     """
-    host, rows, cols = cost.cpu().numpy(), row_mask.cpu().numpy(), col_mask.cpu().numpy()
-    sizes = np.stack([rows.sum(1), cols.sum(1)], 1).astype(np.int64)
+    sizes = torch.stack([row_mask.sum(1), col_mask.sum(1)], 1).cpu().numpy()
     if sizes.min() < 1:
         raise TransportError(
             f"pair {int(sizes.min(1).argmin())} has no real token on one side",
             advice="drop pairs without speech tokens or transcript from the alignment loss",
         )
-    # Real rows and columns are moved to the front, solved there, and moved back.
-    row_order = np.argsort(~rows, axis=1, kind="stable")[:, :, None]
-    col_order = np.argsort(~cols, axis=1, kind="stable")[:, None, :]
-    places = (np.arange(len(host))[:, None, None], row_order, col_order)
-    packed = host[places]
-    batch, num_rows, num_cols = packed.shape
-    offsets = np.arange(batch, dtype=np.int64) * num_rows * num_cols
-    strides = np.full(batch, num_cols, dtype=np.int64)
-    raw = solve_flat(packed.ravel(), offsets, strides, sizes, threads=threads)
+    real = row_mask[:, :, None] & col_mask[:, None, :]
+    costs = cost.masked_select(real).cpu().numpy()  # one pair after another, row by row
+    raw = solve_flat(costs, starts(sizes.prod(1)), sizes[:, 1], sizes, threads=threads)
     if np.isnan(raw.values).any():
         raise TransportError(
             f"pair {int(np.isnan(raw.values).argmax())} has NaN or infinite hidden states",
             advice="lower the learning rate or look at the last gradient norm; avoid float16 hidden states",
         )
-    plan = np.empty_like(host)
-    plan[places] = raw.plans.reshape(packed.shape)
-    values = torch.from_numpy(raw.values).to(cost.device, cost.dtype)
-    return values, torch.from_numpy(plan).to(cost.device)
+    values, plans = (torch.from_numpy(x).to(cost.device, cost.dtype) for x in (raw.values, raw.plans))
+    return values, torch.zeros_like(cost).masked_scatter_(real, plans)

@@ -101,23 +101,10 @@ def sinkhorn_batch(
         g = torch.where(active[:, None], new_g, g)
         if step % 5 == 0:
             eps = torch.maximum(0.7 * eps, target)
-    return _result(cost, centred, (f, g), (log_a, log_b), eps, (error, error < tolerance, iterations))
-
-
-def _result(
-    cost: Tensor,
-    centred: Tensor,
-    potentials: tuple[Tensor, Tensor],
-    masses: tuple[Tensor, Tensor],
-    eps: Tensor,
-    reports: tuple[Tensor, Tensor, Tensor],
-) -> SinkhornResult:
-    f, g = potentials
     exponent = (f[:, :, None] + g[:, None, :] - centred) / eps[:, None, None]
-    plan = (masses[0][:, :, None] + masses[1][:, None, :] + exponent).exp()
+    plan = (log_a[:, :, None] + log_b[:, None, :] + exponent).exp()
     values = (plan.double() * cost.double().masked_fill(plan == 0, 0.0)).sum((1, 2)).float()
-    error, converged, iterations = reports
-    return SinkhornResult(values, plan, converged, iterations, error)
+    return SinkhornResult(values, plan, error < tolerance, iterations, error)
 
 
 def _log_uniform(mask: Tensor) -> Tensor:
@@ -146,8 +133,11 @@ def debiased_divergence(
     Source: Feydy et al. 2019, "Interpolating between optimal transport and MMD", symmetric annealed updates.
     """
     x, y = speech.float(), text.detach().float()
-    with torch.no_grad():
-        steps = _schedule(_diameter(x, speech_mask, y, text_mask), blur, scaling)
+    # Epsilon falls geometrically from the squared diagonal of the box around all tokens to the squared blur.
+    tokens = torch.cat([x[speech_mask], y[text_mask]]).detach()
+    diameter = max(float((tokens.amax(0) - tokens.amin(0)).norm()), 1e-6)
+    num_falls = max(0, ceil(log(blur / diameter) / log(scaling)))
+    steps = [diameter**2, *(diameter**2 * scaling ** (2 * k) for k in range(num_falls)), blur**2]
     xy = 0.5 * _differentiable_cost(x, y, speech_mask, text_mask)
     xx = 0.5 * _differentiable_cost(x, x.detach(), speech_mask, speech_mask)
     yy = 0.5 * _differentiable_cost(y, y, text_mask, text_mask)
@@ -162,7 +152,9 @@ def debiased_divergence(
     last_f = _softmin(eps, xy, log_b + g / eps) - _softmin(eps, xx, log_a + p / eps)
     with torch.no_grad():
         last_g = _softmin(eps, xy.mT, log_a + f / eps) - _softmin(eps, yy, log_b + q / eps)
-    return _masked_mean(last_f, speech_mask) + _masked_mean(last_g, text_mask)
+    ends = (last_f, speech_mask), (last_g, text_mask)
+    first, second = (values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1) for values, mask in ends)
+    return first + second
 
 
 def _differentiable_cost(x: Tensor, y: Tensor, x_mask: Tensor, y_mask: Tensor) -> Tensor:
@@ -177,19 +169,3 @@ def _differentiable_cost(x: Tensor, y: Tensor, x_mask: Tensor, y_mask: Tensor) -
 
 def _softmin(eps: float, cost: Tensor, weights: Tensor) -> Tensor:
     return -eps * torch.logsumexp(weights[:, None, :] - cost / eps, 2)
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    return values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
-
-
-def _diameter(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor) -> float:
-    """Diagonal of the box around all real tokens of the batch."""
-    tokens = torch.cat([x[x_mask], y[y_mask]])
-    return max(float((tokens.amax(0) - tokens.amin(0)).norm()), 1e-6)
-
-
-def _schedule(diameter: float, blur: float, scaling: float) -> list[float]:
-    """Epsilons: the squared diameter, geometric steps down, the squared blur."""
-    num_falls = max(0, ceil(log(blur / diameter) / log(scaling)))
-    return [diameter**2, *(diameter**2 * scaling ** (2 * k) for k in range(num_falls)), blur**2]

@@ -30,7 +30,7 @@ from torch import Tensor
 from aista.errors import TransportError
 from aista.ot.exact import for_ranges, scratch, solve_batch, starts
 from aista.ot.loss import full_float32
-from aista.retrieval.tokens import ROUND32, ROUND64, Side, blocks, check_clouds, distinct_rows
+from aista.retrieval.tokens import ROUND32, ROUND64, Side, blocks, check_pairs, distinct_rows
 
 #: Float64 distances that agree to this fraction of their scale are equal: a tie.
 TIE = 1e-12
@@ -105,9 +105,10 @@ class Cascade:
         block_size: int = 1536,
         threads: int = 0,
     ) -> None:
-        chosen = range(len(speech)) if queries is None else queries
-        self.queries = np.array(chosen, dtype=np.int64).reshape(-1)
-        _check(speech, text, self.queries, texts)
+        check_pairs(speech, text, queries)
+        if texts is not None and len(texts) != len(text):
+            raise TransportError("texts must name every text", got=len(texts), expected=len(text))
+        self.queries = np.array(range(len(text)) if queries is None else queries, dtype=np.int64)
         self.block_size, self.threads = block_size, threads or torch.get_num_threads()
         self.device_bounds = bounds_on_device(text[0])
         count = sum(len(cloud) for cloud in text)
@@ -153,7 +154,13 @@ class Cascade:
                     products = _product(tile.theirs, tokens)
                 else:
                     products = shared[torch.cat([self._index[j] for j in some])]
-                parts.append(self._judge_tile(tile, products))
+                if self.device_bounds:
+                    self._bound_on_device(tile, products)
+                self._bound_on_host(tile, products)
+                if (tile.verdicts == 0).any():
+                    self._sharpen(tile)
+                    self._recheck(tile)
+                parts.append(tile.verdicts)
             yield block, np.concatenate(parts, 1)
 
     def _tile(self, items: NDArray[np.int64], texts: NDArray[np.int64], tokens: Tensor) -> _Tile:
@@ -175,15 +182,6 @@ class Cascade:
             ours=tokens,
         )
 
-    def _judge_tile(self, tile: _Tile, products: Tensor) -> NDArray[np.int8]:
-        if self.device_bounds:
-            self._bound_on_device(tile, products)
-        self._bound_on_host(tile, products)
-        if (tile.verdicts == 0).any():
-            self._sharpen(tile)
-            self._recheck(tile)
-        return tile.verdicts
-
     def _bound_on_device(self, tile: _Tile, products: Tensor) -> None:
         """Settle what the first two bounds settle, without moving the products."""
         from aista.ot.bounds import product_bounds
@@ -202,12 +200,17 @@ class Cascade:
         p, q = np.nonzero(tile.verdicts == 0)
         rows, cols = self.text.lengths[tile.texts], self.speech.lengths[tile.items]
         row, col = starts(rows)[q], starts(cols)[p]
-        if self.device_bounds:
-            host, offsets = _gather(products, row, rows[q], col, cols[p])
-            strides = cols[p]
+        offsets, width = row * products.shape[1] + col, products.shape[1]
+        if self.device_bounds:  # only the blocks of these pairs cross to the CPU, one after another
+            sizes, device, strides = rows[q] * cols[p], products.device, cols[p]
+            owner = torch.repeat_interleave(torch.from_numpy(sizes).to(device))
+            known = (offsets, starts(sizes), strides)
+            begin, first, wide = (torch.from_numpy(x).to(device)[owner] for x in known)
+            inside = torch.arange(len(owner), device=device) - first
+            place = begin + inside // wide * width + inside % wide
+            host, offsets = products.reshape(-1)[place].cpu().numpy(), starts(sizes)
         else:
-            host, strides = products.numpy().reshape(-1), np.full(len(p), products.shape[1])
-            offsets = row * products.shape[1] + col
+            host, strides = products.numpy().reshape(-1), np.full(len(p), width)
         counts = self._stages(tile, (p, q), host, offsets, strides, tile.rough)
         self.counts[:SHARPENED] += counts[:-1]
         self.counts[UNDECIDED] += counts[-1]
@@ -286,38 +289,3 @@ def _product(text: Tensor, speech: Tensor) -> Tensor:
     """(text tokens, speech tokens) float32."""
     with full_float32(text.device):
         return text @ speech.T
-
-
-def _check(
-    speech: Sequence[Tensor], text: Sequence[Tensor], queries: NDArray[np.int64], texts: Sequence | None
-) -> None:
-    if len(speech) != len(text) or not len(speech):
-        raise TransportError(
-            "speech and text must come in pairs, at least one", got=f"{len(speech)} and {len(text)} items"
-        )
-    if not len(queries) or queries.min() < 0 or queries.max() >= len(text):
-        raise TransportError(
-            "queries must name items", got=queries.tolist()[:9], expected=f"0 to {len(text) - 1}"
-        )
-    dims = check_clouds("speech", speech, queries.tolist()) | check_clouds("text", text, range(len(text)))
-    if len(dims) > 1:
-        raise TransportError("all items must have one dimension", got=sorted(dims))
-    if texts is not None and len(texts) != len(text):
-        raise TransportError("texts must name every text", got=len(texts), expected=len(text))
-
-
-def _gather(
-    products: Tensor,
-    row: NDArray[np.int64],
-    n: NDArray[np.int64],
-    col: NDArray[np.int64],
-    m: NDArray[np.int64],
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The blocks of some pairs, one after another, on the CPU; and where each begins."""
-    at = starts(n * m)
-    device = products.device
-    pair = torch.repeat_interleave(torch.from_numpy(n * m).to(device))
-    inside = torch.arange(len(pair), device=device) - torch.from_numpy(at).to(device)[pair]
-    begin, width = (torch.from_numpy(x).to(device)[pair] for x in (row * products.shape[1] + col, m))
-    place = begin + inside // width * products.shape[1] + inside % width
-    return products.reshape(-1)[place].cpu().numpy(), at

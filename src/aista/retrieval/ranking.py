@@ -1,19 +1,72 @@
-"""Exact ranks of the gold text among all texts by transport distance (Eq. 3 and 4)."""
+"""Exact ranks by transport distance (Eq. 3), their mean reciprocal rank (Eq. 4), layers chosen by it (Eq. 5).
+
+Whether an MRR is above a threshold can be proved from few pairs (:func:`decide_mrr`). After some pairs of
+item i have been judged, its rank lies between 1 + (nearer texts found) and that plus the number of texts not
+judged yet, so the MRR lies in an interval [low, high] that only shrinks. Two moves shrink it:
+
+* *hubs*: judge every item against the texts that tend to be near everything: ``high`` falls fast when ranks
+  are bad;
+* *rows*: judge the most promising items against all texts: ``low`` rises as 1/Q for every item that is first.
+
+The next move follows the best guess of the MRR; the answer follows only from the interval.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from aista.errors import TransportError
 from aista.retrieval.cascade import Cascade, distances64
-from aista.retrieval.scores import chance_mrr, mrr
 from aista.retrieval.tokens import check_pairs
+
+UNKNOWN = 9
+PILOT_ITEMS = 8
+FIRST_HUBS = 8
+
+
+def mrr(ranks: ArrayLike) -> float:
+    """Mean reciprocal rank.
+
+    Args:
+        ranks: (Q,) ranks, 1 = best; mid-ranks such as 1.5 are allowed.
+
+    Returns:
+        (1/Q) sum 1/r_i in (0, 1]; NaN without items.
+
+    Equation: 4.
+    """
+    values = np.asarray(ranks, dtype=np.float64)
+    return float(np.mean(1.0 / values)) if values.size else float("nan")
+
+
+def select_layers(mrr_by_layer: Iterable[float], threshold: float) -> list[int]:
+    """Return the set I of layers whose MRR exceeds the threshold.
+
+    Args:
+        mrr_by_layer: MRR of layer 0 (the embedding layer), 1, 2, ...
+        threshold: The paper's is 0.05 at 1,000 pairs; compare :func:`chance_mrr`.
+
+    Equation: 5.
+    """
+    return [layer for layer, value in enumerate(mrr_by_layer) if value > threshold]
+
+
+def chance_mrr(num_items: int) -> float:
+    """Expected MRR when all ranks are equally likely: H_Q / Q.
+
+    Args:
+        num_items: Q >= 1, the number of candidates.
+
+    Returns:
+        0.0075 at Q = 1000, 0.052 at Q = 100: a threshold means nothing without Q.
+    """
+    return float(np.mean(1.0 / np.arange(1, num_items + 1)))
 
 
 @dataclass(frozen=True)
@@ -22,47 +75,39 @@ class Ranking:
 
     Attributes:
         ranks: (K,) 1 + number of texts strictly nearer than the gold one.
-        mrr: Mean reciprocal rank (Eq. 4). chance: What random ranks would give (H_Q / Q).
-        mrr_pessimistic: The same when every tie counts against the gold text.
-        num_ties: Pairs of different texts exactly as far as the gold text (float64).
         gold: (K,) transport distance of each item to its own text.
         stages: How many pairs each stage of the cascade decided; ``undecided`` ones were recomputed in
             float64.
-        ties: (K,) ties of each item. queries: (K,) which items these are. num_texts: Q.
+        ties: (K,) different texts exactly as far as the gold text (float64).
+        queries: (K,) which items these are. num_texts: Q.
     """
 
     ranks: NDArray[np.int64]
-    mrr: float
-    chance: float
-    mrr_pessimistic: float
-    num_ties: int
     gold: NDArray[np.float64]
     stages: dict[str, int]
     ties: NDArray[np.int64]
     queries: NDArray[np.int64]
     num_texts: int
 
+    @property
+    def mrr(self) -> float:
+        """Mean reciprocal rank (Eq. 4)."""
+        return mrr(self.ranks)
 
-def _ranking(
-    ranks: NDArray[np.int64],
-    ties: NDArray[np.int64],
-    gold: NDArray[np.float64],
-    stages: dict[str, int],
-    queries: NDArray[np.int64],
-    num_texts: int,
-) -> Ranking:
-    return Ranking(
-        ranks=ranks,
-        mrr=mrr(ranks),
-        chance=chance_mrr(num_texts),
-        mrr_pessimistic=mrr(ranks + ties),
-        num_ties=int(ties.sum()),
-        gold=gold,
-        stages=stages,
-        ties=ties,
-        queries=queries,
-        num_texts=num_texts,
-    )
+    @property
+    def mrr_pessimistic(self) -> float:
+        """The same when every tie counts against the gold text."""
+        return mrr(self.ranks + self.ties)
+
+    @property
+    def chance(self) -> float:
+        """The MRR of a random order (H_Q / Q)."""
+        return chance_mrr(self.num_texts)
+
+    @property
+    def num_ties(self) -> int:
+        """All ties together."""
+        return int(self.ties.sum())
 
 
 def pair_distances(
@@ -124,7 +169,7 @@ def exact_ranks(
         done += len(items)
         if progress is not None:
             progress(done, count)
-    return _ranking(ranks, ties, cascade.gold, cascade.stages(), cascade.queries, len(text))
+    return Ranking(ranks, cascade.gold, cascade.stages(), ties, cascade.queries, len(text))
 
 
 def merge(parts: Sequence[Ranking]) -> Ranking:
@@ -151,7 +196,7 @@ def merge(parts: Sequence[Ranking]) -> Ranking:
         np.concatenate([getattr(part, name) for part in parts])[order] for name in ("ranks", "ties", "gold")
     )
     stages = {name: sum(part.stages[name] for part in parts) for name in parts[0].stages}
-    return _ranking(ranks, ties, gold, stages, queries[order], parts[0].num_texts)
+    return Ranking(ranks, gold, stages, ties, queries[order], parts[0].num_texts)
 
 
 def control_ranks(speech: Sequence[Tensor], text: Sequence[Tensor], **options: Any) -> Ranking:
@@ -164,3 +209,136 @@ def control_ranks(speech: Sequence[Tensor], text: Sequence[Tensor], **options: A
     partner = np.empty(len(text), np.int64)
     partner[order] = np.roll(order, 1)
     return exact_ranks(speech, [text[i] for i in partner.tolist()], **options)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A certified answer to "is the MRR above the threshold?".
+
+    Attributes:
+        selected: True, False, or None when the budget ended first.
+        low, high: The MRR lies in [low, high].
+        threshold: What was asked. chance: H_Q / Q.
+        pairs_touched, num_pairs: Pairs judged, and all pairs.
+        nearer, judged: (Q,) nearer texts found and rivals judged for each item: the certificate.
+        stages: How many pairs each stage of the cascade decided.
+    """
+
+    selected: bool | None
+    low: float
+    high: float
+    threshold: float
+    chance: float
+    pairs_touched: int
+    num_pairs: int
+    nearer: NDArray[np.int64]
+    judged: NDArray[np.int64]
+    stages: dict[str, int]
+
+
+def decide_mrr(
+    speech: Sequence[Tensor],
+    text: Sequence[Tensor],
+    threshold: float = 0.05,
+    *,
+    texts: Sequence[Hashable] | None = None,
+    budget: float = 1.0,
+    threads: int = 0,
+) -> Decision:
+    """Decide whether the MRR of a layer exceeds a threshold, exactly.
+
+    Args:
+        speech, text, texts, threads: As :func:`aista.retrieval.exact_ranks`.
+        threshold: Between 0 and 1.
+        budget: Largest fraction of all pairs to judge, 1 = until decided.
+
+    Returns:
+        The decision with its interval.
+
+    Raises:
+        TransportError: As :func:`exact_ranks`, or the threshold is not in [0, 1].
+
+    Equation: 5.
+    """
+    if not 0.0 <= threshold <= 1.0:
+        raise TransportError("threshold must lie between 0 and 1", got=threshold)
+    cascade = Cascade(speech, text, texts=texts, threads=threads)
+    search = _Search(cascade, threshold)
+    allowed = budget * search.count**2
+    while search.verdict() is None and search.touched < allowed:
+        if search.guess() > threshold:
+            search.complete_rows()
+        else:
+            search.try_hubs()
+    return Decision(
+        search.verdict(), *search.interval(), threshold, chance_mrr(search.count), search.touched,
+        search.count**2, search.nearer, search.judged, cascade.stages(),
+    )  # fmt: skip
+
+
+class _Search:
+    """What is known so far, and the two moves."""
+
+    def __init__(self, cascade: Cascade, threshold: float) -> None:
+        self.cascade, self.threshold, self.count = cascade, threshold, len(cascade.gold)
+        self.known = np.full((self.count, self.count), UNKNOWN, np.int8)
+        self.known[cascade.identity[:, None] == cascade.identity] = 2
+        self.rivals = (self.known == UNKNOWN).sum(1)
+        self.touched, self.num_hubs = 0, 0
+        self._update()
+        pilot = np.random.default_rng(0).permutation(self.count)[:PILOT_ITEMS]
+        self._judge(np.sort(pilot), np.arange(self.count))
+        # The expected distance of each text without its gain, scaled to [0, 1), orders equal counts.
+        speech, text = cascade.speech, cascade.text
+        gap = (text.means - speech.means.mean(0)).square().sum(1) - text.means.square().sum(1)
+        far = text.power + gap.cpu().numpy()
+        nearness = (self.known[pilot] == 1).sum(0) - np.argsort(np.argsort(far)) / len(far)
+        self.hubs = np.argsort(-nearness, kind="stable")
+
+    def _judge(self, items: NDArray[np.int64], texts: NDArray[np.int64]) -> None:
+        for block, verdicts in self.cascade.judge(items, texts):
+            self.known[np.ix_(block, texts)] = verdicts
+        self.touched += len(items) * len(texts)
+        self._update()
+
+    def _update(self) -> None:
+        self.nearer = (self.known == 1).sum(1)
+        self.judged = self.rivals - (self.known == UNKNOWN).sum(1)
+
+    def interval(self) -> tuple[float, float]:
+        """Bounds of the MRR."""
+        best = 1 + self.nearer
+        return float((1.0 / (best + self.rivals - self.judged)).mean()), float((1.0 / best).mean())
+
+    def verdict(self) -> bool | None:
+        """True, False or not known yet."""
+        low, high = self.interval()
+        return True if low > self.threshold else False if high <= self.threshold else None
+
+    def guess(self) -> float:
+        """The upper bound times what completed items kept of theirs."""
+        done = self.judged == self.rivals
+        hubs = self.hubs[: self.num_hubs]
+        promised = 1.0 / (1 + (self.known[:, hubs] == 1).sum(1))
+        kept = (1.0 / (1 + self.nearer[done])).sum() / max(promised[done].sum(), 1e-9)
+        return float(kept * promised.mean())
+
+    def complete_rows(self) -> None:
+        """Judge the most promising open items against everything."""
+        promise = np.where(self.judged < self.rivals, self.nearer, self.count)
+        size = max(PILOT_ITEMS, int(np.ceil(0.5 * self.threshold * self.count)))
+        items = np.argsort(promise, kind="stable")[:size]
+        items = np.sort(items[promise[items] < self.count])
+        self._judge(items, np.arange(self.count))
+
+    def try_hubs(self) -> None:
+        """Judge items that still promise much against the next texts in the order of nearness."""
+        step = max(FIRST_HUBS, self.num_hubs // 4)
+        texts = self.hubs[self.num_hubs : self.num_hubs + step]
+        if not len(texts):
+            self.complete_rows()
+            return
+        self.num_hubs += len(texts)
+        worth = (self.judged < self.rivals) & (1.0 / (1 + self.nearer) > 0.5 * self.threshold)
+        if worth.any():
+            self._judge(np.flatnonzero(worth), np.sort(texts))

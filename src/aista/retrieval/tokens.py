@@ -24,8 +24,13 @@ MEASURED = 4
 DISTINCT = 0.6
 
 
-def check_pairs(speech: Sequence[Tensor], text: Sequence[Tensor]) -> None:
+def check_pairs(
+    speech: Sequence[Tensor], text: Sequence[Tensor], queries: Sequence[int] | None = None
+) -> None:
     """Refuse what cannot be compared: unequal counts, empty clouds, other dimensions, NaN.
+
+    Args:
+        queries: Which speech items are looked at; None: all.
 
     Raises:
         TransportError: Naming the item.
@@ -34,33 +39,29 @@ def check_pairs(speech: Sequence[Tensor], text: Sequence[Tensor]) -> None:
         raise TransportError(
             "speech and text must come in pairs, at least one", got=f"{len(speech)} and {len(text)} items"
         )
-    dims = check_clouds("speech", speech, range(len(speech))) | check_clouds("text", text, range(len(text)))
+    chosen = range(len(speech)) if queries is None else queries
+    if not len(chosen) or min(chosen) < 0 or max(chosen) >= len(text):
+        raise TransportError(
+            "queries must name items", got=list(chosen)[:9], expected=f"0 to {len(text) - 1}"
+        )
+    dims = set()
+    for name, clouds, items in (("speech", speech, chosen), ("text", text, range(len(text)))):
+        for i in items:
+            cloud = clouds[i]
+            if cloud.dim() != 2 or 0 in cloud.shape:
+                raise TransportError(
+                    f"{name} item {i} must be (tokens, dimension) with at least one token",
+                    got=f"shape {tuple(cloud.shape)}",
+                    advice="leave items without speech tokens or transcript out",
+                )
+            if not all(torch.isfinite(end) for end in torch.aminmax(cloud)):
+                raise TransportError(
+                    f"{name} item {i} holds NaN or infinity",
+                    advice="extract hidden states in float32 or bfloat16, not float16",
+                )
+            dims.add(cloud.shape[1])
     if len(dims) > 1:
         raise TransportError("all items must have one dimension", got=sorted(dims))
-
-
-def check_clouds(name: str, clouds: Sequence[Tensor], items: Sequence[int]) -> set[int]:
-    """Refuse empty or not finite items; returns the dimensions found.
-
-    Raises:
-        TransportError: Naming the item.
-    """
-    dims = set()
-    for i in items:
-        cloud = clouds[i]
-        if cloud.dim() != 2 or 0 in cloud.shape:
-            raise TransportError(
-                f"{name} item {i} must be (tokens, dimension) with at least one token",
-                got=f"shape {tuple(cloud.shape)}",
-                advice="leave items without speech tokens or transcript out",
-            )
-        if not all(torch.isfinite(end) for end in torch.aminmax(cloud)):
-            raise TransportError(
-                f"{name} item {i} holds NaN or infinity",
-                advice="extract hidden states in float32 or bfloat16, not float16",
-            )
-        dims.add(cloud.shape[1])
-    return dims
 
 
 def blocks(
@@ -159,18 +160,17 @@ def distinct_rows(side: Side) -> tuple[list[Tensor], Tensor | None]:
 def under_cost(
     speech: Sequence[Tensor], text: Sequence[Tensor], cost: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Map both sides so that squared Euclidean distances between them are the named cost (``aista.ot.loss``).
+    """Map both sides so that squared Euclidean distances between them are the named cost.
 
     Args:
         speech, text: Clouds (n_i, d). For ``standardised`` each side is measured over all of its tokens.
         cost: One of ``aista.ot.loss.COSTS``.
     """
-    if cost == "cosine":
-        return [unit_length(cloud) for cloud in speech], [unit_length(cloud) for cloud in text]
-    if cost == "standardised":
-        known = [moments(torch.cat([cloud.float() for cloud in side])) for side in (speech, text)]
-        return (
-            [standardise(cloud, known[0]) for cloud in speech],
-            [standardise(cloud, known[1]) for cloud in text],
-        )
-    return list(speech), list(text)
+    mapped = []
+    for side in (speech, text):
+        if cost == "standardised":
+            known = moments(torch.cat([cloud.float() for cloud in side]))
+            mapped.append([standardise(cloud, known) for cloud in side])
+        else:
+            mapped.append([unit_length(cloud) if cost == "cosine" else cloud for cloud in side])
+    return mapped[0], mapped[1]

@@ -125,8 +125,10 @@ class Extraction:
                     logger.warning("Clip %s is left out: %s", self.dataset.utterance(pair).id, why)
                 for each in (*writers.values(), *marks.values()):
                     each.flush()
-                _append(failed, [json.dumps([pair, why]) for pair, why in faults.items()])
-                _append(finished, [label])
+                with failed.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in faults.items())
+                with finished.open("a", encoding="utf-8") as file:  # last: these pairs are done
+                    file.write(f"{label}\n")
         processes.wait()
         return self.failed
 
@@ -235,8 +237,3 @@ def _all_have_tokens(batches: tuple[Batch, Batch]) -> bool:
 
 def _first_line(error: Exception) -> str:
     return str(error).split("\n")[0] or type(error).__name__
-
-
-def _append(path: Path, lines: Sequence[str]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in lines))

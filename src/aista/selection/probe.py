@@ -27,8 +27,7 @@ from aista.model.bases import locate
 from aista.retrieval.tokens import under_cost
 from aista.run_folder import claim, inputs_of
 from aista.selection.hidden_states import Extraction
-from aista.selection.measures import Measured, about_layer, as_clouds, retrieved
-from aista.selection.select import clips_with_text
+from aista.selection.select import Measured, about_layer, as_clouds, clips_with_text, retrieved
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.adapter import config_of
 from aista.text.prompts import text_ids
@@ -191,7 +190,14 @@ def _probed(number: int, pairs: SpeechDataset, settings: ProbeSettings, folder: 
     for part, prompt in zip(parts, settings.prompts, strict=True):
         if not processes.by_main(part.exists):
             speech_llm = speech_llm or _load(settings.models[number], settings)
-            extraction = _extracted(speech_llm, pairs, settings, part.with_suffix(""), prompt)
+            text = "" if prompt == "none" else prompt.replace("\\n", "\n")
+            given = None if prompt == "own" else text_ids(speech_llm.batcher.tokenizer, text)
+            cloud = "sequence" if "sequence" in settings.clouds else "span"
+            extraction = Extraction(speech_llm, pairs, part.with_suffix(""), cloud, given)
+            estimate = extraction.estimate(settings.batch_size)
+            about = f"prompt {prompt!r}, {len(pairs)} pairs"
+            processes.by_main(partial(_make_room, part.with_suffix(""), estimate, about))
+            extraction.run(settings.batch_size)
             found = _measured(settings.models[number], extraction, settings, prompt)
             processes.by_main(partial(write_whole, part, found.model_dump_json()))
             processes.by_main(partial(shutil.rmtree, part.with_suffix("")))
@@ -205,26 +211,13 @@ def _probed(number: int, pairs: SpeechDataset, settings: ProbeSettings, folder: 
 
 
 def _load(source: str, settings: ProbeSettings) -> SpeechLM:
-    _say(f"{source}: {_gigabytes(_weight_bytes(source))} of weights are loaded")
+    files = [path for kind in ("*.safetensors", "*.bin") for path in locate(source).glob(kind)]
+    _say(f"{source}: {_gigabytes(sum(path.stat().st_size for path in files))} of weights are loaded")
     options: dict[str, Any] = {} if settings.dtype == "auto" else {"dtype": getattr(torch, settings.dtype)}
     if settings.quantization:
         options["quantization"] = settings.quantization
     place = {"": processes.device()} if torch.cuda.is_available() else None
     return SpeechLM.load(source, device_map=place, **options)
-
-
-def _extracted(
-    speech_llm: SpeechLM, pairs: SpeechDataset, settings: ProbeSettings, folder: Path, prompt: str
-) -> Extraction:
-    """Bring the states of one model after one prompt to disk."""
-    text = "" if prompt == "none" else prompt.replace("\\n", "\n")
-    given = None if prompt == "own" else text_ids(speech_llm.batcher.tokenizer, text)
-    cloud = "sequence" if "sequence" in settings.clouds else "span"
-    extraction = Extraction(speech_llm, pairs, folder, cloud, given)
-    estimate = extraction.estimate(settings.batch_size)
-    processes.by_main(partial(_make_room, folder, estimate, f"prompt {prompt!r}, {len(pairs)} pairs"))
-    extraction.run(settings.batch_size)
-    return extraction
 
 
 def _make_room(folder: Path, estimate: tuple[float, float], about: str) -> None:
@@ -279,7 +272,9 @@ def _measured(source: str, extraction: Extraction, settings: ProbeSettings, prom
     ids, _ = extraction.tokens(kept[0])
     tokenizer = speech_llm.batcher.tokenizer
     warnings = _warnings(rows, failed)
-    if broken := _broken_tags(tokenizer, ids):
+    tags = {tag: len(text_ids(tokenizer, tag)) for tag in dict.fromkeys(_TAG.findall(tokenizer.decode(ids)))}
+    if broken := [f"{tag} ({count} pieces)" for tag, count in tags.items() if count > 1]:
+        # The model reads a tag that its tokenizer takes to pieces as letters.
         warnings.insert(0, f"has tags that are no single tokens of this model: {', '.join(broken)}")
     warnings = [f"Prompt {prompt!r}: {sentence}" for sentence in warnings]
     for sentence in warnings:
@@ -296,14 +291,6 @@ def _measured(source: str, extraction: Extraction, settings: ProbeSettings, prom
         rows=rows,
         plans=plans,
     )
-
-
-def _broken_tags(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Return the tags in a prompt that its tokenizer takes to pieces: the model reads them as letters."""
-    pieces = {
-        tag: len(text_ids(tokenizer, tag)) for tag in dict.fromkeys(_TAG.findall(tokenizer.decode(ids)))
-    }
-    return [f"{tag} ({count} pieces)" for tag, count in pieces.items() if count > 1]
 
 
 def _plans(extraction: Extraction, layer: int, settings: ProbeSettings) -> dict[str, Plan]:
@@ -345,11 +332,6 @@ def _warnings(rows: Sequence[ProbeRow], failed: dict[str, str]) -> list[str]:
     if failed:
         found.append(f"{len(failed)} clips were left out, e.g. {': '.join(next(iter(failed.items())))}")
     return found
-
-
-def _weight_bytes(source: str) -> int:
-    folder = locate(source)
-    return sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
 
 
 def _gigabytes(size: float) -> str:

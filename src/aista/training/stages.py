@@ -37,8 +37,7 @@ from aista.files import write_whole
 from aista.model.feature_cache import cached_features
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
-from aista.retrieval import read_selected
-from aista.run_folder import claim, inputs_of
+from aista.run_folder import claim, inputs_of, read_selected
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.decoder import check_layers
 from aista.training.callbacks import PROGRESS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aista.analysis.correlation import Point, by_group, by_seed, pooled
+from aista.analysis.comparison import Point, by_group, by_seed, pooled
 from aista.analysis.embedding_map import density
 from aista.audio.files import write_audio
 from aista.experiments.paper.figures import coefficient_rows

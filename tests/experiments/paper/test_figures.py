@@ -21,7 +21,7 @@ from aista.experiments.paper.states import figure5
 from aista.experiments.paper.systems import Context, Run
 from aista.experiments.results import Figure, load_all, save
 from aista.model import AistaForConditionalGeneration, AistaProcessor
-from aista.selection.report import LayerReport, LayerRow
+from aista.selection.select import LayerReport, LayerRow
 from tests import tiny
 from tests.experiments.paper import invented_runs
 from tests.experiments.paper.invented_runs import SENTENCES, context, evaluate, plan, train

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from statistics import fmean
 
-from aista.analysis.zero_shot_mt import Gain, gain
+from aista.analysis.comparison import Gain, gain
 from aista.experiments.page import chance_text
 from aista.experiments.results import Cell, Figure, Table
 from aista.figures.charts import ALL_PANELS

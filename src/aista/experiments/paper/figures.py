@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aista.analysis.correlation import Coefficient, Correlation, Point, by_group, by_seed, pooled
+from aista.analysis.comparison import Coefficient, Correlation, Point, by_group, by_seed, pooled
 from aista.errors import AistaError
 from aista.experiments.paper.sentences import figure7
 from aista.experiments.paper.states import figure5, transport
 from aista.experiments.paper.systems import Context, Run
 from aista.experiments.results import Figure
 from aista.figures.charts import ALL_PANELS
-from aista.selection.report import LayerReport
+from aista.selection.select import LayerReport
 from aista.text.languages import language
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aista.analysis.zero_shot_mt import transfer
+from aista.analysis.comparison import transfer
 from aista.audio.files import load_audio
 from aista.errors import AudioError, ConfigError
-from aista.evaluation.inside import TransportMap
+from aista.evaluation.decode import TransportMap
 from aista.experiments import page
 from aista.experiments.demo_page import readme_from
 from aista.experiments.page import Clip, Rendering

@@ -1,6 +1,6 @@
 """What the paper reports, table by table, as printed. ``"X"``: the run that failed.
 
-Its baselines (the head of Table 2) stand in ``aista.baselines.reported``.
+Its baselines (the head of Table 2) stand in ``aista.baselines.base``.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aista.analysis.cases import Answered, Case, Cases, find_cases
+from aista.analysis.comparison import Answered, Case, Cases, find_cases
 from aista.audio.files import load_audio, write_audio
 from aista.data.manifest import Manifest, Utterance
 from aista.evaluation.decode import Hypothesis, read_hypotheses

@@ -12,12 +12,12 @@ import numpy as np
 from aista.analysis.embedding_map import FEWEST, Closeness, MeanStates, closeness, density, mean_states, plane
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
-from aista.evaluation.inside import transport_map
+from aista.evaluation.decode import transport_map
 from aista.experiments.paper.sentences import chosen_sentences, pairs_of_runs, saved_clip
 from aista.experiments.paper.systems import Context, Run
 from aista.experiments.results import PLACE
 from aista.run_folder import sha256_of_model
-from aista.selection.report import LayerReport
+from aista.selection.select import LayerReport
 
 MOST_PAIRS = 1000
 MAP_SEED = 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aista.baselines.reported import REPORTED
+from aista.baselines.base import REPORTED
 from aista.data.manifest import Manifest
 from aista.experiments.paper import reported as paper
 from aista.experiments.paper.claims import layer_range
@@ -23,7 +23,7 @@ from aista.experiments.paper.measured import (
 from aista.experiments.paper.systems import Backbone, Context, System
 from aista.experiments.results import Cell, Row, Table
 from aista.model.bases import locate
-from aista.selection.report import LayerReport
+from aista.selection.select import LayerReport
 
 BOLD_RULE = (
     "Bold: the highest mean of its group, where it stands above every other by more than both deviations "

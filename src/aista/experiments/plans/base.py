@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from aista.config import AlignSettings, JointSettings, PretrainSettings, SelectSettings, Settings
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError, ManifestError
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings
 from aista.experiments.paper.systems import Backbone, Run, System
 from aista.experiments.plan import changed, moved
 from aista.experiments.plans.paper import PaperPlan

@@ -21,15 +21,13 @@ from aista.config import JointSettings, SelectSettings
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.demo import corpus, grammar, speech
 from aista.errors import TrainingError
-from aista.evaluation.evaluate import compare, versions
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings, compare, versions
 from aista.experiments.demo_page import write_report
 from aista.experiments.plan import Job, Plan, changed, scale_named, shipped
 from aista.experiments.progress import Clock, bar, console
 from aista.experiments.runner import Runner
 from aista.files import write_whole
-from aista.selection.report import LayerReport
-from aista.selection.select import REPORT
+from aista.selection.select import REPORT, LayerReport
 
 SYSTEMS = {"base": "none", "ai_sta": "wasserstein"}
 # Translation of speech is never taught: base, and the form of docs/findings/when-alignment-helps.md.

@@ -20,7 +20,7 @@ import yaml
 from aista.config import AlignSettings, JointSettings, PretrainSettings, SelectSettings, Settings
 from aista.demo import corpus
 from aista.errors import ConfigError
-from aista.evaluation.settings import BaselineSettings, EvaluateSettings
+from aista.evaluation.evaluate import BaselineSettings, EvaluateSettings
 from aista.experiments.paper.figures import all_figures
 from aista.experiments.paper.measured import has_diverged
 from aista.experiments.paper.page import write_report

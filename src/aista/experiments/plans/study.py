@@ -13,11 +13,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from aista.analysis.zero_shot_mt import Gain, gain
+from aista.analysis.comparison import Gain, gain
 from aista.config import JointSettings, PretrainSettings, Settings
 from aista.demo import corpus
 from aista.errors import ConfigError
-from aista.evaluation.settings import EvaluateSettings
+from aista.evaluation.evaluate import EvaluateSettings
 from aista.experiments.plan import NANO_TRAIN, Job, Plan, changed, scale_named, shipped
 from aista.experiments.plans.demo import encode, synthesise
 from aista.experiments.progress import Clock
