@@ -78,7 +78,8 @@ class Service:
 
     def watch_health(self) -> None:
         """Ask for health until the service ends."""
-        with httpx.Client(base_url=self.client.base_url, timeout=60) as client:
+        limits = httpx.Limits(max_keepalive_connections=0)  # one kept alive may be closed as it is used
+        with httpx.Client(base_url=self.client.base_url, timeout=60, limits=limits) as client:
             while not self.stopped.wait(0.1):
                 start = time.perf_counter()
                 client.get("/health").raise_for_status()

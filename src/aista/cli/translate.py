@@ -70,7 +70,11 @@ def translate(
         Literal["text", "json", "srt", "vtt", "tsv"], typer.Option(help="How to write it.")
     ] = "text",
     output_dir: Annotated[
-        Path | None, typer.Option(help="Write FILE.LANGUAGE.SUFFIX here.", show_default="stdout")
+        Path | None,
+        typer.Option(
+            help="Write FILE.LANGUAGE.SUFFIX here, of srt, tsv and text also FILE.LANGUAGE.warnings.json.",
+            show_default="stdout",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Segments at once; does not change the text.")] = 8,
     beams: Beams = 1,
@@ -136,8 +140,13 @@ def translate(
 def _live(
     translator: Any, target: str, source: str, chunk_seconds: float, *, piped: bool, as_json: bool
 ) -> None:
-    """Write stable text to stdout as it comes; on a terminal, what may still change stands dim behind it."""
+    """Write stable text to stdout as it comes; on a terminal, what may still change stands dim behind it.
+
+    Ctrl-C ends the microphone, and what was heard until then is still answered; a second one ends it at once.
+    """
     import json
+    import signal
+    import threading
     from dataclasses import asdict
 
     from rich.console import Console
@@ -148,6 +157,14 @@ def _live(
     from aista.inference.streaming import Stream
 
     stream = Stream(translator, target, source=source, chunk_seconds=chunk_seconds)
+    stop, interrupt = threading.Event(), signal.getsignal(signal.SIGINT)
+
+    def end(*_: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, interrupt)
+
+    if not piped:
+        signal.signal(signal.SIGINT, end)
     drawn = sys.stdout.isatty() and not as_json
     with Live(console=Console(), auto_refresh=False, vertical_overflow="visible") as screen:
 
@@ -160,10 +177,12 @@ def _live(
                 sys.stdout.flush()
 
         try:
-            for samples in from_pipe(sys.stdin.buffer) if piped else from_microphone():
+            for samples in from_pipe(sys.stdin.buffer) if piped else from_microphone(stop):
                 show(stream.push(samples))
         except KeyboardInterrupt:
             pass
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
         show(stream.finish())
     if not drawn and not as_json:
         sys.stdout.write("\n")
@@ -217,13 +236,11 @@ def _stem(name: str) -> str:
 
 def _write(result: Translation, name: str, output_format: str, place: Path | None, *, several: bool) -> None:
     """Write one translation to its file, or to stdout: with its name in front where there are several."""
-    from aista.files import write_whole
-    from aista.inference.formats import as_json, render
+    from aista.inference.formats import render, write
 
     if place is not None:
-        text = as_json(result, indent=2) if output_format == "json" else render(result, output_format)
-        write_whole(place, text)
-        typer.echo(f"{name}: {place}", err=True)
+        beside = write(result, output_format, place)
+        typer.echo(f"{name}: {place}{f' and {beside.name}' if beside else ''}", err=True)
         return
     head = f"{name}: " if several and output_format == "text" else ""
     sys.stdout.write(head + render(result, output_format))

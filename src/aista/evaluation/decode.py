@@ -95,7 +95,7 @@ def decode(
     if len(order) < len(utterances):
         raise EvaluationError("An id stands twice in the test set.", advice="Give every row its own id.")
     search = translator.generation.model_dump(mode="json", exclude={"batch_size"})
-    _claim(path, {**search, "from_text": from_text, "from": fingerprint})
+    claim_file(path, {**search, "from_text": from_text, "from": fingerprint})
     done = {row.id: row for row in read_hypotheses(path) if row.id in order and not row.error}
     todo = [index for utterance_id, index in order.items() if utterance_id not in done]
     groups: dict[Request, list[int]] = defaultdict(list)  # only what is asked alike can share a batch
@@ -136,8 +136,12 @@ def _hypothesis(row: Utterance, answered: Answered | AistaError, from_text: bool
     )
 
 
-def _claim(path: Path, maker: dict[str, Any]) -> None:
-    """Note what a file of hypotheses is made by; refuse one that was made by something else."""
+def claim_file(path: Path, maker: dict[str, Any]) -> None:
+    """Note what a file of hypotheses is made by.
+
+    Raises:
+        EvaluationError: It was made by something else.
+    """
     note = path.with_suffix(".settings.json")
     if path.exists() and note.exists() and json.loads(note.read_text()) != maker:
         raise EvaluationError(
@@ -151,18 +155,20 @@ def _claim(path: Path, maker: dict[str, Any]) -> None:
 
 
 def read_hypotheses(path: Path) -> list[Hypothesis]:
-    """Read the hypotheses of a file, of several rows of one id the last.
+    """Read the hypotheses of a file, of several rows of one id the last."""
+    rows = [Hypothesis(**row) for row in read_finished_lines(path)]
+    return list({row.id: row for row in rows}.values())
 
-    A last line that a crash cut off is dropped from the file.
-    """
+
+def read_finished_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines that is being filled; a last line that a crash cut off is dropped from it."""
     if not path.exists():
         return []
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         path.write_bytes(data[:whole])
-    rows = [Hypothesis(**row) for _, row in read_json_lines(path)]
-    return list({row.id: row for row in rows}.values())
+    return [row for _, row in read_json_lines(path)]
 
 
 @torch.no_grad()

@@ -19,11 +19,13 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from aista.audio import speech
 from aista.audio.files import load_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.manifest import Manifest
 from aista.errors import AistaError, EvaluationError
-from aista.evaluation.metrics import bleu, chrf
+from aista.evaluation.decode import claim_file, read_finished_lines
+from aista.evaluation.metrics import Comet, bleu, chrf
 from aista.evaluation.results import versions
 from aista.files import write_whole
 from aista.inference.streaming import Stream
@@ -41,12 +43,14 @@ class Talk:
         audio: Path of the file.
         source, target: ISO codes; the same where the task is to transcribe.
         segments: (offset, duration, reference) in seconds, in order.
+        transcripts: What is said in each segment, where that is known.
     """
 
     audio: str
     source: str
     target: str
     segments: tuple[tuple[float, float, str], ...]
+    transcripts: tuple[str, ...] = ()
 
 
 def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
@@ -55,7 +59,7 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
     Raises:
         EvaluationError: No row has a place in its recording, or languages are mixed.
     """
-    found: dict[tuple[str, str, str], list[tuple[float, float, str]]] = {}
+    found: dict[tuple[str, str, str], list[tuple[float, float, str, str]]] = {}
     for path in paths:
         for row in Manifest(path):
             if row.audio is None or row.task not in ("st", "asr"):
@@ -64,10 +68,15 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
             parts = row.segments or ()
             for part in parts:
                 text = (part.translation if row.task == "st" else part.text) or ""
-                rows.append((row.offset + part.offset, part.duration, " ".join(text.split())))
+                place = row.offset + part.offset
+                rows.append((place, part.duration, " ".join(text.split()), part.text or ""))
             if not parts and row.duration is not None:
-                rows.append((row.offset, row.duration, " ".join(row.target.split())))
-    whole = [Talk(*key, tuple(sorted(rows))) for key, rows in found.items() if rows]
+                rows.append((row.offset, row.duration, " ".join(row.target.split()), row.text or ""))
+    whole = [
+        Talk(*key, tuple(row[:3] for row in sorted(rows)), tuple(text for *_, text in sorted(rows)))
+        for key, rows in found.items()
+        if rows
+    ]
     if not whole or len({talk.target for talk in whole}) > 1:
         raise EvaluationError(
             "These manifests are no test set of recordings.",
@@ -77,8 +86,16 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
     return whole[:limit]
 
 
-def long_form(system: SpeechTranslator, whole: Sequence[Talk], output: Path) -> dict[str, Any]:
+def long_form(
+    system: SpeechTranslator, whole: Sequence[Talk], output: Path, comet: Comet | None = None
+) -> dict[str, Any]:
     """Translate whole recordings and score them against their segments.
+
+    Args:
+        system: What translates.
+        whole: The recordings.
+        output: Folder of the results.
+        comet: Scores too, ``comet_zh``, where it is given.
 
     Returns:
         ``scores`` (``bleu_zh``, ``chrf_zh``, over all segments), ``signatures``, ``recordings`` (text and
@@ -109,6 +126,9 @@ def long_form(system: SpeechTranslator, whole: Sequence[Talk], output: Path) -> 
     write_whole(output / "long_form.jsonl", "".join(lines))
     scored = {f"bleu_{code}": bleu(hypotheses, references, code)}
     scored[f"chrf_{code}"] = chrf(hypotheses, references)
+    if comet is not None:
+        sources = [text for talk in whole for text in talk.transcripts]
+        scored[f"comet_{code}"] = comet.score(hypotheses, references, sources)
     found = {
         "model": system.name,
         "scores": {name: score.value for name, score in scored.items()},
@@ -147,50 +167,68 @@ def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
 
 
 def streaming(
-    system: SpeechTranslator, whole: Sequence[Talk], output: Path, chunk_seconds: Sequence[float]
+    system: SpeechTranslator,
+    whole: Sequence[Talk],
+    output: Path,
+    chunk_seconds: Sequence[float],
+    fingerprint: str = "",
 ) -> dict[str, Any]:
     """Stream recordings, once for every chunk size, and score quality and delay with OmniSTEval.
 
     Beside the results lie ``instances.log``, ``segments.yaml`` and ``references.txt`` of every chunk size, as
-    OmniSTEval's ``longform`` reads them, and ``streaming.png``, quality over delay.
+    OmniSTEval's ``longform`` reads them, and ``streaming.png``, quality over delay. A recording that the log
+    holds is not streamed again: an interrupted evaluation goes on.
+
+    Args:
+        system: What translates.
+        whole: The recordings.
+        output: Folder of the results.
+        chunk_seconds: Sizes of the chunks in seconds.
+        fingerprint: Whatever identifies the system and the test set.
 
     Returns:
         ``by_chunk_seconds``: OmniSTEval's scores and the real-time factor, as in ``streaming.json``.
 
     Raises:
-        EvaluationError: OmniSTEval is not installed.
+        EvaluationError: OmniSTEval is not installed, or the output holds streams of something else.
         AudioError, ModelInputError: A recording cannot be heard to its end.
     """
+    search = system.generation.model_dump(mode="json", exclude={"batch_size"})
+    maker = {**search, "detector": speech.is_installed(), "recordings": len(whole), "from": fingerprint}
     found: dict[str, Any] = {"model": system.name, "by_chunk_seconds": {}, "versions": versions()}
     for seconds in chunk_seconds:
         folder = output / f"chunk-{seconds:g}"
-        folder.mkdir(parents=True, exist_ok=True)
-        heard = compute = 0.0
-        with (folder / "instances.log").open("w", encoding="utf-8") as log:
-            for index, talk in enumerate(tqdm(whole, desc=f"streams, {seconds:g} s", unit="talk")):
-                row, taken = streamed(system, talk, seconds)
-                log.write(json.dumps({"index": index, **row}, ensure_ascii=False) + "\n")
-                heard, compute = heard + row["source_length"] / 1000, compute + taken
+        log = folder / "instances.log"
+        claim_file(log, maker)
+        rows = read_finished_lines(log)
+        with log.open("a", encoding="utf-8") as file:
+            todo = tqdm(whole[len(rows) :], desc=f"streams, {seconds:g} s", unit="talk")
+            for talk in todo:
+                rows.append({"index": len(rows), **streamed(system, talk, seconds)})
+                file.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
+                file.flush()
         places = [
             {"wav": talk.audio, "offset": start, "duration": length}
             for talk in whole
             for start, length, _ in talk.segments
         ]
-        (folder / "segments.yaml").write_text(yaml.safe_dump(places, allow_unicode=True), encoding="utf-8")
+        write_whole(folder / "segments.yaml", yaml.safe_dump(places, allow_unicode=True))
         texts = [text for talk in whole for *_, text in talk.segments]
-        (folder / "references.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-        scores = omnisteval(folder, whole[0].target)
-        found["by_chunk_seconds"][f"{seconds:g}"] = {**scores, "real_time_factor": compute / heard}
+        write_whole(folder / "references.txt", "\n".join(texts) + "\n")
+        heard, computed = (sum(row[key] for row in rows) for key in ("source_length", "computation"))
+        scores = {**omnisteval(folder, whole[0].target), "real_time_factor": computed / heard}
+        found["by_chunk_seconds"][f"{seconds:g}"] = scores
     write_whole(output / STREAMING, json.dumps(found, ensure_ascii=False, indent=1))
     draw(found["by_chunk_seconds"], output / "streaming.png")
     return found
 
 
-def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> tuple[dict[str, Any], float]:
-    """Stream one recording; return its row of SimulEval's log, and the seconds of computation.
+def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> dict[str, Any]:
+    """Stream one recording; return its row of SimulEval's log.
 
     ``delays`` and ``elapsed`` are milliseconds, one for each word (without spaces: each character): how much
-    sound had been heard when it was given out, and when that was had the sound come in real time.
+    sound had been heard when it was given out, and when that was had the sound come in real time;
+    ``computation`` and ``source_length`` are those of the whole.
     """
     samples = load_audio(talk.audio)
     stream = Stream(system, talk.target, source=talk.source, chunk_seconds=chunk_seconds)
@@ -209,15 +247,15 @@ def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> tupl
         count = len(stream.text.split()) if spaces else len(stream.text)
         delays += [1000 * emission.end] * (count - len(delays))
         elapsed += [1000 * clock] * (count - len(elapsed))
-    row = {
+    return {
         "source": [talk.audio],
         "prediction": stream.text,
         "delays": delays,
         "elapsed": elapsed,
         "prediction_length": len(delays),
         "source_length": 1000 * len(samples) / SAMPLE_RATE_HZ,
+        "computation": 1000 * compute,
     }
-    return row, compute
 
 
 def omnisteval(folder: Path, code: str) -> dict[str, float]:

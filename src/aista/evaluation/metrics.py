@@ -7,14 +7,21 @@ language, and one that does not cut Chinese, Japanese or Korean into words is re
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import sacrebleu
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from sacrebleu.metrics.base import Metric
 
 from aista.errors import EvaluationError
@@ -29,7 +36,7 @@ class Score:
     """One number, what it measures and how.
 
     Attributes:
-        name: ``BLEU``, ``chrF2``, ``WER`` or ``CER``.
+        name: ``BLEU``, ``chrF2``, ``WER``, ``CER`` or ``COMET``.
         value: The score in percent, not rounded.
         signature: sacreBLEU's signature, or one of the same form.
         num_segments: How many pairs were scored: those whose reference is not blank.
@@ -238,6 +245,63 @@ def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
         for j, counterpart in enumerate(other, start=1):
             corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (unit != counterpart))
     return row[-1]
+
+
+class Comet:
+    """A model of COMET (``pip install unbabel-comet``); it is loaded when it first scores, and never fetched.
+
+    Args:
+        name: Its folder, the path of its checkpoint, or an id in the local cache of Hugging Face.
+
+    Raises:
+        EvaluationError: COMET is not installed, or there is no such model at hand.
+    """
+
+    def __init__(self, name: str) -> None:
+        if find_spec("comet") is None:
+            raise EvaluationError("COMET is not installed.", advice="pip install unbabel-comet")
+        place = Path(name).expanduser()
+        if not place.exists():
+            with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
+                place = Path(snapshot_download(name, local_files_only=True))
+        self.name = name
+        self._checkpoint = place if place.is_file() else place / "checkpoints" / "model.ckpt"
+        if not self._checkpoint.is_file():
+            raise EvaluationError(
+                f"No model of COMET is at hand as {name}.",
+                expected=str(self._checkpoint),
+                advice="Fetch it first: huggingface-cli download Unbabel/wmt22-comet-da",
+            )
+
+    @cached_property
+    def _model(self) -> Any:
+        from comet import load_from_checkpoint
+
+        return load_from_checkpoint(str(self._checkpoint), local_files_only=True)
+
+    def score(
+        self, hypotheses: Sequence[str], references: Sequence[str], sources: Sequence[str | None]
+    ) -> Score:
+        """Return 100 times the mean score of the segments; blank references are left out as in ``bleu``.
+
+        Raises:
+            EvaluationError: The lists do not pair up, every reference is blank, or a segment has no source.
+        """
+        scored_pairs(hypotheses, references)
+        rows = [
+            {"src": source or "", "mt": hypothesis, "ref": reference}
+            for hypothesis, reference, source in zip(hypotheses, references, sources, strict=True)
+            if not is_blank(reference)
+        ]
+        if bare := sum(is_blank(row["src"]) for row in rows):
+            raise EvaluationError(
+                "COMET compares with what was said.", got=f"{bare} of {len(rows)} rows without a transcript"
+            )
+        import torch
+
+        found = self._model.predict(rows, batch_size=8, gpus=int(torch.cuda.is_available()))
+        signature = f"model:{self.name}|unit:percent|version:{version('unbabel-comet')}"
+        return Score("COMET", 100.0 * sum(found.scores) / len(rows), signature, len(rows))
 
 
 _KEPT_CHRF = 40.0

@@ -8,15 +8,16 @@ import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unicodedata import is_normalized
 
 from aista.config import Settings
-from aista.data.manifest import Utterance
+from aista.data.manifest import Manifest, Utterance
 from aista.errors import EvaluationError
 from aista.evaluation import metrics
-from aista.evaluation.decode import Hypothesis
+from aista.evaluation.decode import Hypothesis, read_hypotheses
 from aista.files import write_whole
 from aista.text.languages import chinese_form
 from aista.text.normalize import is_blank, without_invisible
@@ -147,6 +148,40 @@ def write_results(
         **extra,
     }
     settings.save(output / "settings.yaml")
+    write_whole(output / RESULTS, json.dumps(results, ensure_ascii=False, indent=1))
+    return results
+
+
+def add_comet(output: Path, scorer: metrics.Comet) -> dict[str, Any]:
+    """Add COMET of the speech translations to the results of a finished evaluation, ``comet_zh``.
+
+    Args:
+        output: Folder of the evaluation.
+        scorer: The model that scores.
+
+    Raises:
+        EvaluationError: A row has no transcript.
+    """
+    results = json.loads((output / RESULTS).read_text(encoding="utf-8"))
+    whole: dict[str, list[metrics.Score]] = defaultdict(list)
+    for path in results["settings"]["data"]:
+        part = results["by_set"][Path(path).stem]
+        ids = {row.id for row in islice(Manifest(path), results["settings"]["limit"])}
+        groups = defaultdict(list)
+        for row in read_hypotheses(output / f"{Path(path).stem}.speech.jsonl"):
+            if row.task == "st" and row.id in ids:
+                groups[row.language].append(row)
+        for code, rows in groups.items():
+            texts = zip(*((row.hypothesis, row.reference, row.source) for row in rows), strict=True)
+            score = scorer.score(*texts)
+            whole[code].append(score)
+            part["scores"][f"comet_{code}"] = score.value
+            part["num_scored"][f"comet_{code}"] = score.num_segments
+    for code, scores in whole.items():
+        total = sum(score.num_segments for score in scores)
+        mean = sum(score.value * score.num_segments for score in scores) / total
+        results["scores"][f"comet_{code}"], results["num_scored"][f"comet_{code}"] = mean, total
+        results["signatures"][f"comet_{code}"] = scores[0].signature
     write_whole(output / RESULTS, json.dumps(results, ensure_ascii=False, indent=1))
     return results
 

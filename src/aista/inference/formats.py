@@ -1,7 +1,8 @@
 """A translation as text, JSON, subtitles (SRT, WebVTT) or a table (TSV).
 
 The formats and the columns of the table are those that users of Whisper's command line know. Warnings stand
-in JSON (``warnings``, with a ``kind``) and in WebVTT's notes; the others have no place for them.
+in JSON (``warnings``, with a ``kind``) and in WebVTT's notes; the others have no place for them, and beside a
+file of theirs lies ``NAME.warnings.json``.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aista.errors import ConfigError
+from aista.files import write_whole
 from aista.inference.cues import Cue, cues
 
 if TYPE_CHECKING:
@@ -27,6 +30,26 @@ def render(translation: Translation, output_format: str) -> str:
     if output_format not in FORMATS:
         raise ConfigError(f"Unknown output format {output_format!r}.", expected=", ".join(FORMATS))
     return FORMATS[output_format](translation)
+
+
+def write(translation: Translation, output_format: str, path: Path) -> Path | None:
+    """Write a translation to a file, JSON indented, and warnings beside it where the format has no place.
+
+    Returns:
+        The file of the warnings, where there is one; an older one is removed where nothing is to be told.
+
+    Raises:
+        ConfigError: There is no such format.
+    """
+    indented = output_format == "json"
+    write_whole(path, as_json(translation, indent=2) if indented else render(translation, output_format))
+    beside = path.with_suffix(".warnings.json")
+    if not translation.warnings or output_format in _HOLD_WARNINGS:
+        beside.unlink(missing_ok=True)
+        return None
+    rows = [asdict(row) for row in translation.warnings]
+    write_whole(beside, json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
+    return beside
 
 
 def clock(seconds: float, decimal_mark: str = ".") -> str:
@@ -94,4 +117,5 @@ FORMATS: dict[str, Callable[[Translation], str]] = {
     "vtt": _vtt,
     "tsv": _tsv,
 }
+_HOLD_WARNINGS = frozenset({"json", "vtt"})
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt", "tsv": ".tsv"}

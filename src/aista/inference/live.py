@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import sys
+import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -12,6 +15,7 @@ from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import AudioError
 
 _BLOCK = SAMPLE_RATE_HZ // 10
+_PATIENCE_SECONDS = 0.2
 
 
 def from_pipe(stream: BinaryIO) -> Iterator[np.ndarray]:
@@ -37,8 +41,12 @@ def from_pipe(stream: BinaryIO) -> Iterator[np.ndarray]:
         yield np.frombuffer(data[:whole], dtype="<i2").astype(np.float32) / 32768.0
 
 
-def from_microphone() -> Iterator[np.ndarray]:
-    """Yield samples of the default microphone, a tenth of a second and more at a time, until interrupted.
+def from_microphone(stop: threading.Event) -> Iterator[np.ndarray]:
+    """Yield samples of the default microphone, a tenth of a second and more at a time.
+
+    Args:
+        stop: Ends it, after what was heard until then; so does a microphone that goes away. Sound that the
+            machine was too busy to take is told on stderr.
 
     Raises:
         AudioError: There is no microphone, or no library that hears it.
@@ -52,19 +60,30 @@ def from_microphone() -> Iterator[np.ndarray]:
             advice="pip install '.[live]' (on Linux also PortAudio: apt install libportaudio2).",
         ) from None
     heard: queue.Queue[np.ndarray] = queue.Queue()
+    lost = False
+
+    def hear(block: np.ndarray, _frames: int, _time: object, status: object) -> None:
+        nonlocal lost
+        heard.put(block[:, 0].copy())
+        if status and not lost:
+            lost = True
+            print(f"warning: sound of the microphone was lost ({status})", file=sys.stderr)
+
     try:
-        device = sounddevice.InputStream(
-            SAMPLE_RATE_HZ,
-            _BLOCK,
-            channels=1,
-            dtype="float32",
-            callback=lambda data, *_: heard.put(data.copy()),
-        )
-    except Exception as error:  # PortAudio's own error is raised by a name that older versions lack
-        raise AudioError("There is no microphone.", got=str(error)) from None
-    with device:
-        while True:
-            blocks = [heard.get()]
+        device = sounddevice.InputStream(SAMPLE_RATE_HZ, _BLOCK, channels=1, dtype="float32", callback=hear)
+        device.start()
+    except Exception as error:  # PortAudio's own error has a name that older versions lack
+        raise AudioError(
+            "There is no microphone that can be heard.",
+            got=str(error),
+            advice="Is one plugged in, and may this program use it? python -m sounddevice lists them.",
+        ) from None
+    with contextlib.closing(device):
+        while (device.active and not stop.is_set()) or not heard.empty():
+            try:
+                blocks = [heard.get(timeout=_PATIENCE_SECONDS)]
+            except queue.Empty:
+                continue
             while not heard.empty():  # what arrived while the model was at work
                 blocks.append(heard.get_nowait())
-            yield np.concatenate(blocks)[:, 0]
+            yield np.concatenate(blocks)
