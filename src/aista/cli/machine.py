@@ -86,16 +86,7 @@ def estimate(
             expected="model: the bases and shapes of a new one",
         )
     else:
-        model = configure(
-            shapes.speech_encoder,
-            shapes.backbone,
-            shapes.audio_encoder,
-            qformer=shapes.qformer.model_dump(),
-            lora=shapes.lora.model_dump(),
-            speech_tokens=shapes.speech_tokens,
-            speech_window_seconds=shapes.speech_window_seconds,
-            template=shapes.template,
-        )
+        model = configure(**shapes.model_dump(exclude={"dtype", "quantization", "speech_token_scale"}))
     result = run(
         model,
         batch_size=batch_size,

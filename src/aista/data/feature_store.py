@@ -293,21 +293,14 @@ def _damaged(directory: Path, what: str = "its index") -> CheckpointError:
 
 
 class _Index(NamedTuple):
-    """The lines of an index that are whole and whose frames are on disk.
+    """The lines of an index that are whole and whose frames are on disk."""
 
-    Attributes:
-        rows: key -> row.
-        frames: Frames of every row. int64 (rows,)
-        sums: CRC-32 of what lies on disk of every row, -1 where it was not noted. int64 (rows,)
-        bytes: How much of the file these lines fill.
-        damaged: Whether a whole line was found that is none, or whose frames are not there. Frames are
-            written before lines, so another process that is writing does not look like this.
-    """
-
-    rows: dict[str, int]
-    frames: np.ndarray
-    sums: np.ndarray
-    bytes: int
+    rows: dict[str, int]  # key -> row
+    frames: np.ndarray  # of every row. int64 (rows,)
+    sums: np.ndarray  # CRC-32 of what lies on disk of every row, -1 where it was not noted. int64 (rows,)
+    bytes: int  # how much of the file these lines fill
+    # Whether a whole line was found that is none, or whose frames are not there. Frames are written before
+    # lines, so another process that is writing does not look like this.
     damaged: bool
 
 

@@ -254,20 +254,7 @@ def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditional
     Raises:
         CheckpointError: A base cannot be found or read.
     """
-    model = AistaForConditionalGeneration.from_bases(
-        speech_encoder=settings.speech_encoder,
-        audio_encoder=settings.audio_encoder,
-        backbone=settings.backbone,
-        qformer=settings.qformer.model_dump(),
-        lora=settings.lora.model_dump(),
-        speech_tokens=settings.speech_tokens,
-        speech_window_seconds=settings.speech_window_seconds,
-        speech_token_scale=settings.speech_token_scale,
-        template=settings.template,
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-        seed=seed,
-    )
+    model = AistaForConditionalGeneration.from_bases(**settings.model_dump(), seed=seed)
     return model, AistaProcessor.from_config(model.config)
 
 

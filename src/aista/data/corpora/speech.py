@@ -127,12 +127,27 @@ def _covost2(source: Path, split: str, direction: str) -> Iterator[Utterance | L
         Absent: A TSV or the clips cannot be found.
         ConfigError: The direction is malformed.
     """
-    src, tgt = _languages(direction)
-    home = _common_voice(source, src)
-    name = f"covost_v2.{_REGIONAL.get(src, src)}_{_REGIONAL.get(tgt, tgt)}"
-    merged = _find(source, home, f"{name}.{split}.tsv")
-    found = merged or _find(source, home, f"{name}.tsv")
-    if found is None:
+    src, dash, tgt = direction.partition("-")
+    if not dash or "en" not in (src, tgt) or src == tgt or "-" in tgt:
+        raise ConfigError(
+            f"Cannot read the direction {direction!r}.", expected="from or into en, e.g. en-ja, fr-en"
+        )
+    code, target = _REGIONAL.get(src, src), _REGIONAL.get(tgt, tgt)
+    places = [source, source / code, *sorted(source.glob(f"cv-corpus-*/{code}"))]
+    home = next((place for place in places if (place / "clips").is_dir()), None)
+    if home is None:
+        raise Absent(
+            f"{source} has no folder clips.", expected=f"clips, {code}/clips or cv-corpus-*/{code}/clips"
+        )
+    folders = (source, home, source / "covost2", source / "translations", home / "covost2")
+
+    def found(name: str) -> Path | None:
+        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+    name = f"covost_v2.{code}_{target}"
+    merged = found(f"{name}.{split}.tsv")
+    table = merged or found(f"{name}.tsv")
+    if table is None:
         raise Absent(
             f"{source} has no {name}.tsv.", advice="Get it from the CoVoST repository and put it there."
         )
@@ -145,7 +160,7 @@ def _covost2(source: Path, split: str, direction: str) -> Iterator[Utterance | L
         wanted = {"train", "train_covost"} if split == "train" else {split}
         translations = {
             line["path"]: line["translation"]
-            for line in _lines(found, broken, wanted)
+            for line in _lines(table, broken, wanted)
             if line["split"] in wanted
         }
     for line in sentences:
@@ -186,32 +201,6 @@ def _translated(
         speaker=line.get("client_id", "")[:16] or None,
         corpus="covost2",
     )
-
-
-def _languages(direction: str) -> tuple[str, str]:
-    src, dash, tgt = direction.partition("-")
-    if not dash or "en" not in (src, tgt) or src == tgt or "-" in tgt:
-        raise ConfigError(
-            f"Cannot read the direction {direction!r}.", expected="from or into en, e.g. en-ja, fr-en"
-        )
-    return src, tgt
-
-
-def _common_voice(source: Path, src: str) -> Path:
-    """Return the folder that holds ``clips``."""
-    code = _REGIONAL.get(src, src)
-    places = [source, source / code, *sorted(source.glob(f"cv-corpus-*/{code}"))]
-    for place in places:
-        if (place / "clips").is_dir():
-            return place
-    raise Absent(
-        f"{source} has no folder clips.", expected=f"clips, {code}/clips or cv-corpus-*/{code}/clips"
-    )
-
-
-def _find(source: Path, home: Path, name: str) -> Path | None:
-    folders = (source, home, source / "covost2", source / "translations", home / "covost2")
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def _lines(path: Path, broken: _BrokenLines, splits: Collection[str] = ()) -> Iterator[dict[str, str]]:
