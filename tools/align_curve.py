@@ -21,7 +21,7 @@ import torch
 
 from aista.config import AlignSettings
 from aista.data.manifest import Manifest
-from aista.figures.drawing import NARROW, Canvas, colour
+from aista.figures import NARROW, Canvas, colour
 from aista.training.stages import align
 from aista.training.trainer import AlignTrainer
 

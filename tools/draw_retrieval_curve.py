@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from aista.figures.drawing import WIDE, Canvas, colour
+from aista.figures import WIDE, Canvas, colour
 
 COSTS = {"squared_euclidean": "system", "cosine": "base", "standardised": "hue0"}
 TITLES = {

@@ -30,12 +30,11 @@ from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import EvaluateSettings
 from aista.evaluation.metrics import bleu
 from aista.evaluation.significance import Interval, bootstrap_over_seeds
+from aista.experiments.demo import encode, synthesise, write_texts
 from aista.experiments.plan import Job, changed, shipped
-from aista.experiments.plans.demo import encode, synthesise, write_texts
-from aista.experiments.progress import Clock
-from aista.experiments.queue import Outcome
+from aista.experiments.runner import Clock, Outcome
+from aista.figures import signed
 from aista.figures.charts import forest
-from aista.figures.drawing import signed
 from aista.files import write_whole
 from aista.text.languages import script_complaint
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from aista.data.manifest import Manifest
-from aista.demo import corpus, lexicon, speech
+from aista.demo import corpus, grammar, speech
 from aista.errors import AistaError, ConfigError
 from tools.standins.sounds import draw_sound
 
@@ -66,7 +66,7 @@ def test_axes() -> None:
         name: {word for item in items for word in item.text.lower().replace(",", "").rstrip(".").split()}
         for name, items in drawn.items()
     }
-    rare = {word.lower() for word in lexicon.RARE_WORDS}
+    rare = {word.lower() for word in grammar.RARE_WORDS}
     assert not words["st"] & rare and not words["test_common"] & rare
     assert words["asr"] & rare and words["test_rare"] & rare
     heard = {name: {item.voice.variant for item in items if item.voice} for name, items in drawn.items()}

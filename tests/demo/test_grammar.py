@@ -6,7 +6,7 @@ from itertools import pairwise, product
 
 import pytest
 
-from aista.demo import grammar, lexicon
+from aista.demo import grammar
 from aista.errors import ConfigError
 
 # Checked by hand, all drawn with seed 5: one per construction.
@@ -39,7 +39,7 @@ def test_known_sentences(drawn: list[grammar.Sentence]) -> None:
 
 def test_word_order(drawn: list[grammar.Sentence]) -> None:
     for sentence in drawn:
-        for time in lexicon.TIMES:
+        for time in grammar.TIMES:
             if sentence.en.endswith(f" {time.en}.") and not sentence.en.startswith("There"):
                 subject_end = sentence.zh.index(time.zh)
                 assert 0 < subject_end < len(sentence.zh) - len(time.zh) - 2, sentence
@@ -62,7 +62,7 @@ def test_counts_follow_the_noun_in_japanese(drawn: list[grammar.Sentence]) -> No
     counted = {"books": ("本", "冊"), "horses": ("匹", "頭"), "birds": ("只", "羽"), "pens": ("支", "本")}
     checked = 0
     for sentence in drawn:
-        for (number, zh, ja), (noun, (classifier, counter)) in product(lexicon.NUMBERS, counted.items()):
+        for (number, zh, ja), (noun, (classifier, counter)) in product(grammar.NUMBERS, counted.items()):
             if f" {number} " in sentence.en and f" {noun}" in sentence.en:
                 assert zh + classifier in sentence.zh and ja + counter in sentence.ja
                 checked += 1
@@ -70,7 +70,7 @@ def test_counts_follow_the_noun_in_japanese(drawn: list[grammar.Sentence]) -> No
 
 
 def test_classifiers_fit_the_noun(drawn: list[grammar.Sentence]) -> None:
-    for noun in lexicon.THINGS:
+    for noun in grammar.THINGS:
         for sentence in drawn:
             if f" a {noun.en} " in sentence.en.replace(".", " ") or f" an {noun.en} " in sentence.en.replace(
                 ".", " "
@@ -88,7 +88,7 @@ def test_splits_share_nothing() -> None:
 
 def test_held_out_share() -> None:
     pairs = {
-        (verb.en, noun.en) for verb in lexicon.VERBS for noun in lexicon.THINGS if noun.kinds & verb.kinds
+        (verb.en, noun.en) for verb in grammar.VERBS for noun in grammar.THINGS if noun.kinds & verb.kinds
     }
     assert 0.06 < sum(map(grammar.is_held_out, pairs)) / len(pairs) < 0.2
 
@@ -97,21 +97,21 @@ def test_vocabularies() -> None:
     common = grammar.sentences(300, seed=2, vocabulary="common")
     rare = grammar.sentences(300, seed=2, vocabulary="rare")
     spoken = {word for s in common for word in s.en.rstrip(".").split()}
-    assert not spoken & lexicon.RARE_WORDS
+    assert not spoken & grammar.RARE_WORDS
     assert all(s.rare for s in rare) and not any(s.rare for s in common)
     assert (
         0.3
-        < len(lexicon.RARE_WORDS)
+        < len(grammar.RARE_WORDS)
         / sum(
             map(
                 len,
                 (
-                    lexicon.PERSONS,
-                    lexicon.THINGS,
-                    lexicon.ADJECTIVES,
-                    lexicon.VERBS,
-                    lexicon.PLACES,
-                    lexicon.VEHICLES,
+                    grammar.PERSONS,
+                    grammar.THINGS,
+                    grammar.ADJECTIVES,
+                    grammar.VERBS,
+                    grammar.PLACES,
+                    grammar.VEHICLES,
                 ),
             )
         )
@@ -121,8 +121,8 @@ def test_vocabularies() -> None:
 
 def test_every_word_is_taught() -> None:
     train = {word for s in grammar.sentences(3_000, seed=3) for word in s.words}
-    nouns = {noun.en for noun in (*lexicon.PERSONS, *lexicon.THINGS)}
-    assert nouns <= train and train >= lexicon.RARE_WORDS
+    nouns = {noun.en for noun in (*grammar.PERSONS, *grammar.THINGS)}
+    assert nouns <= train and train >= grammar.RARE_WORDS
 
 
 def test_equal_seeds_give_equal_text_and_prefixes() -> None:

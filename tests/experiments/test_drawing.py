@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aista.figures import charts
-from aista.figures.drawing import COLOURS, NARROW, WIDE, Canvas, apart, signed
+from aista.figures import COLOURS, NARROW, WIDE, Canvas, apart, charts, signed
 
 LINE = {
     "title": "Qwen2", "mrr": [0.9, 0.4, 0.1], "low": [0.8, 0.3, 0.05], "high": [0.95, 0.5, 0.2],

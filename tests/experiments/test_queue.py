@@ -13,10 +13,9 @@ import pytest
 
 from aista.config import SelectSettings
 from aista.errors import ConfigError, TrainingError
+from aista.experiments.demo import DemoPlan, run
 from aista.experiments.plan import Job
-from aista.experiments.plans.demo import DemoPlan, run
-from aista.experiments.progress import duration
-from aista.experiments.queue import Command, Outcome, Queue
+from aista.experiments.runner import Command, Outcome, Queue, duration
 
 FINISHED, RESULT, FAILED, BLOCKED = Outcome.FINISHED, Outcome.RESULT, Outcome.FAILED, Outcome.BLOCKED
 
@@ -129,7 +128,7 @@ def test_a_command_may_have_every_core(tmp_path: Path) -> None:
 STOPPED = """
 import signal, sys, time
 from pathlib import Path
-from aista.experiments.queue import Command, Queue
+from aista.experiments.runner import Command, Queue
 folder = Path(sys.argv[1])
 child = '''
 import signal, sys, time

@@ -9,8 +9,8 @@ import pytest
 from aista.config import JointSettings
 from aista.errors import ConfigError
 from aista.evaluation.evaluate import EvaluateSettings
+from aista.experiments.demo import SYSTEMS, UNTAUGHT, DemoPlan
 from aista.experiments.plan import NANO_TRAIN, changed, moved, shipped
-from aista.experiments.plans.demo import SYSTEMS, UNTAUGHT, DemoPlan
 
 
 def test_paths_move_and_nothing_else_does() -> None:

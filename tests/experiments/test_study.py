@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from aista.cli.experiments import app
 from aista.config import JointSettings
 from aista.errors import ConfigError
-from aista.experiments.plans.study import (
+from aista.experiments.study import (
     GROUPS,
     MEASURES,
     NONE,

@@ -8,11 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from aista.config import AlignSettings
-from aista.speech_llm import Batch, SpeechLM
-from aista.text import prompts
 from aista.training.stages import fresh_model
 from tests import tiny
 
@@ -39,7 +36,7 @@ def test_every_factor_is_measured_once_and_drawn(tmp_path: Path, capsys: pytest.
     arguments = (
         "--ear", f"saved={tmp_path / 'saved'}", "--ear", "untrained=untrained:2", "--ear", "text=translation",
         "--data", str(tiny.manifest(tmp_path / "st.jsonl")), "--pairs", "6", "--prompts", *PROMPTS,
-        "--work", str(tmp_path / "work"), "--output", str(output),
+        "--output", str(output),
     )  # fmt: skip
     run("retrieval_curve.py", *arguments)
     rows = [json.loads(line) for line in output.read_text().strip().split("\n")]
@@ -57,27 +54,6 @@ def test_every_factor_is_measured_once_and_drawn(tmp_path: Path, capsys: pytest.
     run("draw_retrieval_curve.py", str(output), str(tmp_path / "curve.svg"))
     assert (tmp_path / "curve.svg").stat().st_size > 5_000
     assert "| system + user (" in capsys.readouterr().out
-
-
-def test_a_prefix_encoded_once_gives_the_states_of_the_whole_sequence(tmp_path: Path) -> None:
-    model, processor = fresh_model(tiny.pretrain_settings(tmp_path).model, seed=1)  # type: ignore[arg-type]
-    speech_llm = SpeechLM(model.eval(), processor)
-    tool = runpy.run_path(str(TOOLS / "retrieval_curve.py"))
-    prefix = tool["Prefix"](speech_llm, tool["SYSTEM"])
-
-    def batch(template: str) -> Batch:
-        prompts.TEMPLATES["tried"] = prompts.Template(template + "{speech}", end="", bos=False)
-        processor.config.template = model.config.template = "tried"
-        return speech_llm.batcher.translation(list(tiny.TEXTS), [""] * 6, padding_side="right")
-
-    alone = batch("")
-    embedded = speech_llm.text_states(alone, (0,))[0]
-    spans = [row[keep] for row, keep in zip(embedded, alone.span, strict=True)]
-    whole = batch(tool["SYSTEM"])
-    expected, found = speech_llm.text_states(whole, prefix.layers), prefix.before(prefix.states(spans))
-    for layer in prefix.layers:
-        for row, real, mine in zip(expected[layer], whole.attention_mask, found[layer], strict=True):
-            torch.testing.assert_close(mine, row[real.bool()], atol=1e-5, rtol=1e-5)
 
 
 def test_alignment_is_timed_once_by_similarity_and_seed_and_drawn(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of training and data order.")] = 1,
 ) -> None:
     """Run the demo from nothing: its stand-in backbones and its stage 1 are trained too (about two hours)."""
-    from aista.experiments.plans.demo import DemoPlan, run, summarise
+    from aista.experiments.demo import DemoPlan, run, summarise
     from tools.standins.build import Build
 
     stage1 = Build(output / "build", scale).stage1()

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 from aista.config import JointSettings, PretrainSettings, SelectSettings
+from aista.data.text_files import read_json_lines
 from aista.demo import corpus
 from aista.evaluation.evaluate import EvaluateSettings, evaluate
 from aista.experiments.plan import NANO_TRAIN, changed, moved, shipped
-from aista.experiments.progress import Clock, bar
+from aista.experiments.runner import Clock, bar
 from aista.model.loading import read_trained, write_trained
 from aista.selection.select import select
 from aista.training.stages import joint, pretrain
 from tools import standins
-from tools.standins.model_card import write_card
 from tools.standins.sounds import draw_sound
 
 ENCODERS = {"speech_encoder": "whisper", "audio_encoder": "beats"}
@@ -148,3 +148,55 @@ def _make_portable(config: Path) -> None:
         if isinstance(part, dict):
             part.pop("_name_or_path", None)
     config.write_text(json.dumps(values, indent=2) + "\n")
+
+
+# ---- the card of the shipped model: what it is, what it was made from, how good it is ----
+
+
+def write_card(build: Path, results: dict[str, Any]) -> Path:
+    """Write ``README.md`` into the finished model's folder from what the build measured.
+
+    Args:
+        build: Folder of a finished build.
+        results: What ``aista evaluate`` returned for its model.
+    """
+    cards = {name: _read(build / name / "card.json") for name in ("whisper", "beats", "language_model")}
+    runs = {name: _read(build / name / "training.json") for name in ("stage1", "model")}
+    settings = (build / "model" / "settings.yaml").read_text()
+    said = (row["text"] for _, row in read_json_lines(build / "corpus" / "asr.jsonl"))
+    words = {word.strip(".,").lower() for text in said for word in text.split()}
+    facts = _read(build / "corpus" / "corpus.json")["corpora"]
+    names = list(results["by_set"])
+    measures = sorted({key for part in results["by_set"].values() for key in part["scores"]})
+    card = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+    text = card.format(
+        words=len(words),
+        **cards,
+        **runs,
+        trained=runs["model"]["trained_parameters"],
+        stage1_minutes=runs["stage1"]["seconds"] / 60,
+        model_minutes=runs["model"]["seconds"] / 60,
+        alignment=settings.split("alignment:")[1].split("prompt_pool")[0].replace("\n", " ").strip(),
+        seed=settings.rsplit("seed: ", 1)[1].strip(),
+        corpora="\n".join(
+            f"| {name} | {row['utterances']:,} | {row['seconds'] / 3600:.2f} |" for name, row in facts.items()
+        ),
+        sets=" | ".join(names),
+        rule="|".join("---" for _ in names),
+        scores="\n".join(
+            _row(measure, [results["by_set"][name]["scores"] for name in names]) for measure in measures
+        ),
+        signatures="\n".join(f"* {name}: `{value}`" for name, value in results["signatures"].items()),
+    )
+    path = build / "model" / "README.md"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _row(measure: str, parts: list[dict[str, float]]) -> str:
+    values = (f"{part[measure]:.2f}" if measure in part else "" for part in parts)
+    return f"| {measure} | {' | '.join(values)} |"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from aista.demo import grammar, lexicon
+from aista.demo import grammar
 from aista.text import prompts
 from tools.standins import loop, sounds, tokenizer
 
@@ -299,11 +299,11 @@ class Listed:
 
 
 def _entries() -> list[Listed]:
-    nouns = [Listed(noun.en, noun.zh, noun.ja) for noun in (*lexicon.PERSONS, *lexicon.THINGS)]
-    adjectives = [Listed(adjective.en, adjective.zh, adjective.ja) for adjective in lexicon.ADJECTIVES]
-    verbs = [Listed(verb.past, verb.zh, verb.ja + "ました") for verb in lexicon.VERBS]
-    places = [Listed(place.en, place.zh, place.ja) for place in lexicon.PLACES]
-    phrases = [Listed(entry.en, entry.zh, entry.ja) for entry in (*lexicon.TIMES, *lexicon.VEHICLES)]
+    nouns = [Listed(noun.en, noun.zh, noun.ja) for noun in (*grammar.PERSONS, *grammar.THINGS)]
+    adjectives = [Listed(adjective.en, adjective.zh, adjective.ja) for adjective in grammar.ADJECTIVES]
+    verbs = [Listed(verb.past, verb.zh, verb.ja + "ました") for verb in grammar.VERBS]
+    places = [Listed(place.en, place.zh, place.ja) for place in grammar.PLACES]
+    phrases = [Listed(entry.en, entry.zh, entry.ja) for entry in (*grammar.TIMES, *grammar.VEHICLES)]
     return nouns + adjectives + verbs + places + phrases
 
 

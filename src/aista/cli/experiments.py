@@ -49,7 +49,7 @@ def demo(
 
     Speech is synthesised by espeak-ng; nothing is downloaded. Stop it with Ctrl-C, start it again.
     """
-    from aista.experiments.plans.demo import DemoPlan, run, show_translation, summarise
+    from aista.experiments.demo import DemoPlan, run, show_translation, summarise
 
     summarise(run(DemoPlan(output, scale, seed=seed)), output)
     show_translation(str(output / "ai_sta") if scale == "nano" else None, output)
@@ -116,10 +116,9 @@ def reproduce(
     import shlex
 
     from aista.experiments.paper.page import write_report
-    from aista.experiments.plan import AISTA
-    from aista.experiments.plans.paper import default_workers, paper_plan
+    from aista.experiments.paper.plan import paper_plan
     from aista.experiments.results import draw_again
-    from aista.experiments.runner import Runner
+    from aista.experiments.runner import AISTA, Runner
 
     if redraw:
         draw_again(output)
@@ -131,7 +130,7 @@ def reproduce(
     )  # fmt: skip
     runner = Runner(
         plan,
-        workers=default_workers(scale) if workers is None else workers,
+        workers={"small": None, "nano": 0}.get(scale, 1) if workers is None else workers,
         launch=shlex.split(launch) if launch else AISTA,
     )
     failed = _run(runner, dry_run, no_run)
@@ -170,10 +169,9 @@ def study(
     Every variant is compared with a run that lacks it, seed by seed, on the dev set. Stop it with Ctrl-C:
     runs save what they have and the same command goes on. Exit code 1: a run failed.
     """
-    from aista.experiments.plans.study import StudyPlan
-    from aista.experiments.progress import console
     from aista.experiments.results import draw_again
-    from aista.experiments.runner import Runner
+    from aista.experiments.runner import Runner, console
+    from aista.experiments.study import StudyPlan
 
     if redraw:
         draw_again(output)

@@ -55,11 +55,6 @@ class Scale:
     select: int = 0
     seed: int = 0
 
-    @property
-    def fingerprint(self) -> str:
-        """Names the data this scale gives."""
-        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
-
 
 SCALES: dict[str, Scale] = {
     "nano": Scale(
@@ -118,16 +113,6 @@ def scale_named(name: str) -> Scale:
     return SCALES[name]
 
 
-def _texts(corpus: str, count: int, seed: int) -> list[Sentence]:
-    """The sentences of a corpus, phrase lists among them (those have no translation)."""
-    split: grammar.Split = "train" if corpus in _TRAINING else "test"
-    spoken = round(count * _PHRASE_SHARE.get(corpus, 0.0))
-    drawn = grammar.sentences(count - spoken, seed, split=split, vocabulary=_VOCABULARY.get(corpus, "all"))
-    drawn += [Sentence(text, "", "", (), ()) for text in grammar.phrases(spoken, seed, split=split)]
-    Random(f"order {corpus} {seed}").shuffle(drawn)
-    return drawn
-
-
 def items(corpus: str, scale: Scale, draw_sound: Callable[[Random], Sound] | None = None) -> list[Item]:
     """Describe every sound of a corpus, without making it.
 
@@ -153,13 +138,18 @@ def items(corpus: str, scale: Scale, draw_sound: Callable[[Random], Sound] | Non
             Item(f"{corpus}-{i:05d}", rng.randrange(2**31), sound.caption, sound=sound)
             for i, sound in enumerate(drawn)
         ]
+    split: grammar.Split = "train" if corpus in _TRAINING else "test"
     variants = speech.TRAIN_VARIANTS if corpus in _TRAINING else speech.TEST_VARIANTS
+    listed = round(count * _PHRASE_SHARE.get(corpus, 0.0))  # phrases, which have no translation
+    texts = grammar.sentences(count - listed, seed, split=split, vocabulary=_VOCABULARY.get(corpus, "all"))
+    texts += [Sentence(text, "", "", (), ()) for text in grammar.phrases(listed, seed, split=split)]
+    Random(f"order {corpus} {seed}").shuffle(texts)
     return [
         Item(
             f"{corpus}-{i:05d}", rng.randrange(2**31), sentence.en, sentence.zh, sentence.ja,
             voice=speech.draw_voice(rng, variants),
         )
-        for i, sentence in enumerate(_texts(corpus, count, seed))
+        for i, sentence in enumerate(texts)
     ]  # fmt: skip
 
 
@@ -183,11 +173,11 @@ class _Job:
         return self.record.exists() and json.loads(self.record.read_text())["fingerprint"] == self.fingerprint
 
 
-def _make_shard(job: _Job) -> Path:
+def _make_shard(job: _Job) -> None:
     """Make one shard in a process of its own."""
     audio = job.folder / "audio" / job.corpus
     audio.mkdir(parents=True, exist_ok=True)
-    pcm, made, dropped = [], {}, []
+    digest, made, dropped = sha256(), {}, []
     for item in job.items:
         samples = (
             item.sound.render(seed=item.seed)
@@ -197,18 +187,17 @@ def _make_shard(job: _Job) -> Path:
         if samples is None:
             dropped.append(item.key)
             continue
-        pcm.append(speech.to_pcm(samples))
-        soundfile.write(audio / f"{item.key}.flac", pcm[-1], speech.SAMPLE_RATE_HZ, subtype="PCM_16")
+        pcm = np.round(np.clip(samples, -1.0, 1.0) * 32767.0).astype(np.int16)
+        digest.update(pcm.astype("<i2").tobytes())
+        soundfile.write(audio / f"{item.key}.flac", pcm, speech.SAMPLE_RATE_HZ, subtype="PCM_16")
         made[item.key] = len(samples)
     record = {
-        "fingerprint": job.fingerprint, "sha256": speech.fingerprint(pcm),
-        "num_samples": made, "dropped": dropped,
+        "fingerprint": job.fingerprint, "sha256": digest.hexdigest(), "num_samples": made, "dropped": dropped,
     }  # fmt: skip
     write_whole(job.record, json.dumps(record))
-    return job.record
 
 
-def rows(corpus: str, item: Item, num_samples: int, task: str) -> Iterator[dict[str, object]]:
+def _rows(corpus: str, item: Item, num_samples: int, task: str) -> Iterator[dict[str, object]]:
     """The manifest rows of one sound for a task: one, or for ``st`` one per target language."""
     row: dict[str, object] = {
         "id": item.key,
@@ -218,10 +207,9 @@ def rows(corpus: str, item: Item, num_samples: int, task: str) -> Iterator[dict[
         "tgt_lang": "en",
         "text": item.text,
         "task": task,
-        "speaker": item.voice.speaker if item.voice else None,
+        **({"speaker": item.voice.speaker} if item.voice else {}),
         "corpus": f"demo-{corpus}",
     }
-    row = {key: value for key, value in row.items() if value is not None}
     if task != "st":
         yield row
         return
@@ -243,7 +231,7 @@ def _write_manifests(folder: Path, corpus: str, drawn: list[Item], lengths: dict
         lines = (
             json.dumps(row, ensure_ascii=False)
             for item in made
-            for row in rows(corpus, item, lengths[item.key], task)
+            for row in _rows(corpus, item, lengths[item.key], task)
         )
         write_whole(folder / f"{name}.jsonl", "\n".join(lines) + "\n")
 
@@ -284,10 +272,10 @@ def build(
     ]
     if any(job.corpus not in _SOUNDS for job in jobs):
         speech.require()
-    finished = _run(jobs, processes or os.cpu_count() or 1, progress)
+    _run(jobs, processes or os.cpu_count() or 1, progress)
     facts: dict[str, dict[str, object]] = {}
     for corpus, entries in drawn.items():
-        records = [json.loads(path.read_text()) for name, path in finished if name == corpus]
+        records = [json.loads(job.record.read_text()) for job in jobs if job.corpus == corpus]
         lengths = {key: length for record in records for key, length in record["num_samples"].items()}
         _write_manifests(folder, corpus, entries, lengths)
         facts[corpus] = {
@@ -302,9 +290,7 @@ def build(
     return facts
 
 
-def _run(
-    jobs: list[_Job], processes: int, progress: Callable[[int, int], None] | None
-) -> list[tuple[str, Path]]:
+def _run(jobs: list[_Job], processes: int, progress: Callable[[int, int], None] | None) -> None:
     waiting = [job for job in jobs if not job.is_finished]
     total = sum(len(job.items) for job in jobs)
     done = total - sum(len(job.items) for job in waiting)
@@ -315,4 +301,3 @@ def _run(
                 done += len(job.items)
                 if progress:
                     progress(done, total)
-    return [(job.corpus, job.record) for job in jobs]

@@ -9,12 +9,13 @@ are made in shards, one process each.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import takewhile
 from random import Random
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import soxr
@@ -87,9 +88,10 @@ def require() -> ModuleType:
     return espeakng_loader
 
 
+# Numbers of espeak-ng's header.
+_RETRIEVE_AUDIO, _AT_CHARACTER, _UTF8, _WORD_BEGINS = 1, 1, 1, 1
+_RATE, _PITCH, _RANGE = 1, 3, 4
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-_RETRIEVE_AUDIO, _AT_CHARACTER, _UTF8 = 1, 1, 1
-_WORD_BEGINS = 1
 
 
 class _Event(ctypes.Structure):
@@ -100,9 +102,6 @@ class _Event(ctypes.Structure):
         ("length", ctypes.c_int), ("milliseconds", ctypes.c_int), ("sample", ctypes.c_int),
         ("data", ctypes.c_void_p), ("id", ctypes.c_char * 8),
     ]  # fmt: skip
-
-
-_RATE, _PITCH, _RANGE = 1, 3, 4
 
 
 class Synthesiser:
@@ -138,13 +137,10 @@ class Synthesiser:
         library.espeak_SetSynthCallback(self._callback)
 
     def _receive(self, samples, count: int, events) -> int:
-        event = ctypes.cast(events, ctypes.POINTER(_Event)) if events else None
-        number = 0
-        while event and event[number].type:
-            if event[number].type == _WORD_BEGINS:
-                found = event[number]
-                self.word_starts.append((found.position - 1, found.length, found.milliseconds / 1000))
-            number += 1
+        found: Any = ctypes.cast(events, ctypes.POINTER(_Event)) if events else ()
+        for event in takewhile(lambda event: event.type, found):  # one of type 0 ends them
+            if event.type == _WORD_BEGINS:
+                self.word_starts.append((event.position - 1, event.length, event.milliseconds / 1000))
         if samples and count > 0:
             self._chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
@@ -167,9 +163,8 @@ class Synthesiser:
         name = f"{voice.accent}+{voice.variant}"
         if code := library.espeak_SetVoiceByName(name.encode()):
             raise AudioError("espeak-ng does not know this voice.", got=f"{name} (code {code})")
-        for parameter, value in (
-            (_RATE, voice.words_per_minute), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range),
-        ):  # fmt: skip
+        settings = {_RATE: voice.words_per_minute, _PITCH: voice.pitch, _RANGE: voice.pitch_range}
+        for parameter, value in settings.items():
             library.espeak_SetParameter(parameter, value, 0)
         library.espeak_ng_SetRandSeed(seed % (2**31))
         self._chunks.clear()
@@ -213,22 +208,9 @@ def utter(text: str, voice: Voice, *, seed: int, max_samples: int = MAX_SAMPLES)
     """
     words_per_minute = voice.words_per_minute
     for _ in range(3):
-        hurried = Voice(**{**voice.__dict__, "words_per_minute": words_per_minute})
+        hurried = replace(voice, words_per_minute=words_per_minute)
         samples = synthesiser().speak(text, hurried, seed=seed)
         if len(samples) <= max_samples:
             return _in_a_room(samples, voice, seed)
         words_per_minute = round(words_per_minute * _FASTER)
     return None
-
-
-def to_pcm(samples: np.ndarray) -> np.ndarray:
-    """Round float samples to int16."""
-    return np.round(np.clip(samples, -1.0, 1.0) * 32767.0).astype(np.int16)
-
-
-def fingerprint(pcm: Sequence[np.ndarray]) -> str:
-    """sha256 over int16 utterances in order."""
-    digest = hashlib.sha256()
-    for samples in pcm:
-        digest.update(np.ascontiguousarray(samples, dtype="<i2").tobytes())
-    return digest.hexdigest()

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aista
 from aista.audio.files import load_audio
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance
@@ -25,6 +23,7 @@ from aista.evaluation.metrics import edit_distance
 from aista.experiments import page
 from aista.experiments.page import Clip, Rendering
 from aista.experiments.results import Cell, Row, Table
+from aista.figures.charts import role_of
 from aista.files import write_whole
 from aista.text.languages import language
 
@@ -88,49 +87,55 @@ def write_report(folder: Path) -> Path:
         clips=clips,
         histories={key: json.loads((folder / key / "history.json").read_text()) for key in NAMES},
         configs={path.stem: path.read_text() for path in sorted((folder / "configs").glob("*.yaml"))},
-        readme=readme_from(folder),
+        readme=page.readme_from(folder),
     )
     path = folder / "report.html"
     write_whole(path, render(data))
     return path
 
 
-def readme_from(folder: Path) -> str:
-    """Return the address of the README as seen from a page of this checkout; empty for a page elsewhere."""
-    checkout, here = Path(aista.__file__).resolve().parents[2], folder.resolve()
-    inside = here.is_relative_to(checkout) and (checkout / page.README).exists()
-    return os.path.relpath(checkout / page.README, here) if inside else ""
-
-
 def render(data: ReportData) -> str:
     """Return the whole page."""
-    results = data.results
-    signs = [_sign(_change(data, name)) for name in _scores(results, "bleu_")]
+    results, systems = data.results, data.results["systems"]
+    speech, text = (_changes(systems, data.comparisons, prefix) for prefix in ("bleu_", "mt_bleu_"))
+    never = results.get("untaught") or {"systems": {}, "significance": {}}
+    untaught = _changes(never["systems"], never["significance"], "bleu_") if never["systems"] else []
     return page.render(
         "demo.html.j2",
         data=data,
         results=results,
         titles=NAMES,
-        signs=signs,
+        signs=[row["sign"] for row in speech],
         layers=_layers(results),
-        speech=[_change(data, name) for name in _scores(results, "bleu_")],
-        text=[_change(data, name) for name in _scores(results, "mt_bleu_")],
+        speech=speech,
+        text=text,
         cost=_pair(results, "log_wasserstein"),
         accuracy=_pair(results, "token_accuracy"),
-        retrieval={"lines": [_retrieval(results)]},
-        pairs={"rows": _interval_rows(data)},
-        **_untaught(results.get("untaught")),
-        table=_table("scores", "Scores over all sentences", results["systems"], data.comparisons),
-        tables=_tables_by_set(results),
-        signatures=_signatures(results.get("bleu_signature") or {}),
+        retrieval={
+            "lines": [
+                {
+                    "title": "right transcript", "mrr": results["mrr_by_layer"],
+                    "selected": results["selected_layers"], "threshold": results.get("threshold") or 0.0,
+                    "chance": results["chance_mrr"], "shuffled": results.get("shuffled_mrr_by_layer") or [],
+                }
+            ]
+        },
+        pairs={"rows": [*speech, *text]},
+        untaught=untaught,
+        untaught_signs=[row["sign"] for row in untaught],
+        untaught_pairs={"rows": untaught},
+        untaught_table=_table("untaught", "Scores", never["systems"], never["significance"]),
+        table=_table("scores", "Scores over all sentences", systems, data.comparisons),
+        tables=[
+            _table(name, page.words(name), {key: systems[key]["by_set"][name] for key in NAMES}, {})
+            for name in systems["base"].get("by_set", {})
+        ],
+        signatures=[
+            f"{title_of(name)}: {value}" for name, value in (results.get("bleu_signature") or {}).items()
+        ],
         curves=[row for row in _curves(data.histories) if row["series"]],
         level=LEVEL,
-    )
-
-
-def _scores(results: Mapping[str, Any], prefix: str) -> list[str]:
-    systems = results["systems"]
-    return [name for name in systems["base"] if name.startswith(prefix) and name in systems["ai_sta"]]
+    )  # fmt: skip
 
 
 def _pair(results: Mapping[str, Any], name: str) -> dict[str, float] | None:
@@ -140,22 +145,25 @@ def _pair(results: Mapping[str, Any], name: str) -> dict[str, float] | None:
     return {"base": base, "system": system, "factor": math.exp(min(abs(base - system), 50.0))}
 
 
-def _change(data: ReportData, name: str) -> dict[str, Any]:
-    """Return what AI-STA changed in one score, with the paper's change where it has one."""
-    base, system = (data.results["systems"][key][name] for key in NAMES)
-    code = name.rsplit("_", 1)[-1]
-    return {
-        "name": name, "language": language(code).name, "base": base, "system": system,
-        "gain": system - base, "p": data.comparisons.get(name, {}).get("p_value"),
-        "paper": PAPER.get(code) if name.startswith("bleu_") else None,
-    }  # fmt: skip
-
-
-def _sign(change: Mapping[str, Any]) -> int:
-    """Return 1 or -1 where a change is more than chance explains, else 0."""
-    if change["p"] is None or change["p"] >= LEVEL:
-        return 0
-    return 1 if change["gain"] > 0 else -1
+def _changes(
+    systems: Mapping[str, Mapping[str, Any]], comparisons: Mapping[str, Mapping[str, Any]], prefix: str
+) -> list[dict[str, Any]]:
+    """Return what AI-STA changed in the scores that begin so, with the paper's change where it has one."""
+    changes = []
+    for name in (n for n in systems["base"] if n.startswith(prefix) and n in systems["ai_sta"]):
+        base, system = (systems[key][name] for key in NAMES)
+        code, test = name.rsplit("_", 1)[-1], comparisons.get(name, {})
+        p, gain = test.get("p_value"), system - base
+        changes.append(
+            {
+                "name": title_of(name), "language": language(code).name, "base": base, "system": system,
+                **{f"{key}_half": test.get(f"{key}_half_width") or 0.0 for key in ("base", "system")},
+                "gain": gain, "p": p, "paper": PAPER.get(code) if prefix == "bleu_" else None,
+                # 1 or -1 where a change is more than chance explains.
+                "sign": 0 if p is None or p >= LEVEL else 1 if gain > 0 else -1,
+            }
+        )  # fmt: skip
+    return changes
 
 
 def _layers(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,54 +175,13 @@ def _layers(results: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _retrieval(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the demo's curve as Figure 4 is drawn."""
-    return {
-        "title": "right transcript", "mrr": results["mrr_by_layer"], "selected": results["selected_layers"],
-        "threshold": results.get("threshold") or 0.0, "chance": results["chance_mrr"],
-        "shuffled": results.get("shuffled_mrr_by_layer") or [],
-    }  # fmt: skip
-
-
-def _interval_rows(data: ReportData) -> list[dict[str, Any]]:
-    rows = []
-    for name in [*_scores(data.results, "bleu_"), *_scores(data.results, "mt_bleu_")]:
-        test = data.comparisons.get(name, {})
-        base, system = (data.results["systems"][key][name] for key in NAMES)
-        halves = {f"{key}_half": test.get(f"{key}_half_width") or 0.0 for key in ("base", "system")}
-        rows.append({"name": title_of(name), "base": base, "system": system, **halves})
-    return rows
-
-
-def _untaught(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what the page shows of translation that speech was never taught: nothing for runs without it."""
-    if not found:
-        return {"untaught": [], "untaught_signs": [], "untaught_pairs": {"rows": []}, "untaught_table": None}
-    data = ReportData(results=found, comparisons=found["significance"])
-    changes = [_change(data, name) for name in _scores(found, "bleu_")]
-    return {
-        "untaught": changes,
-        "untaught_signs": [_sign(change) for change in changes],
-        "untaught_pairs": {"rows": _interval_rows(data)},
-        "untaught_table": _table("untaught", "Scores", found["systems"], found["significance"]),
-    }
-
-
-def _tables_by_set(results: Mapping[str, Any]) -> list[Table]:
-    systems = results["systems"]
-    return [
-        _table(name, page.words(name), {key: systems[key]["by_set"][name] for key in NAMES}, {})
-        for name in systems["base"].get("by_set", {})
-    ]
-
-
 def _table(
     name: str, title: str, systems: Mapping[str, Mapping[str, Any]],
     comparisons: Mapping[str, Mapping[str, Any]],
 ) -> Table:  # fmt: skip
     """Return all scores of both systems with their difference, and its p where it was tested."""
     rows = []
-    for score, base in systems["base"].items():
+    for score, base in systems.get("base", {}).items():
         system = systems["ai_sta"].get(score)
         if not (isinstance(base, int | float) and isinstance(system, int | float)) or score in _HIDDEN:
             continue
@@ -237,28 +204,19 @@ def title_of(score: str) -> str:
     return f"{'text' if kind[0] == 'mt' else 'speech'} → {language(code).name}, {measure}"
 
 
-def _signatures(found: Any) -> list[str]:
-    named = found if isinstance(found, Mapping) else {"BLEU": found}
-    return [f"{title_of(name) if '_' in name else name}: {value}" for name, value in named.items()]
-
-
 def _curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
     """Return the three drawings of the trainings."""
-    shown = (
+    drawings = []
+    for key, title, log in (
         ("ce", "cross-entropy of the translation, per token", False),
         ("wasserstein", "alignment loss, mean of the aligned layers", True),
         ("eval_token_accuracy", "token accuracy on held-out sentences", False),
-    )
-    drawings = []
-    for key, title, log in shown:
+    ):
         series = [
-            {
-                "name": NAMES[system], "role": "system" if system == "ai_sta" else "base",
-                "points": points,
-            }
+            {"name": NAMES[system], "role": role_of(system), "points": points}
             for system, rows in histories.items()
             if (points := _points(rows, key))
-        ]  # fmt: skip
+        ]
         drawings.append({"title": title, "log": log, "series": series})
     return drawings
 
@@ -267,7 +225,7 @@ def _points(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float,
     """Return (step, value) of one logged quantity; of several layers' costs, their mean."""
     points = []
     for row in rows:
-        values = [value for key, value in row.items() if key == name or (key.startswith(f"{name}_"))]
+        values = [value for key, value in row.items() if key == name or key.startswith(f"{name}_")]
         if values and "step" in row and math.isfinite(mean := sum(values) / len(values)):
             points.append((float(row["step"]), mean))
     return points
@@ -296,28 +254,35 @@ def chosen_clips(
         key: {row.id: row.hypothesis for row in read_hypotheses(folder / f"{manifest.stem}.speech.jsonl")}
         for key, folder in evaluations.items()
     }
-    groups = _recordings(Manifest(manifest), texts)
+    groups: dict[Any, _Rows] = defaultdict(list)  # by recording, in order of appearance
+    for index, row in enumerate(Manifest(manifest)):
+        if row.task == "st" and row.translation and all(row.id in found for found in texts.values()):
+            groups[row.audio, row.offset, row.channel].append((index, row))
     names = list(groups)
     chosen, rest = names[:_FIRST], names[_FIRST:]
     if rest:
         chosen.append(max(rest, key=lambda name: _disagreement(groups[name], texts)))
-    maps = _maps(manifest, groups[chosen[0]][0][0], models, layer) if chosen else {}
     title = page.words(manifest.stem.removeprefix("test_"))
     clips = []
     for number, name in enumerate(chosen, start=1):
+        (index, first), *_ = rows = groups[name]
         why = "where the two differ most" if name in rest else f"number {number}"
-        clip = _clip(groups[name], texts, manifest, f"{title} words · {why}")
-        clips.append(Clip(**{**vars(clip), "maps": maps if number == 1 else {}}))
+        clips.append(
+            Clip(
+                f"{manifest.stem}-{first.id}",
+                load_audio(manifest.parent / str(first.audio), **first.span),
+                first.text or "",
+                f"{title} words · {why}",
+                [
+                    Rendering(
+                        row.answer_lang, row.target, {key: found[row.id] for key, found in texts.items()}
+                    )
+                    for _, row in rows
+                ],
+                _maps(manifest, index, models, layer) if number == 1 else {},
+            )
+        )
     return clips
-
-
-def _recordings(manifest: Manifest, texts: Mapping[str, Mapping[str, str]]) -> dict[Any, _Rows]:
-    """Group the translated rows by their recording, in order of appearance."""
-    groups: dict[Any, _Rows] = defaultdict(list)
-    for index, row in enumerate(manifest):
-        if row.task == "st" and row.translation and all(row.id in found for found in texts.values()):
-            groups[row.audio, row.offset, row.channel].append((index, row))
-    return groups
 
 
 def _disagreement(rows: _Rows, texts: Mapping[str, Mapping[str, str]]) -> int:
@@ -339,13 +304,3 @@ def _maps(manifest: Path, index: int, models: Mapping[str, str], layer: int) -> 
         translator = load(folder)
         maps[key] = transport_map(translator.speech_llm, clip, layer)[0]
     return maps
-
-
-def _clip(rows: _Rows, texts: Mapping[str, Mapping[str, str]], manifest: Path, note: str) -> Clip:
-    _, first = rows[0]
-    samples = load_audio(manifest.parent / str(first.audio), **first.span)
-    renderings = [
-        Rendering(row.answer_lang, row.target, {key: found[row.id] for key, found in texts.items()})
-        for _, row in rows
-    ]
-    return Clip(f"{manifest.stem}-{first.id}", samples, first.text or "", note, renderings)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import base64
 import difflib
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+import aista
 from aista.audio.files import as_flac
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
 from aista.evaluation.decode import TransportMap
 from aista.experiments.results import Figure, Table
-from aista.figures import charts
-from aista.figures.drawing import NARROW, WIDE, colour_variables, signed
+from aista.figures import NARROW, WIDE, charts, colour_variables, signed
 from aista.text.languages import language
 
 PAPER_URL = "https://arxiv.org/abs/2503.10211"
@@ -101,6 +104,13 @@ def _environment() -> Environment:
     return found
 
 
+def readme_from(folder: Path) -> str:
+    """Return the address of the README as seen from a page of this checkout; empty for a page elsewhere."""
+    checkout, here = Path(aista.__file__).resolve().parents[2], folder.resolve()
+    inside = here.is_relative_to(checkout) and (checkout / README).exists()
+    return os.path.relpath(checkout / README, here) if inside else ""
+
+
 # ---- numbers and names in words ----
 
 
@@ -132,7 +142,10 @@ def marked_difference(text: str, reference: str, spaces: bool) -> Markup:
     """
     if not text:
         return Markup('<span class="nothing">no answer</span>')
-    one, other = (_units(row, spaces) for row in (text, reference))
+    # A word keeps the space behind it; where there are no spaces every letter counts.
+    one, other = (
+        re.findall(r"\S+ ?", " ".join(row.split())) if spaces else list(row) for row in (text, reference)
+    )
     parts = []
     for kind, start, end, other_start, other_end in difflib.SequenceMatcher(
         None, one, other, False
@@ -146,13 +159,6 @@ def marked_difference(text: str, reference: str, spaces: bool) -> Markup:
             missing = "".join(other[other_start:other_end]).strip()
             parts.append(Markup('<mark class="gap" title="missing: {}"></mark>').format(missing))
     return Markup("").join(parts)
-
-
-def _units(text: str, spaces: bool) -> list[str]:
-    if not spaces:
-        return list(text)
-    words = text.split()
-    return [word + (" " if i < len(words) - 1 else "") for i, word in enumerate(words)]
 
 
 # ---- drawings and sounds ----

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,9 @@ from typing import Any, TypeVar
 from aista.config import Settings
 from aista.errors import AistaError, ConfigError
 from aista.evaluation.evaluate import BaselineSettings
-from aista.experiments.progress import Clock, console
-from aista.experiments.queue import Command, Outcome
+from aista.experiments.runner import AISTA, TRAINING, Clock, Outcome, console
 from aista.run_folder import inputs_of, is_finished
 
-AISTA = (sys.executable, "-m", "aista")
-TRAINING = ("align", "pretrain", "joint")
-LAUNCHED = (*TRAINING, "select")
 DIVERGED = "diverged.json"
 _NOT_FINITE = re.compile(r"loss is not finite|no finite loss")  # what aista.training says when it stops
 # Where a verb's function is, and the file that is there when it has finished.
@@ -33,6 +28,7 @@ _VERBS = {
     "joint": ("aista.training.stages", "training.json"),
     "evaluate": ("aista.evaluation.evaluate", "results.json"),
 }
+S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,11 @@ class Job:
         return Path(self.settings.output)
 
     @property
+    def kind(self) -> str:
+        """The first word of its name: jobs of one kind take about the same time."""
+        return self.name.split(" ")[0]
+
+    @property
     def file_name(self) -> str:
         """Its name as the name of a file."""
         return self.name.replace("/", "_").replace(" ", "_")
@@ -75,31 +76,21 @@ class Job:
         """Write the settings into ``folder/configs`` and return the command that uses them."""
         config = folder / "configs" / f"{self.file_name}.yaml"
         self.settings.save(config)
-        words = [*(launch if self.verb in LAUNCHED else AISTA), self.verb, "--config", str(config)]
+        start = launch if self.verb in (*TRAINING, "select") else AISTA
+        words = [*start, self.verb, "--config", str(config)]
         if isinstance(self.settings, BaselineSettings):
             words += ["--baseline", self.settings.baseline]
         return words
-
-    def command(self, folder: Path, launch: Sequence[str] = AISTA) -> Command:
-        """Return it as a command of a queue."""
-        return Command(
-            name=self.name,
-            kind=self.name.split(" ")[0],
-            arguments=self.arguments(folder, launch),
-            log=folder / "logs" / f"{self.file_name}.log",
-            needs=self.needs,
-            already=self.already,
-            is_result=self.has_diverged,
-            is_steady=self.verb in TRAINING,
-            all_cores=self.all_cores,
-        )
 
     def here(self) -> Outcome:
         """Do it in this process, unless it is done."""
         if (before := self.already()) is not None:
             return before
         try:
-            self._call()
+            if isinstance(self.settings, BaselineSettings):
+                self._score_baseline()
+            else:
+                getattr(import_module(_VERBS[self.verb][0]), self.verb)(self.settings)
         except AistaError as error:
             if self.has_diverged(str(error)):
                 return Outcome.RESULT
@@ -109,30 +100,23 @@ class Job:
 
     def has_diverged(self, tail: str) -> bool:
         """Note a training whose loss stopped being finite: that is what came out, not a failure to run it."""
-        if self.verb != "joint" or not _NOT_FINITE.search(tail):
+        lines = [line for line in tail.splitlines() if _NOT_FINITE.search(line)]
+        if self.verb != "joint" or not lines:
             return False
-        line = next(line for line in reversed(tail.splitlines()) if _NOT_FINITE.search(line))
         self.output.mkdir(parents=True, exist_ok=True)
-        (self.output / DIVERGED).write_text(json.dumps({"reason": line.strip()}))
+        (self.output / DIVERGED).write_text(json.dumps({"reason": lines[-1].strip()}))
         return True
 
-    def _call(self) -> None:
-        if isinstance(self.settings, BaselineSettings):
-            _score(self.settings)
-            return
-        module, _ = _VERBS[self.verb]
-        getattr(import_module(module), self.verb)(self.settings)
+    def _score_baseline(self) -> None:
+        from aista.baselines import baseline
+        from aista.evaluation.evaluate import score
 
-
-def _score(settings: BaselineSettings) -> None:
-    from aista.baselines import baseline
-    from aista.evaluation.evaluate import score
-
-    system = baseline(settings.baseline, generation=settings.generation, **settings.options)
-    try:
-        score(system, settings, system.card)
-    finally:
-        system.close()
+        settings = self.settings
+        system = baseline(settings.baseline, generation=settings.generation, **settings.options)
+        try:
+            score(system, settings, system.card)
+        finally:
+            system.close()
 
 
 class Plan(ABC):
@@ -172,7 +156,8 @@ def scale_named(name: str, known: Sequence[str]) -> str:
     return name
 
 
-S = TypeVar("S", bound=Settings)
+# ---- settings ----
+
 # What makes a training last a second: the nano scale of tests.
 NANO_TRAIN = {
     "max_steps": 4, "eval_steps": 2, "save_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1,

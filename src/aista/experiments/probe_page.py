@@ -18,8 +18,7 @@ from aista.errors import AistaError
 from aista.evaluation.decode import TransportMap
 from aista.experiments import page
 from aista.experiments.page import Clip
-from aista.figures import charts
-from aista.figures.drawing import NARROW
+from aista.figures import NARROW, charts
 from aista.files import write_whole
 from aista.run_folder import SETTINGS
 from aista.selection.probe import PLANS, REPORT, Probed, read_probe
@@ -72,7 +71,8 @@ def render(models: Sequence[Probed], clips: Sequence[Clip], settings: str = "") 
         "probe.html.j2", models=models, clips=clips, names=names, roles=roles, curves=curves(models),
         best={each.model: max(first(each), key=lambda row: row.mrr) for each in models},
         first={each.model: first(each) for each in models}, beside=_beside(models), settings=settings,
-        small_curve=_small_curve, version=aista.__version__, costs=_COSTS, clouds=_CLOUDS,
+        small_curve=lambda data: charts.curves(data, NARROW).svg(), version=aista.__version__,
+        costs=_COSTS, clouds=_CLOUDS,
     )  # fmt: skip
 
 
@@ -128,10 +128,6 @@ def _beside(models: Sequence[Probed]) -> list[dict[str, Any]]:
             ]
             found.append({"title": title + of, "series": series, "across": "layer", **scale})
     return found
-
-
-def _small_curve(data: dict[str, Any]) -> Any:
-    return charts.curves(data, NARROW).svg()
 
 
 def _clip(row: dict[str, Any]) -> Clip:

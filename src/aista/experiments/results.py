@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from aista.config import Settings
+from aista.figures import signed
 from aista.figures.charts import DRAWINGS
-from aista.figures.drawing import signed
 from aista.files import write_whole
 
 PLACE = "exhibits"
+FILES = f"{PLACE}/files"
 
 
 class Cell(Settings):
@@ -148,7 +149,8 @@ class Table(Result):
         for row in self.rows:
             texts = [row.label]
             for cell, paper in zip(row.cells, beside, strict=False):
-                texts += [cell.text() + _star(cell)] + [cell.paper_text()] * paper
+                star = "*" if cell.p_value is not None and cell.p_value < 0.05 else ""
+                texts += [cell.text() + star] + [cell.paper_text()] * paper
             rows.append(texts + [""] * (len(heading) - len(texts)))
         return heading, rows
 
@@ -163,26 +165,12 @@ class Table(Result):
         """Return one line per cell: every seed's value, mean, deviation, paper's value, p."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(
-            [
-                "group",
-                "key",
-                "row",
-                "column",
-                "value",
-                "deviation",
-                "values",
-                "paper",
-                "p_value",
-                "mark",
-                "note",
-            ]
-        )
+        measured = ("value", "deviation", "values", "paper", "p_value", "mark", "note")
+        writer.writerow(["group", "key", "row", "column", *measured])
         for row in self.rows:
             for name, cell in zip(self.columns, row.cells, strict=False):
-                values = " ".join(f"{value:.6g}" for value in cell.values)
-                measured = [cell.value, cell.deviation, values, cell.paper, cell.p_value]
-                writer.writerow([row.group, row.key, row.label, name, *measured, cell.mark, cell.note])
+                values = {**vars(cell), "values": " ".join(f"{value:.6g}" for value in cell.values)}
+                writer.writerow([row.group, row.key, row.label, name, *map(values.__getitem__, measured)])
         return out.getvalue()
 
     def to_latex(self) -> str:
@@ -204,7 +192,7 @@ class Table(Result):
         return "\n".join([*lines, r"\end{table}", ""])
 
     def to_text(self, width: int = 120, hide: Collection[str] = ()) -> str:
-        """Return the table as a terminal shows it, without the notes in ``hide``."""
+        """Return the table as a terminal shows it, without the notes in ``hide``; * is p < 0.05."""
         heading, rows = self.grid()
         shown = RichTable(title=self.title, caption=self.caption, caption_justify="left")
         for i, name in enumerate(heading):
@@ -235,10 +223,9 @@ class Figure(Result):
     png: str = ""
 
     @classmethod
-    def drawn(cls, name: str, title: str, caption: str, notes: list[str], data: dict[str, Any]) -> Figure:
+    def drawn(cls, **values: Any) -> Figure:
         """Return a figure with the picture that ``aista.figures.charts`` draws of its data."""
-        figure = cls(name=name, title=title, caption=caption, notes=notes, data=data, svg="")
-        return figure.drawn_again()
+        return cls(**values, svg="").drawn_again()
 
     def drawn_again(self) -> Figure:
         """Return the figure with its picture drawn from its data; one not drawn here keeps what it has."""
@@ -271,11 +258,6 @@ class Figure(Result):
             r"\end{figure}", "",
         ]  # fmt: skip
         return "\n".join(lines)
-
-    def to_text(self, width: int = 120) -> str:
-        """Return title, caption and notes."""
-        del width
-        return "\n".join([self.title, self.caption, *self.notes, ""])
 
 
 def save(result: Table | Figure, folder: Path) -> Path:
@@ -318,39 +300,26 @@ def load_all(folder: Path) -> dict[str, Table | Figure]:
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield every scalar in nested lists and dictionaries with the path to it."""
-    items = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    )
-    if items is None:
+    if not isinstance(value, dict | list):
         yield path, value
         return
-    for key, inner in items:
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
         yield from _leaves(inner, f"{path}/{key}" if path else str(key))
 
 
-def _star(cell: Cell) -> str:
-    """Return the mark of a difference from the base that chance does not explain at 5 %."""
-    return "*" if cell.p_value is not None and cell.p_value < 0.05 else ""
-
-
-_TEX = {
-    "%": r"\%",
-    "&": r"\&",
-    "_": r"\_",
-    "#": r"\#",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "$": r"\$",
-    "|": r"$|$",
-    "<": r"$<$",
-    ">": r"$>$",
-    "{": r"\{",
-    "}": r"\}",
-    "\\": r"\textbackslash{}",
-    "^": r"\^{}",
-    "~": r"\~{}",
-}
+_TEX = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "%&_#${}"}, **{letter: f"${letter}$" for letter in "|<>"},
+        "±": r"$\pm$", "×": r"$\times$", "\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}",
+    }
+)  # fmt: skip
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in text)
+    return text.translate(_TEX)
+
+
+def layer_range(layers: Sequence[int]) -> str:
+    """Return layers as ``0-1``, ``0, 3`` or ``none``."""
+    joined = len(layers) > 1 and list(layers) == list(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]}-{layers[-1]}" if joined else ", ".join(map(str, layers)) or "none"

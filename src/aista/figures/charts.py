@@ -18,7 +18,7 @@ from matplotlib.path import Path as Shape
 from matplotlib.ticker import MaxNLocator
 
 from aista.audio.rates import SAMPLES_PER_WINDOW
-from aista.figures.drawing import WIDE, Canvas, apart, colour, signed
+from aista.figures import WIDE, Canvas, apart, colour, signed
 
 Data = Mapping[str, Any]
 ALL_PANELS = "all panels"
@@ -62,9 +62,21 @@ def _horizontal_rules(area: Axes, ticks: Iterable[float]) -> None:
     area.set_axisbelow(True)
 
 
-def _numbers_below(area: Axes, ticks: Iterable[float], text: Callable[[float], str] = _plain) -> None:
+def _numbers_below(
+    area: Axes, ticks: Iterable[float], text: Callable[[float], str] = _plain, *, rules: bool = False
+) -> None:
+    """Number the horizontal scale, with a line upwards for each number where rules are wanted."""
     shown = list(ticks)
     area.set_xticks(shown, [text(tick) for tick in shown])
+    if rules:
+        area.xaxis.grid(True, color=colour("rule"), linewidth=1)
+        area.set_axisbelow(True)
+
+
+def _difference_scale(area: Axes, ends: tuple[float, float], about: int) -> None:
+    """Number a scale of differences, with a stronger line at 0."""
+    _numbers_below(area, _ticks(*ends, about), lambda tick: signed(tick, None), rules=True)
+    area.axvline(0, color=colour("line"), linewidth=1.2)
 
 
 def _place(canvas: Canvas, area: Axes, x: float, y: float) -> tuple[float, float]:
@@ -272,9 +284,7 @@ def pairs(data: Data, width: float = WIDE) -> Canvas:
     tall = (step + lift) * len(rows)
     canvas = Canvas(width, 34 + tall + 34, "BLEU of base and AI-STA with their 95 % intervals")
     area = canvas.axes(left, 34, width - left - 16, tall, (low, 100.0), (0.0, float(tall)))
-    _numbers_below(area, _ticks(low, 100, 5 if narrow else 8))
-    area.xaxis.grid(True, color=colour("rule"), linewidth=1)
-    area.set_axisbelow(True)
+    _numbers_below(area, _ticks(low, 100, 5 if narrow else 8), rules=True)
     for number, row in enumerate(rows):
         y = tall - (step + lift) * number - step / 2 - lift
         place = (left, 34 + tall - y - 17, "left") if narrow else (left - 18, 34 + tall - y + 4, "right")
@@ -301,10 +311,7 @@ def gains(data: Data, width: float = WIDE) -> Canvas:
     tall = (step + lift) * len(rows)
     canvas = Canvas(width, 34 + tall + 34, "Gain of AI-STA over base in BLEU, paper and here")
     area = canvas.axes(left, 34, width - left - 22, tall, ends, (0.0, float(tall)))
-    _numbers_below(area, _ticks(*ends, 5 if narrow else 8), lambda tick: signed(tick, None))
-    area.xaxis.grid(True, color=colour("rule"), linewidth=1)
-    area.axvline(0, color=colour("line"), linewidth=1.2)
-    area.set_axisbelow(True)
+    _difference_scale(area, ends, 5 if narrow else 8)
     for number, row in enumerate(rows):
         y = tall - (step + lift) * number - step / 2 - lift
         place = (0, 34 + tall - y - 16, "left") if narrow else (left - 18, 34 + tall - y + 4, "right")
@@ -345,17 +352,17 @@ def maps(data: Data, width: float = WIDE) -> Canvas:
                     area.add_patch(Polygon(piece, color=colour(own), alpha=0.1, linewidth=0))
                     area.add_patch(Polygon(piece, fill=False, edgecolor=colour(own), alpha=0.45))
         for kind, own in (("text", "soft"), ("speech", role)):
-            area.add_patch(_spots(panel[kind], own))
+            spots = [point for point in panel[kind] for _ in range(2)]  # strokes of no length
+            area.add_patch(_strokes(spots, own, 3, alpha=0.55))
         _legend(canvas, left + 10, top + 26 + side - 12, [("speech", role), ("text", "soft")])
     return canvas
 
 
-def _spots(points: Sequence[Sequence[float]], role: str) -> PathPatch:
-    """Return many small dots as one shape: strokes of no length with round ends."""
-    steps = [step for point in points for step in (point, point)]
-    shape = Shape(np.array(steps), [Shape.MOVETO, Shape.LINETO] * len(points))
+def _strokes(ends: Any, role: str, width: float, **options: Any) -> PathPatch:
+    """Return many strokes with round ends as one shape: begin, end, begin, end ... of (x, y)."""
+    shape = Shape(np.array(ends), [Shape.MOVETO, Shape.LINETO] * (len(ends) // 2))
     shape.should_simplify = False
-    return PathPatch(shape, fill=False, edgecolor=colour(role), linewidth=3, capstyle="round", alpha=0.55)
+    return PathPatch(shape, fill=False, edgecolor=colour(role), linewidth=width, capstyle="round", **options)
 
 
 def _panels(
@@ -401,21 +408,24 @@ def _runs(canvas: Canvas, where: tuple[float, float, float], runs: Sequence[Data
         left + 36 + (side - 148) / 2, top + 216 + 38, "log Wasserstein (smaller: closer)", anchor="center"
     )
     last = {run["system"]: run for run in sorted(runs, key=lambda run: run["log_wasserstein"])}
-    spots = {system: (_held(run, across, up)) for system, run in last.items()}
+    spots = {system: _held(run, across, up) for system, run in last.items()}
     order = sorted(last, key=lambda system: -spots[system][1])
     heights = apart([_place(canvas, area, *spots[s])[1] + 4 for s in order], 14, top + 216 + 6)
     edge = left + side - 112 + 8
     for system, height in zip(order, heights, strict=True):
         x, y = _place(canvas, area, *spots[system])
         line = [(x + 6, y), (max(x + 6, edge - 14), y), (edge - 3, height - 4)]
-        canvas.sheet.add_artist(_leader(canvas, line))
-        role = role_of(system)
-        name = _run_name(last[system], near)
+        shape = Shape([(x / canvas.width, 1 - y / canvas.height) for x, y in line])
+        leader = PathPatch(
+            shape, transform=canvas.sheet.transFigure, fill=False, edgecolor=colour("line"), linewidth=0.8,
+            linestyle=(0, (1, 3)),
+        )  # fmt: skip
+        canvas.sheet.add_artist(leader)
+        role, name = role_of(system), _run_name(last[system], near)
         canvas.text(edge, height, name, "faint" if role == "line" else role, font="small")
     for run in runs:
-        marker = "o" if run in near else "v"
-        role, held = role_of(run["system"]), _held(run, across, up)
-        _marks(area, ([held[0]], [held[1]]), role, filled=role != "line", size=7, marker=marker)
+        role, (x, y) = role_of(run["system"]), _held(run, across, up)
+        _marks(area, ([x], [y]), role, filled=role != "line", size=7, marker="o" if run in near else "v")
 
 
 def _held(run: Data, across: tuple[float, float], up: tuple[float, float]) -> tuple[float, float]:
@@ -439,14 +449,6 @@ def _run_name(run: Data, near: Sequence[Data]) -> str:
     name = short_title(run["system"], run["title"])
     name = name if run in near else f"{name} {run['bleu']:.1f}"
     return name if len(name) <= 15 else name[:14].rstrip(" ,(") + "…"
-
-
-def _leader(canvas: Canvas, points: Sequence[tuple[float, float]]) -> PathPatch:
-    shape = Shape([(x / canvas.width, 1 - y / canvas.height) for x, y in points])
-    return PathPatch(
-        shape, transform=canvas.sheet.transFigure, fill=False, edgecolor=colour("line"), linewidth=0.8,
-        linestyle=(0, (1, 3)),
-    )  # fmt: skip
 
 
 def _pearson(data: Data, panel: str) -> str:
@@ -498,7 +500,8 @@ def forest(data: Data, width: float = 980) -> Canvas:
     """
     rows, narrow = data["rows"], is_narrow(width)
     measures = list(dict.fromkeys(row["measure"] for row in rows))
-    labels, gap, step, head, foot = (0, 26, 40, 34, 46) if narrow else (392, 36, 26, 34, 46)
+    labels, gap, step = (0, 26, 40) if narrow else (392, 36, 26)
+    head, foot = 34, 46
     variants = [list(found) for _, found in groupby(rows, key=lambda row: row["name"])]
     groups = [(name, list(found)) for name, found in groupby(variants, key=lambda rows: rows[0]["group"])]
     tall = head * len(groups) + step * len(variants)
@@ -506,16 +509,12 @@ def forest(data: Data, width: float = 980) -> Canvas:
     side = (width - labels - gap * len(measures) - 8) / len(measures)
     areas = {}
     for i, name in enumerate(measures):
-        found = [row for row in rows if row["measure"] == name]
-        ends = [value for row in found for value in _values(row)]
+        ends = [value for row in rows if row["measure"] == name for value in _values(row)]
         far = data.get("far", _FAR)
         reach = max(min(*ends, -1.0), -far), min(max(*ends, 1.0), far)
         left = labels + i * (side + gap) + 8
         areas[name] = area = canvas.axes(left, 0, side, tall, reach, (0.0, float(tall)))
-        _numbers_below(area, _ticks(*reach, 4 if narrow else 6), lambda tick: signed(tick, None))
-        area.axvline(0, color=colour("line"), linewidth=1.2)
-        area.xaxis.grid(True, color=colour("rule"), linewidth=1)
-        area.set_axisbelow(True)
+        _difference_scale(area, reach, 4 if narrow else 6)
         canvas.text(left + side / 2, tall + 38, f"difference in {name}", anchor="center")
     y, font = 0.0, "plain" if narrow else "row"
     for name, found in groups:
@@ -524,14 +523,7 @@ def forest(data: Data, width: float = 980) -> Canvas:
         for variant in found:
             y += step
             place = (0, y - 25, "left") if narrow else (labels - 14, y - step / 2 + 4, "right")
-            canvas.text(
-                place[0],
-                place[1],
-                variant[0]["title"],
-                "ink",
-                anchor=place[2],
-                font=font,
-            )
+            canvas.text(place[0], place[1], variant[0]["title"], "ink", anchor=place[2], font=font)
             for row in variant:
                 _difference(areas[row["measure"]], row, tall - y + (9 if narrow else step / 2))
     return canvas
@@ -571,10 +563,7 @@ def _wave(area: Axes, samples: np.ndarray, bars: int, stroke: float) -> None:
     peaks = np.array([np.abs(part).max(initial=0.0) for part in np.array_split(samples, bars)])
     reach = np.maximum(0.03, 0.94 * peaks / (peaks.max() or 1.0))
     points = [(i + 0.5, sign * half) for i, half in enumerate(reach) for sign in (-1, 1)]
-    shape = Shape(points, [Shape.MOVETO, Shape.LINETO] * bars)
-    shape.should_simplify = False
-    line = {"fill": False, "edgecolor": colour("line"), "linewidth": stroke, "capstyle": "round"}
-    area.add_patch(PathPatch(shape, clip_on=False, **line))
+    area.add_patch(_strokes(points, "line", stroke, clip_on=False))
 
 
 CELL, GUTTER, WAVE = 26, 92, 44

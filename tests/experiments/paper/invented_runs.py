@@ -9,8 +9,7 @@ from pathlib import Path
 
 from aista.evaluation import metrics
 from aista.evaluation.decode import Hypothesis
-from aista.experiments.paper.measured import has_diverged
-from aista.experiments.paper.systems import Backbone, Context, Run, Scope, chosen_names, systems
+from aista.experiments.paper.systems import Backbone, Context, Run, Scope, chosen_names, has_diverged, systems
 
 BACKBONES = (
     Backbone("qwen2", "Qwen2 stand-in", "aista:stage1", "Qwen2-7B"),

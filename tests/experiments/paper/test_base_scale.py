@@ -12,9 +12,8 @@ from aista.cli.experiments import app
 from aista.config import AlignSettings
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError
-from aista.experiments.plans.base import STAGES, BasePlan
-from aista.experiments.plans.paper import paper_plan
-from aista.experiments.queue import Outcome
+from aista.experiments.paper.plan import STAGES, BasePlan, paper_plan
+from aista.experiments.runner import Outcome
 from tests import tiny
 
 SHORT = {

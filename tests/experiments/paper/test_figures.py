@@ -14,10 +14,9 @@ import pytest
 from aista.audio.files import load_audio
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.evaluation.metrics import chrf
-from aista.experiments.paper.figures import all_figures, figure4, figure6
+from aista.experiments.paper.figures import all_figures, figure4, figure5, figure6
 from aista.experiments.paper.page import write_report
 from aista.experiments.paper.sentences import chosen_sentences, figure7, pairs_of_runs
-from aista.experiments.paper.states import figure5
 from aista.experiments.paper.systems import Context, Run
 from aista.experiments.results import Figure, load_all, save
 from aista.model import AistaForConditionalGeneration, AistaProcessor
@@ -209,7 +208,7 @@ def test_figures_from_inside_the_models(inside, drawn):
 
 def test_states_are_computed_once(inside, monkeypatch):
     first = figure5(inside)
-    monkeypatch.setattr("aista.experiments.paper.states._computed", None)
+    monkeypatch.setattr("aista.experiments.paper.figures._computed", None)
     assert figure5(inside) == first
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from aista.errors import ConfigError
 from aista.experiments.page import shared_notes
-from aista.experiments.paper.claims import Verdict, claims, compared
-from aista.experiments.paper.page import EXPECTED, render, write_report
+from aista.experiments.paper.page import EXPECTED, Verdict, claims, compared, render, write_report
 from aista.experiments.results import Cell, Figure, Row, Table, draw_again, load_all, save
 from tests.experiments.paper import invented, invented_tables
 from tests.experiments.test_demo_page import checked

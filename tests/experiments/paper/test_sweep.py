@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from aista import alignment
 from aista.cli.experiments import app
 from aista.config import JointSettings
+from aista.experiments.paper.plan import paper_plan
 from aista.experiments.paper.systems import NEEDS
-from aista.experiments.plans.paper import paper_plan
-from aista.experiments.queue import Outcome
 from aista.experiments.results import Figure, Table, load_all
+from aista.experiments.runner import Outcome
 
 pytestmark = pytest.mark.timeout(900)  # of a busy machine; alone it takes about a minute
 

@@ -9,7 +9,7 @@ import pytest
 from aista import alignment
 from aista.config import DataSettings, JointSettings
 from aista.errors import ConfigError
-from aista.experiments.paper import reported as paper
+from aista.experiments.paper import tables as paper
 from aista.experiments.paper.systems import NEEDS, Backbone, Scope, chosen_names, systems
 from aista.experiments.plan import changed
 

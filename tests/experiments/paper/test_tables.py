@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from aista.evaluation.evaluate import compare
-from aista.experiments.paper.measured import with_best
-from aista.experiments.paper.systems import Run
+from aista.experiments.paper.systems import Run, with_best
 from aista.experiments.paper.tables import all_tables, table1, table2, table3, table4, table5
 from aista.experiments.results import Cell, Row, Table
 from tests import tiny

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from aista.analysis.comparison import Coefficient, Correlation, Point, by_group, by_seed, pooled
+import numpy as np
+
+from aista.analysis.comparison import Correlation, Point, by_group, by_seed, pooled
+from aista.analysis.embedding_map import FEWEST, MeanStates, closeness, density, mean_states, plane
+from aista.data.dataset import SpeechDataset
+from aista.data.manifest import Manifest
 from aista.errors import AistaError
-from aista.experiments.paper.sentences import figure7
-from aista.experiments.paper.states import figure5, transport
+from aista.experiments.paper.sentences import figure7, pairs_of_runs, transport
 from aista.experiments.paper.systems import Context, Run
-from aista.experiments.results import Figure
+from aista.experiments.results import FILES, Figure
 from aista.figures.charts import ALL_PANELS
+from aista.run_folder import sha256_of_model
 from aista.selection.select import LayerReport
 from aista.text.languages import language
 
 logger = logging.getLogger(__name__)
 
+MOST_PAIRS = 1000
+MAP_SEED = 0
 PAPER_FIGURE4 = (
     "The paper (4.2): with Vicuna-13B the MRR stays above 0.5 from layer 0 to 5 and falls below 0.01 from "
     "layer 6 on; with Qwen2-7B layers 0 and 1 are high and the next decline steeply. Chosen there: 0-5 and "
@@ -36,11 +44,8 @@ def all_figures(context: Context) -> list[Figure]:
     One that cannot be made is logged, and the others are made.
     """
     makers: dict[str, tuple[Callable[[Context], dict[str, Any] | None], ...]] = {
-        "figure4": (figure4,),
-        "figure5": (figure5,),
-        "figure6": (figure6,),
-        "figure7": (figure7, transport),
-    }
+        "figure4": (figure4,), "figure5": (figure5,), "figure6": (figure6,), "figure7": (figure7, transport),
+    }  # fmt: skip
     figures = []
     for make in (make for name in context.scope.names for make in makers.get(name, ())):
         try:
@@ -59,20 +64,14 @@ def figure4(context: Context) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = []
     for backbone, path in context.layers.items():
         report = LayerReport.load(path)
-        title = context.title(backbone)
         lines.append(
             {
-                "backbone": backbone,
-                "title": title,
-                "mrr": report.mrr_by_layer,
-                "low": [row.low for row in report.rows],
-                "high": [row.high for row in report.rows],
-                "selected": report.selected,
-                "threshold": report.threshold,
-                "chance": report.chance_mrr,
+                "backbone": backbone, "title": context.title(backbone), "mrr": report.mrr_by_layer,
+                "low": [row.low for row in report.rows], "high": [row.high for row in report.rows],
+                "selected": report.selected, "threshold": report.threshold, "chance": report.chance_mrr,
                 "num_pairs": report.num_pairs,
             }
-        )
+        )  # fmt: skip
         rows += [
             {"backbone": backbone, **row.model_dump(include={"layer", "mrr", "low", "high", "selected"})}
             | {"shuffled_mrr": row.shuffled}
@@ -81,6 +80,14 @@ def figure4(context: Context) -> dict[str, Any] | None:
     if not lines:
         return None
     counts = sorted({line["num_pairs"] for line in lines})
+    by_chance = {  # 0.05 means less among fewer candidates
+        f"{row['threshold']:.3f} among {row['num_pairs']} pairs is "
+        f"{row['threshold'] / row['chance']:.1f} times chance"
+        for row in lines
+    }
+    threshold = (
+        f"Threshold: {'; '.join(sorted(by_chance))}. The paper's 0.05 among 1,000 is 6.7 times chance."
+    )
     return {
         "name": "figure4",
         "title": "Figure 4: where speech finds its text",
@@ -88,19 +95,127 @@ def figure4(context: Context) -> dict[str, Any] | None:
         f"{' and '.join(map(str, counts))} by the cost of moving its states onto those of the text; the mean "
         "reciprocal rank is 1 where the right one is always first. Filled: layers above the threshold, which "
         "are aligned in training.",
-        "notes": [PAPER_FIGURE4, *_threshold_note(lines)],
+        "notes": [PAPER_FIGURE4, threshold],
         "data": {"lines": lines, "rows": rows},
     }
 
 
-def _threshold_note(lines: list[dict[str, Any]]) -> list[str]:
-    """Say how the threshold stands to chance: 0.05 means less among fewer candidates."""
-    told = {
-        f"{row['threshold']:.3f} among {row['num_pairs']} pairs is "
-        f"{row['threshold'] / row['chance']:.1f} times chance"
-        for row in lines
+# ---- Figure 5: representations in the plane ----
+
+
+def figure5(context: Context) -> dict[str, Any] | None:
+    """Return mean speech and text representations of base and AI-STA in one plane, and their distances."""
+    panels: list[dict[str, Any]] = []
+    bounds: dict[str, list[float]] = {}
+    rows: list[dict[str, Any]] = []
+    kept: dict[str, np.ndarray] = {}
+    num_pairs = 0
+    for backbone, pairs in pairs_of_runs(context).items():
+        states = {run: _remembered(context, run) for pair in pairs for run in pair}
+        num_pairs = len(next(iter(states.values())).speech)
+        if num_pairs < FEWEST:
+            continue
+        rows += [_distances(context, run, found) for run, found in states.items()]
+        shown = {f"{run.system}/{kind}": getattr(states[run], kind) for run in pairs[0] for kind in _KINDS}
+        laid = plane(shown, MAP_SEED)
+        bounds[backbone] = _bounds(np.vstack(list(laid.values())))
+        for run in pairs[0]:
+            several = f"{context.title(backbone)} · " if len(context.layers) > 1 else ""
+            panel: dict[str, Any] = {
+                "backbone": backbone, "system": run.system, "title": several + context.title(run.system),
+                "seed": run.seed, "contours": {},
+            }  # fmt: skip
+            for kind in _KINDS:
+                points = laid[f"{run.system}/{kind}"]
+                found = density(points, bounds[backbone])
+                panel[kind] = points.round(2).tolist()
+                panel["contours"][kind] = [
+                    [piece.round(2).tolist() for piece in pieces] for pieces in found.contours()
+                ]
+                arrays = {kind: points, f"{kind}_density": found.values, "grid_x": found.x, "grid_y": found.y}
+                kept |= {f"{backbone}/{run.system}/{name}": array for name, array in arrays.items()}
+            panels.append(panel)
+    if not panels:
+        return None
+    folder = context.folder / FILES
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "figure5.npz", **kept)  # type: ignore[arg-type]
+    return {
+        "name": "figure5",
+        "title": "Figure 5: speech and text in one plane",
+        "caption": "What enters the language model, averaged over the tokens of each clip and of its "
+        f"transcript, for {num_pairs} test clips: t-SNE of both models together (seed {MAP_SEED}), "
+        "with the regions that hold 25, 50 and 75 % of a kernel density estimate. The text lies in the same "
+        "place in both panels where the models share their embedding.",
+        "notes": [
+            "t-SNE shows neighbours, not distances; the table has those, measured in the original space.",
+            "The paper (6.4) shows 1,000 pairs of CoVoST2 En-Zh with Qwen2-7B and reports no distance.",
+        ],
+        "data": {"panels": panels, "bounds": bounds, "rows": rows},
     }
-    return [f"Threshold: {'; '.join(sorted(told))}. The paper's 0.05 among 1,000 is 6.7 times chance."]
+
+
+_KINDS = ("speech", "text")
+
+
+def _remembered(context: Context, run: Run) -> MeanStates:
+    """Return the mean states of a run's test clips, from disk if they were computed for this very model."""
+    digest = hashlib.sha256(sha256_of_model(str(run.model)).encode())
+    for path in context.tests:
+        digest.update(Path(path).read_bytes())
+    place = context.folder / "cache" / f"{run.name.replace('/', '-')}.npz"
+    if place.exists():
+        with np.load(place) as found:
+            if str(found["key"]) == digest.hexdigest():
+                return MeanStates(found["speech"], found["text"])
+    states = _computed(context, run)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(place, key=digest.hexdigest(), speech=states.speech, text=states.text)
+    return states
+
+
+def _computed(context: Context, run: Run) -> MeanStates:
+    from aista.inference.translator import load
+    from aista.model.feature_cache import cached_features
+
+    translator = load(run.model)
+    model, processor = translator.model, translator.processor
+    paths = [str(path) for path in context.tests]
+    store = None
+    if folder := context.features.get(run.backbone):
+        store = cached_features(model, processor, paths, folder)
+    clips = SpeechDataset([Manifest(path) for path in paths], features=store).clips()
+    clips = clips.subset(np.flatnonzero(clips.lengths <= translator.longest_seconds))
+    if len(clips) > MOST_PAIRS:
+        draw = np.random.default_rng(MAP_SEED).choice(len(clips), MOST_PAIRS, replace=False)
+        clips = clips.subset(np.sort(draw))
+    return mean_states(model, processor, clips, layer=0)
+
+
+def _distances(context: Context, run: Run, states: MeanStates) -> dict[str, Any]:
+    found = closeness(states)
+    return {
+        "backbone": run.backbone,
+        "system": run.system,
+        "group": context.title(run.backbone),
+        "title": context.title(run.system),
+        "seed": run.seed,
+        **vars(found),
+        "relative_centroid_distance": found.relative_centroid_distance,
+        "relative_paired_distance": found.relative_paired_distance,
+        "pairing": found.pairing,
+    }
+
+
+def _bounds(points: np.ndarray) -> list[float]:
+    """Return the ends of a cloud with some air: low x, high x, low y, high y."""
+    low, high = points.min(0), points.max(0)
+    air = 0.12 * (high - low)
+    ends = [low[0] - air[0], high[0] + air[0], low[1] - air[1], high[1] + air[1]]
+    return [round(float(end), 3) for end in ends]
+
+
+# ---- Figure 6: transport cost and BLEU ----
 
 
 def figure6(context: Context) -> dict[str, Any] | None:
@@ -133,46 +248,35 @@ def figure6(context: Context) -> dict[str, Any] | None:
         "line: the smaller the cost, the better the translation.",
         "notes": notes,
         "data": {
-            "rows": rows,
-            "correlations": coefficient_rows(found),
-            "by_seed": coefficient_rows(seeds),
+            "rows": rows, "correlations": coefficient_rows(found), "by_seed": coefficient_rows(seeds),
         },
-    }
+    }  # fmt: skip
 
 
 def _points(context: Context, run: Run) -> list[dict[str, Any]]:
     """Return one row per language of a run whose transport cost was measured."""
-    results = json.loads((run.evaluation / "results.json").read_text(encoding="utf-8"))
-    scores = results["scores"]
-    if "log_wasserstein" not in scores:
-        return []
-    rows = []
-    for name, value in scores.items():
-        if name.startswith("bleu_"):
-            tongue = language(name.removeprefix("bleu_")).name
-            rows.append(
-                {
-                    "panel": f"{context.title(run.backbone)}, {tongue}",
-                    "backbone": run.backbone,
-                    "language": name.removeprefix("bleu_"),
-                    "system": run.system,
-                    "title": context.title(run.system),
-                    "seed": run.seed,
-                    "log_wasserstein": scores["log_wasserstein"],
-                    "bleu": value,
-                }
-            )
-    return rows
+    scores = run.results["scores"]
+    codes = [name.removeprefix("bleu_") for name in scores if name.startswith("bleu_")]
+    return [
+        {
+            "panel": f"{context.title(run.backbone)}, {language(code).name}",
+            "backbone": run.backbone,
+            "language": code,
+            "system": run.system,
+            "title": context.title(run.system),
+            "seed": run.seed,
+            "log_wasserstein": scores["log_wasserstein"],
+            "bleu": scores[f"bleu_{code}"],
+        }
+        for code in codes
+        if "log_wasserstein" in scores
+    ]
 
 
 def coefficient_rows(found: Mapping[str, Correlation]) -> list[dict[str, Any]]:
     """Return correlations as flat rows, two per set of runs."""
-
-    def row(name: str, kind: str, one: Coefficient) -> dict[str, Any]:
-        return {"over": name, "coefficient": kind, **vars(one)}
-
     return [
-        row(name, kind, one)
+        {"over": name, "coefficient": kind, **vars(one)}
         for name, both in found.items()
         for kind, one in (("Pearson", both.pearson), ("Spearman", both.spearman))
     ]

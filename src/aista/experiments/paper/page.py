@@ -1,30 +1,38 @@
 """The page of the paper's tables and figures: ``FOLDER/exhibits/*.json`` in, ``FOLDER/report.html`` out.
 
-The page needs no model and no run folder. What is missing is said, and the rest is shown.
+The page needs no model and no run folder. What is missing is said, and the rest is shown. Its verdicts on
+what the paper says follow from the numbers: with several seeds a difference counts when Student's 95 %
+interval over the seeds leaves 0 out; with one seed when the paired bootstrap over sentences gives p < 0.05.
+Anything less is open.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from aista.analysis.comparison import transfer
+from aista.analysis.comparison import Gain, gain, transfer
 from aista.audio.files import load_audio
 from aista.errors import AudioError, ConfigError
 from aista.evaluation.decode import TransportMap
 from aista.experiments import page
-from aista.experiments.demo_page import readme_from
-from aista.experiments.page import Clip, Rendering
-from aista.experiments.paper.claims import PAIR, Compared, Verdict, claims, columns_of, compared, main_signs
-from aista.experiments.results import Cell, Figure, Row, Table, load_all
-from aista.figures.drawing import signed
+from aista.experiments.page import Clip, Rendering, chance_text, readme_from
+from aista.experiments.paper.systems import PAIR
+from aista.experiments.results import Cell, Figure, Row, Table, layer_range, load_all
+from aista.figures import signed
+from aista.figures.charts import ALL_PANELS
 from aista.files import write_whole
 
 EXPECTED = (*(f"table{n}" for n in range(1, 6)), *(f"figure{n}" for n in range(4, 8)), "transport")
 RECORD = "reproduce.json"
+LEVEL = 0.05
 Results = Mapping[str, Table | Figure]
+_HEADINGS = ("Our LSM with the ", "Our LSM with ", "Trained on ST: ")
 
 
 def write_report(folder: Path, notice: str = "") -> Path:
@@ -63,43 +71,234 @@ def render(results: Results, record: Mapping[str, Any], folder: Path, notice: st
         folder: Where the sounds of cases lie.
         notice: Shown in a box at the head.
     """
-    tables = [result for result in results.values() if isinstance(result, Table)]
     figures = {name: result for name, result in results.items() if isinstance(result, Figure)}
-    found = claims(results)
+    main, found = _compared(results, "table2", "En-"), claims(results)
+    map_of_states, scatter, cases, plans = map(figures.get, ("figure5", "figure6", "figure7", "transport"))
     return page.render(
         "paper.html.j2",
         record=record,
         notice=notice,
         readme=readme_from(folder),
-        signs=main_signs(results),
+        signs=[row.sign for row in main],
         claims=found,
         tally=[(verdict, sum(claim.verdict is verdict for claim in found)) for verdict in Verdict],
         missing=[name for name in EXPECTED if name not in results],
-        tables=tables,
-        gains=gains_of(results),
+        tables=[result for result in results.values() if isinstance(result, Table)],
+        gains=[{"name": row.name, "values": list(row.gain.values), "paper": row.paper} for row in main],
         gaps=gaps_of(results),
         figures=[row for name, row in figures.items() if name not in ("figure7", "transport")],
-        distances=distances(figures["figure5"]) if "figure5" in figures else None,
-        coefficients=coefficients(figures["figure6"], "correlations") if "figure6" in figures else None,
-        by_seed=coefficients(figures["figure6"], "by_seed") if "figure6" in figures else None,
-        cases=figures.get("figure7"),
-        groups=cases_of(figures["figure7"], folder) if "figure7" in figures else [],
-        transport=figures.get("transport"),
-        clips=clips_of(figures["transport"], folder) if "transport" in figures else [],
+        distances=distances(map_of_states) if map_of_states else None,
+        coefficients=coefficients(scatter, "correlations") if scatter else None,
+        by_seed=coefficients(scatter, "by_seed") if scatter else None,
+        cases=cases,
+        groups=cases_of(cases, folder) if cases else [],
+        transport=plans,
+        clips=[_clip(case, folder) for case in plans.data["clips"]] if plans else [],
         facts=_facts(record),
         listings=_listings(record),
     )
 
 
-# ---- under the tables ----
+# ---- the paper's claims ----
 
 
-def gains_of(results: Results) -> list[dict[str, Any]]:
-    """Return the gains of Table 2 as they are drawn: seeds, mean, and the paper's."""
-    return [
-        {"name": row.name, "values": list(row.gain.values), "paper": row.paper}
-        for row in _compared(results, "table2", "En-")
+class Verdict(Enum):
+    """How a claim stands; the value is what the page says."""
+
+    AGREES = "as in the paper"
+    DIFFERS = "not as in the paper"
+    OPEN = "not decided"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing the paper reports and what came out here.
+
+    Attributes:
+        subject: What it is about.
+        paper: The paper's words and numbers.
+        here: Ours.
+        verdict: Whether they agree.
+        result: The table or figure in which it is shown.
+    """
+
+    subject: str
+    paper: str
+    here: str
+    verdict: Verdict
+    result: str
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One system against another in one column of a table.
+
+    Attributes:
+        name: Backbone and column.
+        base, system: The cells compared.
+        p_value: Paired bootstrap over sentences, where known.
+    """
+
+    name: str
+    base: Cell
+    system: Cell
+    p_value: float | None = None
+
+    @property
+    def gain(self) -> Gain:
+        """The difference over the seeds that both have."""
+        count = min(len(self.base.values), len(self.system.values))
+        return gain(self.base.values[:count], self.system.values[:count])
+
+    @property
+    def paper(self) -> float | None:
+        """The paper's gain, where it has one."""
+        base, system = self.base.paper, self.system.paper
+        return system - base if isinstance(base, float) and isinstance(system, float) else None
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the difference is more than chance explains, else 0."""
+        one_seed = len(self.gain.values) == 1 and self.p_value is not None and self.p_value < LEVEL
+        return (1 if self.gain.mean > 0 else -1) if self.gain.is_clear or one_seed else 0
+
+    def claim(self, subject: str, result: str) -> Claim:
+        """Return it as a claim that the system is better."""
+        paper = "AI-STA is better"
+        if self.paper is not None:
+            paper = f"{self.base.paper_text()} to {self.system.paper_text()}, {signed(self.paper)}"
+        found, rest = self.gain, "one seed"
+        if found.low is not None and found.high is not None:
+            ends = f"{signed(found.low)} to {signed(found.high)}"
+            rest = f"{len(found.values)} seeds, 95 % interval {ends}"
+        elif self.p_value is not None:
+            rest = f"one seed, {chance_text(self.p_value)}"
+        here = f"{_number(self.base)} to {_number(self.system)} BLEU, {signed(found.mean)} ({rest})"
+        verdict = {1: Verdict.AGREES, -1: Verdict.DIFFERS, 0: Verdict.OPEN}[self.sign]
+        return Claim(subject, paper, here, verdict, result)
+
+
+def compared(table: Table, columns: Sequence[int]) -> list[Compared]:
+    """Compare base and AI-STA in some columns, backbone by backbone; what is not measured is left out."""
+    headings = {row.group: row.label for row in table.rows if row.is_heading and row.group}
+    found = []
+    for group in dict.fromkeys(row.group for row in table.rows if row.key):
+        rows = {row.key: row for row in table.rows if row.group == group}
+        if not rows.keys() >= set(PAIR):
+            continue
+        backbone = headings.get(group, group)
+        for words in _HEADINGS:
+            backbone = backbone.removeprefix(words)
+        for i in columns:
+            base, system = (rows[name].cells[i] for name in PAIR)
+            if base.values and len(base.values) == len(system.values):
+                name = f"{backbone} {table.columns[i]}".strip()
+                found.append(Compared(name, base, system, system.p_value))
+    return found
+
+
+def _compared(results: Results, name: str, beginning: str) -> list[Compared]:
+    """Compare in the columns whose names begin so: ``En-`` is BLEU of speech, ``MT`` BLEU of text."""
+    table = results.get(name)
+    if not isinstance(table, Table):
+        return []
+    return compared(table, [i for i, title in enumerate(table.columns) if title.startswith(beginning)])
+
+
+def claims(results: Results) -> list[Claim]:
+    """Return every claim of the paper that these results can speak to, in the paper's order."""
+    tables = {name: result for name, result in results.items() if isinstance(result, Table)}
+    figures = {name: result for name, result in results.items() if isinstance(result, Figure)}
+    found = [
+        row.claim(f"Speech translation, {row.name}", "table2") for row in _compared(results, "table2", "En-")
     ]
+    if figure := figures.get("figure4"):
+        found += [_early_layers(line) for line in figure.data["lines"]]
+    if table := tables.get("table3"):
+        found += _layer_sets({row.key: row.cells[0] for row in table.rows if row.key})
+    if table := tables.get("table4"):
+        rows = {row.key: row for row in table.rows if row.key and row.cells[0].values}
+        for key in ("ctc", "contrastive"):
+            if key in rows and "ai_sta" in rows:
+                pair = Compared(key, rows[key].cells[0], rows["ai_sta"].cells[0])
+                found.append(pair.claim(f"AI-STA against {rows[key].label}", "table4"))
+    if figure := figures.get("figure5"):
+        found.append(_nearness(figure.data["rows"]))
+    if figure := figures.get("figure6"):
+        found += _correlated(figure.data["correlations"])
+    for row in _compared(results, "table5", "MT"):
+        if row.paper is not None:
+            found.append(row.claim(f"Zero-shot text translation, {row.name}", "table5"))
+    return found
+
+
+def _early_layers(line: Mapping[str, list]) -> Claim:
+    mrr, selected = line["mrr"], line["selected"]
+    best = max(range(len(mrr)), key=mrr.__getitem__)
+    early = bool(selected) and max(selected) < len(mrr) / 2 and best <= max(1, len(mrr) // 4)
+    late = "" if early or not selected else " Late layers pass too."
+    here = f"Best at layer {best} (MRR {mrr[best]:.2f}); chosen: {layer_range(selected)} of 0-{len(mrr) - 1}."
+    return Claim(
+        f"Retrieval by layer, {line['title']}",
+        "High in the first layers, then a steep fall: the shallow layers carry it.",
+        here + late,
+        Verdict.AGREES if early else Verdict.DIFFERS,
+        "figure4",
+    )
+
+
+def _layer_sets(cells: Mapping[str, Cell]) -> Iterator[Claim]:
+    literal_first = [cells[key] for key in ("layer_1_raw", "layer_1") if key in cells]
+    for cell in [cell for cell in literal_first if cell.mark or cell.value is not None][:1]:
+        base = f" (base {_number(cells['base'])})" if "base" in cells and cells["base"].values else ""
+        here = "It diverges here too." if cell.mark else f"It trains: {_number(cell)} BLEU{base}."
+        verdict = Verdict.AGREES if cell.mark else Verdict.DIFFERS
+        yield Claim("Without layer 0", "Training does not converge (X).", here, verdict, "table3")
+    if all(key in cells and cells[key].values for key in ("layer_0", "ai_sta")):
+        pair = Compared("selected layers", cells["layer_0"], cells["ai_sta"])
+        yield pair.claim("Selected layers against layer 0 alone", "table3")
+
+
+def _nearness(rows: Sequence[Mapping[str, float]]) -> Claim:
+    first = [row for row in rows if row["backbone"] == rows[0]["backbone"]]
+    base, system = (
+        [row["relative_paired_distance"] for row in first if row["system"] == name] for name in PAIR
+    )
+    apart = max(row["separability"] for row in first if row["system"] == PAIR[1])
+    here = f"A clip lies {fmean(base):.1f} spreads of the text from its transcript in base, "
+    here += f"{fmean(system):.1f} in AI-STA."
+    here += f" A plane still parts speech from text ({100 * apart:.0f} % right)." if apart > 0.9 else ""
+    closer = all(b > s for b, s in zip(base, system, strict=True))
+    verdict = Verdict.AGREES if closer else Verdict.DIFFERS
+    paper = "AI-STA makes it significantly smaller."
+    return Claim("The gap between speech and text", paper, here, verdict, "figure5")
+
+
+def _correlated(found: Sequence[Mapping[str, float]]) -> Iterator[Claim]:
+    rows = [
+        row
+        for row in found
+        if row["coefficient"] == "Pearson" and row["low"] is not None and row["over"] != ALL_PANELS
+    ]
+    if not rows:
+        return
+    every = (
+        f"{row['over']}: {signed(row['value'], 2)} ({signed(row['low'], 2)} to {signed(row['high'], 2)})"
+        for row in rows
+    )
+    verdict = Verdict.AGREES if all(row["high"] < 0 for row in rows) else Verdict.OPEN
+    if any(row["low"] > 0 for row in rows) and not any(row["high"] < 0 for row in rows):
+        verdict = Verdict.DIFFERS
+    paper = "The smaller log W, the higher BLEU: a strong correlation over four runs."
+    here = f"Pearson’s r: {'; '.join(every)}."
+    yield Claim("Closeness goes with translation", paper, here, verdict, "figure6")
+
+
+def _number(cell: Cell) -> str:
+    return f"{cell.value:.{cell.digits}f}" if cell.value is not None else cell.mark
+
+
+# ---- under the tables and figures ----
 
 
 def gaps_of(results: Results) -> list[dict[str, Any]]:
@@ -114,14 +313,6 @@ def gaps_of(results: Results) -> list[dict[str, Any]]:
         found = transfer((speech.base.values, text.base.values), (speech.system.values, text.system.values))
         gaps.append({"name": name, "base": found.gap_first, "system": found.gap_second})
     return gaps
-
-
-def _compared(results: Results, name: str, beginning: str) -> list[Compared]:
-    table = results.get(name)
-    return compared(table, columns_of(table, beginning)) if isinstance(table, Table) else []
-
-
-# ---- under the figures ----
 
 
 def distances(figure: Figure) -> Table:
@@ -158,17 +349,15 @@ def coefficients(figure: Figure, kind: str) -> dict[str, Any] | None:
         if kinds["Pearson"]["value"] is None:
             few.append(f"{name} ({kinds['Pearson']['n']})")
             continue
-        cells = [cell for one in ("Pearson", "Spearman") for cell in _coefficient(kinds[one])]
+        cells = []
+        for row in (kinds["Pearson"], kinds["Spearman"]):
+            ends = "" if row["low"] is None else f"{signed(row['low'], 2)} to {signed(row['high'], 2)}"
+            value = Cell(value=row["value"], digits=2, signed=True, p_value=row["p_value"])
+            cells += [value, Cell(mark=ends)]
         rows.append(Row(label=name, cells=[*cells, Cell(value=kinds["Pearson"]["n"], digits=0)]))
     columns = ["Pearson’s r", "95 % interval", "Spearman’s ρ", "95 % interval", "runs"]
     title = "Correlation of log W and BLEU"
     return {"table": Table(name=kind, title=title, columns=columns, rows=rows), "few": few}
-
-
-def _coefficient(row: Mapping[str, Any]) -> list[Cell]:
-    ends = "" if row["low"] is None else f"{signed(row['low'], 2)} to {signed(row['high'], 2)}"
-    value = Cell(value=row["value"], digits=2, signed=True, p_value=row["p_value"])
-    return [value, Cell(mark=ends)]
 
 
 # ---- cases and transport plans ----
@@ -178,27 +367,18 @@ def cases_of(figure: Figure, folder: Path) -> list[dict[str, Any]]:
     """Return the cases of Figure 7 by backbone: ``title`` and ``cases``."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for case in figure.data["cases"]:
-        shown = {
-            "clip": _clip(case, folder),
-            "case": case,
-            "main": _rendering(case, PAIR),
-            "others": _rendering(case, [name for name in case["texts"] if name not in PAIR]),
-        }
+        others = [name for name in case["texts"] if name not in PAIR]
+        main, rest = (
+            Rendering(
+                case["language"], case["reference"], {n: case["texts"][n] for n in some}, case["scores"]
+            )
+            for some in (PAIR, others)
+        )
+        shown = {"clip": _clip(case, folder), "case": case, "main": main, "others": rest}
         groups.setdefault(case["backbone"], []).append(shown)
     return [
         {"title": found[0]["case"]["panel"].rsplit(", ", 1)[0], "cases": found} for found in groups.values()
     ]
-
-
-def _rendering(case: Mapping[str, Any], systems: Sequence[str]) -> Rendering:
-    texts = {name: case["texts"][name] for name in systems}
-    return Rendering(case["language"], case["reference"], texts, case["scores"])
-
-
-def clips_of(figure: Figure, folder: Path) -> list[Clip]:
-    """Return the clips whose transport plans are shown, those whose sound is there."""
-    found = [_clip(case, folder) for case in figure.data["clips"]]
-    return [clip for clip in found if clip.samples is not None]
 
 
 def _clip(case: Mapping[str, Any], folder: Path) -> Clip:
@@ -217,11 +397,11 @@ def _clip(case: Mapping[str, Any], folder: Path) -> Clip:
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     machine = record.get("machine", {})
     parts = [
-        str(machine.get("cpu", "")),
+        machine.get("cpu", ""),
         f"{machine['cores']} cores" if machine.get("cores") else "",
         f"{machine['ram_gb']} GB" if machine.get("ram_gb") else "",
-        ", ".join(machine.get("gpus", [])),
-        str(machine.get("system", "")),
+        *machine.get("gpus", []),
+        machine.get("system", ""),
     ]
     facts = {
         "machine": " · ".join(filter(None, parts)),

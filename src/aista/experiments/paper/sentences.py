@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from aista.analysis.comparison import Answered, Case, Cases, find_cases
+from aista.analysis.comparison import Answered, Case, find_cases
 from aista.audio.files import load_audio, write_audio
-from aista.data.manifest import Manifest, Utterance
-from aista.evaluation.decode import Hypothesis, read_hypotheses
+from aista.data.dataset import SpeechDataset
+from aista.data.manifest import Manifest
+from aista.evaluation.decode import Hypothesis, read_hypotheses, transport_map
 from aista.evaluation.metrics import chrf
-from aista.experiments.paper.systems import Context, Run
-from aista.experiments.results import PLACE
+from aista.experiments.paper.systems import PAIR, Context, Run
+from aista.experiments.results import FILES
+from aista.selection.select import LayerReport
 from aista.text.languages import language
 
-PAIR = ("base", "ai_sta")
 COUNT = 2
 LONGEST_SECONDS = 12.0
 RULE = (
@@ -39,10 +40,9 @@ def pairs_of_runs(context: Context) -> dict[str, list[tuple[Run, Run]]]:
     for base in (run for run in runs if run.system == PAIR[0]):
         if base.direction != first.setdefault(base.backbone, base.direction):
             continue
-        like = (base.backbone, base.direction, base.seed)
-        for system in runs:
-            if system.system == PAIR[1] and (system.backbone, system.direction, system.seed) == like:
-                found.setdefault(base.backbone, []).append((base, system))
+        ours = Run(base.backbone, PAIR[1], base.seed, base.root, base.direction)
+        if ours in runs:
+            found.setdefault(base.backbone, []).append((base, ours))
     order = list(context.layers) or list(found)
     return {name: found[name] for name in sorted(found, key=lambda n: order.index(n) if n in order else 99)}
 
@@ -57,17 +57,15 @@ def figure7(context: Context) -> dict[str, Any] | None:
             if not rows:
                 continue
             found = find_cases(rows, _sentence_score, first=PAIR[0], second=PAIR[1], count=COUNT)
-            panel = f"{context.title(backbone)}, {language(code).name}"
-            counts.append({"panel": panel, "backbone": backbone, "language": code, **_counts(found, rows)})
+            about = {"panel": f"{context.title(backbone)}, {language(code).name}", "backbone": backbone}
+            numbers = {key: value for key, value in vars(found).items() if key not in ("better", "worse")}
+            counts.append({**about, "language": code, **numbers, **_histogram(rows)})
             for way, shown in (("better", found.better), ("worse", found.worse)):
                 for case in shown:
                     name = f"{backbone}-{code}-{case.row.id}"
                     sound = saved_clip(context, *places[case.row.id], name)
                     seeds = [_difference(texts[case.row.id], case.row.reference) for texts in others]
-                    cases.append(
-                        {"id": name, "way": way, "panel": panel, "backbone": backbone, **sound}
-                        | _case_values(case, seeds)
-                    )
+                    cases.append({"id": name, "way": way, **about, **sound, **_case_values(case, seeds)})
     if not counts:
         return None
     return {
@@ -80,26 +78,29 @@ def figure7(context: Context) -> dict[str, Any] | None:
             "cases": cases,
             "counts": counts,
             "titles": {run.system: context.title(run.system) for run in context.runs},
-            "rows": [_flat(case) for case in cases],
+            "rows": [
+                {name: case[name] for name in _SHOWN} | {f"text_{k}": v for k, v in case["texts"].items()}
+                for case in cases
+            ],
         },
     }
+
+
+_SHOWN = ("panel", "way", "row", "audio", "offset", "source", "reference", "difference")
 
 
 def _languages(context: Context, backbone: str) -> list[str]:
     codes: dict[str, None] = {}
     for run in context.runs:
         if run.backbone == backbone and run.system in PAIR:
-            codes |= dict.fromkeys(row.language for _, row in _hypotheses(context, run))
+            codes |= dict.fromkeys(row.language for row in _hypotheses(context, run))
     return list(codes)
 
 
-def _hypotheses(context: Context, run: Run) -> list[tuple[Path, Hypothesis]]:
-    """Return a run's translations of speech, each with the manifest of its test set."""
-    found = []
-    for manifest in context.tests:
-        rows = read_hypotheses(run.evaluation / f"{manifest.stem}.speech.jsonl")
-        found += [(manifest, row) for row in rows if row.task == "st" and not row.error]
-    return found
+def _hypotheses(context: Context, run: Run) -> list[Hypothesis]:
+    """Return a run's translations of speech."""
+    paths = [run.evaluation / f"{manifest.stem}.speech.jsonl" for manifest in context.tests]
+    return [row for path in paths for row in read_hypotheses(path) if row.task == "st" and not row.error]
 
 
 def _answers(
@@ -109,38 +110,31 @@ def _answers(
 
     Systems that did not answer every row of the pair are left out.
     """
-    runs = [run for run in context.runs if run.backbone == backbone]
     texts: dict[tuple[str, int], dict[str, str]] = {}
-    references: dict[str, tuple[Path, Hypothesis]] = {}
-    for run in runs:
-        mine = {row.id: (path, row) for path, row in _hypotheses(context, run) if row.language == code}
+    references: dict[str, Hypothesis] = {}
+    for run in (run for run in context.runs if run.backbone == backbone):
+        mine = {row.id: row for row in _hypotheses(context, run) if row.language == code}
         if mine:
             answers = texts.setdefault((run.system, run.seed), {})
-            answers |= {key: row.hypothesis for key, (_, row) in mine.items()}
+            answers |= {key: row.hypothesis for key, row in mine.items()}
         if run.system == PAIR[0]:
             references |= mine
     seeds = sorted({seed for name, seed in texts if name == PAIR[0] and (PAIR[1], seed) in texts})
     if not seeds:
         return [], [], {}
     first, *later = seeds
-    utterances = _places(context)
+    places = {row.id: (path, i, row) for path in context.tests for i, row in enumerate(Manifest(path))}
     shown = {name: found for (name, seed), found in texts.items() if seed == first}
-    ids = [key for key in references if key in utterances and all(key in shown[name] for name in PAIR)]
+    ids = [key for key in references if key in places and all(key in shown[name] for name in PAIR)]
     whole = {name: found for name, found in shown.items() if found.keys() >= set(ids)}
-    rows = [_answered(references[key][1], utterances[key][2], whole) for key in ids]
+    rows = []
+    for key in ids:
+        row, said = references[key], places[key][2]
+        recording = f"{said.audio}@{said.offset}#{said.channel}"
+        found = {name: answers[key] for name, answers in whole.items()}
+        rows.append(Answered(key, recording, row.language, said.text or "", row.reference, found))
     others = [{key: {name: texts[name, seed].get(key, "") for name in PAIR} for key in ids} for seed in later]
-    return rows, others, {key: utterances[key][:2] for key in ids}
-
-
-def _places(context: Context) -> dict[str, tuple[Path, int, Utterance]]:
-    """Return id -> manifest, number and utterance of every row of the test sets."""
-    return {row.id: (path, index, row) for path in context.tests for index, row in enumerate(Manifest(path))}
-
-
-def _answered(row: Hypothesis, utterance: Utterance, texts: Mapping[str, Mapping[str, str]]) -> Answered:
-    recording = f"{utterance.audio}@{utterance.offset}#{utterance.channel}"
-    found = {name: answers[row.id] for name, answers in texts.items()}
-    return Answered(row.id, recording, row.language, utterance.text or "", row.reference, found)
+    return rows, others, {key: places[key][:2] for key in ids}
 
 
 def _sentence_score(hypothesis: str, reference: str) -> float:
@@ -152,20 +146,13 @@ def _difference(texts: Mapping[str, str], reference: str) -> float:
     return system - base
 
 
-def _counts(found: Cases, rows: list[Answered]) -> dict[str, Any]:
+def _histogram(rows: list[Answered]) -> dict[str, Any]:
     changed = [d for row in rows if (d := _difference(row.texts, row.reference))]
     reach = max(10.0, 10 * np.ceil(max(map(abs, changed), default=0.0) / 10))
     edges = np.linspace(-reach, reach, _BINS + 1)
     # A change of exactly 0 at an inner edge counts to the right: those were left out above.
     histogram, _ = np.histogram(changed, bins=edges)
-    return {
-        "num_better": found.num_better,
-        "num_worse": found.num_worse,
-        "num_equal": found.num_equal,
-        "mean_difference": found.mean_difference,
-        "edges": edges.tolist(),
-        "histogram": histogram.tolist(),
-    }
+    return {"edges": edges.tolist(), "histogram": histogram.tolist()}
 
 
 def _case_values(case: Case, seeds: list[float]) -> dict[str, Any]:
@@ -180,9 +167,16 @@ def _case_values(case: Case, seeds: list[float]) -> dict[str, Any]:
     }
 
 
-def _flat(case: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("panel", "way", "row", "audio", "offset", "source", "reference", "difference")
-    return {name: case[name] for name in names} | {f"text_{k}": v for k, v in case["texts"].items()}
+def saved_clip(context: Context, manifest: Path, index: int, name: str) -> dict[str, Any]:
+    """Copy a row's sound beside the figures; returns its file, where it is from, and what is said."""
+    row = Manifest(manifest)[index]
+    samples = load_audio(manifest.parent / str(row.audio or ""), **row.span)
+    place = Path(FILES) / f"{name}.flac"
+    write_audio(context.folder / place, samples[: int(LONGEST_SECONDS * 16_000)])
+    return {"clip": str(place), "audio": str(row.audio), "offset": row.offset, "source": row.text or ""}
+
+
+# ---- transport plans ----
 
 
 @dataclass(frozen=True)
@@ -215,13 +209,43 @@ def chosen_sentences(context: Context) -> list[Sentence]:
     return chosen
 
 
-def saved_clip(context: Context, manifest: Path, index: int, name: str) -> dict[str, Any]:
-    """Copy a row's sound beside the figures; returns its file, where it is from, and what is said."""
-    row = Manifest(manifest)[index]
-    source = (
-        Path(row.audio or "") if Path(row.audio or "").is_absolute() else manifest.parent / str(row.audio)
-    )
-    samples = load_audio(source, **row.span)
-    place = Path(PLACE) / "files" / f"{name}.flac"
-    write_audio(context.folder / place, samples[: int(LONGEST_SECONDS * 16_000)])
-    return {"clip": str(place), "audio": str(row.audio), "offset": row.offset, "source": row.text or ""}
+def transport(context: Context) -> dict[str, Any] | None:
+    """Return the transport plans of base and AI-STA for sentences chosen by rule."""
+    from aista.inference.translator import load
+
+    chosen = chosen_sentences(context)
+    if not chosen:
+        return None
+    backbone, pairs = next(iter(pairs_of_runs(context).items()))
+    layer = min(LayerReport.load(context.layers[backbone]).selected, default=0)
+    clips: list[dict[str, Any]] = []
+    for number, sentence in enumerate(chosen):
+        sound = saved_clip(context, sentence.manifest, sentence.index, f"transport-{number}")
+        clips.append({"id": f"transport-{number}", **sound, "why": sentence.why, "maps": {}})
+    for run in pairs[0]:
+        speech_llm = load(run.model).speech_llm
+        for clip, sentence in zip(clips, chosen, strict=True):
+            one = SpeechDataset([Manifest(sentence.manifest)]).subset([sentence.index])
+            found = transport_map(speech_llm, one, layer)[0]
+            plan = [[round(mass, 5) for mass in row] for row in found.plan]
+            clip["maps"][run.system] = {
+                "layer": layer, "tokens": found.tokens, "plan": plan, "value": found.value
+            }  # fmt: skip
+    return {
+        "name": "transport",
+        "title": "From sound to token",
+        "caption": "The cheapest transport between the windows of a clip and the tokens of its transcript at "
+        f"layer {layer}: each column is a third of a second, each row a token, and the tint says where the "
+        "mass of that window goes. Where speech has become text, the dark cells run down the diagonal.",
+        "notes": [f"{context.title(backbone)}, seed {pairs[0][0].seed}. W in the model's own units."],
+        "data": {
+            "layer": layer,
+            "clips": clips,
+            "titles": {run.system: context.title(run.system) for run in pairs[0]},
+            "rows": [
+                {"source": clip["source"], "system": name, "layer": layer, "W": found["value"]}
+                for clip in clips
+                for name, found in clip["maps"].items()
+            ],
+        },
+    }

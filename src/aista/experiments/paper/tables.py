@@ -1,30 +1,91 @@
-"""Tables 1 to 5 of the paper from run folders, the paper's values beside ours."""
+"""Tables 1 to 5 of the paper from run folders, the values that the paper prints beside ours."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from aista.baselines.base import REPORTED
 from aista.data.manifest import Manifest
-from aista.experiments.paper import reported as paper
-from aista.experiments.paper.claims import layer_range
-from aista.experiments.paper.measured import (
-    P_RULE,
-    SEED_RULE,
+from aista.experiments.paper.systems import (
     X_RULE,
+    Backbone,
+    Context,
     Measured,
+    System,
     cross_entropies,
     with_best,
 )
-from aista.experiments.paper.systems import Backbone, Context, System
-from aista.experiments.results import Cell, Row, Table
+from aista.experiments.results import Cell, Row, Table, layer_range
 from aista.model.bases import locate
 from aista.selection.select import LayerReport
 
+# ---- what the paper reports, as printed; "X" is the run that failed ----
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A row of Table 1.
+
+    Attributes:
+        task: ASR, AAC or ST.
+        name: As printed.
+        hours, samples: As printed; None for a dash.
+        manifests: Beginning of our manifests' names at the paper's scale.
+    """
+
+    task: str
+    name: str
+    hours: float | None
+    samples: int
+    manifests: str
+
+
+TABLE1 = (
+    Corpus("ASR", "LibriSpeech", 960, 280_000, "librispeech"),
+    Corpus("ASR", "GigaSpeech M-set", 1000, 680_000, "gigaspeech"),
+    Corpus("AAC", "WavCaps", 2800, 370_000, "wavcaps"),
+    Corpus("AAC", "AudioCaps", None, 45_000, "audiocaps"),
+    Corpus("AAC", "Clotho", None, 4_000, "clotho"),
+    Corpus("ST", "CoVoST2 En2Zh", 364, 289_000, "covost2-en-zh"),
+    Corpus("ST", "CoVoST2 En2Ja", 364, 289_000, "covost2-en-ja"),
+)
+
+# Table 2 (6.1), CoVoST2 test, sacreBLEU: (backbone, system) -> direction -> BLEU.
+TABLE2: dict[tuple[str, str], dict[str, float]] = {
+    ("Vicuna-13B", "base"): {"zh": 36.5, "ja": 29.8},
+    ("Vicuna-13B", "ai_sta"): {"zh": 37.6, "ja": 30.2},
+    ("Qwen2-7B", "base"): {"zh": 45.3, "ja": 31.0},
+    ("Qwen2-7B", "ai_sta"): {"zh": 46.0, "ja": 31.4},
+}
+
+# Table 3 (6.2), Qwen2-7B, En-Zh; layers 0-1 were selected.
+TABLE3: dict[str, float | str] = {
+    "base": 45.3, "layer_0": 45.7, "layers_0_5": 45.5, "ai_sta": 46.0, "layer_1": "X", "layer_1_raw": "X",
+}  # fmt: skip
+
+# Table 4 (6.3), Qwen2-7B, En-Zh.
+TABLE4: dict[str, float] = {"base": 45.3, "ctc": 44.6, "contrastive": 45.1, "ai_sta": 46.0}
+
+# Table 5 (6.6), En-Zh: (backbone, system) -> (speech translation, zero-shot text translation).
+TABLE5: dict[tuple[str, str], tuple[float, float]] = {
+    ("Vicuna-13B", "base"): (36.5, 34.0),
+    ("Vicuna-13B", "ai_sta"): (37.6, 39.4),
+    ("Qwen2-7B", "base"): (45.3, 51.2),
+    ("Qwen2-7B", "ai_sta"): (46.0, 51.5),
+}
+
+# ---- the tables ----
+
+P_RULE = (
+    "p: paired bootstrap (1,000 resamples, two-sided, ties counted) against the base of the same backbone "
+    "and seed; the median over the seeds. * p < 0.05."
+)
+SEED_RULE = "Mean ± sample standard deviation over the seeds; one seed has none."
 BOLD_RULE = (
     "Bold: the highest mean of its group, where it stands above every other by more than both deviations "
     "together."
@@ -33,14 +94,13 @@ RULES = (SEED_RULE, P_RULE, BOLD_RULE)
 _TITLES = {"zh": "En-Zh", "ja": "En-Ja"}
 _BLEU = ("bleu_zh", "bleu_ja")
 _BASELINES = ("salmonn", "blsp_kd", "qwen_audio", "qwen2_audio")
-Papers = Mapping[str, float | str]
 
 
 class Column(NamedTuple):
     """A score as a column: its name in results, the paper's value per system, decimals, may be bold."""
 
     score: str
-    paper: Papers = {}
+    paper: Mapping[str, float | str] = {}
     digits: int = 1
     bold: bool = True
 
@@ -58,15 +118,16 @@ def table1(context: Context) -> Table:
     rows = []
     for task in ("ASR", "AAC", "ST"):
         rows.append(Row(label=task, is_heading=True))
-        for row in (row for row in paper.TABLE1 if row.task == task):
+        for row in (row for row in TABLE1 if row.task == task):
             found = [path for name, path in context.training.items() if name.startswith(row.manifests)]
-            counted = _counted(found) if found else [Cell(), Cell()]
+            hours, samples = _counted(found) if found else (Cell(digits=0), Cell(digits=0))
             cells = [
-                Cell(**cell.model_dump(exclude={"paper", "digits"}), paper=value, digits=0)
-                for cell, value in zip(counted, (row.hours, row.samples), strict=True)
+                hours.model_copy(update={"paper": row.hours, "digits": 0}),
+                samples.model_copy(update={"paper": row.samples}),
             ]
             rows.append(Row(label=row.name, cells=cells))
-        rows += _stand_ins(context, task)
+        if "ST" in context.training:
+            rows += _stand_ins(context, task)
     return Table(
         name="table1",
         title="Table 1: training data",
@@ -79,68 +140,68 @@ def table1(context: Context) -> Table:
     )
 
 
-def _counted(manifests: Sequence[Path]) -> list[Cell]:
+def _counted(manifests: Iterable[Path]) -> tuple[Cell, Cell]:
     """Return hours and rows of manifests."""
-    seconds, samples = 0.0, 0
-    for path in manifests:
-        for row in Manifest(path):
-            seconds, samples = seconds + (row.duration or 0.0), samples + 1
-    return [Cell(value=seconds / 3600, digits=2), Cell(value=samples, digits=0)]
+    seconds = [row.duration or 0.0 for path in manifests for row in Manifest(path)]
+    return _data(sum(seconds) / 3600, len(seconds))
+
+
+def _data(hours: float, samples: float, note: str = "") -> tuple[Cell, Cell]:
+    return Cell(value=hours, digits=2, note=note), Cell(value=samples, digits=0, note=note)
 
 
 def _stand_ins(context: Context, task: str) -> list[Row]:
     """Return what the small scale trains on in place of the paper's corpora."""
-    if "ST" not in context.training:
-        return []
     if task != "ST":
         manifest = context.training.get(task)
         cells = _counted([manifest]) if manifest else _shipped_counts(task.lower())
-        return [
-            Row(label={"ASR": "stand-in: spoken sentences", "AAC": "stand-in: sounds"}[task], cells=cells)
-        ]
+        label = {"ASR": "stand-in: spoken sentences", "AAC": "stand-in: sounds"}[task]
+        return [Row(label=label, cells=list(cells))]
     seconds: dict[str, list[float]] = defaultdict(list)
     for row in Manifest(context.training["ST"]):
         seconds[row.answer_lang].append(row.duration or 0.0)
     return [
         Row(
             label=f"stand-in: spoken sentences {_TITLES.get(code, code)}",
-            cells=[Cell(value=sum(found) / 3600, digits=2), Cell(value=len(found), digits=0)],
+            cells=list(_data(sum(found) / 3600, len(found))),
         )
         for code, found in seconds.items()
     ]
 
 
-def _shipped_counts(corpus: str) -> list[Cell]:
+def _shipped_counts(corpus: str) -> tuple[Cell, Cell]:
     """Return what the shipped stage-1 models were trained on, as their build counted it (the model card)."""
     card = (locate("aista:model") / "README.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| {corpus} \| ([\d,]+) \| ([\d.]+) \|$", card, re.MULTILINE)
     if row is None:
-        return [Cell(), Cell()]
+        return Cell(), Cell()
     note = "counted by `python -m tools.standins build`; the stage-1 model comes with the package"
-    samples, hours = float(row[1].replace(",", "")), float(row[2])
-    return [Cell(value=hours, digits=2, note=note), Cell(value=samples, digits=0, note=note)]
+    return _data(float(row[2]), float(row[1].replace(",", "")), note)
 
 
 def table2(context: Context) -> Table:
     """Return systems x directions (6.1)."""
     measured, scope = Measured(context), context.scope
     rows = [Row(label="Baseline models", is_heading=True)]
+    ran = measured.baselines()
+    first = scope.backbones[0].name
+    if measured.seeds(first, "distillation"):  # our own run of that baseline's method
+        own = {code: measured.cell(first, "distillation", f"bleu_{code}") for code in _TITLES}
+        ran["blsp_kd"] = ran.get("blsp_kd", {}) | own
     for row in (row for row in REPORTED if row.system in _BASELINES):
-        ours = measured.baseline(row.system) | _own_run_of(row.system, measured, scope.backbones[0])
+        ours = ran.pop(row.system, {})
         cells = [
-            ours.get(code, Cell()).model_copy(update={"paper": row.bleu[f"en-{code}"]})
-            for code in paper.DIRECTIONS
+            ours.get(code, Cell()).model_copy(update={"paper": row.bleu[f"en-{code}"]}) for code in _TITLES
         ]
         rows.append(Row(label=row.title, cells=cells, key=row.system))
-    for name in measured.baselines():
-        if name not in _BASELINES:
-            cells = [measured.baseline(name).get(code, Cell()) for code in paper.DIRECTIONS]
-            rows.append(Row(label=context.title(name), cells=cells, key=name))
-    for backbone in scope.backbones[:2]:
-        reported = {s: values for (b, s), values in paper.TABLE2.items() if b == backbone.paper}
+    for name, found in ran.items():
+        cells = [found.get(code, Cell()) for code in _TITLES]
+        rows.append(Row(label=context.title(name), cells=cells, key=name))
+    for backbone in scope.backbones_of("table2"):
+        reported = {s: values for (b, s), values in TABLE2.items() if b == backbone.paper}
         columns = [
             Column(f"bleu_{code}", {system: values[code] for system, values in reported.items()})
-            for code in paper.DIRECTIONS
+            for code in _TITLES
         ]
         rows.append(Row(label=f"Our LSM with the {backbone.title}", is_heading=True, group=backbone.name))
         rows += _rows(measured, backbone, scope.systems_of("table2"), columns)
@@ -161,26 +222,20 @@ def table2(context: Context) -> Table:
     )
 
 
-def _own_run_of(system: str, measured: Measured, backbone: Backbone) -> dict[str, Cell]:
-    """Return our own run of a baseline's method, where there is one."""
-    if system != "blsp_kd" or not measured.seeds(backbone.name, "distillation"):
-        return {}
-    return {code: measured.cell(backbone.name, "distillation", f"bleu_{code}") for code in paper.DIRECTIONS}
-
-
 def table3(context: Context) -> Table:
     """Return layer sets (6.2), on the seeds that all of them have."""
     measured, backbone = Measured(context), context.scope.backbones[0]
     shown = {system.name: system for system in context.scope.systems_of("table3")}
     if "ai_sta" in shown:  # the paper's order: the selected layers last
-        label = f"Layer {_selected(context, backbone)} (selected)"
-        shown["ai_sta"] = System("ai_sta", label, shown.pop("ai_sta").alignment)
-    systems = list(shown.values())
+        path = context.layers.get(backbone.name)
+        selected = layer_range(LayerReport.load(path).selected) if path else "?"
+        alignment = shown.pop("ai_sta").alignment
+        shown["ai_sta"] = System("ai_sta", f"Layer {selected} (selected)", alignment)
     seeds = measured.shared_seeds(backbone.name, shown)
-    rows = _rows(measured, backbone, systems, [Column("bleu_zh", paper.TABLE3), Column("bleu_ja")], seeds)
+    columns = [Column("bleu_zh", TABLE3), Column("bleu_ja")]
     rows = [
         row.model_copy(update={"cells": [*row.cells, _final_loss(context, backbone, row.key, seeds)]})
-        for row in rows
+        for row in _rows(measured, backbone, list(shown.values()), columns, seeds)
     ]
     return Table(
         name="table3",
@@ -215,10 +270,10 @@ def table4(context: Context) -> Table:
     measured, backbone = Measured(context), context.scope.backbones[0]
     systems = sorted(context.scope.systems_of("table4"), key=lambda system: system.name.startswith("ai_sta"))
     columns = [
-        Column("bleu_zh", paper.TABLE4),
+        Column("bleu_zh", TABLE4),
         Column("bleu_ja"),
         Column("log_wasserstein", digits=2, bold=False),
-        Column("token_accuracy", digits=1, bold=False),
+        Column("token_accuracy", bold=False),
     ]
     counts = [f"{row.title} {len(measured.seeds(backbone.name, row.name))}" for row in systems]
     return Table(
@@ -244,8 +299,8 @@ def table5(context: Context) -> Table:
     """Return speech translation beside zero-shot text translation of the same models (6.6)."""
     measured, scope = Measured(context), context.scope
     rows = []
-    for backbone in scope.backbones[:2]:
-        reported = {s: values for (b, s), values in paper.TABLE5.items() if b == backbone.paper}
+    for backbone in scope.backbones_of("table5"):
+        reported = {s: values for (b, s), values in TABLE5.items() if b == backbone.paper}
         spoken, written = ({s: values[i] for s, values in reported.items()} for i in (0, 1))
         columns = [
             Column("bleu_zh", spoken), Column("mt_bleu_zh", written), Column("bleu_ja"), Column("mt_bleu_ja"),
@@ -273,26 +328,18 @@ def _rows(
 ) -> list[Row]:  # fmt: skip
     """Return one row per system, one cell per column."""
     cells = []
-    for column in columns:
+    for score, paper, digits, bold in columns:
         found = [
             measured.cell(
-                backbone.name, system.name, column.score,
-                paper=column.paper.get(system.name), seeds=seeds, digits=column.digits,
+                backbone.name, system.name, score, paper=paper.get(system.name), seeds=seeds, digits=digits
             )
             for system in systems
-        ]  # fmt: skip
-        cells.append(with_best(found) if column.bold else found)
+        ]
+        cells.append(with_best(found) if bold else found)
     return [
         Row(label=system.title, cells=list(row), group=backbone.name, key=system.name)
         for system, row in zip(systems, zip(*cells, strict=True), strict=True)
     ]
-
-
-def _selected(context: Context, backbone: Backbone) -> str:
-    """Return the selected layers as ``0-1``, or ``?`` before they are known."""
-    if backbone.name not in context.layers:
-        return "?"
-    return layer_range(LayerReport.load(context.layers[backbone.name]).selected)
 
 
 def _caption(context: Context, theirs: str) -> str:
@@ -303,11 +350,10 @@ def _caption(context: Context, theirs: str) -> str:
 def _missing(context: Context, name: str) -> list[str]:
     """Say which systems have no finished run yet."""
     there = {(run.backbone, run.system) for run in (*context.runs, *context.diverged)}
-    count = 2 if name in ("table2", "table5") else 1
-    wanted = [
-        (backbone.name, system.name)
-        for backbone in context.scope.backbones[:count]
+    names = [
+        f"{backbone.name}/{system.name}"
+        for backbone in context.scope.backbones_of(name)
         for system in context.scope.systems_of(name)
+        if (backbone.name, system.name) not in there
     ]
-    names = ["/".join(pair) for pair in wanted if pair not in there]
     return [f"Not finished yet: {', '.join(names)}."] if names else []

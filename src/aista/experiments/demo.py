@@ -24,8 +24,7 @@ from aista.errors import TrainingError
 from aista.evaluation.evaluate import EvaluateSettings, compare, versions
 from aista.experiments.demo_page import write_report
 from aista.experiments.plan import Job, Plan, changed, scale_named, shipped
-from aista.experiments.progress import Clock, bar, console
-from aista.experiments.runner import Runner
+from aista.experiments.runner import Clock, Runner, bar, console, tail
 from aista.files import write_whole
 from aista.selection.select import REPORT, LayerReport
 
@@ -112,12 +111,18 @@ class DemoPlan(Plan):
     def results(self, clock: Clock) -> dict[str, Any]:
         """Write ``results.json`` and ``report.html`` and return what is in the first."""
         report = LayerReport.load(self.folder / "select" / REPORT)
-        folders = [self.folder / "evaluate" / name for name in SYSTEMS]
-        evaluations = {folder.name: json.loads((folder / "results.json").read_text()) for folder in folders}
-        trainings = {
-            name: json.loads((self.folder / name / "training.json").read_text())
-            for name in (*SYSTEMS, *UNTAUGHT)
-        }
+        folders = {name: self.folder / "evaluate" / name for name in (*SYSTEMS, *UNTAUGHT)}
+        evaluations = {name: json.loads((at / "results.json").read_text()) for name, at in folders.items()}
+        taught, never = (
+            {name: asdict(row) for name, row in compare(*(folders[name] for name in pair)).items()}
+            for pair in (SYSTEMS, UNTAUGHT)
+        )
+        trainings = {name: json.loads((self.folder / name / "training.json").read_text()) for name in folders}
+        spent = clock.seconds
+        seconds = {key: spent.get(key, 0.0) for key in ("synthesis", "features", "select")}
+        seconds |= {f"joint_{name}": run["seconds"] for name, run in trainings.items()}
+        seconds["evaluate"] = round(sum(spent.get(f"evaluate {name}", 0.0) for name in trainings), 2)
+        seconds["total"] = round(spent.get("wall", 0.0), 1)  # the clock on the wall, over all attempts
         results = {
             "selected_layers": report.selected,
             "mrr_by_layer": report.mrr_by_layer,
@@ -126,12 +131,23 @@ class DemoPlan(Plan):
             "chance_mrr": report.chance_mrr,
             "threshold": report.threshold,
             "num_pairs": report.num_pairs,
-            "systems": {name: _system(evaluations[name], trainings[name]) for name in SYSTEMS},
-            "significance": {name: asdict(row) for name, row in compare(*folders).items()},
-            "untaught": self._untaught(),
+            "systems": {
+                name: {
+                    **evaluations[name]["scores"],
+                    "by_set": {key: part["scores"] for key, part in evaluations[name]["by_set"].items()},
+                    "steps": trainings[name]["steps"],
+                    "best_validation_accuracy": trainings[name]["best_token_accuracy"],
+                }
+                for name in SYSTEMS
+            },
+            "significance": taught,
+            "untaught": {  # both systems where no translation of speech was ever seen
+                "systems": {key: evaluations[f"untaught_{key}"]["scores"] for key in SYSTEMS},
+                "significance": never,
+            },
             "bleu_signature": evaluations["base"]["signatures"],
             "warnings": [warning for name in SYSTEMS for warning in evaluations[name]["warnings"]],
-            "seconds": self._seconds(clock, trainings),
+            "seconds": seconds,
             "seed": self.seed,
             "stage1": self.stage1,
             "config_sha256": self.joint("ai_sta").sha256(),
@@ -140,22 +156,6 @@ class DemoPlan(Plan):
         write_whole(self.folder / "results.json", json.dumps(results, ensure_ascii=False, indent=1))
         write_report(self.folder)
         return results
-
-    def _untaught(self) -> dict[str, Any]:
-        """Return the scores of both systems that never saw a translation of speech, and their comparisons."""
-        folders = [self.folder / "evaluate" / name for name in UNTAUGHT]
-        found = [json.loads((folder / "results.json").read_text())["scores"] for folder in folders]
-        tests = {name: asdict(row) for name, row in compare(*folders).items()}
-        return {"systems": dict(zip(SYSTEMS, found, strict=True)), "significance": tests}
-
-    @staticmethod
-    def _seconds(clock: Clock, trainings: dict[str, Any]) -> dict[str, float]:
-        """Return the time of every stage; ``total`` is the clock on the wall, over all attempts."""
-        spent = clock.seconds
-        found = {key: spent.get(key, 0.0) for key in ("synthesis", "features", "select")}
-        found |= {f"joint_{name}": run["seconds"] for name, run in trainings.items()}
-        found["evaluate"] = round(sum(spent.get(f"evaluate {name}", 0.0) for name in trainings), 2)
-        return found | {"total": round(spent.get("wall", 0.0), 1)}
 
 
 def run(plan: DemoPlan) -> dict[str, Any]:
@@ -169,20 +169,10 @@ def run(plan: DemoPlan) -> dict[str, Any]:
         first = next(job for job in plan.jobs() if job.name == failed[0])
         raise TrainingError(
             f"`aista {first.name}` failed.",
-            got=first.command(plan.folder).tail(),
+            got=tail(runner.log(first)),
             advice="Run the same command again.",
         )
     return runner.results()
-
-
-def _system(evaluation: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
-    """Return one system's scores over both test sets, and on each of them."""
-    return {
-        **evaluation["scores"],
-        "by_set": {name: part["scores"] for name, part in evaluation["by_set"].items()},
-        "steps": training["steps"],
-        "best_validation_accuracy": training["best_token_accuracy"],
-    }
 
 
 # ---- the data that all small plans share ----
@@ -227,35 +217,33 @@ def encode(folder: Path, models: Sequence[str], corpora: Sequence[str], clock: C
 
 # ---- what a newcomer reads at the end: both systems' scores, and one fresh clip translated ----
 
+_SPEECH = {"bleu_zh": "BLEU, speech to Chinese", "bleu_ja": "BLEU, speech to Japanese"}
 _ROWS = {
-    "bleu_zh": "BLEU, speech to Chinese",
-    "bleu_ja": "BLEU, speech to Japanese",
+    **_SPEECH,
     "mt_bleu_zh": "BLEU, text to Chinese (zero-shot)",
     "mt_bleu_ja": "BLEU, text to Japanese (zero-shot)",
     "token_accuracy": "token accuracy, %",
     "log_wasserstein": "log Wasserstein, speech to text",
 }
-
-
-_UNTAUGHT_ROWS = {
-    "bleu_zh": "BLEU, speech to Chinese",
-    "bleu_ja": "BLEU, speech to Japanese",
-    "wer_en": "word error rate, %",
-}
+_UNTAUGHT_ROWS = {**_SPEECH, "wer_en": "word error rate, %"}
 
 
 def summarise(results: dict[str, Any], folder: Path) -> None:
     """Print base against AI-STA, and where the rest can be seen."""
-    table = Table("", "base", "AI-STA", title="Held-out combinations, held-out speakers, one seed")
-    base, aligned = results["systems"]["base"], results["systems"]["ai_sta"]
-    for key, title in _ROWS.items():
-        table.add_row(title, *(f"{system[key]:.2f}" if key in system else "-" for system in (base, aligned)))
-    console.print(table)
-    untaught = results["untaught"]
-    table = Table("", "base", "AI-STA, cosine", title="Speech was transcribed alone, only text translated")
-    for key, title in _UNTAUGHT_ROWS.items():
-        table.add_row(title, *(f"{untaught['systems'][name][key]:.2f}" for name in SYSTEMS))
-    console.print(table)
+    for found, rows, aligned, heading in (
+        (results, _ROWS, "AI-STA", "Held-out combinations, held-out speakers, one seed"),
+        (
+            results["untaught"],
+            _UNTAUGHT_ROWS,
+            "AI-STA, cosine",
+            "Speech was transcribed alone, only text translated",
+        ),
+    ):
+        table = Table("", "base", aligned, title=heading)
+        for key, title in rows.items():
+            scores = (found["systems"][name].get(key) for name in SYSTEMS)
+            table.add_row(title, *("-" if score is None else f"{score:.2f}" for score in scores))
+        console.print(table)
     console.print(f"aligned layers {results['selected_layers']}, {results['seconds']['total']:.0f} s in all")
     for warning in results["warnings"]:
         console.print(f"[yellow]{warning}")

@@ -18,11 +18,10 @@ from aista.config import JointSettings, PretrainSettings, Settings
 from aista.demo import corpus
 from aista.errors import ConfigError
 from aista.evaluation.evaluate import EvaluateSettings
+from aista.experiments.demo import encode, synthesise
 from aista.experiments.plan import NANO_TRAIN, Job, Plan, changed, scale_named, shipped
-from aista.experiments.plans.demo import encode, synthesise
-from aista.experiments.progress import Clock
 from aista.experiments.results import Cell, Figure, Row, Table, save
-from aista.experiments.runner import RECORD
+from aista.experiments.runner import Clock, recorded
 from aista.files import write_whole
 from aista.model.bases import locate
 
@@ -31,11 +30,9 @@ SCALES = {
     "small": corpus.Scale(asr=3_000, st=250, dev=150),
     "nano": corpus.Scale(asr=32, st=16, dev=8),
 }
-SUMMARY = "study.json"
 MEASURES = {"bleu": "BLEU", "token_accuracy": "token accuracy", "mt_bleu": "text BLEU"}
-_MODEL = "aista:stage1"
-_DRAWN = ("bleu", "mt_bleu")
 _DIGITS = {"bleu": 1, "token_accuracy": 2, "mt_bleu": 1}
+_MODEL = "aista:stage1"
 _START = "The start is the shipped stage 1 (4,500 steps on 9,000 sentences and sounds) unless said otherwise."
 _INTERVAL = (
     "Δ: less the base of the group, of the same seed, start and order of data; mean over the seeds ± half of "
@@ -276,23 +273,28 @@ class StudyPlan(Plan):
         save(shown, self.folder)
         if picture is not None:
             save(picture, self.folder)
-        record = self.folder / RECORD
-        values = (json.loads(record.read_text()) if record.exists() else {}) | {
+        values = recorded(self.folder) | {
             "seeds": list(self.seeds), "seconds": clock.seconds,
             "word_error_rate_of_stage1": self._word_error_rates(),
-            "ideas": [row.as_dict() for row in found],
+            "ideas": [
+                {
+                    "name": row.variant.name, "title": row.variant.title, "group": row.variant.group,
+                    "against": row.variant.against, "alignment": vars(row.variant.alignment),
+                    "seeds": list(row.seeds), "steps": row.steps,
+                    "scores": {name: list(values) for name, values in row.scores.items()},
+                    "gains": {name: vars(value) for name, value in row.gains.items()},
+                }
+                for row in found
+            ],
         }  # fmt: skip
-        write_whole(self.folder / SUMMARY, json.dumps(values, ensure_ascii=False, indent=1))
+        write_whole(self.folder / "study.json", json.dumps(values, ensure_ascii=False, indent=1))
         return shown
 
     def findings(self) -> list[Finding]:
         """Return what came out for every variant with a run beside what it is compared with."""
-        scores = {variant.name: self._scores(variant) for group in self.groups for variant in group}
-        found = (
-            finding(variant, scores[variant.name], scores[variant.against])
-            for group in self.groups
-            for variant in group
-        )
+        variants = [variant for group in self.groups for variant in group]
+        scores = {variant.name: self._scores(variant) for variant in variants}
+        found = (finding(one, scores[one.name], scores[one.against]) for one in variants)
         return [row for row in found if row is not None]
 
     # ---- what runs ----
@@ -306,7 +308,7 @@ class StudyPlan(Plan):
             start, needs = str(stage1.output), (stage1.name,)
             rates = self._evaluate(stage1.output, "dev_asr", ["speech"])
             found += [stage1, Job(f"evaluate {stage1.name}", "evaluate", rates, needs)]
-        regime, run = REGIMES[variant.regime], self._run(variant, seed)
+        regime, run = REGIMES[variant.regime], self._place("runs", variant.name, seed)
         data: dict[str, Any] = {"train": [self._manifest(name) for name in regime.train]}
         if regime.weights:
             data["weights"] = list(regime.weights)
@@ -322,7 +324,7 @@ class StudyPlan(Plan):
 
     def _stage1(self, name: str, seed: int) -> Job:
         """Return a stage 1 on the bases of the shipped one, or from that one on."""
-        stage, output = STAGES[name], self._stage1_folder(name, seed)
+        stage, output = STAGES[name], self._place("stage1", name, seed)
         changes: dict[str, Any] = {
             "data": {"train": [self._manifest("asr")], "validation": [self._manifest("dev_asr")]}
         }
@@ -355,11 +357,9 @@ class StudyPlan(Plan):
     def _manifest(self, name: str) -> str:
         return str(self.folder / "corpus" / f"{name}.jsonl")
 
-    def _run(self, variant: Variant, seed: int) -> Path:
-        return self.folder / "runs" / variant.name / f"seed_{seed}"
-
-    def _stage1_folder(self, name: str, seed: int) -> Path:
-        return self.folder / "stage1" / name / f"seed_{seed}"
+    def _place(self, kind: str, name: str, seed: int) -> Path:
+        """Return the folder of a run (``runs``) or of a stage 1 (``stage1``)."""
+        return self.folder / kind / name / f"seed_{seed}"
 
     # ---- what came out ----
 
@@ -368,7 +368,7 @@ class StudyPlan(Plan):
         rates: dict[str, dict[int, float]] = {}
         for name in STAGES:
             for seed in self.seeds:
-                path = self._stage1_folder(name, seed) / "evaluate" / "results.json"
+                path = self._place("stage1", name, seed) / "evaluate" / "results.json"
                 if path.exists():
                     rates.setdefault(name, {})[seed] = json.loads(path.read_text())["scores"]["wer_en"]
         return rates
@@ -377,13 +377,15 @@ class StudyPlan(Plan):
         """Return by seed the scores of the runs that are finished."""
         found = {}
         for seed in self.seeds:
-            run = self._run(variant, seed)
+            run = self._place("runs", variant.name, seed)
             if (run / "evaluate" / "results.json").exists():
                 scores = json.loads((run / "evaluate" / "results.json").read_text())["scores"]
                 training = json.loads((run / "training.json").read_text())
                 found[seed] = {
-                    "bleu": (scores["bleu_zh"] + scores["bleu_ja"]) / 2,
-                    "mt_bleu": (scores["mt_bleu_zh"] + scores["mt_bleu_ja"]) / 2,
+                    **{
+                        name: (scores[f"{name}_zh"] + scores[f"{name}_ja"]) / 2
+                        for name in ("bleu", "mt_bleu")
+                    },
                     "token_accuracy": 100 * training["best_token_accuracy"],
                     "steps": float(training["steps"]),
                 }
@@ -413,16 +415,6 @@ class Finding:
     gains: Mapping[str, Gain]
     steps: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON."""
-        variant = self.variant
-        return {
-            "name": variant.name, "title": variant.title, "group": variant.group, "against": variant.against,
-            "alignment": vars(variant.alignment), "seeds": list(self.seeds), "steps": self.steps,
-            "scores": {name: list(values) for name, values in self.scores.items()},
-            "gains": {name: vars(value) for name, value in self.gains.items()},
-        }  # fmt: skip
-
 
 def finding(variant: Variant, scores: Scores, base: Scores) -> Finding | None:
     """Return what came out for a variant, or None where it has no seed in common with its base.
@@ -448,15 +440,9 @@ def table(findings: Sequence[Finding]) -> Table:
         rows.append(Row(label=group, is_heading=True))
         rows += [Row(label=row.variant.title, cells=_cells(row), key=row.variant.name) for row in found]
     columns = [name for title in MEASURES.values() for name in (title, f"Δ {title}")]
-    regimes = {REGIMES[row.variant.regime].title: REGIMES[row.variant.regime] for row in findings}
-    stages = {s.title: s for row in findings if (s := STAGES.get(row.variant.stage1))}
-    meanings = [
-        f"{title.capitalize()}: {description}"
-        for title, description in (
-            *((one.title, one.description) for one in regimes.values()),
-            *((one.title, one.description) for one in stages.values()),
-        )
-    ]
+    shown: list[Regime | Stage1] = [REGIMES[row.variant.regime] for row in findings]
+    shown += [STAGES[row.variant.stage1] for row in findings if row.variant.stage1]
+    meanings = dict.fromkeys(f"{one.title.capitalize()}: {one.description}" for one in shown)
     return Table(
         name="study",
         title="What changes the sign? Changes of the joint run, dev set",
@@ -469,18 +455,15 @@ def table(findings: Sequence[Finding]) -> Table:
 
 def _cells(row: Finding) -> list[Cell]:
     cells = []
-    for name in MEASURES:
-        cells.append(Cell.over(row.scores[name], digits=_DIGITS[name]))
-        cells.append(_difference(row.gains[name], _DIGITS[name]) if row.gains else Cell())
-    cells.append(Cell(value=row.steps, digits=0))
-    return [*cells, Cell(value=len(row.seeds), digits=0)]
-
-
-def _difference(found: Gain, digits: int) -> Cell:
-    half = None if found.high is None else found.high - found.mean
-    return Cell(
-        value=found.mean, deviation=half, values=list(found.values), digits=digits, p_value=found.p_value
-    )
+    for name, digits in _DIGITS.items():
+        cells += [Cell.over(row.scores[name], digits=digits), Cell()]
+        if found := row.gains.get(name):
+            half = None if found.high is None else found.high - found.mean
+            cells[-1] = Cell(
+                value=found.mean, deviation=half, values=list(found.values), digits=digits,
+                p_value=found.p_value,
+            )  # fmt: skip
+    return [*cells, Cell(value=row.steps, digits=0), Cell(value=len(row.seeds), digits=0)]
 
 
 def figure(findings: Sequence[Finding]) -> Figure | None:
@@ -492,7 +475,7 @@ def figure(findings: Sequence[Finding]) -> Figure | None:
             "values": " ".join(f"{value:.3f}" for value in found.values),
         }
         for row in findings
-        for name in _DRAWN
+        for name in ("bleu", "mt_bleu")
         if (found := row.gains.get(name)) is not None
     ]  # fmt: skip
     if not rows:

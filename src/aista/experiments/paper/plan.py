@@ -1,44 +1,51 @@
 """``aista reproduce``: the paper's tables and figures, at three sizes.
 
-Small: stand-ins and synthetic speech on any machine. Base (``plans/base.py``): small published models on the
-user's speech. Paper: its own models and data on a GPU node.
+Small: stand-ins and synthetic speech on any machine. Base: small published models on the user's speech.
+Paper: its own models and data on a GPU node.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
-from aista.config import AlignSettings, JointSettings, PretrainSettings, SelectSettings, Settings
+from aista.config import AlignSettings, JointSettings, PretrainSettings, SelectSettings
+from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.demo import corpus
-from aista.errors import ConfigError
+from aista.errors import ConfigError, ManifestError
 from aista.evaluation.evaluate import BaselineSettings, EvaluateSettings
+from aista.experiments.demo import CORPORA, encode, synthesise
 from aista.experiments.paper.figures import all_figures
-from aista.experiments.paper.measured import has_diverged
-from aista.experiments.paper.page import write_report
-from aista.experiments.paper.systems import Backbone, Context, Run, Scope, System, chosen_names, systems
+from aista.experiments.paper.page import RECORD, write_report
+from aista.experiments.paper.systems import (
+    Backbone,
+    Context,
+    Run,
+    Scope,
+    System,
+    chosen_names,
+    has_diverged,
+    systems,
+)
 from aista.experiments.paper.tables import RULES, all_tables
-from aista.experiments.plan import Job, Plan, changed, moved, scale_named, shipped
-from aista.experiments.plans.demo import CORPORA, encode, synthesise
-from aista.experiments.progress import Clock, console
+from aista.experiments.plan import Job, Plan, S, changed, moved, scale_named, shipped
 from aista.experiments.results import save
-from aista.experiments.runner import RECORD
+from aista.experiments.runner import Clock, console, recorded
 from aista.files import sha256_of, write_whole
 from aista.model.bases import locate
 from aista.selection.select import REPORT
+from aista.settings_text import override
 
-S = TypeVar("S", bound=Settings)
 SCALES = ("small", "base", "paper", "nano")
-SUMMARY = "reproduce.json"
-_PARTS = ("train", "dev", "test")
+STAGES = ("align", "pretrain", "select", "joint", "evaluate")
+PARTS = ("train", "dev", "test")
 _SHOWN_SETTINGS = ("pretrain", "select", "joint base", "joint ai_sta", "evaluate")
 
 
@@ -55,6 +62,7 @@ class PaperPlan(Plan):
     Attributes:
         scale: One of ``SCALES``.
         backbones: In the paper's order of detail: tables 3 and 4 are made on the first.
+        stages: What comes before layer selection: ``align``, ``pretrain``.
         directions: ``("",)`` where one run learns all.
         without: Keys of systems that would be another one again.
         baseline_titles: Key of a baseline -> what a reader sees.
@@ -65,6 +73,7 @@ class PaperPlan(Plan):
 
     scale: str
     backbones: tuple[Backbone, ...]
+    stages: tuple[str, ...] = ()
     directions: tuple[str, ...] = ("",)
     without: frozenset[str] = frozenset()
     baseline_titles: Mapping[str, str] = {}
@@ -91,34 +100,9 @@ class PaperPlan(Plan):
     def num_layers(self) -> int:
         """Return the number of blocks of the first backbone."""
 
-    def align(self, backbone: Backbone) -> AlignSettings | None:
-        """Return the settings of alignment first where it is part of the plan."""
-        return None
-
-    def pretrain(self, backbone: Backbone) -> PretrainSettings | None:
-        """Return stage 1's settings where it is part of the plan."""
-        return None
-
     @abstractmethod
-    def shipped(self, kind: type[S], verb: str, backbone: str, direction: str = "") -> S:
+    def shipped(self, kind: type[S], verb: str, backbone: str = "", direction: str = "") -> S:
         """Return the shipped settings of a verb, their paths moved to where this plan has its files."""
-
-    def select(self, backbone: Backbone) -> SelectSettings:
-        """Return layer selection's settings."""
-        settings = self.shipped(SelectSettings, "select", backbone.name)
-        return changed(settings, model=backbone.model, output=str(self.layers(backbone.name).parent))
-
-    def joint(self, run: Run, system: System) -> JointSettings:
-        """Return the settings of a run; two systems differ in their alignment and the output alone."""
-        alignment = {"layers": str(self.layers(run.backbone)), **system.alignment}
-        return changed(
-            self.shipped(JointSettings, "joint", run.backbone, run.direction),
-            init=self.backbone(run.backbone).model, output=str(run.model), seed=run.seed, alignment=alignment,
-        )  # fmt: skip
-
-    @abstractmethod
-    def evaluation(self, run: Run) -> EvaluateSettings:
-        """Return the settings of a run's evaluation."""
 
     @abstractmethod
     def tests(self) -> list[Path]:
@@ -128,6 +112,34 @@ class PaperPlan(Plan):
     def training(self) -> dict[str, Path]:
         """Return what is trained on: a name of Table 1 -> its manifest."""
 
+    def align(self, backbone: Backbone) -> AlignSettings:
+        """Return the settings of alignment first."""
+        return self.shipped(AlignSettings, "align")
+
+    def pretrain(self, backbone: Backbone) -> PretrainSettings:
+        """Return stage 1's settings."""
+        return self.shipped(PretrainSettings, "pretrain", backbone.name)
+
+    def select(self, backbone: Backbone) -> SelectSettings:
+        """Return layer selection's settings."""
+        settings = self.shipped(SelectSettings, "select", backbone.name)
+        return changed(settings, model=backbone.model, output=str(self.layers(backbone.name).parent))
+
+    def joint(self, run: Run, system: System) -> JointSettings:
+        """Return the settings of a run; two systems differ in their alignment and the output alone."""
+        model = next(row.model for row in self.backbones if row.name == run.backbone)
+        alignment = {"layers": str(self.layers(run.backbone)), **system.alignment}
+        return changed(
+            self.shipped(JointSettings, "joint", run.backbone, run.direction),
+            init=model, output=str(run.model), seed=run.seed, alignment=alignment,
+        )  # fmt: skip
+
+    def evaluation(self, run: Run) -> EvaluateSettings:
+        """Return the settings of a run's evaluation."""
+        layers = str(self.layers(run.backbone))
+        settings = self.shipped(EvaluateSettings, "evaluate")
+        return changed(settings, model=str(run.model), output=str(run.evaluation), layers=layers)
+
     def baselines(self) -> dict[str, BaselineSettings]:
         """Return the baselines that are run here: ``key``, or ``key/direction`` where tests lie apart."""
         return {}
@@ -136,10 +148,6 @@ class PaperPlan(Plan):
         """Return where layer selection leaves its report."""
         return self.folder / "select" / backbone / REPORT
 
-    def backbone(self, name: str) -> Backbone:
-        """Return a backbone by its key."""
-        return next(row for row in self.backbones if row.name == name)
-
     # ---- what runs ----
 
     def jobs(self) -> list[Job]:
@@ -147,10 +155,10 @@ class PaperPlan(Plan):
         found = []
         for backbone in self.scope.probed():
             needs: tuple[str, ...] = ()
-            for verb, stage in (("align", self.align(backbone)), ("pretrain", self.pretrain(backbone))):
-                if stage is not None:
-                    found.append(Job(f"{verb} {backbone.name}", verb, stage, needs))
-                    needs = (found[-1].name,)
+            for verb in self.stages:
+                stage = self.align(backbone) if verb == "align" else self.pretrain(backbone)
+                found.append(Job(f"{verb} {backbone.name}", verb, stage, needs))
+                needs = (found[-1].name,)
             found.append(Job(f"select {backbone.name}", "select", self.select(backbone), needs))
         for run in self.scope.runs():
             settings = self.joint(run, self.scope.systems[run.system])
@@ -179,30 +187,35 @@ class PaperPlan(Plan):
 
     def context(self) -> Context:
         """Return what is there, for tables and figures."""
-        runs = [run for run in self.scope.runs() if (run.evaluation / "results.json").exists()]
-        stores = {row.name: getattr(self.select(row), "features", None) for row in self.scope.probed()}
+        runs, probed = self.scope.runs(), self.scope.probed()
+        stores = {row.name: getattr(self.select(row), "features", None) for row in probed}
+        named = [(row.name, row.title) for row in self.backbones]
+        named += [(row.name, row.title) for row in self.scope.systems.values()]
         return Context(
             folder=self.folder,
             scope=self.scope,
-            runs=[run for run in runs if not has_diverged(run)],
-            diverged=[run for run in self.scope.runs() if has_diverged(run)],
-            layers={b.name: path for b in self.scope.probed() if (path := self.layers(b.name)).exists()},
+            runs=[r for r in runs if (r.evaluation / "results.json").exists() and not has_diverged(r)],
+            diverged=[run for run in runs if has_diverged(run)],
+            layers={row.name: path for row in probed if (path := self.layers(row.name)).exists()},
             tests=[path for path in self.tests() if path.exists()],
             training={name: path for name, path in self.training().items() if path.exists()},
             features={name: store for name, store in stores.items() if store},
-            titles={row.name: row.title for row in self.scope.backbones}
-            | {row.name: row.title for row in self.scope.systems.values()}
-            | dict(self.baseline_titles),
+            titles={**dict(named), **self.baseline_titles},
         )
 
     def _summarise(self, clock: Clock) -> None:
         """Write ``reproduce.json``: what was asked, of which machine, in what time, from which data."""
-        record = self.folder / RECORD
         data = sorted({*map(str, self.tests()), *map(str, self.training().values())})
         totals: dict[str, float] = defaultdict(float)
         for name, seconds in clock.seconds.items():  # of processes side by side, their sum
             totals[name.split(" ")[0]] += seconds
-        values = (json.loads(record.read_text()) if record.exists() else {}) | {
+        shown: dict[str, str] = {}  # the settings of one selection, the base, AI-STA and one evaluation
+        for job in self.jobs():
+            key = f"joint {job.name.split('/')[1]}" if job.kind == "joint" else job.kind
+            if key in _SHOWN_SETTINGS and key not in shown:
+                values = job.settings.model_dump(mode="json")
+                shown[key] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        summary = recorded(self.folder) | {
             "scale": self.scale,
             "seeds": list(self.scope.seeds),
             "exhibits": list(self.scope.names),
@@ -210,29 +223,17 @@ class PaperPlan(Plan):
             "data_sha256": {
                 "/".join(Path(row).parts[-2:]): sha256_of(Path(row)) for row in data if Path(row).exists()
             },
-            "settings": self._settings_texts(),
+            "settings": shown,
         }
-        write_whole(self.folder / SUMMARY, json.dumps(values, ensure_ascii=False, indent=1))
-
-    def _settings_texts(self) -> dict[str, str]:
-        """Return the settings of one selection, the base, AI-STA and one evaluation, as YAML."""
-        found: dict[str, str] = {}
-        for job in self.jobs():
-            kind = job.name.split(" ")[0]
-            key = f"joint {job.name.split('/')[1]}" if kind == "joint" else kind
-            if key in _SHOWN_SETTINGS and key not in found:
-                values = job.settings.model_dump(mode="json")
-                found[key] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        return found
+        write_whole(self.folder / RECORD, json.dumps(summary, ensure_ascii=False, indent=1))
 
 
 class SmallPlan(PaperPlan):
     """The embedded demo's corpora and stand-ins, its shipped configs, both directions in one run.
 
     Args:
-        folder, names, seeds: As in ``PaperPlan``.
+        folder, names, seeds, options: As in ``PaperPlan``.
         nano: Seconds instead of minutes: for tests.
-        options: As in ``PaperPlan``.
     """
 
     guesses = {"select": 40.0, "joint": 220.0, "evaluate": 80.0, "baseline": 60.0}
@@ -248,28 +249,23 @@ class SmallPlan(PaperPlan):
     def __init__(
         self, folder: Path, names: Sequence[str], seeds: int = 1, *, nano: bool = False, **options: Any
     ) -> None:
-        self.scale, self._corpora = ("nano", "nano") if nano else ("small", "demo")
+        self.scale = "nano" if nano else "small"
         super().__init__(folder, names, seeds, **options)
 
     def prepare(self, clock: Clock) -> None:
         """Make the corpora and let the encoders, which both backbones share, listen once."""
-        synthesise(self.folder, corpus.SCALES[self._corpora], CORPORA, clock)
+        synthesise(self.folder, corpus.SCALES["nano" if self.scale == "nano" else "demo"], CORPORA, clock)
         encode(self.folder, [self.backbones[0].model], CORPORA, clock)
 
     def num_layers(self) -> int:
         config = json.loads((locate(self.backbones[0].model) / "config.json").read_text())
         return config["text_config"]["num_hidden_layers"]
 
-    def shipped(self, kind: type[S], verb: str, backbone: str, direction: str = "") -> S:
+    def shipped(self, kind: type[S], verb: str, backbone: str = "", direction: str = "") -> S:
         return shipped(kind, verb, self.folder, self.scale)
 
-    def evaluation(self, run: Run) -> EvaluateSettings:
-        settings = shipped(EvaluateSettings, "evaluate", self.folder, self.scale)
-        layers = str(self.layers(run.backbone))
-        return changed(settings, model=str(run.model), output=str(run.evaluation), layers=layers)
-
     def baselines(self) -> dict[str, BaselineSettings]:
-        ours = shipped(EvaluateSettings, "evaluate", self.folder, self.scale)
+        ours = self.shipped(EvaluateSettings, "evaluate")
         return {
             key: BaselineSettings(
                 output=str(self.folder / "baselines" / key),
@@ -289,17 +285,116 @@ class SmallPlan(PaperPlan):
         return {"ST": self.folder / "corpus" / "st.jsonl"}
 
 
+class BasePlan(PaperPlan):
+    """The files of ``experiments/base`` on three manifests of the user: a small Whisper, a Qwen2.5 of 0.5 B.
+
+    align -> stage 1 -> selection -> joint training of base and AI-STA -> evaluation. BEATs and audio
+    captioning stay out, so these are not the paper's tables.
+
+    Args:
+        folder, seeds, options: As in ``PaperPlan``.
+        names: As in ``PaperPlan``; ``all`` is what base and AI-STA alone can fill.
+        data: Holds ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl``: speech with transcript and translation,
+            as ``aista data prepare covost2`` writes them.
+        changes: ``stage.dotted.key=value``, e.g. ``pretrain.train.max_steps=100``.
+
+    Raises:
+        ConfigError: A change names no stage, or a setting does not allow it.
+    """
+
+    scale, stages = "base", ("align", "pretrain")
+    guesses = {"align": 300.0, "pretrain": 3600.0, "select": 600.0, "joint": 3600.0, "evaluate": 900.0}
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], seeds: int = 1, *, data: Path = Path("data"),
+        changes: Sequence[str] = (), **options: Any,
+    ) -> None:  # fmt: skip
+        self.data, self.folder = data, folder  # where the shipped files are moved to
+        self._changes: dict[str, list[str]] = {stage: [] for stage in STAGES}
+        for text in changes:
+            stage, dot, change = text.partition(".")
+            if stage not in STAGES or not dot:
+                raise ConfigError(
+                    "A change at base scale begins with the stage that it is for.",
+                    got=f"--set {text}",
+                    expected=f"{', '.join(STAGES)}: --set pretrain.train.max_steps=100",
+                )
+            self._changes[stage].append(change)
+        model = self.shipped(AlignSettings, "align").model
+        title = Path(model.backbone).name if model else "the given model"
+        self.backbones = (Backbone("base", title, str(folder / "pretrain"), ""),)
+        fillable = ("table2", "table5", "figure4")
+        named = [row for name in names for row in (fillable if name == "all" else (name,))]
+        super().__init__(folder, named, seeds, **options)
+
+    def prepare(self, clock: Clock) -> None:
+        """Write the recognition rows: the same clips, asked for their transcript.
+
+        Raises:
+            ConfigError: A manifest is missing. ManifestError: A row has no transcript.
+        """
+        sources = {part: self.data / f"{part}.jsonl" for part in PARTS}
+        if missing := [str(path) for path in sources.values() if not path.exists()]:
+            raise ConfigError(
+                "Base scale needs speech with transcripts and translations.",
+                got=f"missing: {', '.join(missing)}",
+                advice="`aista data prepare covost2 --direction en-zh --out data/covost2-en-zh` makes them; "
+                "--data names their folder.",
+            )
+        for part, path in sources.items():
+            target = self.folder / "corpus" / f"{part}.asr.jsonl"
+            if not target.exists():
+                write_manifest(target, _recognition(Manifest(path)))
+
+    def num_layers(self) -> int:
+        """Return where layer sets end at the latest; none of them goes beyond the sixth layer."""
+        return 6
+
+    def select(self, backbone: Backbone) -> SelectSettings:
+        return self.shipped(SelectSettings, "select")
+
+    def joint(self, run: Run, system: System) -> JointSettings:
+        settings = self.shipped(JointSettings, "joint")
+        return changed(settings, output=str(run.model), seed=run.seed, alignment=system.alignment)
+
+    def evaluation(self, run: Run) -> EvaluateSettings:
+        settings = self.shipped(EvaluateSettings, "evaluate")
+        return changed(settings, model=str(run.model), output=str(run.evaluation))
+
+    def tests(self) -> list[Path]:
+        return [self.data / "test.jsonl"]
+
+    def training(self) -> dict[str, Path]:
+        return {"ST": self.data / "train.jsonl"}
+
+    def shipped(self, kind: type[S], verb: str, backbone: str = "", direction: str = "") -> S:
+        """Read a shipped file, move its folders, and apply the user's changes."""
+        path = Path(str(files("aista.experiments"))) / "base" / f"{verb}.yaml"
+        values = moved(kind.load(path), {"data": self.data, "runs/base": self.folder}).model_dump(mode="json")
+        for text in self._changes[verb]:
+            override(values, text)
+        return kind.of(values, source=f"{path} with --set")
+
+
+def _recognition(manifest: Manifest) -> Iterator[Utterance]:
+    """Yield the rows as recognition rows that can lie in another folder."""
+    for row in manifest:
+        if not row.text:
+            raise ManifestError("A row has no transcript.", got=f"{manifest.path}: {row.id!r}")
+        audio = str(manifest.audio_path(row).resolve())
+        yield row.model_copy(update={"audio": audio, "task": "asr", "translation": None, "tgt_lang": None})
+
+
 class FullPlan(PaperPlan):
     """The paper's backbones, corpora and hyper-parameters: ``paper/configs/*.yaml``.
 
     Args:
-        folder, names, seeds: As in ``PaperPlan``.
+        folder, names, seeds, options: As in ``PaperPlan``.
         data: Where the manifests of ``aista data prepare`` lie (``data/`` in the shipped files).
         models: Where ``aista download`` put the bases (``models/`` in the shipped files).
-        options: As in ``PaperPlan``.
     """
 
-    scale = "paper"
+    scale, stages = "paper", ("pretrain",)
     directions = ("en-zh", "en-ja")
     without = frozenset({"ai_sta_raw", "layer_1_raw"})  # the shipped files have the literal cost
     baseline_titles = {"cascade_qwen2-7b": "cascade: Whisper-Large-v2, Qwen2-7B"}
@@ -322,7 +417,7 @@ class FullPlan(PaperPlan):
         Raises:
             ConfigError: Something is missing; the message names each file.
         """
-        needed = [self.data / f"covost2-{way}/{part}.jsonl" for way in self.directions for part in _PARTS]
+        needed = [self._manifest(way, part) for way in self.directions for part in PARTS]
         for backbone in self.backbones:
             model, data = self.pretrain(backbone).model, self.pretrain(backbone).data
             needed += [Path(path) for path in (*data.train, *data.validation, *self.select(backbone).data)]
@@ -340,20 +435,20 @@ class FullPlan(PaperPlan):
     def num_layers(self) -> int:
         return 28
 
-    def shipped(self, kind: type[S], verb: str, backbone: str, direction: str = "") -> S:
+    def shipped(self, kind: type[S], verb: str, backbone: str = "", direction: str = "") -> S:
         name = "_".join(filter(None, (verb, backbone, direction)))
         path = Path(str(files("aista.experiments.paper"))) / "configs" / f"{name}.yaml"
         return moved(kind.load(path), {"data": self.data, "models": self.models})
 
     def pretrain(self, backbone: Backbone) -> PretrainSettings:
-        return changed(self.shipped(PretrainSettings, "pretrain", backbone.name), output=backbone.model)
+        return changed(super().pretrain(backbone), output=backbone.model)
 
     def evaluation(self, run: Run) -> EvaluateSettings:
         return EvaluateSettings.of(
             {
                 "output": str(run.evaluation),
                 "model": str(run.model),
-                "data": [str(self.data / f"covost2-{run.direction}" / "test.jsonl")],
+                "data": [str(self._manifest(run.direction, "test"))],
                 "layers": str(self.layers(run.backbone)),
                 "generation": {"num_beams": 4},  # SALMONN's; the paper names none
             }
@@ -365,7 +460,7 @@ class FullPlan(PaperPlan):
         return {
             f"{key}/{way}": BaselineSettings(
                 output=str(self.folder / "baselines" / key / way),
-                data=[str(self.data / f"covost2-{way}" / "test.jsonl")],
+                data=[str(self._manifest(way, "test"))],
                 baseline=name,
                 options=options,
             )
@@ -374,14 +469,15 @@ class FullPlan(PaperPlan):
         }
 
     def tests(self) -> list[Path]:
-        return [self.data / f"covost2-{direction}" / "test.jsonl" for direction in self.directions]
+        return [self._manifest(direction, "test") for direction in self.directions]
 
     def training(self) -> dict[str, Path]:
         pretrain = self.pretrain(self.backbones[0]).data.train
         found = {str(Path(path).relative_to(self.data).with_suffix("")): Path(path) for path in pretrain}
-        return found | {
-            f"covost2-{way}": self.data / f"covost2-{way}" / "train.jsonl" for way in self.directions
-        }
+        return found | {f"covost2-{way}": self._manifest(way, "train") for way in self.directions}
+
+    def _manifest(self, direction: str, part: str) -> Path:
+        return self.data / f"covost2-{direction}" / f"{part}.jsonl"
 
 
 def paper_plan(
@@ -393,23 +489,16 @@ def paper_plan(
     Args:
         scale: ``small``, ``base``, ``paper``, or ``nano`` for tests.
         folder, names, seeds: As in ``PaperPlan``.
-        data, models: As in ``FullPlan``. changes: As in ``BasePlan``; only there.
+        data, models: As in ``FullPlan``. changes: As in ``BasePlan``, which alone takes them.
         options: ``every_seed`` and ``methods`` of ``PaperPlan``.
 
     Raises:
         ConfigError: There is no such size, table or figure; or changes of another scale than ``base``.
     """
     if scale_named(scale, SCALES) == "base":
-        from aista.experiments.plans.base import BasePlan  # it is made of this module's PaperPlan
-
         return BasePlan(folder, names, seeds, data=data, changes=changes, **options)
     if changes:
         raise ConfigError("Only base scale takes --set.", got=f"--scale {scale} --set {changes[0]}")
     if scale == "paper":
         return FullPlan(folder, names, seeds, data=data, models=models, **options)
     return SmallPlan(folder, names, seeds, nano=scale == "nano", **options)
-
-
-def default_workers(scale: str) -> int:
-    """Return how many jobs go side by side: at small scale one per core."""
-    return {"small": os.cpu_count() or 1, "nano": 0}.get(scale, 1)

@@ -1,1 +1,0 @@
-"""The three plans: the demo, the paper's tables and figures, the study of what would have to be different."""
