@@ -373,7 +373,7 @@ class TrainSettings(Settings):
             "learning_rate": ("warmup_start_learning_rate", "min_learning_rate"),
         }
         faults = [
-            f"{name} ({value:g}) must not exceed {limit} ({getattr(self, limit):g})"
+            f"{name} ({value}) must not exceed {limit} ({getattr(self, limit)})"
             for limit, names in limits.items()
             for name in names
             if (value := getattr(self, name) or 0) > getattr(self, limit)

@@ -165,16 +165,13 @@ def override(values: dict[str, Any], text: str) -> None:
             )
         place[name] = dict(inner or {})
         place = place[name]
-    place[last] = _value(value.strip(), text)
-
-
-def _value(text: str, where: str) -> Any:
-    """Read the value of an override."""
-    failure = f"Cannot read the value of the override {where!r}."
-    if text[:1] in ("[", "{", '"', "'"):
-        return _parsed(text, failure, whole=True)
-    tag = _Loader("").resolve(ScalarNode, text, (True, False))
-    return _parsed("", failure, plain=ScalarNode(_TAG + "str" if text == "<<" else tag, text))
+    value, failure = value.strip(), f"Cannot read the value of the override {text!r}."
+    if value[:1] in ("[", "{", '"', "'"):
+        place[last] = _parsed(value, failure, whole=True)
+    else:
+        tag = _Loader("").resolve(ScalarNode, value, (True, False))
+        plain = ScalarNode(_TAG + "str" if value == "<<" else tag, value)
+        place[last] = _parsed("", failure, plain=plain)
 
 
 def _parsed(text: str, failure: str, *, plain: Node | None = None, whole: bool = False) -> Any:
@@ -195,9 +192,13 @@ def _parsed(text: str, failure: str, *, plain: Node | None = None, whole: bool =
             raise yaml.YAMLError(f"{rest!r} stands behind the value")
         values = loader.construct_document(root)
         _check(values)
-    except (yaml.YAMLError, RecursionError) as error:
+    except RecursionError:
+        raise ConfigError(failure, got=f"more than {_DEEPEST} levels of values", advice=_QUOTES) from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
         advice = None if isinstance(error, _Wrong) else _QUOTES
-        raise ConfigError(failure, got=_words(error), advice=advice) from None
+        raise ConfigError(failure, got=place + problem, advice=advice) from None
     return values
 
 
@@ -215,11 +216,3 @@ def _check(root: Any) -> None:
             raise yaml.YAMLError(f"more than {_MOST_VALUES:,} values, or more than {_DEEPEST} levels of them")
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         stack += [(each, depth + 1) for each in inner]
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return f"more than {_DEEPEST} levels of values"
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return problem if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
