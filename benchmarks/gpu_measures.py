@@ -43,8 +43,7 @@ from aista.audio.files import write_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.config import JointSettings, SelectSettings, TrainSettings
 from aista.data.manifest import Utterance, write_manifest
-from aista.inference.answering import GenerationSettings
-from aista.inference.translating import Request
+from aista.inference.translating import GenerationSettings, Request
 from aista.inference.translator import Translator
 from aista.model import AistaConfig, AistaForConditionalGeneration, AistaProcessor
 from aista.model.bases import load_tokenizer, locate

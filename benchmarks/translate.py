@@ -29,7 +29,8 @@ from aista.audio.files import load_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
-from aista.inference.answering import GenerationSettings, answer
+from aista.inference.translating import GenerationSettings
+from aista.inference.translator import answer
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.speech_llm import SpeechLM
 from aista.text.prompts import instruction

@@ -169,7 +169,7 @@ def test_one_speaker_of_two(tmp_path):
 
 
 def standins_translator():
-    from aista.inference.answering import GenerationSettings
+    from aista.inference.translating import GenerationSettings
     from aista.inference.translator import Translator
 
     generation = GenerationSettings(batch_size=4, max_new_tokens=50)

@@ -19,8 +19,7 @@ from aista.baselines import baseline, names
 from aista.baselines.base import worded
 from aista.checkpoints import salmonn
 from aista.errors import AudioError, CheckpointError, ConfigError, ModelInputError
-from aista.inference.answering import Answer, GenerationSettings
-from aista.inference.translating import Request
+from aista.inference.translating import Answer, GenerationSettings, Request
 from aista.model.speech_lm import AistaForConditionalGeneration
 from tests import tiny
 from tests.baselines import tiny_systems

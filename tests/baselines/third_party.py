@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aista.baselines.base import Baseline
-from aista.inference.answering import Answer
+from aista.inference.translating import Answer
 
 
 class System(Baseline):

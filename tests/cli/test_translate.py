@@ -13,7 +13,7 @@ from aista.cli import evaluate as evaluate_verb
 from aista.cli import translate as translate_verb
 from aista.errors import ConfigError
 from aista.inference import translator as translator_module
-from aista.inference.answering import GenerationSettings
+from aista.inference.translating import GenerationSettings
 from tests.evaluation.standins import Model, Processor, tone
 
 run = CliRunner()

@@ -16,8 +16,7 @@ from aista.errors import ConfigError, EvaluationError
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import ScoreSettings, compare, score
 from aista.evaluation.metrics import obeys
-from aista.inference.answering import Answer, GenerationSettings
-from aista.inference.translating import Request, SpeechTranslator
+from aista.inference.translating import Answer, GenerationSettings, Request, SpeechTranslator
 from aista.text.languages import LANGUAGES
 
 

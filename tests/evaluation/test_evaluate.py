@@ -28,8 +28,8 @@ from aista.evaluation.decode import (
 )
 from aista.evaluation.evaluate import EvaluateSettings, compare, evaluate, hears
 from aista.experiments.demo_page import write_report
-from aista.inference.answering import GenerationSettings, answer
-from aista.inference.translator import Translator, load
+from aista.inference.translating import GenerationSettings
+from aista.inference.translator import Translator, answer, load
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from tests import tiny

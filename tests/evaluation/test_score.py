@@ -16,8 +16,7 @@ from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import EvaluateSettings, ScoreSettings, compare, evaluate, hears, score
-from aista.inference.answering import Answer, GenerationSettings
-from aista.inference.translating import Request, SpeechTranslator
+from aista.inference.translating import Answer, GenerationSettings, Request, SpeechTranslator
 from aista.inference.translator import load
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration

@@ -22,8 +22,7 @@ import gpu_measures
 import step
 from gpu_measures import counting_synchronisations, joint_batch, on_device, random_model, tiny_config
 
-from aista.inference.answering import GenerationSettings
-from aista.inference.translating import Request
+from aista.inference.translating import GenerationSettings, Request
 from aista.inference.translator import Translator
 from aista.retrieval import exact_ranks
 from aista.speech_llm import SpeechLM

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aista.errors import ModelInputError
-from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.coverage import complaint, holds, pause_in
-from aista.inference.translating import SpeechTranslator
+from aista.inference.translating import Answer, GenerationSettings, SpeechTranslator
 from tests.evaluation.standins import tone
 
 

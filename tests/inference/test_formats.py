@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 
 from aista.errors import ConfigError
 from aista.inference.coverage import TranslationWarning
-from aista.inference.cues import COLUMNS, columns, cues
-from aista.inference.formats import FORMATS, SUFFIXES, clock, render, write
+from aista.inference.formats import (
+    COLUMNS,
+    FORMATS,
+    SUFFIXES,
+    clock,
+    columns,
+    cues,
+    render,
+    write,
+)
 from aista.inference.translator import TranslatedSegment, Translation
 from aista.inference.words import Word
 

@@ -16,7 +16,7 @@ from aista.audio import speech
 from aista.cli import translate as verb
 from aista.errors import AudioError
 from aista.inference import translator as translator_module
-from aista.inference.live import from_microphone
+from aista.inference.streaming import from_microphone
 from aista.inference.translator import Translator
 from tests.evaluation.standins import Model, Processor, tone
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from aista.audio import speech
 from aista.errors import AudioError, ConfigError
-from aista.inference.answering import Answer
 from aista.inference.streaming import Stream, common_beginning, remainder
-from aista.inference.translating import SpeechTranslator
+from aista.inference.translating import Answer, SpeechTranslator
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 

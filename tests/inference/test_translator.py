@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from aista.errors import AudioError, CheckpointError, ConfigError
-from aista.inference.answering import GenerationSettings
+from aista.inference.translating import GenerationSettings
 from aista.inference.translator import Translator, load
 from tests.evaluation.standins import Model, Processor, tone
 

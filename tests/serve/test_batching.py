@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from aista.inference.answering import Answer, GenerationSettings
-from aista.inference.translating import Request, SpeechTranslator
+from aista.inference.translating import Answer, GenerationSettings, Request, SpeechTranslator
 from aista.serve.batching import Batcher, Caller, Left
 from tests.evaluation.standins import tone
 

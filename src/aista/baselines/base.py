@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from aista.errors import ConfigError
-from aista.inference.answering import GenerationSettings
-from aista.inference.translating import Request, SpeechTranslator
+from aista.inference.translating import GenerationSettings, Request, SpeechTranslator
 from aista.model.bases import describe, locate
 from aista.text.languages import language
 

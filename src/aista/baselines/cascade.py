@@ -20,8 +20,8 @@ from transformers import WhisperForConditionalGeneration
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.baselines.base import Baseline, identity
 from aista.errors import CheckpointError, ConfigError
-from aista.inference.answering import Answer, read_answer
-from aista.inference.translating import Request
+from aista.inference.translating import Answer, Request
+from aista.inference.translator import read_answer
 from aista.model.backbones import family
 from aista.model.bases import (
     load_backbone,

@@ -7,7 +7,7 @@ file is a download that is not in the repository; the wording here is the one th
 from __future__ import annotations
 
 from aista.baselines import speech_llm
-from aista.inference.answering import GenerationSettings
+from aista.inference.translating import GenerationSettings
 
 FLAT = "<|audio_bos|>{audio}<|audio_eos|>{instruction}"
 PROMPTS = {

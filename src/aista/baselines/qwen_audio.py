@@ -20,8 +20,7 @@ import soundfile
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.baselines.base import Baseline, worded
 from aista.errors import ConfigError, EvaluationError
-from aista.inference.answering import Answer, GenerationSettings
-from aista.inference.translating import Request
+from aista.inference.translating import Answer, GenerationSettings, Request
 
 # The tags of its own evaluation of speech translation; it knows these languages.
 PROMPTS = {

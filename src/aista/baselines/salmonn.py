@@ -9,8 +9,7 @@ from typing import Any
 from aista.baselines import speech_llm
 from aista.baselines.base import Baseline, identity, worded
 from aista.checkpoints import salmonn
-from aista.inference.answering import GenerationSettings
-from aista.inference.translating import Request
+from aista.inference.translating import GenerationSettings, Request
 from aista.model import AistaProcessor, loading
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.speech_llm import SpeechLM

@@ -15,8 +15,8 @@ import numpy as np
 from aista.audio.speech import Segment
 from aista.baselines.base import Baseline, identity, worded
 from aista.errors import ConfigError
-from aista.inference.answering import Answer, GenerationSettings, answer
-from aista.inference.translating import Request
+from aista.inference.translating import Answer, GenerationSettings, Request
+from aista.inference.translator import answer
 from aista.speech_llm import SpeechLM
 
 PROMPTS = {

@@ -153,8 +153,7 @@ def _live(
     from rich.live import Live
     from rich.text import Text
 
-    from aista.inference.live import from_microphone, from_pipe
-    from aista.inference.streaming import Stream
+    from aista.inference.streaming import Stream, from_microphone, from_pipe
 
     stream = Stream(translator, target, source=source, chunk_seconds=chunk_seconds)
     stop, interrupt = threading.Event(), signal.getsignal(signal.SIGINT)

@@ -41,8 +41,7 @@ from aista.evaluation.results import (
 )
 from aista.evaluation.significance import compare
 from aista.files import sha256_of, write_whole
-from aista.inference.answering import GenerationSettings
-from aista.inference.translating import SpeechTranslator
+from aista.inference.translating import GenerationSettings, SpeechTranslator
 from aista.run_folder import claim, inputs_of, read_selected, sha256_of_model
 from aista.text.languages import language
 

@@ -2,23 +2,34 @@
 
 The formats and the columns of the table are those that users of Whisper's command line know. Warnings stand
 in JSON (``warnings``, with a ``kind``) and in WebVTT's notes; the others have no place for them, and beside a
-file of theirs lies ``NAME.warnings.json``.
+file of theirs lies ``NAME.warnings.json``. Subtitles are as subtitlers set them: two lines of 42 columns, one
+to seven seconds, broken at punctuation; a Chinese, Japanese or Korean character takes two columns.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aista.errors import ConfigError
 from aista.files import write_whole
-from aista.inference.cues import Cue, cues
+from aista.inference.words import Word, evenly
+from aista.text.languages import language
 
 if TYPE_CHECKING:
-    from aista.inference.translator import Translation
+    from aista.inference.translating import Translation
+
+COLUMNS = 42
+SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 7.0
+_PAUSE_SECONDS = 1.5  # no subtitle stands through a longer pause
+_SENTENCE_ENDS, _CLAUSE_ENDS = ".!?。！？…", ",;:，；：、"
+# What a break costs: a sentence has a subtitle of its own where it lasts a second, no word is left alone.
+_AFTER_SENTENCE, _AFTER_SEGMENT, _AFTER_CLAUSE, _AFTER_WORD = -0.1, -0.05, 0.9, 1.6
+_PER_MISSING_SECOND = 2.0
 
 
 def render(translation: Translation, output_format: str) -> str:
@@ -108,6 +119,147 @@ def _one_line(text: str) -> str:
 def _escaped(text: str) -> str:
     """WebVTT reads tags and entities."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+@dataclass(frozen=True)
+class Cue:
+    """One subtitle.
+
+    Attributes:
+        start_seconds, end_seconds: When it is shown.
+        lines: One or two.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    lines: tuple[str, ...]
+
+
+def columns(text: str) -> int:
+    """Return how wide a text is: wide and full-width characters count two, combining ones nothing."""
+    return sum(
+        0 if unicodedata.combining(mark) else 2 if unicodedata.east_asian_width(mark) in "WF" else 1
+        for mark in text
+    )
+
+
+def cues(translation: Translation) -> list[Cue]:
+    """Set a translation in subtitles, in order and without overlap.
+
+    Where a segment's words have no times, they are spread over it evenly. A subtitle is shorter than a second
+    only where the next one begins before, and nothing comes before it to make room.
+    """
+    words: list[Word] = []
+    costs: list[float] = []  # of a break after each word
+    for segment in translation.segments:
+        spoken = segment.words or evenly(
+            segment.text, translation.language, segment.start_seconds, segment.end_seconds
+        )
+        parts = [part for word in spoken for part in _chopped(word)]
+        words += parts
+        costs += [_break_cost(word.text) for word in parts]
+        if parts:
+            costs[-1] = min(costs[-1], _AFTER_SEGMENT)
+    joint = " " if language(translation.language).spaces else ""
+    groups = _grouped(words, costs, joint)
+    return _timed([_cue(words[a:b], costs[a:b], joint) for a, b in groups])
+
+
+def _chopped(word: Word) -> list[Word]:
+    """Cut a word that is wider than a line."""
+    rows = [""]
+    for mark in word.text:
+        if rows[-1] and columns(rows[-1] + mark) > COLUMNS:
+            rows.append("")
+        rows[-1] += mark
+    step = (word.end_seconds - word.start_seconds) / len(rows)
+    start = word.start_seconds
+    return [Word(row, start + i * step, start + (i + 1) * step) for i, row in enumerate(rows)]
+
+
+def _break_cost(text: str) -> float:
+    last = text.rstrip("\"')]」』”’）》")[-1:]
+    if last and last in _SENTENCE_ENDS:
+        return _AFTER_SENTENCE
+    return _AFTER_CLAUSE if last and last in _CLAUSE_ENDS else _AFTER_WORD
+
+
+def _grouped(words: Sequence[Word], costs: Sequence[float], joint: str) -> list[tuple[int, int]]:
+    """Return the words of each subtitle, (first, after the last): of all ways to break, the cheapest."""
+    best, came_from = [0.0], [0]
+    for stop in range(1, len(words) + 1):
+        found = (float("inf"), stop - 1)
+        for first in range(stop - 1, -1, -1):
+            if first < stop - 1 and not _may_stand_together(words, first, stop, joint):
+                break
+            end = words[stop].start_seconds if stop < len(words) else float("inf")
+            shown = max(words[stop - 1].end_seconds, min(words[first].start_seconds + SHORTEST_SECONDS, end))
+            missing = max(0.0, SHORTEST_SECONDS - (shown - words[first].start_seconds))
+            cost = best[first] + costs[stop - 1] + _PER_MISSING_SECOND * missing
+            found = min(found, (cost, first))
+        best.append(found[0])
+        came_from.append(found[1])
+    groups = []
+    stop = len(words)
+    while stop:
+        groups.append((came_from[stop], stop))
+        stop = came_from[stop]
+    return groups[::-1]
+
+
+def _may_stand_together(words: Sequence[Word], first: int, stop: int, joint: str) -> bool:
+    """Whether words fit one subtitle; if some do not, neither do more of them."""
+    group = words[first:stop]
+    if group[-1].end_seconds - group[0].start_seconds > LONGEST_SECONDS:
+        return False
+    if group[1].start_seconds - group[0].end_seconds > _PAUSE_SECONDS:
+        return False
+    return _split(group, [0.0] * len(group), joint) is not None
+
+
+def _split(group: Sequence[Word], costs: Sequence[float], joint: str) -> tuple[str, ...] | None:
+    """Return a group in one line, or in two alike ones broken at punctuation; None: it does not fit."""
+    whole = _joined(group, joint)
+    if columns(whole) <= COLUMNS:
+        return (whole,)
+    if columns(whole) > 2 * COLUMNS + 1:
+        return None
+    found = []
+    for place in range(1, len(group)):
+        lines = (_joined(group[:place], joint), _joined(group[place:], joint))
+        widths = [columns(line) for line in lines]
+        if max(widths) <= COLUMNS:
+            found.append((costs[place - 1] + abs(widths[0] - widths[1]) / COLUMNS, lines))
+    return min(found)[1] if found else None
+
+
+def _joined(group: Sequence[Word], joint: str) -> str:
+    text = group[0].text
+    for word in group[1:]:
+        apart = joint or (
+            " " if text[-1].isascii() and word.text[0].isascii() and word.text[0].isalnum() else ""
+        )
+        text += apart + word.text
+    return text
+
+
+def _cue(group: Sequence[Word], costs: Sequence[float], joint: str) -> Cue:
+    lines = _split(group, costs, joint)
+    assert lines is not None  # groups were made so
+    return Cue(group[0].start_seconds, group[-1].end_seconds, lines)
+
+
+def _timed(found: list[Cue]) -> list[Cue]:
+    """Bring subtitles to their lengths: never over seven seconds, not under one where there is room."""
+    out: list[Cue] = []
+    for number, cue in enumerate(found):
+        start = max(cue.start_seconds, out[-1].end_seconds if out else 0.0)
+        limit = found[number + 1].start_seconds if number + 1 < len(found) else float("inf")
+        end = min(max(cue.end_seconds, start + SHORTEST_SECONDS), limit, start + LONGEST_SECONDS)
+        if end - start < SHORTEST_SECONDS:
+            start = max(out[-1].end_seconds if out else 0.0, end - SHORTEST_SECONDS)
+        out.append(replace(cue, start_seconds=start, end_seconds=max(end, start)))
+    return out
 
 
 FORMATS: dict[str, Callable[[Translation], str]] = {

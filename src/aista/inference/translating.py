@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
+from pydantic import Field
 
 from aista.audio import speech
 from aista.audio.files import MAX_MINUTES, AudioSource, Recording, read_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.audio.signal import offset_of, told_offset, without_offset
 from aista.audio.speech import Segment, segment, without_idle_edges
+from aista.config import Count, Settings
 from aista.errors import AistaError, AudioError, ConfigError, ModelInputError
-from aista.inference.answering import Answer, GenerationSettings
 from aista.inference.coverage import (
     AGAINST_THE_ANSWER,
     Policy,
@@ -45,6 +46,40 @@ _TOLD_SECONDS = 1.0  # shorter places without speech are pauses, which nobody ne
 Sound = AudioSource | np.ndarray | Recording
 """What can be translated: a path, the bytes of a file, a stream, float samples (n,) at 16 kHz, or a recording
 that was read before (:func:`aista.audio.files.read_audio`)."""
+
+
+class GenerationSettings(Settings):
+    """How an answer is searched for.
+
+    Attributes:
+        num_beams: 1 is greedy search. The paper names none; SALMONN, its base, uses 4.
+        max_new_tokens: Longest answer to one segment of audio, in tokens.
+        batch_size: Segments decoded at once; it does not change the answers.
+        length_penalty, repetition_penalty: As in transformers; they matter with beams only and always.
+    """
+
+    harmless = frozenset({"batch_size"})
+
+    num_beams: Count = 1
+    max_new_tokens: Count = 200
+    batch_size: Count = 16
+    length_penalty: float = Field(default=1.0, ge=-10, le=10)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The text of one answer.
+
+    Attributes:
+        text: What was answered.
+        finished: Whether the model came to its end before ``max_new_tokens``.
+        error: Why there is no answer, where something outside this process failed to give one.
+    """
+
+    text: str
+    finished: bool = True
+    error: str | None = None
 
 
 @dataclass(frozen=True)

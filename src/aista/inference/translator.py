@@ -13,8 +13,9 @@ from torch.nn import functional
 from aista import processes
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
 from aista.audio.speech import Segment
-from aista.inference.answering import Answer, GenerationSettings, answer
 from aista.inference.translating import (
+    Answer,
+    GenerationSettings,
     Request,
     Sound,
     SpeechTranslator,
@@ -22,7 +23,7 @@ from aista.inference.translating import (
     Translation,
 )
 from aista.inference.words import letter_times, token_times
-from aista.speech_llm import SpeechLM
+from aista.speech_llm import Content, SpeechLM
 from aista.text.prompts import instruction
 
 __all__ = ["SHIPPED", "Sound", "TranslatedSegment", "Translation", "Translator", "load"]
@@ -139,3 +140,41 @@ class Translator(SpeechTranslator):
             offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             found.append(letter_times(offsets, times, len(text)))
         return found
+
+
+def answer(
+    speech_llm: SpeechLM,
+    contents: Sequence[Content],
+    instructions: Sequence[str],
+    generation: GenerationSettings,
+) -> list[Answer]:
+    """Let a speech LLM answer, ``generation.batch_size`` prompts at a time.
+
+    Args:
+        speech_llm: Its model in eval mode.
+        contents: What stands in the prompts' speech slots, all of one kind.
+        instructions: What is asked for, one for each.
+        generation: How to search.
+
+    Returns:
+        One answer per prompt, in order; the batch size does not change them.
+    """
+    options = generation.model_dump(exclude={"batch_size"})
+    tokenizer, ends = speech_llm.batcher.tokenizer, speech_llm.ends
+    answers: list[Answer] = []
+    for start in range(0, len(contents), generation.batch_size):
+        stop = start + generation.batch_size
+        batch = speech_llm.batcher.translation(contents[start:stop], instructions[start:stop])
+        new_tokens = speech_llm.generate(batch.to(speech_llm.model.device), **options, do_sample=False)
+        for row in new_tokens.tolist():
+            end = next((token for token in row if token in ends), ends[0])
+            answers.append(read_answer(row, tokenizer, end, generation.max_new_tokens))
+    return answers
+
+
+def read_answer(tokens: list[int], tokenizer: Any, end: int, max_new_tokens: int) -> Answer:
+    """Turn the new tokens of one answer into text, up to the end token."""
+    ended = end in tokens
+    tokens = tokens[: tokens.index(end)] if ended else tokens
+    text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    return Answer(text, finished=ended or len(tokens) < max_new_tokens)

@@ -13,8 +13,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from aista.errors import AistaError
-from aista.inference.answering import Answer
-from aista.inference.translating import Request, SpeechTranslator
+from aista.inference.translating import Answer, Request, SpeechTranslator
 
 P = ParamSpec("P")
 T = TypeVar("T")
