@@ -140,6 +140,19 @@ def test_containers_have_the_same_limit(container, codec):
     assert len(load_audio(data, max_minutes=0.4)) == pytest.approx(320_000, abs=5_000)
 
 
+@pytest.mark.parametrize("kind", ["webm", "wav"])
+def test_sound_in_a_coding_that_nothing_here_knows_is_an_audio_error(kind):
+    pytest.importorskip("av")
+    if kind == "wav":
+        data = encoded(tone(1.0), format="WAV")
+        data = data[:34] + b"\0\0" + data[36:]  # bits of a sample
+    else:
+        data = contained(tone(1.0, rate=48_000), "webm", "libopus").replace(b"A_OPUS", b"A_NONE")
+    for function in (probe, load_audio):
+        with pytest.raises(AudioError, match="cannot be decoded"):
+            function(data)
+
+
 def test_the_limit_is_of_what_is_read():
     data = encoded(tone(10.0), format="FLAC")
     assert len(load_audio(data, offset_seconds=2, duration_seconds=5, max_minutes=0.1)) == 80_000

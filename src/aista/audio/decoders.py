@@ -185,6 +185,8 @@ class Track:
             )
         self._container, self._name = container, name
         self._track = track = container.streams.audio[0]
+        if track.codec_context is None:
+            raise undecodable(name, f"a {kind.name} file in a coding that FFmpeg does not know")
         self.rate: int = track.rate or 0
         self.channels: int = track.channels or 0
         self.frames: int | None = None
