@@ -36,7 +36,7 @@ from aista.experiments.runner import Clock, Outcome
 from aista.figures import signed
 from aista.figures.charts import forest
 from aista.files import write_whole
-from aista.text.languages import script_complaint
+from aista.text.prompts import script_complaint
 
 SCALE = corpus.Scale(asr=1_200, st=200, dev=150, test_common=200, test_rare=200)
 SPLITS = {"dev": ("dev",), "test": ("test_common", "test_rare")}

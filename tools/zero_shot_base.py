@@ -36,7 +36,7 @@ from aista.model.feature_cache import cached_features
 from aista.model.lora import merge
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.decoder import Targets
-from aista.text.languages import script_complaint
+from aista.text.prompts import script_complaint
 from aista.training.stages import align, pretrain
 
 CONFIGS = Path(__file__).parent.parent / "docs/results/base/zero_shot"

@@ -14,7 +14,7 @@ from aista.audio import write_audio
 from aista.cli.data import app
 from aista.data.checks import KINDS, check
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.text.languages import chinese_form
+from aista.text.prompts import chinese_form
 
 
 def noise(seconds: float, level: float = 0.1) -> np.ndarray:

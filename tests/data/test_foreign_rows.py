@@ -14,7 +14,7 @@ from aista.data.checks import check
 from aista.data.importers import Options, import_manifest
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError, ManifestError
-from aista.text.languages import LANGUAGES, code_of
+from aista.text.prompts import LANGUAGES, code_of
 from tests.audio.sounds import contained, encoded, tone
 
 SHAPES = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aista.text.languages import script_complaint
 from aista.text.normalize import gigaspeech_text, sentence_case
+from aista.text.prompts import script_complaint
 
 
 @pytest.mark.parametrize(

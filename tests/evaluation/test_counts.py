@@ -17,7 +17,7 @@ from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import ScoreSettings, compare, score
 from aista.evaluation.metrics import obeys
 from aista.inference.translating import Answer, GenerationSettings, Request, SpeechTranslator
-from aista.text.languages import LANGUAGES
+from aista.text.prompts import LANGUAGES
 
 
 class Parrot(SpeechTranslator):
@@ -152,7 +152,7 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_decoded(tmp_path, m
     rows = [("st", "良い", "良い"), ("asr", "Well.", "well")]
     with monkeypatch.context() as patch:
         patch.setattr(Parrot, "answer", lambda *_: pytest.fail("decoded"))
-        patch.setattr("aista.text.languages.LANGUAGES", {"en": LANGUAGES["en"]})
+        patch.setattr("aista.text.prompts.LANGUAGES", {"en": LANGUAGES["en"]})
         with pytest.raises(ConfigError, match="Unknown language 'ja'"):
             run(tmp_path / "unknown", rows)
     with monkeypatch.context() as patch:

@@ -16,7 +16,7 @@ import torch
 from aista.errors import ConfigError
 from aista.inference.translating import GenerationSettings, Request, SpeechTranslator
 from aista.model.bases import describe, locate
-from aista.text.languages import language
+from aista.text.prompts import language
 
 _HASHED_WHOLE_BYTES = 64_000_000
 

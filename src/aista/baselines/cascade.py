@@ -32,8 +32,7 @@ from aista.model.bases import (
     speech_config,
 )
 from aista.model.loading import default_dtype
-from aista.text.languages import language
-from aista.text.prompts import end_token_id, instruction, render, suitable_template, text_ids
+from aista.text.prompts import end_token_id, instruction, language, render, suitable_template, text_ids
 
 CHAT = "chat"
 _MOST_PROMPT_TOKENS = 4  # start, language, task, no timestamps

@@ -19,8 +19,8 @@ from aista.audio.rates import MAX_SECONDS, SAMPLE_RATE_HZ
 from aista.audio.signal import is_silent
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import AudioError, ManifestError
-from aista.text.languages import LANGUAGES, chinese_form, script_complaint
 from aista.text.normalize import is_blank, same_apostrophes, without_invisible
+from aista.text.prompts import LANGUAGES, chinese_form, script_complaint
 
 Severity = Literal["error", "warning"]
 

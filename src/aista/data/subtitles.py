@@ -18,7 +18,7 @@ import pysubs2
 
 from aista.data.manifest import OVERLAP_SECONDS, TimedText
 from aista.errors import ManifestError
-from aista.text.languages import joined
+from aista.text.prompts import joined
 
 SUFFIXES = (".srt", ".vtt", ".ass", ".ssa")
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from aista.data.manifest import TimedText, Utterance
 from aista.errors import ManifestError
-from aista.text.languages import joined
+from aista.text.prompts import joined
 
 TooLong = Literal["error", "skip", "segment"]
 """What becomes of a row that is too long: see :func:`fit`."""

@@ -43,7 +43,7 @@ from aista.evaluation.significance import compare
 from aista.files import sha256_of, write_whole
 from aista.inference.translating import GenerationSettings, SpeechTranslator
 from aista.run_folder import claim, inputs_of, read_selected, sha256_of_model
-from aista.text.languages import language
+from aista.text.prompts import language
 
 __all__ = [
     "BaselineSettings",

@@ -30,7 +30,7 @@ from aista.evaluation.results import versions
 from aista.files import write_whole
 from aista.inference.streaming import Stream
 from aista.inference.translating import SpeechTranslator
-from aista.text.languages import language
+from aista.text.prompts import language
 
 LONG_FORM, STREAMING = "long_form.json", "streaming.json"
 

@@ -25,8 +25,8 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from sacrebleu.metrics.base import Metric
 
 from aista.errors import EvaluationError
-from aista.text.languages import language, script_complaint
 from aista.text.normalize import is_blank, lower, same_apostrophes, without_invisible
+from aista.text.prompts import language, script_complaint
 
 _NEEDS_SPACES = frozenset({"13a", "intl", "none"})
 

@@ -19,8 +19,8 @@ from aista.errors import EvaluationError
 from aista.evaluation import metrics
 from aista.evaluation.decode import Hypothesis, read_hypotheses
 from aista.files import write_whole
-from aista.text.languages import chinese_form
 from aista.text.normalize import is_blank, without_invisible
+from aista.text.prompts import chinese_form
 
 RESULTS = "results.json"
 # Another attempt may ask for more in the same folder: what is there is used again, the results are made anew.

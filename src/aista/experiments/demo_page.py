@@ -25,7 +25,7 @@ from aista.experiments.page import Clip, Rendering
 from aista.experiments.results import Cell, Row, Table
 from aista.figures.charts import role_of
 from aista.files import write_whole
-from aista.text.languages import language
+from aista.text.prompts import language
 
 NAMES = {"base": "base", "ai_sta": "AI-STA"}
 LEVEL = 0.05

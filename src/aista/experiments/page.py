@@ -23,7 +23,7 @@ from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
 from aista.evaluation.decode import TransportMap
 from aista.experiments.results import Figure, Table
 from aista.figures import NARROW, WIDE, charts, colour_variables, signed
-from aista.text.languages import language
+from aista.text.prompts import language
 
 PAPER_URL = "https://arxiv.org/abs/2503.10211"
 README = "README.md"

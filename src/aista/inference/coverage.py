@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.text.languages import language, script_complaint
+from aista.text.prompts import language, script_complaint
 
 Policy = Literal["warn", "retry", "fail"]
 #: Kinds of warnings that speak against an answer, and not only of the sound.

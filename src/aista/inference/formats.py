@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from aista.errors import ConfigError
 from aista.files import write_whole
 from aista.inference.words import Word, evenly
-from aista.text.languages import language
+from aista.text.prompts import language
 
 if TYPE_CHECKING:
     from aista.inference.translating import Translation

@@ -24,7 +24,7 @@ from aista.audio.speech import SpeechFinder, segment
 from aista.errors import AudioError, ConfigError, ModelInputError
 from aista.inference.translating import Request, SpeechTranslator
 from aista.inference.words import units
-from aista.text.languages import language
+from aista.text.prompts import language
 
 _BLOCK = SAMPLE_RATE_HZ // 10
 _PATIENCE_SECONDS = 0.2

@@ -34,7 +34,7 @@ from aista.inference.coverage import (
 )
 from aista.inference.words import Word, out_of_pauses, words_at
 from aista.speech_llm import Content
-from aista.text.languages import language
+from aista.text.prompts import language
 
 _NOT_SPEECH = {
     "silence": "silent (nothing reaches -60 dBFS)",

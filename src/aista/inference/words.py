@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aista.text.languages import language
+from aista.text.prompts import language
 
 _UNSPACED = re.compile(r"[A-Za-z0-9À-ɏ]+|.", re.DOTALL)
 _OPENING = "([{「『（【《“‘〈"

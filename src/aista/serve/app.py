@@ -33,7 +33,7 @@ from aista.inference.translating import SpeechTranslator, TranslatedSegment, Tra
 from aista.inference.translator import ABOUT_THE_SHIPPED, SHIPPED
 from aista.serve.batching import Batcher, Caller, Left
 from aista.serve.bounds import FORM_BYTES, Bounds, Limits, Load, error_response
-from aista.text.languages import code_of
+from aista.text.prompts import code_of
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 News = TranslatedSegment | Translation | None

@@ -1,1 +1,1 @@
-"""Text: languages and scripts, normalisation, prompts, and content that never becomes control tokens."""
+"""Text: languages and prompts, normalisation, and content that never becomes control tokens."""

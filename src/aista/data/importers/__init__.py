@@ -38,7 +38,7 @@ from aista.data.manifest import (
 from aista.data.text_files import guarded
 from aista.errors import AudioError, ConfigError, ManifestError
 from aista.files import draft_of
-from aista.text.languages import code_of
+from aista.text.prompts import code_of
 
 Row = dict[str, Any]
 

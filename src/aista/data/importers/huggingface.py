@@ -17,7 +17,7 @@ from datasets.exceptions import DatasetsError
 from aista.data.importers import Options, Row, Skipped
 from aista.data.manifest import Utterance
 from aista.errors import ConfigError, ManifestError
-from aista.text.languages import code_of
+from aista.text.prompts import code_of
 
 # What data sets call our fields, in order of preference.
 _USUAL = {

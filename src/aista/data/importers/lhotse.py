@@ -12,7 +12,7 @@ from aista.data.importers import Options, Row, Skipped
 from aista.data.manifest import Utterance
 from aista.data.text_files import read_json_lines, write_json_lines
 from aista.errors import ManifestError
-from aista.text.languages import LANGUAGES
+from aista.text.prompts import LANGUAGES
 
 
 def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped | ManifestError]]:

@@ -20,7 +20,7 @@ from aista.data.text_files import (
     write_json_lines,
 )
 from aista.errors import ConfigError, ManifestError
-from aista.text.languages import LANGUAGES
+from aista.text.prompts import LANGUAGES
 
 Given = Iterator[tuple[str, Row | Skipped | ManifestError]]
 

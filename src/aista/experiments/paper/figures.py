@@ -21,7 +21,7 @@ from aista.experiments.results import FILES, Figure
 from aista.figures.charts import ALL_PANELS
 from aista.run_folder import sha256_of_model
 from aista.selection.select import LayerReport
-from aista.text.languages import language
+from aista.text.prompts import language
 
 logger = logging.getLogger(__name__)
 

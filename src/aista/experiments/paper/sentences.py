@@ -18,7 +18,7 @@ from aista.evaluation.metrics import chrf
 from aista.experiments.paper.systems import PAIR, Context, Run
 from aista.experiments.results import FILES
 from aista.selection.select import LayerReport
-from aista.text.languages import language
+from aista.text.prompts import language
 
 COUNT = 2
 LONGEST_SECONDS = 12.0
