@@ -294,9 +294,10 @@ def collect(folder: Path, target: Path, split: str) -> None:
         for path in sorted(folder.glob(f"runs/*/*/*/{split}_rows.json"))
         for r in json.loads(path.read_text())
     ]
-    texts = {_key(r): r.pop("hypotheses") for r in found}
+    texts = {_key(r): r.pop("hypotheses") for r in found if r["bleu"] is not None}
     losses = {_key(r): r.pop("losses") for r in found if "losses" in r}
-    references = {r["language"]: r.pop("references") for r in found}
+    references = {r["language"]: r["references"] for r in found if r["bleu"] is not None}
+    found = [{k: v for k, v in r.items() if k not in ("hypotheses", "references")} for r in found]
     target.mkdir(parents=True, exist_ok=True)
     write_whole(target / "runs.jsonl", "".join(json.dumps(row) + "\n" for row in found))
     kept = {"references": references, "hypotheses": texts, **({"losses": losses} if losses else {})}
@@ -329,6 +330,7 @@ def report(target: Path) -> list[dict[str, Any]]:
             for key in COLUMNS:
                 known = [row[key] for row in mine if row.get(key) is not None]
                 entry[key] = fmean(known) if known else None
+            entry["answered"] = len({row["seed"] for row in mine if row["bleu"] is not None})
             if name not in ("base", *BOUNDS):
                 entry |= _difference(here, kept, experiment, name, seeds)
             found.append(entry)
@@ -340,10 +342,17 @@ def _difference(
 ) -> dict[str, Any]:
     """Return the difference to base: Student's interval over the seeds, and a bootstrap over both."""
 
-    def of(system: str, key: str) -> list[float]:
-        return [fmean(r[key] for r in rows if (r["system"], r["seed"]) == (system, seed)) for seed in seeds]
+    silent = {row["seed"] for row in rows if row["system"] in ("base", name) and row["bleu"] is None}
+    answered = [seed for seed in seeds if seed not in silent]  # of the others there are losses alone
 
-    def texts(system: str, code: str, what: str = "hypotheses") -> list[list[Any]]:
+    def compared(key: str, seeds: list[int]) -> dict[str, Any]:
+        base, own = (
+            [fmean(r[key] for r in rows if (r["system"], r["seed"]) == (system, seed)) for seed in seeds]
+            for system in ("base", name)
+        )
+        return asdict(gain(base, own))
+
+    def texts(system: str, code: str, what: str, seeds: list[int]) -> list[list[Any]]:
         return [kept[what][f"{experiment}/{system}/{seed}/{code}"] for seed in seeds]
 
     for row in rows:  # the committed scores are those of the committed answers
@@ -352,18 +361,18 @@ def _difference(
         answers = kept["hypotheses"][_key(row)]
         score = bleu(answers, kept["references"][row["language"]], row["language"]).value
         assert abs(score - row["bleu"]) < 1e-6, row
-    codes = sorted(kept["references"])
-    drawn = bootstrap_over_seeds(
-        {code: (texts("base", code), texts(name, code)) for code in codes}, kept["references"]
-    )
-    measures = [key for key in ("bleu", "wer", "cross_entropy") if rows[0].get(key) is not None]
-    found = {
-        "difference": {key: asdict(gain(of("base", key), of(name, key))) for key in measures},
-        "over_seeds_and_sentences": asdict(drawn),
-    }
+    codes, found = sorted(kept["references"]), {"difference": {}}
+    if answered:
+        texts_of = {
+            code: tuple(texts(which, code, "hypotheses", answered) for which in ("base", name))
+            for code in codes
+        }
+        found["difference"] = {key: compared(key, answered) for key in ("bleu", "wer")}
+        found["over_seeds_and_sentences"] = asdict(bootstrap_over_seeds(texts_of, kept["references"]))
     if "losses" in kept:
-        losses = [[texts(which, code, "losses") for code in codes] for which in ("base", name)]
-        found["losses_over_seeds_and_sentences"] = asdict(_drawn(np.subtract(losses[1], losses[0])))
+        base, own = ([texts(which, code, "losses", seeds) for code in codes] for which in ("base", name))
+        found["difference"]["cross_entropy"] = compared("cross_entropy", seeds)
+        found["losses_over_seeds_and_sentences"] = asdict(_drawn(np.subtract(own, base)))
     return found
 
 
@@ -386,10 +395,12 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
+        if row["bleu"] is None:
+            continue
         gained = row.get("difference", {}).get("bleu", {})
         drawn = row.get("over_seeds_and_sentences")
         lines.append(
-            f"| {TITLES[row['system']]} | {len(row['seeds'])} | {row['bleu']:.1f} | "
+            f"| {TITLES[row['system']]} | {row['answered']} | {row['bleu']:.1f} | "
             + (f"{_interval(gained['mean'], gained)} | " if gained else "| ")
             + (f"{_interval(drawn['difference'], drawn)} | " if drawn else "| ")
             + f"{_known(row['wer'])} | {_known(row['text_bleu'])} | {_known(row['cascade_bleu'])} | "

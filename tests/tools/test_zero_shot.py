@@ -58,12 +58,18 @@ def test_losses_are_compared_sentence_by_sentence(tmp_path: Path) -> None:
         invent(tmp_path, "base", seed, REFERENCES, loss=2.0 + seed)
         invent(tmp_path, "cosine_half", seed, REFERENCES, loss=2.0 + seed - gained)
     invent(tmp_path, "text", 0, REFERENCES, loss=1.0)
+    path = tmp_path / "runs" / "e" / "base" / "seed_2" / "test_rows.json"
+    silent = [
+        {**row, "bleu": None, "hypotheses": [], "references": []} for row in json.loads(path.read_text())
+    ]
+    path.write_text(json.dumps(silent))  # its losses count, its answers were never asked for
     collect(tmp_path, tmp_path / "kept", "test")
     found = {row["system"]: row for row in report(tmp_path / "kept")}
     gain = found["cosine_half"]["difference"]["cross_entropy"]
     drawn = found["cosine_half"]["losses_over_seeds_and_sentences"]
     assert gain["values"] == pytest.approx((-0.25, -0.75)) and gain["mean"] == pytest.approx(-0.5)
     assert (drawn["low"], drawn["difference"], drawn["high"]) == pytest.approx((-0.75, -0.5, -0.25))
+    assert len(found["cosine_half"]["difference"]["bleu"]["values"]) == 1 == found["base"]["answered"]
     assert found["text"]["seeds"] == [0] and "difference" not in found["text"]
     assert "−0.500" in table(list(found.values()))
 
