@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from aista.audio import speech
 from aista.data.manifest import Utterance, write_manifest
+from aista.data.text_files import read_json_lines
 from aista.errors import EvaluationError
 from aista.evaluation.long_form import Talk, long_form, resegmented, streamed, streaming, talks
 from tests.inference.test_streaming import Counter
@@ -133,8 +134,8 @@ def test_streams_go_on_after_kill_9(recordings, tmp_path):
     again = Counter()
     found = streaming(again, recordings, tmp_path / "twice", [1.0])["by_chunk_seconds"]["1"]
     assert again.asked == once.asked // 2 and found["chrf"] == pytest.approx(100.0)
-    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in
-            (log, tmp_path / "once" / "chunk-1" / "instances.log")]  # fmt: skip
+    logs = (log, tmp_path / "once" / "chunk-1" / "instances.log")
+    rows = [[row for _, row in read_json_lines(path)] for path in logs]
     same = ("index", "source", "prediction", "delays", "source_length")
     assert [[row[key] for key in same] for row in rows[0]] == [[row[key] for key in same] for row in rows[1]]
     finished = Counter()
