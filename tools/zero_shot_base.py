@@ -3,8 +3,8 @@
     python tools/zero_shot_base.py translator
     python tools/zero_shot_base.py run --seeds 11 12 13 --systems aligned base cosine_half --split test
     python tools/zero_shot_base.py bounds --split test
-    python tools/zero_shot.py collect --folder runs/zero_shot --split test docs/results/base/zero_shot
-    python tools/zero_shot.py report docs/results/base/zero_shot
+    python tools/zero_shot.py collect --folder runs/zero_shot --split test docs/results/base
+    python tools/zero_shot.py report docs/results/base
 
 Run it where data/ and the bases of docs/results/base/zero_shot/*.yaml lie. Translation is taught on text
 alone, once, and frozen; the ear alone learns from speech with transcripts. What is finished is not run again.
