@@ -65,8 +65,9 @@ def weights_of_new_model(folder: Path) -> dict[str, torch.Tensor]:
     return fresh_model(chosen.model, chosen.seed)[0].trainable_state_dict()  # type: ignore[arg-type]
 
 
-def test_the_mrr_shown_is_that_of_layer_selection_by_the_trained_cost(tmp_path: Path) -> None:
-    run = align(settings(tmp_path))
+@pytest.mark.parametrize("method", [{}, {"method": "wasserstein", "options": {"scale": "cosine"}}])
+def test_the_mrr_shown_is_that_of_layer_selection_by_the_trained_cost(tmp_path: Path, method: dict) -> None:
+    run = align(settings(tmp_path, alignment=method))
     logged = json.loads((run.folder / "history.json").read_text())
     seen = [row["eval_mrr"] for row in logged if "eval_mrr" in row]
     assert run.best_mrr == max(seen)

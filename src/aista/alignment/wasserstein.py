@@ -44,6 +44,8 @@ class Method(Alignment):
     ) -> None:
         super().__init__(layers)
         self.moments: LayerMoments | None = None
+        scale = options.get("scale")
+        self.cost = scale if scale in ("cosine", "standardised") else "squared_euclidean"
         if options.get("scale") == "standardised":
             if sizes is None or spread is not None:
                 raise ConfigError(
