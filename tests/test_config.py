@@ -303,6 +303,7 @@ def test_a_file_reads_plain_values_as_the_command_line_does(tmp_path: Path, text
     assert read_settings(tmp_path / "s.yaml") == {"x": options(text), "y": {"z": options(text)}}
 
 
+@pytest.mark.slow
 @hypothesis.settings(deadline=None)
 @given(
     st.dictionaries(
@@ -338,6 +339,7 @@ def test_a_broken_key_is_an_error_with_words(text: str) -> None:
         override({"a": 3}, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "line"),
     [

@@ -141,6 +141,7 @@ VERBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("fault", ["full", "a file is in the way"])
 def test_a_disk_that_refuses_gets_one_message(
@@ -168,6 +169,7 @@ def test_a_disk_that_refuses_gets_one_message(
     assert left <= ({"file"} if fault != "full" else {"file", *may_stay}), left
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_the_middle_of_training_is_told_and_goes_on(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +234,7 @@ def stopped(project: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @given(st.sampled_from(WRITTEN), st.sampled_from(["cut", "flipped", "gone"]), st.integers(0, 1_000))
 @settings(max_examples=15, deadline=None)
 def test_the_newest_whole_checkpoint_is_taken(stopped, tmp_path_factory, name, damage, place):
@@ -307,6 +310,7 @@ def test_a_damaged_index_is_told(tmp_path, line):
 # ---- moves
 
 
+@pytest.mark.slow
 def test_a_project_can_move_as_a_whole_and_a_base_alone(project, tmp_path, monkeypatch):
     moved = tmp_path / "new home"
     shutil.copytree(project / "stage1", moved / "stage1", ignore=shutil.ignore_patterns("checkpoints"))

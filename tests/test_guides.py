@@ -63,6 +63,7 @@ def complaint(words: list[str]) -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_of_a_page_is_understood(page: Path) -> None:
     found = {" ".join(words): complaint(words) for words in commands(page, mentioned=False)}

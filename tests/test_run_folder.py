@@ -66,6 +66,7 @@ def contents_under(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_same_command_says_that_nothing_was_done(
     home: Path, verb: str, capsys: pytest.CaptureFixture[str]
@@ -118,6 +119,7 @@ def test_a_finished_run_is_not_that_of_other_content(home: Path, verb: str, name
     VERBS[verb](settings)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_does_not_go_on_with_other_data(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ def python(environment: Path, folder: Path, code: str) -> str:
     return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_what_only_extras_bring_is_not_there(plain: Path, tmp_path: Path) -> None:
     hidden = ("httpx", "fastapi", "av", "datasets", "webdataset", "tensorboard", "espeakng_loader", "pytest")
     code = f"import importlib.util as u; print([n for n in {hidden} if u.find_spec(n)])"

@@ -57,6 +57,7 @@ def by_pot(states: PairedStates, cost: str) -> Tensor:
     return torch.stack(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", ["squared_euclidean", "cosine", "standardised"])
 def test_it_agrees_with_a_loop_over_pot(cost: str) -> None:
     given, other = paired(), paired()
@@ -212,6 +213,7 @@ def test_real_tokens_may_stand_anywhere(threads: int) -> None:
             assert float(found[i, j]) == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_papers_loss_can_be_standardised_too() -> None:
     """The mean of the matching pairs' standardised distances; its gradient is the derivative."""
     given = paired()

@@ -34,6 +34,7 @@ def test_recorded_from_salmonn(shared_dir, case):
         assert np.abs(heard - expected[: len(heard)]).max() < 1e-5
 
 
+@pytest.mark.slow
 @given(st.integers(400, 6_000), st.floats(1e-3, 1.0), st.integers(0, 100))
 @settings(max_examples=20, deadline=None)
 def test_agrees_with_kaldi_on_noise(count, level, seed):

@@ -115,6 +115,7 @@ def bomb(seconds: int, rate: int = 2_000) -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.slow
 def test_a_small_file_of_many_hours_is_refused_before_it_fills_the_memory():
     data = bomb(50_000)
     assert len(data) < 1_000_000

@@ -51,6 +51,7 @@ def test_speech_is_found_between_noise_tone_and_silence(sentences):
         assert piece.end_seconds == pytest.approx(start + len(sentence) / 16_000, abs=0.45)
 
 
+@pytest.mark.slow
 @needs_detector
 @pytest.mark.parametrize("level", [0.003, 0.02, 0.06])
 @pytest.mark.parametrize("slope", [0.0, 0.5])
@@ -98,6 +99,7 @@ def test_what_is_heard_is_named():
     assert sounding(noise(0.01, 0.1)) == "noise"
 
 
+@pytest.mark.slow
 @given(st.integers(0, 99), st.lists(st.integers(300, 20_000), min_size=1, max_size=5), st.booleans())
 @settings(max_examples=8, deadline=None)
 def test_how_sound_arrives_changes_nothing(seed, sizes, installed):
@@ -119,6 +121,7 @@ def test_how_sound_arrives_changes_nothing(seed, sizes, installed):
     assert all(a.end_sample == b.start_sample for a, b in pairwise(whole))
 
 
+@pytest.mark.slow
 @needs_detector
 def test_the_noise_beside_a_sentence_hardly_ever_changes_it():
     """With the shipped model, of six sentences with noise after and before them; once it was half of them."""

@@ -189,6 +189,7 @@ def test_samples_that_no_header_counts_are_told():
     assert read_audio(wav + b"junk" * 10).remarks == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m4a", "webm", "mka", "wma", "mp3", "flac"])
 def test_what_was_cut_off_is_refused(name):
     data = one(name, tone(20.0, 1000))
@@ -263,6 +264,7 @@ def test_a_pointer_of_git_lfs_and_a_page_of_text_are_called_so():
         load_audio(b"<!DOCTYPE html><html><body>404 Not Found</body></html>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data", [b"fLaC\0\0\0\x22" * 200_000, b"\xff\xfb\xf4" * 300_000, b"\xff" * 1_000_000, b"OggS" * 300_000]
 )

@@ -143,6 +143,7 @@ def test_a_measurement_that_hangs_or_dies_is_ended_and_said(tmp_path: Path, ends
     assert ("died" if ends else "stopped") in row["notes"][0]
 
 
+@pytest.mark.slow
 def test_sizes_shrink_to_the_memory() -> None:
     config, sizes = gpu_measures.preset("qwen2-7b"), gpu_measures.Sizes()
     _, whole, said = gpu_measures.fitting(config, sizes, 80 * 2**30)
@@ -155,6 +156,7 @@ def test_sizes_shrink_to_the_memory() -> None:
     assert "blocks" in said[-1]
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch() -> None:
     bench = gpu_measures.Bench(tiny=True)
 

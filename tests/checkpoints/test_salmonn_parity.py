@@ -115,6 +115,7 @@ def make_audio(n: int, seed: int) -> np.ndarray:
     return np.clip(wave, -32768, 32767).astype(np.int16)
 
 
+@pytest.mark.slow
 def test_half_a_minute(kit, model, processor, summary):
     """31.3 s, of which SALMONN keeps 30; the recording keeps every 17th or 61st vector."""
     wanted, _ = recorded(kit, "long_31p3s")

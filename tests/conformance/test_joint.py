@@ -48,6 +48,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in names() if name != "none"])
 def test_a_method_trains_and_goes_on_where_it_stopped(
     name: str, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,6 +71,7 @@ def test_a_method_trains_and_goes_on_where_it_stopped(
     ]
 
 
+@pytest.mark.slow
 def test_with_alpha_one_every_method_is_the_base(stage1: Path, tmp_path: Path) -> None:
     base, _ = run(stage1, tmp_path, "none", TWO_STEPS, method="none")
     for name in names():
@@ -77,6 +79,7 @@ def test_with_alpha_one_every_method_is_the_base(stage1: Path, tmp_path: Path) -
     assert not same(run(stage1, tmp_path, "half", TWO_STEPS, method="distillation", alpha=0.5)[0], base)
 
 
+@pytest.mark.slow
 def test_a_methods_own_parameters_are_kept_in_checkpoints_alone(stage1: Path, tmp_path: Path) -> None:
     run(stage1, tmp_path, "ctc", method="ctc", alpha=0.5)
     checkpoints = sorted((tmp_path / "ctc/checkpoints").glob("checkpoint-*"))
@@ -92,6 +95,7 @@ def test_a_methods_own_parameters_are_kept_in_checkpoints_alone(stage1: Path, tm
         run(stage1, tmp_path, "ctc", method="ctc", alpha=0.5)
 
 
+@pytest.mark.slow
 def test_the_frozen_teacher_is_the_backbone_without_lora(stage1: Path, tmp_path: Path) -> None:
     options = {"method": "distillation", "alpha": 0.5}
     same_teacher, history = run(stage1, tmp_path, "same", TWO_STEPS, **options)

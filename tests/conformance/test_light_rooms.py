@@ -41,6 +41,7 @@ def test_a_room_imports_little(room: str) -> None:
                 assert known or (f"{room}/{path.name}", top) in FALLBACK, (path, name)
 
 
+@pytest.mark.slow
 def test_using_them_loads_little() -> None:
     code = """
 import sys, torch

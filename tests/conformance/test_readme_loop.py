@@ -78,6 +78,7 @@ def test_selection_and_a_plain_loop(names: dict[str, Any]) -> None:
     assert distance_now(names, [0, 1, 2]) < 0.9 * before
 
 
+@pytest.mark.slow
 def test_a_transformers_trainer(names: dict[str, Any], tmp_path: Path) -> None:
     exec(SELECTION + LOOP.split("for heard")[0] + TRAINER, names)
     before = distance_now(names, names["layers"])

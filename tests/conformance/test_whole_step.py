@@ -243,6 +243,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 @every
 def test_two_processes_compute_one_step(name: str, options: dict, shared: list[dict]) -> None:
     method, states = build_with(name, options), states_of()

@@ -141,6 +141,7 @@ def test_an_empty_manifest_is_not_fit(folder):
     assert done.exit_code == 1 and "no rows" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_many_problems_give_few_examples(folder):
     report = run(folder, [{**GOOD, "id": f"u{i}", "text": ""} for i in range(2100)])
     assert report.problems["empty text"].count == 2100 and len(report.problems["empty text"].examples) == 5

@@ -132,6 +132,7 @@ def _fill(folder: str, first: int) -> None:
             writer.add(f"clip {number}", np.full((number % 7, 8), number))
 
 
+@pytest.mark.slow
 def test_two_processes_fill_one_store_one_after_the_other(tmp_path):
     context = multiprocessing.get_context("spawn")
     both = [context.Process(target=_fill, args=(str(tmp_path), first)) for first in (0, 150)]

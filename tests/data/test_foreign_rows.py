@@ -49,6 +49,7 @@ def row_of(name: str, code: str, spelt: str, identity: object) -> dict:
     return {"audio": "a.wav", "gt": "x", "source": f"set_{code}"}
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(sorted(BROKEN)),
     st.lists(st.tuples(LANGUAGE, st.one_of(st.integers(0, 9), st.floats(0, 9), st.text("ab", min_size=1)))),
@@ -122,6 +123,7 @@ CONTAINERS = {"m4a": ("ipod", "aac"), "webm": ("webm", "libopus"), "mkv": ("matr
 CONTAINERS |= {"f4v": ("mp4", "aac"), "qt": ("mov", "aac"), "3gpp": ("3gp", "aac")}
 
 
+@pytest.mark.slow
 @given(st.permutations(["text folder", "latin-1", "Mac companion", "no text", "unreadable subtitles"]))
 @settings(max_examples=5, deadline=None)
 def test_one_bad_file_never_loses_a_folder(tmp_path_factory, faults):

@@ -52,6 +52,7 @@ def folder(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @given(rows=st.lists(near_rows | anything, min_size=1, max_size=4))
 @RELAXED
 def test_any_row_is_checked_without_a_traceback(folder, rows):
@@ -74,6 +75,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @RELAXED
 def test_garbled_files_are_noted_and_cost_no_memory(folder, data):

@@ -174,6 +174,7 @@ def test_members_of_shards_are_recordings(tmp_path):
     assert [found[path] for path in linked] == [found[path] for path in held]
 
 
+@pytest.mark.slow
 @given(
     translated=st.sets(st.integers(0, 39), min_size=8),
     seed=st.integers(0, 99),

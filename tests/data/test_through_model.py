@@ -53,6 +53,7 @@ def test_a_batch_of_every_corpus_trains(tmp_path, model, name):
     model.zero_grad()
 
 
+@pytest.mark.slow
 def test_training_on_shards_and_long_rows_resumes_exactly(tmp_path, monkeypatch, capsys):
     """From tars, with a row cut in two: interrupted in the middle of an epoch = uninterrupted."""
     manifest = Manifest(tiny.manifest(tmp_path / "asr.jsonl", task="asr"))

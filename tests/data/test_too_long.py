@@ -36,6 +36,7 @@ def talk(parts: list[tuple[float, float]], **fields) -> Utterance:
 spans = st.lists(st.tuples(st.floats(0.1, 40.0), st.floats(0.0, 5.0)), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @given(spans)
 @settings(max_examples=60, deadline=None)
 def test_pieces_fit_and_tile_what_fits(parts):

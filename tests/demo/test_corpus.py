@@ -29,6 +29,7 @@ def facts(folder: Path) -> dict[str, dict[str, object]]:
     return json.loads((folder / "corpus.json").read_text())["corpora"]
 
 
+@pytest.mark.slow
 def test_fresh_processes_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     again = corpus.build(tmp_path, SCALE, corpora=("st", "aac"), draw_sound=draw_sound, processes=1)
     assert {name: fact["sha256"] for name, fact in again.items()} == {

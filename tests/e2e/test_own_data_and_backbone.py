@@ -35,6 +35,7 @@ def config(folder: Path, name: str, values: dict[str, object]) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["vicuna", "plain"])
 def test_every_verb_with_a_llama(tmp_path: Path, template: str) -> None:
     asr, st = tiny.manifest(tmp_path / "asr.jsonl", task="asr"), tiny.manifest(tmp_path / "st.jsonl")

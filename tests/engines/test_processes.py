@@ -82,6 +82,7 @@ def assert_same_run(one: Path, other: Path, tolerance: float = 2e-5) -> None:
     assert far <= 1e-3 * sum(t.numel() for t in mine.values()), far
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(alone: Path, shared: tuple[Path, str]) -> None:
     assert_same_run(alone / "joint", shared[0] / "joint")
 
@@ -120,12 +121,14 @@ def test_a_sharded_checkpoint_holds_nothing_of_the_bases(shared: tuple[Path, str
     assert largest < 4 * 2 * trained + 100_000  # two moments in float32, and their names
 
 
+@pytest.mark.slow
 def test_sharding_changes_no_types(shared: tuple[Path, str], with_beats: Path, tmp_path: Path) -> None:
     """bfloat16 by autocast, BEATs and what is trained in float32: with FSDP2 as without."""
     settings = stages.joint_yaml(tmp_path, with_beats, "half", **HALF)[1]
     assert_same_run(joint(settings).folder, shared[0] / "half", tolerance=2e-3)
 
 
+@pytest.mark.slow
 def test_accumulation_equals_one_batch(init: Path, alone: Path, tmp_path: Path) -> None:
     settings = stages.joint_yaml(tmp_path, init, "whole", per_device_train_batch_size=6)[1]
     assert_same_run(alone / "joint", joint(settings).folder)
@@ -154,6 +157,7 @@ def test_a_signal_to_one_stops_all_and_the_run_goes_on(alone: Path, shared: tupl
     assert_same_run(alone / "joint", shared[0] / "joint")
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_with_one(alone: Path, shared: tuple[Path, str]) -> None:
     settings = JointSettings.load(shared[0] / "joint_stopped/settings.yaml")
     assert_same_run(alone / "joint", joint(settings).folder)

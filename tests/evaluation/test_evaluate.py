@@ -81,6 +81,7 @@ def texts(rows) -> list[str]:
     return [row.text for row in rows]
 
 
+@pytest.mark.slow
 def test_every_measure_comes_out_with_its_signature(results):
     names = {"bleu_zh", "chrf_zh", "mt_bleu_zh", "mt_chrf_zh", "wer_en", "token_accuracy", "log_wasserstein"}
     assert set(results["scores"]) == names and all(map(math.isfinite, results["scores"].values()))
@@ -108,6 +109,7 @@ def test_batch_size_changes_no_hypothesis(folder, translator, num_beams):
     assert found[0] == found[1] == found[2] and len(set(found[0])) > 1
 
 
+@pytest.mark.slow
 def test_cached_features_give_the_same_hypotheses(folder, tmp_path, results):
     cached = evaluate(settings(folder, tmp_path / "out", features=str(tmp_path / "features")))
     for name in ("st", "asr"):
@@ -231,6 +233,7 @@ def test_long_clips_are_translated_whole_and_left_out_where_they_must_be_heard_a
     assert len(pieces) >= 3 and rows["long"].hypothesis == "".join(piece.text for piece in pieces)
 
 
+@pytest.mark.slow
 def test_two_evaluations_are_compared_on_the_same_rows_only(folder, results, tmp_path):
     other = evaluate(
         settings(
@@ -263,6 +266,7 @@ def test_limit_and_equal_names(folder, tmp_path):
     assert module.RESULTS == "results.json"
 
 
+@pytest.mark.slow
 def test_the_report_is_gathered_from_what_a_demo_leaves_behind(folder, tmp_path):
     demo = tmp_path / "demo"
     demo.mkdir()

@@ -114,6 +114,7 @@ def test_one_changed_blank_among_real_differences_changes_no_p():
     assert one == other
 
 
+@pytest.mark.slow
 def test_systems_that_differ_by_chance_have_uniform_p():
     rng = random.Random(3)
     found = np.array(

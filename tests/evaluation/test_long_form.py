@@ -117,6 +117,7 @@ class Victim(Counter):
         return super().answer(pieces, request)
 
 
+@pytest.mark.slow
 def test_streams_go_on_after_kill_9(recordings, tmp_path):
     pytest.importorskip("omnisteval", reason="needs pip install '.[streaming]'")
     once = Counter()

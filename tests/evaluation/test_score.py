@@ -79,6 +79,7 @@ class German(Counter):
     directions = ("en-zh", "en-ja", "en-en")
 
 
+@pytest.mark.slow
 def test_the_files_and_keys_are_those_of_an_evaluation_of_our_model(folder):
     home = folder / "ours"
     bases = str(tiny.whisper(home / "whisper")), str(tiny.language_model(home / "lm"))

@@ -78,6 +78,7 @@ def page() -> str:
     return render(replace(invented.data(), readme="../README.md"))
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_reaches_for_nothing_outside(page):
     assert len(checked(page).ids) >= 7 and "../README.md" in page
     # One engine: each drawing that has a phone's version is there twice, the waves and plans once.
@@ -133,6 +134,7 @@ def test_the_headline_says_what_came_out(gains, p, words):
     assert words in found(ReportData(results, comparisons))["headline"]
 
 
+@pytest.mark.slow
 def test_what_was_never_taught_leads():
     systems = {"base": {"bleu_zh": 30.0, "wer_en": 9.0}, "ai_sta": {"bleu_zh": 41.5, "wer_en": 12.0}}
     results = {

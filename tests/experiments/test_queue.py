@@ -99,6 +99,7 @@ class Broken(DemoPlan):
         return [Job("select", "select", settings)]
 
 
+@pytest.mark.slow
 def test_a_failed_stage_says_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no/such/model") as caught:
         run(Broken(tmp_path))

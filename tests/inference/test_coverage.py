@@ -31,6 +31,7 @@ def test_kinds_of_doubt():
     assert kind("Yes.", seconds=9.0) == "short" and kind("Yes.", seconds=1.0) is None
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=5, unique=True), st.integers(3, 6))
 def test_every_phrase_said_three_times_is_found(phrase, times):
     assert kind(" ".join(phrase * times), seconds=1.0) == "repeats"

@@ -14,6 +14,7 @@ pytest.importorskip("simulstream", reason="needs pip install '.[streaming]'")
 pytest.importorskip("espeakng_loader")
 
 
+@pytest.mark.slow
 def test_simulstream_inference_runs_our_stream(tmp_path, monkeypatch, caplog):
     from random import Random
 

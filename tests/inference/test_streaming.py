@@ -65,6 +65,7 @@ def run(samples, sizes, **options):
     return stream, [*emissions, stream.finish()]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 99), st.lists(st.integers(1, 40_000), min_size=1, max_size=4))
 @settings(max_examples=25, deadline=None)
 def test_how_sound_arrives_changes_nothing_where_nothing_is_given_early(seed, sizes):
@@ -75,6 +76,7 @@ def test_how_sound_arrives_changes_nothing_where_nothing_is_given_early(seed, si
     assert pieces.text == whole.text
 
 
+@pytest.mark.slow
 @given(st.integers(0, 99), st.sampled_from([0.2, 0.5, 1.0, 2.0]), st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_emissions_are_appended_in_order_and_never_before_their_sound(seed, chunk, guesses):

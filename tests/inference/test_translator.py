@@ -46,6 +46,7 @@ def test_eight_channels_at_192_khz(tmp_path):
     assert translator().translate(path, target="zh").text == "中w3"
 
 
+@pytest.mark.slow
 def test_long_audio_is_heard_in_segments_that_leave_nothing_out():
     result = translator().translate(tone(600.0), target="ja")
     edges = [(row.start_seconds, row.end_seconds) for row in result.segments]

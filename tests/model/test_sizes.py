@@ -42,6 +42,7 @@ def test_names_and_shapes_at_the_real_size(shared_dir, name):
     assert {salmonn_name(n): list(t.shape) for n, t in model.trainable_state_dict().items()} == wanted
 
 
+@pytest.mark.slow
 def test_memory_grows_with_what_it_should_grow_with():
     small_qwen = Qwen2Config(hidden_size=1024, num_hidden_layers=12, intermediate_size=512, vocab_size=1000)
     config = preset_config(small_qwen, "chatml")

@@ -37,6 +37,7 @@ def generated(model, batch: Batch, **options):
     return SpeechLM(model).generate(batch, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speech_tokens", ["voiced", "padded"])
 def test_a_batch_gives_what_its_rows_give_alone(bases, speech_tokens):
     """Eight utterances of 0.4 to 29 s; float32, 1e-4."""

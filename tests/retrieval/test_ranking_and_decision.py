@@ -55,6 +55,7 @@ def all_distances(speech, text):
     return np.array([[ot.emd2([], [], cdist(x, y, "sqeuclidean")) for y in ys] for x in xs])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -144,6 +145,7 @@ def test_repeated_token_rows_are_multiplied_once():
     np.testing.assert_array_equal(ranking.ranks, 1 + nearer.sum(1))
 
 
+@pytest.mark.slow
 def test_blocks_threads_and_progress_change_nothing():
     speech, text = layer(30, 20, 0.2, seed=6)
     whole = exact_ranks(speech, text, threads=1)

@@ -84,6 +84,7 @@ def by_a_loop(speech: list[np.ndarray], text: list[np.ndarray]) -> tuple[np.ndar
     return distance, float(np.mean(1 / ranks[0])), float(np.mean(1 / ranks[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_audio", "ours"])
 def test_every_layer_is_what_a_plain_loop_finds(home: Path, tmp_path: Path, name: str) -> None:
     (found,) = probe(settings(home, tmp_path / "out", name))
@@ -108,6 +109,7 @@ def test_every_layer_is_what_a_plain_loop_finds(home: Path, tmp_path: Path, name
     assert "".join(plan.tokens) == tiny.TEXTS[0]
 
 
+@pytest.mark.slow
 def test_a_row_for_each_layer_cost_cloud_and_prompt(home: Path, tmp_path: Path) -> None:
     both = {"costs": ["cosine", "squared_euclidean"], "clouds": ["span", "sequence"]}
     given = "<|im_start|>user\\nHi <|what|>"
@@ -182,6 +184,7 @@ def test_states_that_are_not_finite_leave_their_clip_out(home: Path, tmp_path: P
     assert found.failed == {"u2": "states at layer 1 are not finite"} and found.rows[0].num_pairs == 5
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_gives_the_same(home: Path, tmp_path: Path, monkeypatch) -> None:
     models, prompts = ("qwen2_audio", "ours"), ["own", "none"]
     probe(settings(home, tmp_path / "whole", *models, prompts=prompts))
@@ -208,6 +211,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(home: Path, tmp_path: Pat
         probe(settings(home, tmp_path / "parts", "qwen2_audio"))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_kept_without_loss_in_half_the_space(home: Path, tmp_path: Path) -> None:
     (found,) = probe(settings(home, tmp_path / "out", dtype="bfloat16"))
     (exact,) = probe(settings(home, tmp_path / "exact"))
@@ -273,6 +277,7 @@ def test_one_transcript_is_too_few_and_a_plan_must_be_of_a_pair(home: Path, tmp_
 # ---- the page, and the command
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_and_shows_all(home: Path, tmp_path: Path) -> None:
     costs = ["squared_euclidean", "cosine"]
     probe(settings(home, tmp_path / "out", "qwen2_audio", "ours", costs=costs, plans=["u1"]))
@@ -291,6 +296,7 @@ def test_the_page_needs_nothing_and_shows_all(home: Path, tmp_path: Path) -> Non
     assert (tmp_path / "out/probe.html").stat().st_mtime_ns == made
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="../shared/audio is not there")
 def test_real_speech_from_the_command_line(tmp_path: Path) -> None:
     """Five voices through a Qwen2-Audio that hears 30 s, with its own processor."""

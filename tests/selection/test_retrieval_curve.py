@@ -27,6 +27,7 @@ def run(name: str, *arguments: str) -> None:
         sys.argv = before
 
 
+@pytest.mark.slow
 def test_every_factor_is_measured_once_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = tiny.pretrain_settings(tmp_path)
     model, processor = fresh_model(settings.model, seed=1)  # type: ignore[arg-type]
@@ -56,6 +57,7 @@ def test_every_factor_is_measured_once_and_drawn(tmp_path: Path, capsys: pytest.
     assert "| system + user (" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_alignment_is_timed_once_by_similarity_and_seed_and_drawn(tmp_path: Path) -> None:
     stage1 = tiny.pretrain_settings(tmp_path).model_dump(mode="json")
     data = {**stage1["data"], "validation": stage1["data"]["train"]}

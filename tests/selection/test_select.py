@@ -85,6 +85,7 @@ def test_pairs_are_distinct_clips_and_the_draw_is_fixed() -> None:
         draw_pairs(rows, 11, seed=4, usable=short)
 
 
+@pytest.mark.slow
 def test_select_probes_every_layer_of_a_model(tmp_path: Path) -> None:
     model = pretrain(tiny.pretrain_settings(tmp_path, max_steps=1)).folder
     chosen = settings(

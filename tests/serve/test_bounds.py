@@ -152,6 +152,7 @@ def test_a_connection_that_asks_nothing_is_closed(monkeypatch):
         assert line.recv(4096) == b""
 
 
+@pytest.mark.slow
 def test_sigterm_loses_nothing_that_was_taken():
     """As SIGTERM does it: nothing new is taken, and what waits is answered before the server ends."""
     model = Gated()

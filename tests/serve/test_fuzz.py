@@ -139,6 +139,7 @@ def check(counts: Counter[int]) -> None:
     assert all(counts[status] for status in (200, 400, 404, 405, 408, 413))
 
 
+@pytest.mark.slow
 def test_some_broken_requests():
     check(fuzz(400))
 

@@ -42,6 +42,7 @@ def at_once(at: str, jobs: list[tuple[bytes, str]], num_clients: int) -> list[st
         return list(threads.map(lambda job: ask(client, *job), jobs))
 
 
+@pytest.mark.slow
 def test_a_hundred_at_once_each_get_their_own():
     """The stand-in's answer is known: the number of windows of 0.34 s."""
     seconds = np.random.default_rng(0).uniform(0.5, 4.0, 100).round(1)
@@ -64,6 +65,7 @@ def shipped() -> Translator:
     return aista.load()
 
 
+@pytest.mark.slow
 def test_the_shipped_model_answers_a_batch_as_it_answers_alone(shipped):
     """Pieces of its own sample, of several lengths and under noise, three languages."""
     sample, rate = soundfile.read(io.BytesIO(SAMPLE), dtype="float32")
@@ -79,6 +81,7 @@ def test_the_shipped_model_answers_a_batch_as_it_answers_alone(shipped):
         assert at_once(at, jobs, len(jobs)) == alone
 
 
+@pytest.mark.slow
 def test_words_have_the_times_that_they_have_alone(shipped):
     timed = copy.copy(shipped)
     timed.word_times = True
@@ -99,6 +102,7 @@ def test_words_have_the_times_that_they_have_alone(shipped):
         assert "words" not in ask(data={"response_format": "verbose_json"}).json()
 
 
+@pytest.mark.slow
 def test_nothing_of_a_request_stays_behind():
     """Memory after many requests, whole and streamed and refused, is what it was after few."""
     rounds = [(wav(3.0), "zh"), (talk(20), "ja"), (wav(1.0), "en")] * 20

@@ -152,6 +152,7 @@ def test_everything_can_be_read_and_nothing_sticks_out(page):
     assert page.evaluate(unnamed) == 0
 
 
+@pytest.mark.slow
 def test_a_server_with_a_key_asks_for_it(browser):
     with served(stand_in(), Limits(api_key="s3cret")) as (at, _):
         page = browser.new_page()

@@ -71,6 +71,7 @@ def whole(speech_llm: SpeechLM, batch: Batch) -> tuple[torch.Tensor, ...]:
     return states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_states_are_output_hidden_states(speech_llm: SpeechLM, side: str) -> None:
     assert speech_llm.num_layers == 3 and speech_llm.hidden_size == 24
@@ -96,6 +97,7 @@ def test_the_decoder_alone_gives_the_text_branch(speech_llm: SpeechLM) -> None:
     assert len(speech_llm.decoder.blocks) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_batch_gives_what_its_rows_give_alone(speech_llm: SpeechLM, side: str) -> None:
     for rows in ([0, 1], [1, 0]):
@@ -109,6 +111,7 @@ def test_a_batch_gives_what_its_rows_give_alone(speech_llm: SpeechLM, side: str)
                 torch.testing.assert_close(states[layer][place][real], alone[layer][0], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_text_may_stand_between_clips(speech_llm: SpeechLM, side: str) -> None:
     """Rows with and without sound in one batch: each has the states and the loss that it has alone."""
@@ -180,6 +183,7 @@ def optimizer_of(objective: SpeechTextObjective) -> torch.optim.Optimizer:
     return torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMS)
 def test_gradient_reaches_the_projector_and_lora_and_the_loss_falls(name: str) -> None:
     """Cross-entropy and exact transport at layers 1 and 2: what joint training descends."""
@@ -196,6 +200,7 @@ def test_gradient_reaches_the_projector_and_lora_and_the_loss_falls(name: str) -
     assert not lora_outside and len(reached) < len(named) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOMEBODY_ELSES)
 def test_saved_loaded_and_merged_it_is_the_same_model(name: str, tmp_path: Path) -> None:
     base, trained, plain = tmp_path / "base", tmp_path / "trained", tmp_path / "plain"
@@ -232,6 +237,7 @@ def logits(speech_llm: SpeechLM, batch: Batch) -> torch.Tensor:
     return speech_llm.predict(batch, logits="targets").logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOMEBODY_ELSES)
 def test_resumed_it_goes_on_to_the_last_bit(name: str, tmp_path: Path) -> None:
     whole_run = objective_of(adapted(CLASSES[name].model(name), name))

@@ -36,6 +36,7 @@ def gradients(model, loss) -> dict[str, torch.Tensor]:
     return {name: g for name, g in zip(named, found, strict=True) if g is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("keep", ["targets", "none", "parts"])
 def test_logits_of_the_targets_alone_are_the_full_computation(bases, monkeypatch, backbone, keep):
@@ -133,6 +134,7 @@ class Mean(Alignment):
         return {f"mean_{k}": states.speech[k].mean((1, 2)) - states.text[k].mean((1, 2)) for k in self.layers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_step_never_asks_the_device(bases, monkeypatch, cached):
     """On the meta device there is nothing to read: whatever waits for a number fails.

@@ -82,6 +82,7 @@ def test_a_run_holds_what_was_trained_and_names_its_base(home: Path, trained: Pa
     assert joint(settings_of(home, trained)).steps == 4  # finished: read, not repeated
 
 
+@pytest.mark.slow
 def test_resumed_it_equals_the_run_that_was_not_stopped(
     home: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ def test_another_base_or_other_tensors_are_refused(home: Path, trained: Path, tm
             SpeechLM.load(folder)
 
 
+@pytest.mark.slow
 def test_it_translates_is_scored_and_merged_into_a_plain_folder(
     home: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ def test_it_translates_is_scored_and_merged_into_a_plain_folder(
         SpeechLM.load(tmp_path / "plain").save_merged(tmp_path / "twice")
 
 
+@pytest.mark.slow
 def test_stage_one_goes_on_in_stage_three(home: Path, tmp_path: Path) -> None:
     values = settings_of(home, tmp_path / "stage1").model_dump(exclude={"init", "alignment"})
     values |= {"train": {**TRAIN, "max_steps": 2}}

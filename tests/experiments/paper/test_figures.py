@@ -189,6 +189,7 @@ def drawn(inside) -> list[Figure]:
     return all_figures(inside)
 
 
+@pytest.mark.slow
 def test_figures_from_inside_the_models(inside, drawn):
     found = {figure.name: figure for figure in drawn}
     assert set(found) == {"figure5", "figure7", "transport"}
@@ -212,6 +213,7 @@ def test_states_are_computed_once(inside, monkeypatch):
     assert figure5(inside) == first
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_costs_itself_alone(sweep, inside, drawn, caplog):
     outside = all_figures(sweep)
     assert [figure.name for figure in outside] == ["figure4", "figure6", "figure7"]

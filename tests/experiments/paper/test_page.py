@@ -29,6 +29,7 @@ def page(folder) -> str:
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_reaches_for_nothing_outside(page):
     assert {*EXPECTED[:-1], "agreement", "made"} <= set(checked(page).ids)
 
@@ -149,6 +150,7 @@ def test_texts_cannot_break_a_table(tmp_path):
     assert "&lt;script&gt;" in drawn and "<u>" not in drawn and ' onclick="' not in drawn
 
 
+@pytest.mark.slow
 def test_figures_and_page_are_drawn_again_from_their_numbers(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     kept = load_all(folder)

@@ -161,6 +161,7 @@ SHORT = ("train.max_steps=2", "train.warmup_steps=1", "train.global_batch_size=4
          "train.per_device_train_batch_size=2", "train.save_steps=2", "train.logging_steps=1")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "direction"), list(zip(BACKBONES, DIRECTIONS, strict=True)))
 def test_the_road_runs_small(backbone: str, direction: str, bases: dict[str, Path], tmp_path: Path) -> None:
     """Three files through their own stages, with small bases of the same classes and two steps.

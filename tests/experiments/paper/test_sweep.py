@@ -117,6 +117,7 @@ def test_what_is_finished_is_not_repeated_and_what_is_missing_is_made(swept: tup
     assert json.loads((lost.output / "results.json").read_text())["scores"] == before["scores"]
 
 
+@pytest.mark.slow
 def test_two_runners_do_not_share_a_folder(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from aista.run_folder import held\n"

@@ -23,6 +23,7 @@ def row(table: Table, key: str, group: str = "qwen2") -> Row:
     return next(row for row in table.rows if (row.key, row.group) == (key, group))
 
 
+@pytest.mark.slow
 def test_mean_deviation_and_p_over_seeds(tmp_path: Path) -> None:
     made = plan(tmp_path, "table2", seeds=3)
     values = []
