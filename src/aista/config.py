@@ -318,7 +318,7 @@ class TrainSettings(Settings):
         compile_blocks: Compile the backbone's blocks with ``torch.compile``.
         pack_rows: Let the backbone run a batch as one sequence, without pads, and what its rows begin with
             once: on a CPU a third less work at short rows. For backbones whose blocks all see all that came
-            before (Qwen, Llama), under ``sdpa`` or ``eager``.
+            before (Qwen, Llama), under ``sdpa`` or ``eager``; others are refused.
     """
 
     harmless = frozenset({

@@ -71,6 +71,24 @@ def test_switches_are_settings(tmp_path: Path) -> None:
     assert TrainSettings.load(path) == settings
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sliding_window", 4096), ("layer_types", ["sliding_attention"]), ("rope_parameters", None)],
+)
+def test_rows_that_would_not_be_the_same_are_not_packed(
+    parts: tuple[AistaForConditionalGeneration, AistaProcessor],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: object,
+) -> None:
+    speech_llm = SpeechLM(*parts)
+    speech_llm.pack_rows()
+    assert speech_llm.packs
+    monkeypatch.setattr(speech_llm.decoder.module.config, name, value)
+    with pytest.raises(ConfigError, match="cannot be packed"):
+        speech_llm.pack_rows()
+
+
 def test_packed_rows_are_the_same_rows(parts: tuple[AistaForConditionalGeneration, AistaProcessor]) -> None:
     """Losses, states and gradients, of speech and texts in one batch, whatever their lengths."""
     model, processor = parts

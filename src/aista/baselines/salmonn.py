@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aista.baselines import speech_llm
-from aista.baselines.base import Baseline, identity, worded
+from aista.baselines.base import identity, worded
+from aista.baselines.speech_llm import OnSpeechLLM
 from aista.checkpoints import salmonn
 from aista.inference.translating import GenerationSettings, Request
 from aista.model import AistaProcessor, loading
@@ -51,7 +51,7 @@ class Options:
     any_llm: bool = False
 
 
-class System(speech_llm.System):
+class System(OnSpeechLLM):
     """SALMONN: 88 speech tokens whatever the length, beam search with 4 beams, at most 200 new tokens.
 
     Args:
@@ -69,7 +69,7 @@ class System(speech_llm.System):
     def __init__(
         self, options: Options, *, generation: dict[str, Any] | None = None, device: str | None = None
     ) -> None:
-        Baseline.__init__(self, generation=generation, device=device)
+        super().__init__(generation=generation, device=device)
         checkpoint, prompt = options.checkpoint, options.prompt
         parts: dict[str, str | None] = {"checkpoint": checkpoint}
         model: Any

@@ -27,11 +27,39 @@ PROMPTS = {
 CHAT = "chat"
 
 
-class System(Baseline):
-    """A speech LLM of transformers.
+class OnSpeechLLM(Baseline):
+    """A baseline that asks a speech LLM in its authors' words.
 
     Attributes:
         prompts: Wordings by task, see ``worded``.
+        prompt: Wording for ``st`` in their stead; None: theirs.
+        speech_llm: What is asked.
+    """
+
+    tasks = frozenset({"st", "asr", "aac"})
+    prompts = PROMPTS
+    prompt: str | None
+    speech_llm: SpeechLM
+
+    @property
+    def longest_seconds(self) -> float:
+        """What is heard at once; Whisper's encoder inside most of them takes 30 s and drops the rest."""
+        return self.speech_llm.longest_seconds
+
+    def pieces(self, samples: np.ndarray) -> list[Segment]:
+        """Cut a recording as this model hears it."""
+        return self.speech_llm.pieces(samples)
+
+    def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
+        """Answer pieces of sound, a batch at a time."""
+        wording = worded(self.prompts, request, self.prompt)
+        return answer(self.speech_llm, pieces, [wording] * len(pieces), self.generation)
+
+
+class System(OnSpeechLLM):
+    """A speech LLM of transformers.
+
+    Attributes:
         kind: What it is called in the card.
         only_type: The one ``model_type`` that a subclass takes.
         own_form, own_model: What a subclass takes unless told otherwise.
@@ -51,9 +79,7 @@ class System(Baseline):
         ConfigError: It is no speech LLM, or its class cannot be used.
     """
 
-    tasks = frozenset({"st", "asr", "aac"})
     own_generation = GenerationSettings(max_new_tokens=256, batch_size=1)
-    prompts = PROMPTS
     kind = "speech_llm"
     only_type: str | None = None
     own_form = CHAT
@@ -93,17 +119,3 @@ class System(Baseline):
             "longest_seconds": self.longest_seconds,
         }
         worded(self.prompts, Request("st", "en", "zh"), prompt)
-
-    @property
-    def longest_seconds(self) -> float:
-        """What is heard at once; Whisper's encoder inside most of them takes 30 s and drops the rest."""
-        return self.speech_llm.longest_seconds
-
-    def pieces(self, samples: np.ndarray) -> list[Segment]:
-        """Cut a recording as this model hears it."""
-        return self.speech_llm.pieces(samples)
-
-    def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
-        """Answer pieces of sound, a batch at a time."""
-        wording = worded(self.prompts, request, self.prompt)
-        return answer(self.speech_llm, pieces, [wording] * len(pieces), self.generation)

@@ -127,7 +127,7 @@ class SpeechLM:
 
     Attributes:
         kind: What is known about its class.
-        packs: Whether the rows of a batch run as one sequence (``train.pack_rows``).
+        packs: Whether the rows of a batch run as one sequence, see ``pack_rows``.
         base: How a checkpoint names somebody else's model; None where it was not loaded here.
     """
 
@@ -320,6 +320,26 @@ class SpeechLM:
         ):
             self.model(**self._inputs(batch), use_cache=False)
         return states
+
+    def pack_rows(self) -> None:
+        """Run the rows of a batch as one sequence from now on (``train.pack_rows``).
+
+        Raises:
+            ConfigError: What would then be computed is not known to be the same.
+        """
+        config: Any = self.decoder.module.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        near = getattr(config, "sliding_window", None)
+        for is_right, what, got in (
+            (self.is_ours, "a model of this package", self.model.config.model_type),
+            (config._attn_implementation in ("sdpa", "eager"), "sdpa or eager", config._attn_implementation),
+            (getattr(config, "rope_parameters", None), "rotary positions", f"{config.model_type} has others"),
+            (kinds == {"full_attention"} and not near, "blocks that see all", f"{sorted(kinds)}, {near}"),
+        ):
+            if not is_right:
+                advice = "Leave train.pack_rows out."
+                raise ConfigError("Rows cannot be packed here.", got=got, expected=what, advice=advice)
+        self.packs = True
 
     def _packing(self, batch: Batch) -> Packing | None:
         """Return how a batch runs as one sequence; None: row by row."""

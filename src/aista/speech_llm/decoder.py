@@ -36,7 +36,7 @@ class Packing:
     """The rows of a batch as one sequence: what all begin with once, then the rest of each, and no pad.
 
     Args:
-        ids: (B, T) int64, on the CPU. real: (B, T) bool, pads on the right alone.
+        ids: (B, T) int64. real: (B, T) bool, pads on the right alone.
         before_speech: (B, T) bool, false from the first speech token of a row on.
 
     Attributes:
@@ -54,13 +54,15 @@ class Packing:
         row = torch.where(self._place < shared, -1, row)
         earlier = self._place[None] <= self._place[:, None]
         self._seen = earlier & ((row[None] == row[:, None]) | (row[None] == -1))
-        self._from = torch.zeros(ids.numel(), dtype=torch.int64)
-        self._from[self.kept] = torch.arange(len(self.kept))
-        self._from.view(ids.shape)[:, :shared] = torch.arange(shared)
+        numbers = torch.arange(len(self.kept), device=ids.device)
+        self._from = torch.zeros(ids.numel(), dtype=torch.int64, device=ids.device)
+        self._from[self.kept] = numbers
+        self._from.view(ids.shape)[:, :shared] = numbers[:shared]
 
     def inputs(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return which position sees which, as a decoder of transformers takes it, and its numbers."""
-        hidden = torch.zeros(self._seen.shape, dtype=dtype).masked_fill(~self._seen, torch.finfo(dtype).min)
+        seen = torch.zeros_like(self._seen, dtype=dtype)
+        hidden = seen.masked_fill(~self._seen, torch.finfo(dtype).min)
         return {"attention_mask": hidden[None, None], "position_ids": self._place[None]}
 
     def unpacked(self, states: Tensor) -> Tensor:

@@ -258,17 +258,11 @@ class AlignObjective(SpeechTextObjective):
         *,
         speech: Batch,
         text: Batch | None = None,
-        num_items_in_batch: Tensor | float | None = None,
         num_pairs: Tensor | float | None = None,
         counted: bool = True,
+        **_: Any,
     ) -> Joint:
-        """Return the mean of the layers' losses of one micro-batch.
-
-        Args:
-            speech, text: What is heard, and the same with transcripts in its place.
-            num_items_in_batch: Of no use here. num_pairs: Usable pairs of the optimiser step.
-            counted: False: rows of weight 0, see :class:`SpeechTextObjective`.
-        """
+        """Return the mean of the layers' losses of one micro-batch; arguments as in the class above."""
         losses, report, pairs = self.align(self.pairs(speech, text), num_pairs, counted=counted)
         parts = {name: value.detach() for name, value in losses.items()} | report
         return Joint(torch.stack(list(losses.values())).mean(), parts, pairs)

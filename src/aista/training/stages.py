@@ -147,7 +147,8 @@ def _train(settings: StageSettings, objective: SpeechTextObjective, trainer: typ
     """Train in a claimed folder; under a launcher every process on its share of each batch."""
     output = Path(settings.output)
     speed_up(objective.model, settings.train)
-    objective.speech_llm.packs = settings.train.pack_rows
+    if settings.train.pack_rows:
+        objective.speech_llm.pack_rows()
     set_seed(settings.seed)
     data = _data(settings, objective)
     running = trainer(objective, settings.train, output, settings.seed, data)
