@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
-from typing import Literal
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
