@@ -99,6 +99,7 @@ SYSTEMS = {
 # What tools/zero_shot_base.py runs on real weights, under names of its own.
 BOUNDS = {"text": "bound: the true transcript", "cascade": "bound: cascade with Whisper's transcript"}
 TITLES = {name: system.title for name, system in SYSTEMS.items()} | BOUNDS | {
+    "start": "the common start: alignment first, then recognition",
     "aligned": "alignment first alone: no cross-entropy on speech",
     "pulled": "alignment first, then Wasserstein (cosine) without cross-entropy",
     "unaligned": "cross-entropy without alignment first",
@@ -318,7 +319,7 @@ def report(target: Path) -> list[dict[str, Any]]:
         here = [row for row in rows if row["experiment"] == experiment]
         for name in sorted({row["system"] for row in here}, key=list(TITLES).index):
             own, base = ({r["seed"] for r in here if r["system"] == which} for which in (name, "base"))
-            seeds = sorted(own if name in ("base", *BOUNDS) else own & base)
+            seeds = sorted(own if name in ("base", "start", *BOUNDS) else own & base)
             if not seeds:
                 continue
             mine = [row for row in here if row["system"] == name and row["seed"] in seeds]
@@ -331,7 +332,7 @@ def report(target: Path) -> list[dict[str, Any]]:
                 known = [row[key] for row in mine if row.get(key) is not None]
                 entry[key] = fmean(known) if known else None
             entry["answered"] = len({row["seed"] for row in mine if row["bleu"] is not None})
-            if name not in ("base", *BOUNDS):
+            if name not in ("base", "start", *BOUNDS):
                 entry |= _difference(here, kept, experiment, name, seeds)
             found.append(entry)
     return found
@@ -467,7 +468,8 @@ def main() -> None:
     verbs.add_parser("report").add_argument("target", type=Path, nargs="+")
     for verb in ("run", "collect"):
         verbs.choices[verb].add_argument("--folder", type=Path, default=Path("runs/zero_shot"))
-        verbs.choices[verb].add_argument("--split", choices=SPLITS, default="dev")
+        splits = SPLITS if verb == "run" else [*SPLITS, "fresh"]
+        verbs.choices[verb].add_argument("--split", choices=splits, default="dev")
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
     verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())

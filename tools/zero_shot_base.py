@@ -3,6 +3,7 @@
     python tools/zero_shot_base.py translator
     python tools/zero_shot_base.py run --seeds 11 12 13 --systems aligned base cosine_half --split test
     python tools/zero_shot_base.py bounds --split test
+    python tools/zero_shot_base.py run --experiment heard --start EAR --systems base cosine_half --split fresh
     python tools/zero_shot.py collect --folder runs/zero_shot --split test docs/results/base
     python tools/zero_shot.py report docs/results/base
 
@@ -69,13 +70,15 @@ def go(chosen: argparse.Namespace, name: str, seed: int) -> None:
     if path.exists():
         return
     start = time.process_time()
-    first = run.parent.parent / "aligned" / f"seed_{seed}"
+    first = chosen.start.format(system=name, seed=seed) or run.parent.parent / "aligned" / f"seed_{seed}"
     model = AlignSettings.load(CONFIGS / "align.yaml").model
     begin = (
         {"model": model, "init": None} if name.endswith("aligned") else {"model": None, "init": str(first)}
     )
     how = SYSTEMS[name].replace("LAYERS", str(chosen.layers))
     changes = [f"output={run}", f"seed={seed}", *filter(None, [how]), *chosen.set]
+    if chosen.pairs:
+        changes.append(f"data.train=[data/pairs{chosen.pairs}.jsonl]")
     if name in ("aligned", "pulled"):
         done = align(AlignSettings.load(CONFIGS / "align.yaml", changes, begin))
     else:
@@ -83,14 +86,21 @@ def go(chosen: argparse.Namespace, name: str, seed: int) -> None:
     trained = run / "cpu_seconds"
     if not trained.exists():
         write_whole(trained, f"{time.process_time() - start:.1f}")
-    about = {"experiment": chosen.experiment, "system": name, "seed": seed, "steps": done.steps}
+    about = _about(chosen, name, seed, done.steps)
     about["mrr"] = done.best_mrr  # of the held-out pairs, where they were ranked
     data = [f"data/{chosen.split}.jsonl", f"data/{chosen.split}.asr.jsonl"]
     write_rows(path, {**about, "cpu_seconds": float(trained.read_text())}, run, data, chosen)
 
 
+def _about(chosen: argparse.Namespace, name: str, seed: int, steps: int) -> dict[str, Any]:
+    return {
+        "experiment": chosen.experiment, "system": name, "seed": seed, "steps": steps,
+        "num_pairs": chosen.pairs,
+    }  # fmt: skip
+
+
 def bounds(chosen: argparse.Namespace) -> None:
-    """Let the translator read the true transcripts, and Whisper's own: rows of systems text and cascade."""
+    """Let the translator read the true transcripts and Whisper's own, and the common start (if any) hear."""
     heard = Path(f"data/{chosen.split}.whisper.jsonl")
     if not heard.exists():
         whisper = System(Options(asr=chosen.whisper, llm="runs/zero_shot/translator"))
@@ -100,12 +110,16 @@ def bounds(chosen: argparse.Namespace) -> None:
             told = {"task": "mt", "audio": None, "duration": None, "text": text or "-"}
             rows.append(row.model_copy(update=told))
         write_manifest(heard, rows)
-    model = HOME / "runs" / chosen.experiment / "aligned" / f"seed_{chosen.seeds[0]}"
-    for name, data in (("text", f"data/{chosen.split}.mt.jsonl"), ("cascade", str(heard))):
+    aligned = HOME / "runs" / chosen.experiment / "aligned" / f"seed_{chosen.seeds[0]}"
+    model = Path(chosen.start) if chosen.start else aligned
+    asked = {"text": [f"data/{chosen.split}.mt.jsonl"], "cascade": [str(heard)]}
+    if chosen.start:
+        asked["start"] = [f"data/{chosen.split}.jsonl", f"data/{chosen.split}.asr.jsonl"]
+    for name, data in asked.items():
         path = HOME / "runs" / chosen.experiment / name / "seed_0" / f"{chosen.split}_rows.json"
-        about = {"experiment": chosen.experiment, "system": name, "seed": 0, "steps": 0, "cpu_seconds": 0.0}
+        about = {**_about(chosen, name, 0, 0), "cpu_seconds": 0.0}
         if not path.exists():
-            write_rows(path, about, model, [data], chosen, kind="text")
+            write_rows(path, about, model, data, chosen, kind="speech" if name == "start" else "text")
 
 
 def write_rows(
@@ -139,7 +153,7 @@ def write_rows(
         prefix = "" if kind == "speech" else "mt_"
         rows.append(
             {
-                **about, "num_pairs": 0, "language": code,
+                **about, "language": code,
                 "bleu": scores["scores"].get(f"{prefix}bleu_{code}"),
                 "chrf": scores["scores"].get(f"{prefix}chrf_{code}"),
                 "wrong_language": wrong / len(here) if here else None,
@@ -185,9 +199,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("verb", choices=["translator", "run", "bounds"])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["aligned", "base", "cosine_half"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    parser.add_argument("--split", choices=["dev", "test"], default="dev")
+    parser.add_argument("--split", choices=["dev", "test", "fresh"], default="dev")
     parser.add_argument("--experiment", default="base", help="name of a group of runs")
     parser.add_argument("--layers", nargs="+", type=int, default=[0, 4, 8, 12])
+    parser.add_argument("--start", default="", help="model to start from; {system} and {seed} are filled in")
+    parser.add_argument("--pairs", type=int, default=0, help="train on so many pairs of speech translation")
     parser.add_argument("--limit", type=int, help="decode so many sentences of each set; losses are of all")
     parser.add_argument("--losses-only", action="store_true", help="decode nothing")
     parser.add_argument("--set", action="append", default=[], help="a setting of the training")
