@@ -204,7 +204,13 @@ def test_a_translation_that_cannot_be_written_stops_no_other(
     assert json.loads(Path("t", os.fsdecode(b"caf\xe9.en.json")).read_text())["source"] == strange
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "shift-jis", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "ascii",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("latin-1", "cp1252", "shift-jis", "utf-8")),
+    ],
+)
 def test_any_name_and_text_on_any_locale(
     project: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
@@ -254,6 +260,7 @@ def test_the_newest_whole_checkpoint_is_taken(stopped, tmp_path_factory, name, d
         last_checkpoint(run_folder)
 
 
+@pytest.mark.slow
 def test_a_damaged_and_moved_run_ends_as_an_undisturbed_one(project, stopped):
     moved = project / "elsewhere" / "run"
     shutil.copytree(stopped, moved)

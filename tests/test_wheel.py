@@ -131,12 +131,14 @@ def test_what_only_extras_bring_is_not_there(plain: Path, tmp_path: Path) -> Non
     assert str(plain) in python(plain, tmp_path, "import aista; print(aista.__file__)")
 
 
+@pytest.mark.slow
 def test_every_page_of_help(plain: Path, tmp_path: Path) -> None:
     for verb in [[], *VERBS, *GROUPED]:
         result = run(plain, tmp_path, *verb, "--help")
         assert result.returncode == 0 and "Usage" in result.stdout, (verb, result.stderr)
 
 
+@pytest.mark.slow
 def test_the_verbs_that_a_newcomer_starts_with(plain: Path, tmp_path: Path) -> None:
     check_newcomer(plain, tmp_path)
 
@@ -154,6 +156,7 @@ def check_newcomer(environment: Path, folder: Path) -> None:
     assert said.returncode == 0 and "Traceback" not in said.stderr, said.stderr
 
 
+@pytest.mark.slow
 def test_every_module_names_only_what_it_requires(plain: Path, tmp_path: Path) -> None:
     """Modules import without the extras, but for those that are an extra's own door."""
     code = """

@@ -60,6 +60,7 @@ def test_short_remainders_are_avoided():
     assert len(pieces) == 2 and min(p.end_seconds - p.start_seconds for p in pieces) >= 0.99
 
 
+@pytest.mark.slow
 def test_ten_minutes():
     samples = noise(600, seed=3)
     pieces = segment(samples)

@@ -67,6 +67,7 @@ def test_the_edges_of_a_sentence_stay_where_they_are_beside_noise(sentences, lev
 
 @needs_detector
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux does")
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "import torch"])
 def test_the_detector_wakes_no_threads_of_its_own(before):
     """Whatever was loaded before it: torch brings another OpenMP, whose names everybody sees."""

@@ -37,6 +37,7 @@ def test_fresh_processes_give_the_same_bytes(folder: Path, tmp_path: Path) -> No
     }
 
 
+@pytest.mark.slow
 def test_a_finished_shard_is_kept_and_a_lost_one_is_made_again(folder: Path) -> None:
     before = facts(folder)
     record, other = folder / "shards" / "asr-000.json", folder / "shards" / "st-000.json"
@@ -46,6 +47,7 @@ def test_a_finished_shard_is_kept_and_a_lost_one_is_made_again(folder: Path) -> 
     assert facts(folder) == before and other.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_rows(folder: Path) -> None:
     rows = list(Manifest(folder / "st.jsonl"))
     assert len(rows) == 10 and Counter(row.tgt_lang for row in rows) == {"zh": 5, "ja": 5}

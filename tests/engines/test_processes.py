@@ -87,11 +87,13 @@ def test_two_processes_train_what_one_does(alone: Path, shared: tuple[Path, str]
     assert_same_run(alone / "joint", shared[0] / "joint")
 
 
+@pytest.mark.slow
 def test_one_process_speaks_and_a_finished_run_is_not_repeated(shared: tuple[Path, str]) -> None:
     said = [line for line in shared[1].splitlines() if line.startswith("joint: 4 steps")]
     assert len(said) == 2 and len({line.split()[3].split(".")[0] for line in said}) == 1, said
 
 
+@pytest.mark.slow
 def test_two_processes_select_what_one_does(alone: Path, shared: tuple[Path, str]) -> None:
     """Ranks, distances and chosen layers are equal to the last bit; the cache is filled by one of them."""
     one, two = (LayerReport.load(folder / "select/layers.json") for folder in (alone, shared[0]))
@@ -103,16 +105,19 @@ def test_two_processes_select_what_one_does(alone: Path, shared: tuple[Path, str
     assert not (shared[0] / "select/states").exists()
 
 
+@pytest.mark.slow
 def test_a_sharded_model_trains_what_a_whole_one_does(alone: Path, shared: tuple[Path, str]) -> None:
     assert_same_run(alone / "joint", shared[0] / "sharded_whole")
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_to_the_last_bit(shared: tuple[Path, str]) -> None:
     whole, resumed = (stages.weights(shared[0] / name) for name in ("sharded_whole", "sharded"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert stages.history(shared[0] / "sharded_whole") == stages.history(shared[0] / "sharded")
 
 
+@pytest.mark.slow
 def test_a_sharded_checkpoint_holds_nothing_of_the_bases(shared: tuple[Path, str]) -> None:
     folder = shared[0] / "sharded/checkpoints/checkpoint-4"
     trained = sum(tensor.numel() for tensor in stages.weights(folder).values())
@@ -146,10 +151,12 @@ def test_a_global_batch_that_cannot_be_shared(
         accumulation(settings)
 
 
+@pytest.mark.slow
 def test_when_the_one_that_works_fails_nobody_waits_for_ever(shared: tuple[Path, str]) -> None:
     assert "failed: FileNotFoundError SystemExit" in shared[1]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all_and_the_run_goes_on(alone: Path, shared: tuple[Path, str]) -> None:
     """The second process alone gets a SIGTERM after step 1; then the same command is given again."""
     (line,) = [line for line in shared[1].splitlines() if line.startswith("stopped:")]

@@ -98,7 +98,7 @@ def test_every_measure_comes_out_with_its_signature(results):
     assert json.loads(saved.read_text()) == results
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("num_beams", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_batch_size_changes_no_hypothesis(folder, translator, num_beams):
     dataset = SpeechDataset(Manifest(folder / "st.jsonl"))
     sounds, prompts = [dataset[i][1] for i in range(6)], [f"Say {i}." for i in range(6)]

@@ -136,6 +136,7 @@ def test_a_row_of_the_log_has_a_delay_for_every_character(recordings):
     assert row["delays"][10] >= 1000.0  # "three" was not said before
 
 
+@pytest.mark.slow
 def test_omnisteval_scores_what_is_written(recordings, tmp_path):
     pytest.importorskip("omnisteval", reason="needs pip install '.[streaming]'")
     found = streaming(Counter(), recordings, tmp_path, [0.5, 2.0])["by_chunk_seconds"]

@@ -39,6 +39,7 @@ def post(at: TestClient, content: bytes, name: str = "talk.wav"):
     return at.post("/v1/audio/translations", files={"file": (name, content)})
 
 
+@pytest.mark.slow
 def test_a_recording_of_many_hours_is_refused_by_its_length():
     stream = io.BytesIO()
     with soundfile.SoundFile(stream, "w", 2_000, 1, "PCM_16", format="FLAC") as file:

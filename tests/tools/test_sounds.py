@@ -39,6 +39,7 @@ def test_every_kind_can_be_heard(kind: str) -> None:
     assert not np.array_equal(samples, sounds.render(sounds.Sound((event,)), seed=2))
 
 
+@pytest.mark.slow
 def test_sounds_fit_the_encoder() -> None:
     rng = Random(3)
     lengths = [len(sounds.render(sounds.draw_sound(rng), seed=i)) for i in range(150)]

@@ -32,6 +32,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_they_load_as_real_ones(built: Path) -> None:
     whisper = WhisperModel.from_pretrained(built / "whisper")
     extract = WhisperFeatureExtractor.from_pretrained(built / "whisper")
@@ -47,12 +48,14 @@ def test_they_load_as_real_ones(built: Path) -> None:
     assert BeatsModel.from_pretrained(built / "beats").config.hidden_size == 32
 
 
+@pytest.mark.slow
 def test_a_finished_one_is_kept(built: Path) -> None:
     before = (built / "beats" / "model.safetensors").stat().st_mtime_ns
     card = standins.train("beats", built / "beats", built / "corpus", SCALE, nano=True)
     assert (built / "beats" / "model.safetensors").stat().st_mtime_ns == before and card["parameters"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", standins.NAMES)
 def test_scores_go_into_the_card(built: Path, name: str) -> None:
     scores = standins.evaluate(name, built / name, built / "corpus", limit=3)
@@ -60,6 +63,7 @@ def test_scores_go_into_the_card(built: Path, name: str) -> None:
     assert card["scores"] == scores and card["bytes"] > 0
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_weights(tmp_path: Path) -> None:
     states = []
     for name in ("a", "b"):

@@ -65,7 +65,10 @@ def weights_of_new_model(folder: Path) -> dict[str, torch.Tensor]:
     return fresh_model(chosen.model, chosen.seed)[0].trainable_state_dict()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", [{}, {"method": "wasserstein", "options": {"scale": "cosine"}}])
+@pytest.mark.parametrize(
+    "method",
+    [{}, pytest.param({"method": "wasserstein", "options": {"scale": "cosine"}}, marks=pytest.mark.slow)],
+)
 def test_the_mrr_shown_is_that_of_layer_selection_by_the_trained_cost(tmp_path: Path, method: dict) -> None:
     run = align(settings(tmp_path, alignment=method))
     logged = json.loads((run.folder / "history.json").read_text())
@@ -76,6 +79,7 @@ def test_the_mrr_shown_is_that_of_layer_selection_by_the_trained_cost(tmp_path: 
     assert report.mrr_by_layer[0] == pytest.approx(run.best_mrr)
 
 
+@pytest.mark.slow
 def test_an_interrupted_alignment_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,8 +90,9 @@ def test_an_interrupted_alignment_goes_on_to_the_same_weights(
         with pytest.raises(Interrupted):
             align(other)
     resumed = align(other)
+    found = weights(resumed.folder)
     for name, tensor in weights(whole.folder).items():
-        assert torch.equal(tensor, weights(resumed.folder)[name])
+        assert torch.equal(tensor, found[name])
     assert resumed.best_mrr == whole.best_mrr
 
 
@@ -97,6 +102,7 @@ def test_inner_layers_run_the_blocks_below_them(tmp_path: Path) -> None:
     assert any({"retrieval_0", "retrieval_2"} <= row.keys() for row in logged)
 
 
+@pytest.mark.slow
 def test_stage_1_starts_from_an_aligned_model(tmp_path: Path) -> None:
     aligned = align(settings(tmp_path)).folder
     values = tiny.pretrain_settings(tmp_path, max_steps=1, save_steps=1).model_dump(mode="json")

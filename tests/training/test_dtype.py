@@ -16,6 +16,7 @@ from aista.training.stages import align, joint, pretrain
 from tests import tiny
 
 
+@pytest.mark.slow
 def test_every_verb_runs_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage1 = tiny.pretrain_settings(tmp_path, max_steps=2)
     start = str(pretrain(stage1).folder)

@@ -85,6 +85,7 @@ def test_killed_selections_and_evaluations_end_with_the_same_results(stage1: Pat
             assert one.get(key) == other.get(key)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_leaves(stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tiny.joint_settings(tmp_path, str(stage1), train={"save_steps": 4})
     calls = []
@@ -107,7 +108,7 @@ def test_sigterm_saves_and_leaves(stage1: Path, tmp_path: Path, monkeypatch: pyt
 # ---- the disk ----
 
 
-@pytest.mark.parametrize("moment", ["checkpoint", "weights"])
+@pytest.mark.parametrize("moment", ["checkpoint", pytest.param("weights", marks=pytest.mark.slow)])
 def test_a_full_disk_is_said_and_nothing_is_lost(
     stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -215,13 +216,15 @@ def test_a_skipped_step_leaves_no_trace(
         poisoned(patch, {3})
         run = joint(tiny.joint_settings(tmp_path, str(stage1), train=train))
     before, after = (run.folder / "checkpoints" / f"checkpoint-{step}" for step in (2, 3))
-    assert all(torch.equal(weights(after)[name], tensor) for name, tensor in weights(before).items())
+    found = weights(after)
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights(before).items())
     states = [torch.load(path / "optimizer.pt", weights_only=True)["state"] for path in (before, after)]
     assert states[0]
     for key, row in states[0].items():
         assert all(torch.equal(states[1][key][name], value) for name, value in row.items())
 
 
+@pytest.mark.slow
 def test_a_run_whose_every_loss_is_bad_ends_all_the_same(
     stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def curves(folder: Path) -> list[tuple[int, str, float]]:
     return [(row["step"], name, row[name]) for row in rows for name in names if name in row]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_logs_the_same_curves(
     init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_resumed_run_logs_the_same_curves(
     assert {name for _, name, _ in found} >= {"ce", "token_accuracy", "wasserstein_0", "train_loss"}
 
 
+@pytest.mark.slow
 def test_the_last_step_of_an_epoch_is_the_same_however_it_is_cut(init: Path, tmp_path: Path) -> None:
     """12 rows, 8 a step: every second step has 4."""
     found = []
@@ -75,6 +77,7 @@ def test_the_last_step_of_an_epoch_is_the_same_however_it_is_cut(init: Path, tmp
         assert [row[2] for row in other] == pytest.approx([row[2] for row in found[0]], rel=2e-5)
 
 
+@pytest.mark.slow
 def test_clips_and_texts_train_together(init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A third of the rows are texts. Cut or stopped, the run is the same; the alignment counts clips."""
     texts = str(tiny.texts(tmp_path / "mt.jsonl"))

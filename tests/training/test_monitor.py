@@ -83,6 +83,7 @@ def test_a_resumed_journal_holds_every_step_once(tmp_path: Path) -> None:
     assert [(row["step"], row["ce"]) for row in found] == [(1, 1.0), (2, 2.0), (3, 3.5)]
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_seen_while_it_goes_on_and_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

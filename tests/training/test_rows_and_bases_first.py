@@ -159,7 +159,9 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name", ["phi3", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS if name != "phi3")]
+)
 def test_other_families_train(name, tmp_path):
     chosen = tiny.pretrain_settings(tmp_path, max_steps=2)
     shutil.rmtree(tmp_path / "lm")

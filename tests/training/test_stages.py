@@ -64,7 +64,9 @@ def test_a_finished_run_is_complete_and_is_not_repeated(stage1: Path) -> None:
         pretrain(settings.model_copy(update={"seed": 99}))
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize(
+    "step", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_resumed_equals_uninterrupted(
     stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -102,6 +104,7 @@ def test_a_half_written_checkpoint_is_not_resumed_from(
     assert joint(settings).steps == 4 and not torn.exists()
 
 
+@pytest.mark.slow
 def test_alpha_one_equals_no_alignment(stage1: Path, tmp_path: Path) -> None:
     results = {}
     for name, alignment in {
@@ -117,6 +120,7 @@ def test_alpha_one_equals_no_alignment(stage1: Path, tmp_path: Path) -> None:
     assert not equal(results["none"], results["ot"])
 
 
+@pytest.mark.slow
 def test_alignment_draws_speech_towards_text(stage1: Path, tmp_path: Path) -> None:
     train = {
         "max_steps": 30,
@@ -133,6 +137,7 @@ def test_alignment_draws_speech_towards_text(stage1: Path, tmp_path: Path) -> No
     assert sum(distances[-5:]) < 0.8 * sum(distances[:5])
 
 
+@pytest.mark.slow
 def test_cached_features_train_like_audio(stage1: Path, tmp_path: Path) -> None:
     settings = tiny.joint_settings(tmp_path, str(stage1), output=str(tmp_path / "audio"))
     cached = settings.model_dump() | {"output": str(tmp_path / "cached")}

@@ -43,7 +43,12 @@ def states(parts: tuple[AistaForConditionalGeneration, AistaProcessor]) -> list[
 
 
 @pytest.mark.parametrize(
-    "switch", [{"attn_implementation": "eager"}, {"attn_implementation": "sdpa"}, {"compile_blocks": True}]
+    "switch",
+    [
+        {"attn_implementation": "eager"},
+        {"attn_implementation": "sdpa"},
+        pytest.param({"compile_blocks": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_switch_changes_nothing(
     parts: tuple[AistaForConditionalGeneration, AistaProcessor],
