@@ -1,4 +1,4 @@
-"""What runs say when they are compared: correlations, gains over seeds, transfer to text, telling sentences.
+"""What runs say when they are compared: correlations, gains over seeds, telling sentences.
 
 A handful of runs says little: coefficients come with a 95 % interval, and where runs are too few for one it
 is missing rather than narrow. Runs that share a seed, data and start are not independent draws.
@@ -177,7 +177,7 @@ def pooled(points: Sequence[Point]) -> Correlation:
     return correlate([p.x for p in points], [p.y for p in points], [p.group for p in points])
 
 
-# ---- gains over seeds, and what training on speech does for text (Table 5) ----
+# ---- gains over seeds ----
 
 
 @dataclass(frozen=True)
@@ -224,38 +224,6 @@ def gain(first: Sequence[float], second: Sequence[float]) -> Gain:
         test: Any = stats.ttest_1samp(values, 0.0)
         p_value = float(test.pvalue)
     return Gain(mean, deviation, mean - half, mean + half, p_value, tuple(map(float, values)))
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """What one system gains over another from speech and from text.
-
-    Attributes:
-        speech: Gain in speech translation.
-        text: Gain in zero-shot text translation.
-        gap_first, gap_second: Text minus speech, mean over seeds: what is lost between hearing and reading.
-    """
-
-    speech: Gain
-    text: Gain
-    gap_first: float
-    gap_second: float
-
-
-def transfer(
-    first: tuple[Sequence[float], Sequence[float]], second: tuple[Sequence[float], Sequence[float]]
-) -> Transfer:
-    """Compare two systems in speech translation and in zero-shot translation of text.
-
-    Args:
-        first, second: Of each system its scores from speech and from text, one per seed, in the same order.
-
-    Raises:
-        EvaluationError: There is no seed, or one is missing somewhere.
-    """
-    speech, text = (gain(one, other) for one, other in zip(first, second, strict=True))
-    gap_first, gap_second = (gain(*scores).mean for scores in (first, second))
-    return Transfer(speech, text, gap_first, gap_second)
 
 
 # ---- sentences on which two systems differ most (Figure 7), found by rule: nobody picks ----

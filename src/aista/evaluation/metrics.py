@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import sacrebleu
@@ -40,14 +39,12 @@ class Score:
         value: The score in percent, not rounded.
         signature: sacreBLEU's signature, or one of the same form.
         num_segments: How many pairs were scored: those whose reference is not blank.
-        detail: Counts behind the value, e.g. BLEU's precisions and brevity penalty.
     """
 
     name: str
     value: float
     signature: str
     num_segments: int
-    detail: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), compare=False)
 
     def __str__(self) -> str:
         return f"{self.name} = {self.value:.2f}  ({self.num_segments} segments, {self.signature})"
@@ -123,11 +120,7 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
 def _corpus_score(metric: Metric, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     scored, kept = scored_pairs(hypotheses, references)
     result = metric.corpus_score(scored, [kept])
-    counts = ("precisions", "bp", "sys_len", "ref_len")
-    detail = {name: getattr(result, name) for name in counts if hasattr(result, name)}
-    return Score(
-        result.name, result.score, str(metric.get_signature()), len(scored), MappingProxyType(detail)
-    )
+    return Score(result.name, result.score, str(metric.get_signature()), len(scored))
 
 
 def scored_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -214,8 +207,7 @@ def wer(
         f"unit:{unit}|case:{'lower' if normalize else 'mixed'}|punct:{'no' if normalize else 'yes'}"
         "|format:no|average:micro"
     )
-    detail = MappingProxyType({"errors": errors, "reference_units": num_units})
-    return Score("WER" if words else "CER", 100 * errors / num_units, signature, len(pairs), detail)
+    return Score("WER" if words else "CER", 100 * errors / num_units, signature, len(pairs))
 
 
 _APOSTROPHE = re.compile(r"(?<=\w)'(?=\w)")

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from aista.analysis.comparison import Gain, gain, transfer
+from aista.analysis.comparison import Gain, gain
 from aista.audio.files import load_audio
 from aista.errors import AudioError, ConfigError
 from aista.evaluation.decode import TransportMap
@@ -309,9 +309,11 @@ def gaps_of(results: Results) -> list[dict[str, Any]]:
     )
     gaps = []
     for name in (name for name in spoken if name in written):
-        speech, text = spoken[name], written[name]
-        found = transfer((speech.base.values, text.base.values), (speech.system.values, text.system.values))
-        gaps.append({"name": name, "base": found.gap_first, "system": found.gap_second})
+        lost = {
+            key: gain(getattr(spoken[name], key).values, getattr(written[name], key).values).mean
+            for key in ("base", "system")
+        }
+        gaps.append({"name": name, **lost})
     return gaps
 
 
