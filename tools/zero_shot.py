@@ -16,6 +16,8 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -331,11 +333,23 @@ def report(target: Path) -> list[dict[str, Any]]:
             for key in COLUMNS:
                 known = [row[key] for row in mine if row.get(key) is not None]
                 entry[key] = fmean(known) if known else None
+            entry["identified_wrong"] = _in_another_language(
+                [(r["language"], kept["hypotheses"][_key(r)]) for r in mine if r["bleu"] is not None]
+            )
             entry["answered"] = len({row["seed"] for row in mine if row["bleu"] is not None})
             if name not in ("base", "start", *BOUNDS):
                 entry |= _difference(here, kept, experiment, name, seeds)
             found.append(entry)
     return found
+
+
+def _in_another_language(answers: Sequence[tuple[str, Sequence[str]]]) -> float | None:
+    """Return the share of answers that py3langid takes for another language of the experiment, or English."""
+    if find_spec("py3langid") is None or not answers:
+        return None
+    identify = import_module("py3langid")
+    identify.set_languages(sorted({code for code, _ in answers} | {"en"}))
+    return fmean(identify.classify(text)[0] != code for code, texts in answers for text in texts)
 
 
 def _difference(
@@ -392,8 +406,9 @@ def _drawn(differences: np.ndarray, num_resamples: int = 10_000) -> Interval:
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Return the report as Markdown: differences to base with Student's interval, and the bootstrap's."""
     lines = [
-        "| | seeds | BLEU | difference | seeds and sentences | WER | text | cascade | wrong script | CPU s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| | seeds | BLEU | difference | seeds and sentences | WER | text | cascade | wrong script "
+        "| wrong language | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
         if row["bleu"] is None:
@@ -405,7 +420,9 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             + (f"{_interval(gained['mean'], gained)} | " if gained else "| ")
             + (f"{_interval(drawn['difference'], drawn)} | " if drawn else "| ")
             + f"{_known(row['wer'])} | {_known(row['text_bleu'])} | {_known(row['cascade_bleu'])} | "
-            f"{row['wrong_language']:.1%} | {row['cpu_seconds']:.0f} |"
+            f"{row['wrong_language']:.1%} | "
+            + ("" if row["identified_wrong"] is None else f"{row['identified_wrong']:.1%}")
+            + f" | {row['cpu_seconds']:.0f} |"
         )
     if any(row["cross_entropy"] is not None for row in found):
         head = "| | cross-entropy of the reference | difference | seeds and sentences | of each seed |"
