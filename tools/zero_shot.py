@@ -101,6 +101,7 @@ SYSTEMS = {
 # What tools/zero_shot_base.py runs on real weights, under names of its own.
 BOUNDS = {"text": "bound: the true transcript", "cascade": "bound: cascade with Whisper's transcript"}
 TITLES = {name: system.title for name, system in SYSTEMS.items()} | BOUNDS | {
+    "base_short": "base, the steps of the aligned system's second part",
     "start": "the common start: alignment first, then recognition",
     "aligned": "alignment first alone: no cross-entropy on speech",
     "pulled": "alignment first, then Wasserstein (cosine) without cross-entropy",
@@ -290,13 +291,23 @@ def go(setting: Setting, name: str, seed: int, split: str, bounds: bool) -> None
 # ---- what came out ----
 
 
-def collect(folder: Path, target: Path, split: str) -> None:
-    """Gather the rows of all runs that are finished, and their answers, where they are committed."""
+def collect(folder: Path, target: Path, split: str, take: Mapping[str, str] | None = None) -> None:
+    """Gather the rows of all runs that are finished, and their answers, where they are committed.
+
+    Args:
+        take: Of these alone, EXPERIMENT/SYSTEM, under other names of the same form: systems of different
+            experiments become comparable.
+    """
     found = [
         r
         for path in sorted(folder.glob(f"runs/*/*/*/{split}_rows.json"))
         for r in json.loads(path.read_text())
     ]
+    if take:
+        found = [row for row in found if f"{row['experiment']}/{row['system']}" in take]
+        for row in found:
+            named = take[f"{row['experiment']}/{row['system']}"]
+            row["experiment"], row["system"] = named.split("/")
     texts = {_key(r): r.pop("hypotheses") for r in found if r["bleu"] is not None}
     losses = {_key(r): r.pop("losses") for r in found if "losses" in r}
     references = {r["language"]: r["references"] for r in found if r["bleu"] is not None}
@@ -487,6 +498,9 @@ def main() -> None:
         verbs.choices[verb].add_argument("--folder", type=Path, default=Path("runs/zero_shot"))
         splits = SPLITS if verb == "run" else [*SPLITS, "fresh"]
         verbs.choices[verb].add_argument("--split", choices=splits, default="dev")
+    verbs.choices["collect"].add_argument(
+        "--take", nargs="*", default=[], metavar="EXPERIMENT/SYSTEM=EXPERIMENT/SYSTEM"
+    )
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
     verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())
@@ -500,7 +514,8 @@ def main() -> None:
             for name in systems:
                 go(setting, name, seed, split, not bare)
     elif verb == "collect":
-        collect(asked["folder"], asked["target"], asked["split"])
+        take = dict(pair.split("=", 1) for pair in asked["take"])
+        collect(asked["folder"], asked["target"], asked["split"], take)
     else:
         found = [row for target in asked["target"] for row in report(target)]
         for experiment in dict.fromkeys(row["experiment"] for row in found):
