@@ -43,7 +43,12 @@ def test_base_and_ai_sta_differ_in_the_method_alone() -> None:
     assert base == changed(ours, output=base.output, alignment={"method": "none"})
     assert [job.name for job in plan.jobs()] == [
         "select",
+        "align untaught",
         *(f"{verb} {name}" for verb in ("joint", "evaluate") for name in (*SYSTEMS, *UNTAUGHT)),
     ]
     base, ours = (plan.untaught(name) for name in UNTAUGHT)
-    assert base == changed(ours, output=base.output, alignment=base.alignment.model_dump())
+    first = plan.align()
+    assert (base.init, first.init, ours.init) == (plan.stage1, plan.stage1, first.output)
+    assert base.train.max_steps == first.train.max_steps + ours.train.max_steps
+    own = {name: getattr(base, name).model_dump() for name in ("alignment", "train")}
+    assert base == changed(ours, output=base.output, init=base.init, **own)
