@@ -110,6 +110,7 @@ def test_stage_1_starts_from_an_aligned_model(tmp_path: Path) -> None:
     run = pretrain(PretrainSettings.of(values))
     model = AistaForConditionalGeneration.from_pretrained(run.folder)
     assert model.config.speech_token_length is not None
+    assert len(model.config.directions) == len(set(model.config.directions)) > 0
     start = weights(aligned)
     moved = [(tensor - start[name]).abs().max() for name, tensor in model.trainable_state_dict().items()]
     assert max(moved) < 0.01  # one step away from where alignment ended

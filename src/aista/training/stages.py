@@ -155,7 +155,7 @@ def _train(settings: StageSettings, objective: SpeechTextObjective, trainer: typ
     speech_llm = objective.speech_llm
     # Recognition is a direction too, of a language into itself.
     taught = {f"{row.src_lang}-{row.answer_lang}" for row in data.train.utterances() if row.task != "aac"}
-    speech_llm.directions = (*speech_llm.directions, *taught)
+    speech_llm.directions = {*speech_llm.directions, *taught}
     if isinstance(settings, JointSettings) and processes.is_main():
         before_training(speech_llm, data.train, objective.alignment, objective.alpha, output)
     set_seed(settings.seed + processes.rank())  # dropout: every process draws its own
