@@ -99,10 +99,9 @@ SYSTEMS = {
 
 
 # What tools/zero_shot_base.py runs on real weights, under names of its own.
+START = {"start": "the common start: alignment first, then recognition"}
 BOUNDS = {"text": "bound: the true transcript", "cascade": "bound: cascade with Whisper's transcript"}
-TITLES = {name: system.title for name, system in SYSTEMS.items()} | BOUNDS | {
-    "base_short": "base, the steps of the aligned system's second part",
-    "start": "the common start: alignment first, then recognition",
+TITLES = {name: system.title for name, system in SYSTEMS.items()} | BOUNDS | START | {
     "aligned": "alignment first alone: no cross-entropy on speech",
     "pulled": "alignment first, then Wasserstein (cosine) without cross-entropy",
     "unaligned": "cross-entropy without alignment first",
@@ -332,7 +331,7 @@ def report(target: Path) -> list[dict[str, Any]]:
         here = [row for row in rows if row["experiment"] == experiment]
         for name in sorted({row["system"] for row in here}, key=list(TITLES).index):
             own, base = ({r["seed"] for r in here if r["system"] == which} for which in (name, "base"))
-            seeds = sorted(own if name in ("base", "start", *BOUNDS) else own & base)
+            seeds = sorted(own if name in ("base", *START, *BOUNDS) else own & base)
             if not seeds:
                 continue
             mine = [row for row in here if row["system"] == name and row["seed"] in seeds]
@@ -348,7 +347,7 @@ def report(target: Path) -> list[dict[str, Any]]:
                 [(r["language"], kept["hypotheses"][_key(r)]) for r in mine if r["bleu"] is not None]
             )
             entry["answered"] = len({row["seed"] for row in mine if row["bleu"] is not None})
-            if name not in ("base", "start", *BOUNDS):
+            if name not in ("base", *START, *BOUNDS):
                 entry |= _difference(here, kept, experiment, name, seeds)
             found.append(entry)
     return found

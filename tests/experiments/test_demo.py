@@ -56,6 +56,7 @@ def test_results_hold_what_they_promise(finished: tuple[Path, str]) -> None:
     assert results["chance_mrr"] == pytest.approx(sum(1 / r for r in range(1, 9)) / 8)
     for name in ("base", "ai_sta"):
         assert results["systems"][name].keys() >= SYSTEM
+        assert results["untaught"]["steps"][name] > 0
         assert results["untaught"]["systems"][name].keys() >= {"bleu_zh", "bleu_ja", "wer_en"}
     assert results["seconds"].keys() >= SECONDS
     assert "tok:zh" in results["bleu_signature"]["bleu_zh"]

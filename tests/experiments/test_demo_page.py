@@ -139,7 +139,12 @@ def test_what_was_never_taught_leads():
     systems = {"base": {"bleu_zh": 30.0, "wer_en": 9.0}, "ai_sta": {"bleu_zh": 41.5, "wer_en": 12.0}}
     results = {
         **invented.results(),
-        "untaught": {"systems": systems, "significance": {"bleu_zh": {"p_value": 0.001}}},
+        "untaught": {
+            "systems": systems,
+            "significance": {"bleu_zh": {"p_value": 0.001}},
+            "align_steps": 150,
+            "steps": {"base": 250, "ai_sta": 100},
+        },
     }
     rows = found(ReportData(results, invented.comparisons()))
     assert (
@@ -149,6 +154,7 @@ def test_what_was_never_taught_leads():
     assert "never taught; what was taught, it did not make better" in rows["headline"]
     whole = render(ReportData(results, invented.comparisons()))
     assert 'id="never"' in whole and "word error rate" in whole
+    assert "first spends 150 steps" in whole and "for 100 steps; base has 250" in whole
     checked(whole)
     systems["ai_sta"]["bleu_zh"] = 18.5  # and where it harms, the page does not lead with it
     assert "never taught" not in found(ReportData(results, invented.comparisons()))["headline"]
