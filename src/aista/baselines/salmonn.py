@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aista.baselines.base import identity, worded
-from aista.baselines.speech_llm import OnSpeechLLM
+from aista.baselines.speech_llm import InTheirWords
 from aista.checkpoints import salmonn
 from aista.inference.translating import GenerationSettings, Request
 from aista.model import AistaProcessor, loading
@@ -51,7 +51,7 @@ class Options:
     any_llm: bool = False
 
 
-class System(OnSpeechLLM):
+class System(InTheirWords):
     """SALMONN: 88 speech tokens whatever the length, beam search with 4 beams, at most 200 new tokens.
 
     Args:

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from aista.audio.speech import Segment
 from aista.baselines.base import Baseline, identity, worded
 from aista.errors import ConfigError
 from aista.inference.translating import Answer, GenerationSettings, Request
-from aista.inference.translator import answer
+from aista.inference.translator import OnSpeechLLM, answer
 from aista.speech_llm import SpeechLM
 
 PROMPTS = {
@@ -27,28 +26,16 @@ PROMPTS = {
 CHAT = "chat"
 
 
-class OnSpeechLLM(Baseline):
+class InTheirWords(OnSpeechLLM, Baseline):
     """A baseline that asks a speech LLM in its authors' words.
 
     Attributes:
         prompts: Wordings by task, see ``worded``.
         prompt: Wording for ``st`` in their stead; None: theirs.
-        speech_llm: What is asked.
     """
 
-    tasks = frozenset({"st", "asr", "aac"})
     prompts = PROMPTS
     prompt: str | None
-    speech_llm: SpeechLM
-
-    @property
-    def longest_seconds(self) -> float:
-        """What is heard at once; Whisper's encoder inside most of them takes 30 s and drops the rest."""
-        return self.speech_llm.longest_seconds
-
-    def pieces(self, samples: np.ndarray) -> list[Segment]:
-        """Cut a recording as this model hears it."""
-        return self.speech_llm.pieces(samples)
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound, a batch at a time."""
@@ -56,7 +43,7 @@ class OnSpeechLLM(Baseline):
         return answer(self.speech_llm, pieces, [wording] * len(pieces), self.generation)
 
 
-class System(OnSpeechLLM):
+class System(InTheirWords):
     """A speech LLM of transformers.
 
     Attributes:

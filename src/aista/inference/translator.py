@@ -65,7 +65,27 @@ def load(
     return translator
 
 
-class Translator(SpeechTranslator):
+class OnSpeechLLM(SpeechTranslator):
+    """Whatever asks a speech LLM: it hears as much at once as that does, in the pieces that it takes.
+
+    Attributes:
+        speech_llm: What is asked.
+    """
+
+    tasks = frozenset({"st", "asr", "aac"})
+    speech_llm: SpeechLM
+
+    @property
+    def longest_seconds(self) -> float:
+        """How much the model hears at once, in seconds."""
+        return self.speech_llm.longest_seconds
+
+    def pieces(self, samples: np.ndarray) -> list[Segment]:
+        """Cut a recording as this kind of model hears it."""
+        return self.speech_llm.pieces(samples)
+
+
+class Translator(OnSpeechLLM):
     """A speech LLM that turns sound into text, in the standard wordings of this package.
 
     Args:
@@ -75,7 +95,6 @@ class Translator(SpeechTranslator):
         generation: How it searches.
     """
 
-    tasks = frozenset({"st", "asr", "aac"})
     zero_shot = True
 
     def __init__(
@@ -92,15 +111,6 @@ class Translator(SpeechTranslator):
     def directions(self) -> tuple[str, ...]:
         """What the model was trained for, e.g. ``("en-zh", "en-en")``; empty where it does not say."""
         return self.speech_llm.directions
-
-    @property
-    def longest_seconds(self) -> float:
-        """How much the model hears at once, in seconds."""
-        return self.speech_llm.longest_seconds
-
-    def pieces(self, samples: np.ndarray) -> list[Segment]:
-        """Cut a recording as this kind of model hears it."""
-        return self.speech_llm.pieces(samples)
 
     def answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         """Answer pieces of sound, or cached features (frames, D), in the standard wording of the task."""
