@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes, alignment
 from aista.alignment.ctc import repeats
+from aista.errors import ConfigError
 
 WIDTH, VOCABULARY = 8, 10
 
@@ -31,7 +32,7 @@ def test_ctc_is_torchs_on_the_pairs_that_have_a_path(per_token: bool) -> None:
     method = alignment("ctc", (3,), Sizes(WIDTH, VOCABULARY), per_token=per_token)
     given = states()
     loss = method(given)["ctc_0"]
-    head, wanted = method.head["0"], []  # type: ignore[index]
+    head, wanted = method.head, []  # type: ignore[assignment]
     for row, (heard, written) in enumerate([(6, 4), (4, 3), (5, 2), (2, 2)]):
         logits = head(given.speech[0][row, :heard])
         one = F.ctc_loss(
@@ -55,6 +56,67 @@ def test_ctc_of_a_batch_without_any_path_is_zero() -> None:
     loss.backward()
     assert loss == 0 and method.report["ctc_too_short"] == 1
     assert all(not parameter.grad.any() for parameter in method.parameters())
+
+
+def test_ctc_may_name_tokens_by_their_embeddings() -> None:
+    """Cosines with the embeddings of the batch's tokens, and with one vector for the blank."""
+    table = torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(5))
+    given = states()
+    given = states(text={0: table[given.transcript_ids]})
+    method = alignment("ctc", (0,), Sizes(WIDTH, VOCABULARY), head="embeddings", temperature=0.2)
+    with torch.no_grad():
+        method.blank_bias.fill_(0.3)
+    known = given.transcript_ids[:3][given.text_mask[:3]].unique()  # row 3 has no path and is left out
+    wanted = []
+    for row, (heard, written) in enumerate([(6, 4), (4, 3), (5, 2)]):
+        columns = [
+            F.cosine_similarity(given.speech[0][row, :heard], vector[None]) / 0.2
+            for vector in [*table[known], method.blank_vector.detach()]
+        ]
+        columns[-1] = columns[-1] + 0.3
+        ids = torch.tensor([[known.tolist().index(int(i)) for i in given.transcript_ids[row, :written]]])
+        one = F.ctc_loss(
+            torch.stack(columns, 1).log_softmax(-1)[:, None], ids,
+            torch.tensor([heard]), torch.tensor([written]), blank=len(known), reduction="none",
+        )  # fmt: skip
+        wanted.append(one)
+    given.speech[0].requires_grad_()
+    loss = method(given)["ctc_0"]
+    torch.testing.assert_close(loss, torch.cat(wanted).mean())
+    assert method.report["ctc_too_short"] == 0.25
+    assert method.over_batch
+    loss.backward()
+    assert method.blank_vector.grad is not None and method.blank_bias.grad is not None
+    assert not given.speech[0].grad[~given.speech_mask].any()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("head", ["own", "embeddings"])
+def test_ctc_reads_what_the_speech_tokens_name(head: str) -> None:
+    """Repeats and blanks are left out, and what stands behind a row's end is not read."""
+    table = torch.eye(VOCABULARY, WIDTH)
+    method = alignment("ctc", (0,), Sizes(WIDTH, VOCABULARY), head=head)
+    silence = torch.full((WIDTH,), -1.0)
+    with torch.no_grad():
+        if head == "own":
+            method.head.weight.copy_(torch.cat([table, silence[None] / WIDTH]))
+            method.head.bias.zero_()
+        else:
+            method.blank_vector.copy_(silence)
+    spoken = torch.stack([table[1], table[1], silence, table[1], table[4], table[2]])
+    ids = torch.tensor([[1, 1, 4, 2]])
+    given = PairedStates(
+        speech={0: spoken[None].repeat(2, 1, 1)},
+        speech_mask=torch.arange(6)[None] < torch.tensor([[6], [5]]),
+        text={0: table[ids].repeat(2, 1, 1)},
+        text_mask=torch.ones(2, 4, dtype=torch.bool),
+        transcript_ids=ids.repeat(2, 1),
+    )
+    assert method.read(given) == [[1, 1, 4, 2], [1, 1, 4]]
+
+
+def test_an_unknown_head_of_ctc_is_refused() -> None:
+    with pytest.raises(ConfigError, match="head"):
+        alignment("ctc", (0,), Sizes(WIDTH, VOCABULARY), head="none")
 
 
 def test_repeats_are_neighbours_within_the_transcript() -> None:

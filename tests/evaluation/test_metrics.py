@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aista.errors import EvaluationError
-from aista.evaluation.metrics import bleu, chrf, edit_distance, wer
+from aista.evaluation.metrics import bleu, chrf, wer
 from aista.evaluation.significance import bootstrap_over_seeds, paired_bootstrap
 from aista.model.processing import take
 from aista.speech_llm.decoder import Targets
+from aista.text.normalize import edit_distance
 
 ZH = ["医生昨天在公园买了一本红色的书", "我的老师明天想去图书馆", "他没有看见那只狗"]
 ZH_HYP = ["医生昨天在公园买了一本蓝色的书", "我的老师明天去图书馆", "他没有看见那只狗"]

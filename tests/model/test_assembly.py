@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForMultimodalLM
 
 from aista.errors import CheckpointError, ConfigError
 from aista.model import AistaForConditionalGeneration, AistaProcessor
-from aista.model.bases import identify, load_speech_encoder, load_tokenizer
-from aista.model.loading import spare_token_id
-from aista.model.weights import fingerprint, read_pickle
+from aista.model.bases import identify, load_speech_encoder, load_tokenizer, used_tensors
+from aista.model.loading import ALIKE, spare_token_id
+from aista.model.weights import fingerprint, likeness, read_pickle, unlikeness
 from aista.speech_llm import Batcher
 from tests.model.conftest import QFORMER, noise, run
 
@@ -161,6 +161,42 @@ def test_the_same_weights_have_the_same_fingerprint_in_every_container(bases, tm
     encoder.save_pretrained(tmp_path / "encoder")
     assert identify("speech_encoder", tmp_path / "encoder") == identify("speech_encoder", whole)
     assert fingerprint([("a", torch.zeros(2))]) != fingerprint([("a", torch.zeros(2, 1))])
+
+
+def test_weights_are_known_by_a_few_values_in_any_precision():
+    torch.manual_seed(0)
+    matrices = {f"layers.{i}.weight": torch.randn(30, 20) for i in range(40)}
+    looks = likeness({**matrices, "bias": torch.randn(20)}.items())
+    assert len(looks) == 10
+    assert all(len(row) == 16 for row in looks.values())
+    assert all(
+        row[-1] == pytest.approx(float(matrices[name][-1, -1]), abs=1e-4) for name, row in looks.items()
+    )
+    halves = {name: value.half() for name, value in matrices.items()}
+    assert unlikeness(halves.items(), looks) < 1e-3
+    noisy = {name: value + 0.1 * torch.randn(30, 20) for name, value in matrices.items()}
+    assert 0.05 < unlikeness(noisy.items(), looks) < ALIKE
+    others = {name: torch.randn(30, 20) for name in matrices}
+    assert unlikeness(others.items(), looks) == pytest.approx(2**0.5, abs=0.2)
+    del matrices["layers.0.weight"]
+    assert unlikeness(matrices.items(), looks) == float("inf")
+
+
+def test_a_model_shipped_without_bases_takes_them_in_another_precision_and_no_others(bases, copy):
+    folder, content = Path(bases.path("qwen2")), json.loads((copy / "config.json").read_text())
+    backbone = content["bases"]["backbone"]
+    backbone |= {"source": "lm", "likeness": likeness(used_tensors("backbone", folder))}
+    del backbone["fingerprint"]
+    (copy / "config.json").write_text(json.dumps(content))
+    shutil.copytree(folder, copy / "lm")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value.half() for name, value in weights.items()}, copy / "lm" / "model.safetensors")
+    load(copy, dtype="float32")
+    torch.manual_seed(0)
+    wrong = {name: value + value.std() * torch.randn_like(value) for name, value in weights.items()}
+    save_file(wrong, copy / "lm" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"not the one .* trained on(.|\n)*% off"):
+        load(copy, dtype="float32")
 
 
 def test_a_large_tensor_is_sampled_over_all_of_it():

@@ -20,8 +20,9 @@ QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 
 def model_on(folder: Path, **settings: object) -> AistaForConditionalGeneration:
     return AistaForConditionalGeneration.from_bases(
-        str(whisper(folder / "whisper")), str(language_model(folder / "lm")), qformer=QFORMER, **settings
-    )
+        str(whisper(folder / "whisper")), str(language_model(folder / "lm")),
+        **{"qformer": QFORMER, **settings},
+    )  # fmt: skip
 
 
 def tokens_of(model: AistaForConditionalGeneration, seconds: float) -> torch.Tensor:
@@ -97,6 +98,8 @@ def test_a_shorter_window_uses_the_first_positions(tmp_path: Path) -> None:
 def test_features_of_another_window_are_other_features(tmp_path: Path) -> None:
     whole, short = model_on(tmp_path), model_on(tmp_path, speech_window_seconds=1.02)
     assert encoder_fingerprint(whole.config) != encoder_fingerprint(short.config)
+    narrow = model_on(tmp_path, qformer={**QFORMER, "frames_per_window": 8})  # keeps other frames of a clip
+    assert encoder_fingerprint(whole.config) != encoder_fingerprint(narrow.config)
 
 
 @pytest.mark.parametrize("seconds", [0.001, 2.06, -1.0])

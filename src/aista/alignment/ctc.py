@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,61 +21,99 @@ class Method(Alignment):
         sizes: Width of the states, and how many token ids there are.
         per_token: Divide each pair's loss by the length of its transcript. False: the literal negative log
             likelihood.
+        head: What a speech token is compared with. ``own``: the rows of an output layer of its own, Linear(d,
+            V + 1). ``embeddings``: the backbone's embeddings of the tokens that the step's transcripts hold,
+            by their cosine, and a trained vector for the blank.
+        temperature: Divides these cosines.
 
     Attributes:
-        head: Layer -> its own output layer, Linear(d, vocabulary + 1). The last class is the blank.
         report: ``ctc_too_short``, the share of the batch left out: a path needs a speech token per transcript
             token, and one more between two equal ones.
+        cost: How a retrieval ranks what this method aligned.
 
-    Gradient: into the speech states and the head; the text branch is not run.
-    Cost: (V + 1) d parameters a layer (545 M with Qwen2-7B), and (B, N, V + 1) float32 logits.
-    Source: Graves et al. 2006; the paper's 6.3 for the place, the targets and the independent layer.
+    Gradient: into the speech states and the head or the vector of the blank.
+    Cost: ``own``: (V + 1) d parameters (545 M with Qwen2-7B), and (B, N, V + 1) float32 logits; the text
+        branch is not run. ``embeddings``: d + 1 parameters, and a column for each token of the step.
+    Source: Graves et al. 2006; the paper's 6.3 for the place, the targets and the independent layer. To share
+        the output layer with the embeddings: Press and Wolf 2017.
     Departs: the paper does not say how pairs are weighed; here each has the same weight.
     """
 
     fixed_layers = (0,)
-    needs_text = False
 
     def __init__(
-        self, layers: tuple[int, ...] = (0,), sizes: Sizes | None = None, per_token: bool = False
-    ) -> None:
+        self, layers: tuple[int, ...] = (0,), sizes: Sizes | None = None, per_token: bool = False,
+        head: Literal["own", "embeddings"] = "own", temperature: float = 0.07,
+    ) -> None:  # fmt: skip
         super().__init__(layers)
         if sizes is None:
             raise ConfigError(
                 "CTC needs the sizes of the backbone.", advice="alignment('ctc', layers, sizes=Sizes(d, V))"
             )
-        self.blank, self.per_token = sizes.vocab_size, per_token
-        self.head = nn.ModuleDict(
-            {str(layer): nn.Linear(sizes.hidden_size, sizes.vocab_size + 1) for layer in layers}
-        )
+        if head not in ("own", "embeddings"):
+            raise ConfigError("Unknown head of CTC.", got=head, expected="own or embeddings")
+        self.per_token, self.temperature = per_token, temperature
+        self.needs_text = self.over_batch = head == "embeddings"
+        self.cost = "cosine" if self.needs_text else "squared_euclidean"
+        if self.needs_text:
+            self.blank_bias = nn.Parameter(torch.zeros(()))
+            self.blank_vector = nn.Parameter(torch.randn(sizes.hidden_size))
+        else:
+            self.head = nn.Linear(sizes.hidden_size, sizes.vocab_size + 1)
 
     def usable(self, speech_mask: Tensor, text_mask: Tensor, transcript_ids: Tensor) -> Tensor:
         """Say which pairs have a path: speech that is long enough for its transcript. (B,) bool."""
         needed = text_mask.sum(1) + repeats(transcript_ids, text_mask)
         return super().usable(speech_mask, text_mask, transcript_ids) & (speech_mask.sum(1) >= needed)
 
-    def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:
-        """Return ``ctc_<layer>`` of each pair, (B,); 0 where there is no path."""
-        heard, written = states.speech_mask.sum(1), states.text_mask.sum(1)
-        ids = states.transcript_ids.masked_fill(~states.text_mask, 0)
+    def forward(self, states: PairedStates, num_pairs: Tensor | float | None = None) -> dict[str, Tensor]:
+        """Return the losses, as every method does, and report the share without a path."""
         possible = self.usable(states.speech_mask, states.text_mask, states.transcript_ids)
         self.report = {"ctc_too_short": (~possible).float().mean()}
-        losses = {}
-        for layer in self.layers:
-            log_probabilities = self._log_probabilities(layer, states.speech[layer], states.speech_mask)
-            values = F.ctc_loss(
-                log_probabilities.transpose(0, 1), ids, heard, written,
-                blank=self.blank, reduction="none", zero_infinity=True,
-            )  # fmt: skip
-            losses[f"ctc_{layer}"] = values / written.clamp(min=1) if self.per_token else values
-        return losses
+        return super().forward(states, num_pairs)
 
-    def _log_probabilities(self, layer: int, speech: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, N, V + 1), float32 (float64 if the head is)."""
-        head: Any = self.head[str(layer)]
+    def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:
+        """Return ``ctc_0`` of each pair, (B,); 0 where there is no path."""
+        mask = states.text_mask
+        heard, written = states.speech_mask.sum(1), mask.sum(1)
+        logits, tokens = self._logits(states)
+        targets = states.transcript_ids.masked_fill(~mask, 0)
+        if tokens is not None:
+            targets[mask] = torch.searchsorted(tokens, targets[mask])
+        values = F.ctc_loss(
+            logits.log_softmax(-1).transpose(0, 1), targets, heard, written,
+            blank=logits.shape[-1] - 1, reduction="none", zero_infinity=True,
+        )  # fmt: skip
+        return {"ctc_0": values / written.clamp(min=1) if self.per_token else values}
+
+    @torch.no_grad()
+    def read(self, states: PairedStates) -> list[list[int]]:
+        """Return the token ids that the most likely path of each row names, blanks and repeats left out."""
+        logits, tokens = self._logits(states)
+        blank = logits.shape[-1] - 1
+        rows = []
+        for row in logits.argmax(-1).masked_fill(~states.speech_mask, blank):
+            named = row.unique_consecutive()
+            named = named[named != blank]
+            rows.append((named if tokens is None else tokens[named]).tolist())
+        return rows
+
+    def _logits(self, states: PairedStates) -> tuple[Tensor, Tensor | None]:
+        """Return (B, N, classes + 1), float32 (float64 if the head is), the last of them the blank; and the
+        token ids of the classes, in rising order, if they are not all there are."""
+        speech, mask = states.speech[self.layers[0]], states.speech_mask[..., None]
         with torch.autocast(speech.device.type, enabled=False):
-            logits = head(speech.masked_fill(~mask[..., None], 0.0).to(head.weight.dtype))
-            return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+            if not self.needs_text:
+                logits = self.head(speech.masked_fill(~mask, 0.0).to(self.head.weight.dtype))
+                return logits.to(torch.promote_types(logits.dtype, torch.float32)), None
+            read = states.text_mask
+            tokens, place = states.transcript_ids[read].unique(return_inverse=True)
+            text = states.text[self.layers[0]].detach()[read].to(self.blank_vector.dtype)
+            table = text.new_zeros(len(tokens), text.shape[1]).index_add(0, place, text)  # equal rows
+            classes = F.normalize(torch.cat([table, self.blank_vector[None]]), dim=-1)
+            units = F.normalize(speech.masked_fill(~mask, 0.0).to(classes.dtype), dim=-1)
+            logits = units @ classes.T / self.temperature
+            return logits + F.pad(self.blank_bias[None], (len(tokens), 0)), tokens
 
 
 def repeats(ids: Tensor, mask: Tensor) -> Tensor:

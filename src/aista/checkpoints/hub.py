@@ -83,6 +83,16 @@ SOURCES: dict[str, Source] = {
         6.2,
         (Place("openai/whisper-large-v2", _WHISPER, "ae4642769ce2ad8fc292556ccea8e901f1530655"),),
     ),
+    "whisper-base": Source(
+        "Whisper-base (speech encoder of base scale, 'aista translate --model base')",
+        0.3,
+        (Place("openai/whisper-base"),),
+    ),
+    "qwen2.5-coder-0.5b": Source(
+        "Qwen2.5-Coder-0.5B-Instruct (language model of 'aista translate --model base')",
+        1.0,
+        (Place("Qwen/Qwen2.5-Coder-0.5B-Instruct"),),
+    ),
     "beats": Source(
         "BEATs iter3+ (AS2M), fine-tuned on AS2M, cpt2 (audio encoder)",
         0.36,

@@ -23,12 +23,13 @@ Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
     epilog=examples(
         "aista download                       (what there is)",
         "aista download beats --to models/beats",
+        "aista download whisper-base qwen2.5-coder-0.5b --to models   (for aista translate --model base)",
     )
 )
 def download(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="whisper, beats, vicuna, vicuna-7b, qwen2, salmonn, salmonn-7b."),
+        typer.Argument(help="Names of the list that this command prints without any."),
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder; models/NAME by default.")] = None,
     as_json: AsJson = False,

@@ -24,7 +24,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from sacrebleu.metrics.base import Metric
 
 from aista.errors import EvaluationError
-from aista.text.normalize import is_blank, lower, same_apostrophes, without_invisible
+from aista.text.normalize import edit_distance, is_blank, lower, same_apostrophes, without_invisible
 from aista.text.prompts import language, script_complaint
 
 _NEEDS_SPACES = frozenset({"13a", "intl", "none"})
@@ -224,19 +224,6 @@ def units(text: str, spoken: str, normalize: bool = True) -> list[str]:
         text = "".join(" " if unicodedata.category(mark)[0] in "PS" else mark for mark in text)
         text = text.replace("\0", "'")
     return text.split() if language(spoken).spaces else list("".join(text.split()))
-
-
-def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
-    """Levenshtein's distance: the fewest substitutions, deletions and insertions from one to the other.
-
-    Cost: time len(one) * len(other), memory len(other).
-    """
-    row = list(range(len(other) + 1))
-    for i, unit in enumerate(one, start=1):
-        corner, row[0] = row[0], i
-        for j, counterpart in enumerate(other, start=1):
-            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (unit != counterpart))
-    return row[-1]
 
 
 class Comet:

@@ -19,12 +19,12 @@ from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance
 from aista.evaluation.decode import TransportMap, read_hypotheses, transport_map
 from aista.evaluation.evaluate import compare
-from aista.evaluation.metrics import edit_distance
 from aista.experiments import page
 from aista.experiments.page import Clip, Rendering
 from aista.experiments.results import Cell, Row, Table
 from aista.figures.charts import role_of
 from aista.files import write_whole
+from aista.text.normalize import edit_distance
 from aista.text.prompts import language
 
 NAMES = {"base": "base", "ai_sta": "AI-STA"}

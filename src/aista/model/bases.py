@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from aista.model.configuration import BeatsConfig
 from aista.model.weights import fingerprint, load_strictly, read_pickle, require_match
 
 PACKAGED = "aista:"
+SHORT_NAMES = ("base",)  # shipped models that are called by their bare names
 ROLES = ("speech_encoder", "audio_encoder", "backbone")
 _HUB_FILES = ("*.json", "*.safetensors*", "*.model", "*.txt", "*.jinja", "pytorch_model*.bin*", "*.pt")
 
@@ -39,8 +40,8 @@ def locate(source: str, *, revision: str | None = None, beside: Path | None = No
     """Find a base on this machine, or fetch it from the hub.
 
     Args:
-        source: ``aista:NAME`` (shipped with the package), a path (absolute, relative to the working directory
-            or to ``beside``), or a hub id.
+        source: ``aista:NAME`` (shipped with the package; ``base`` alone, too), a path (absolute, relative to
+            the working directory or to ``beside``), or a hub id.
         revision: Commit, tag or branch, for a hub id.
         beside: Folder of the checkpoint that names this base.
 
@@ -58,6 +59,8 @@ def locate(source: str, *, revision: str | None = None, beside: Path | None = No
     for path in [Path(source).expanduser(), *([beside / source] if beside else [])]:
         if path.exists():
             return path.resolve()
+    if source in SHORT_NAMES:
+        return locate(PACKAGED + source)
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise CheckpointError("This base does not exist.", got=source, advice="Check the path.")
     try:
@@ -364,15 +367,20 @@ def load_feature_extractor(path: Path) -> WhisperFeatureExtractor:
     return extractor
 
 
-def identify(role: str, path: Path) -> str:
-    """Fingerprint a base by what is used of it, whatever file it lies in.
+def used_tensors(role: str, path: Path) -> Iterable[tuple[str, Tensor]]:
+    """Go through what is used of a base, whatever file it lies in.
 
     Args:
         role: One of ``ROLES``. Of a Whisper-class model only the encoder counts, of BEATs not the head.
         path: As ``locate`` returns it.
     """
     if role == "speech_encoder":
-        return fingerprint(_encoder_tensors(path).items())
+        return _encoder_tensors(path).items()
     if role == "audio_encoder":
-        return fingerprint(load_audio_encoder(path).state_dict().items())
-    return fingerprint(tensors(path))
+        return load_audio_encoder(path).state_dict().items()
+    return tensors(path)
+
+
+def identify(role: str, path: Path) -> str:
+    """Fingerprint a base by what is used of it."""
+    return fingerprint(used_tensors(role, path))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from aista import processes
-from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.audio.rates import FRAMES_PER_WINDOW, SAMPLE_RATE_HZ
 from aista.data.dataset import SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter, estimate_bytes, is_complete
 from aista.data.manifest import Manifest
@@ -77,8 +77,12 @@ def cached_features(
 def encoder_fingerprint(config: Any) -> str:
     """Name the frozen encoders and how much of their output is kept."""
     known = [config.bases.get(role, {}).get("fingerprint") for role in ("speech_encoder", "audio_encoder")]
-    window = [] if config.speech_window_seconds is None else [config.speech_window_seconds]
-    return hashlib.sha256(json.dumps([*known, config.speech_tokens, *window]).encode()).hexdigest()
+    kept: list[Any] = [config.speech_tokens]  # what is as usual is not named: older stores stay valid
+    if config.speech_window_seconds is not None:
+        kept.append(config.speech_window_seconds)
+    if config.frames_per_window != FRAMES_PER_WINDOW:  # whole windows are kept
+        kept.append(f"{config.frames_per_window} frames")
+    return hashlib.sha256(json.dumps([*known, *kept]).encode()).hexdigest()
 
 
 @contextmanager

@@ -25,12 +25,13 @@ from aista.files import draft_of
 from aista.model import bases
 from aista.model.backbones import family as backbone_family
 from aista.model.configuration import AistaConfig
-from aista.model.weights import fingerprint
+from aista.model.weights import fingerprint, unlikeness
 from aista.text.prompts import end_token_id, suitable_template
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 BASES = "AISTA_BASES"
+ALIKE = 0.2  # the largest difference of values between the same weights in two precisions
 # SALMONN's: BERT-base with two layers and a cross-attention in each.
 QFORMER = {"num_hidden_layers": 2, "cross_attention_frequency": 1}
 
@@ -350,17 +351,27 @@ def open_checkpoint(
         where = f"{error.advice or ''} Of a model that was moved, say where its bases lie: {moved}."
         raise CheckpointError(error.what, got=error.got, advice=where.strip()) from error
     for role, path in located.items():
-        found, expected = bases.identify(role, path), config.bases[role].get("fingerprint")
-        if expected in (None, found):
+        if (differs := _difference(role, path, config.bases[role])) is None:
             continue
         what = f"The {role.replace('_', ' ')} is not the one that this model was trained on."
         if check_bases:
-            right = f"--base {role}=PATH (in Python: replace_bases={{'{role}': PATH}})"
             raise CheckpointError(
                 what,
-                got=f"{path} with fingerprint {found[:23]}…",
-                expected=f"{expected[:23]}…",
-                advice=f"Give the right one: {right}.",
+                got=f"{path} with {differs[0]}",
+                expected=differs[1],
+                advice=f"Give the right one: --base {role}=PATH"
+                f" (in Python: replace_bases={{'{role}': PATH}}).",
             )
         warnings.warn(f"{what} ({path})", stacklevel=3)
     return config, read_trained(folder)
+
+
+def _difference(role: str, path: Path, named: dict[str, Any]) -> tuple[str, str] | None:
+    """Return what a base has and what it should have, if it is not the one that a model was trained on."""
+    if looks := named.get("likeness"):  # of a model that is shipped without its bases: in any precision
+        far = unlikeness(bases.used_tensors(role, path), looks)
+        return None if far <= ALIKE else (f"values {far:.0%} off", f"at most {ALIKE:.0%}, for 4-bit weights")
+    found, expected = bases.identify(role, path), named.get("fingerprint")
+    if expected in (None, found):
+        return None
+    return f"fingerprint {found[:23]}…", f"{expected[:23]}…"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -25,6 +26,7 @@ T = TypeVar("T", bound=nn.Module)
 # Tensors above this size are fingerprinted by evenly spaced samples of their bytes.
 _WHOLE_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 32, 1 << 12
+_MATRICES, _VALUES = 12, 16
 # What torch's restricted unpickler says of a pickle that names a function or a class.
 _CODE = re.compile(r"GLOBAL|[Uu]nsupported (global|class)|operand 14[79]\b|reduce|BUILD")
 
@@ -137,6 +139,37 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]], *, whole: bool = False) -
             digest.update(content[start : start + count].numpy().tobytes())
         digests.append(digest.digest())
     return "sha256:" + hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def likeness(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, list[float]]:
+    """Return a few values of some matrices: they are known by them in another precision, too.
+
+    Returns:
+        Name -> 16 evenly spaced values, of 12 matrices evenly spaced among all by their names.
+    """
+    found = {name: _values(tensor) for name, tensor in tensors if tensor.ndim == 2}
+    names = sorted(found)
+    return {name: found[name] for name in names[:: -(-len(names) // _MATRICES)]}
+
+
+def unlikeness(tensors: Iterable[tuple[str, Tensor]], expected: Mapping[str, list[float]]) -> float:
+    """Return how far values are from those of ``likeness``: the mean over its matrices of |a - b| / |b|.
+
+    The same weights in float16 have some 0.0003, in five bits 0.04, unrelated ones 1.4. A matrix that is not
+    there counts as infinitely far.
+    """
+    found = {name: _values(tensor) for name, tensor in tensors if name in expected}
+    if expected.keys() - found.keys():
+        return float("inf")
+    far = [np.subtract(found[name], row) for name, row in expected.items()]
+    sizes = [np.linalg.norm(row) for row in expected.values()]
+    return float(np.mean([np.linalg.norm(row) / size for row, size in zip(far, sizes, strict=True)]))
+
+
+def _values(tensor: Tensor) -> list[float]:
+    flat = tensor.detach().reshape(-1)
+    places = [i * (len(flat) - 1) // (_VALUES - 1) for i in range(_VALUES)]
+    return [float(f"{value:.5g}") for value in flat[places].float().tolist()]
 
 
 def settle(module: nn.Module) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 PUNCTUATION_TAGS = {
     "<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!",
@@ -93,3 +95,16 @@ def lower(text: str, code: str) -> str:
     if code in _WITH_DOTTED_I:
         text = text.translate(_DOTTED_I)
     return text.casefold()
+
+
+def edit_distance(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Levenshtein's distance: the fewest substitutions, deletions and insertions from one to the other.
+
+    Cost: time len(one) * len(other), memory len(other).
+    """
+    row = list(range(len(other) + 1))
+    for i, unit in enumerate(one, start=1):
+        corner, row[0] = row[0], i
+        for j, counterpart in enumerate(other, start=1):
+            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (unit != counterpart))
+    return row[-1]

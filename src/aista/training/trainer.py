@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +31,7 @@ from aista.data.sampling import LengthGroupedSampler
 from aista.errors import AudioError, ConfigError, ManifestError, ModelInputError
 from aista.retrieval.tokens import under_cost
 from aista.speech_llm import Batch
+from aista.text.normalize import edit_distance
 from aista.training import checkpointing
 from aista.training.callbacks import FiniteLosses, Journal, Meter, Progress, StopOnSignal, Sums
 from aista.training.checkpointing import complete, writing
@@ -90,7 +91,7 @@ class AistaTrainer:
         metric: Of the validation that decides which model is kept; larger is better.
     """
 
-    metric: ClassVar[str] = "token_accuracy"
+    metric = "token_accuracy"
 
     def __init__(
         self,
@@ -398,6 +399,9 @@ class AistaTrainer:
 class AlignTrainer(AistaTrainer):
     """Validates by retrieval: the MRR (Eq. 4) of the held-out pairs, the mean over the aligned layers.
 
+    Where the method can be read (CTC), it is read: ``token_accuracy`` is 1 minus the token error rate of its
+    greedy answers, among the tokens of the batch, and decides which model is kept.
+
     Raises:
         ConfigError: A row has no sound.
     """
@@ -406,6 +410,8 @@ class AlignTrainer(AistaTrainer):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        if hasattr(self.trained_module.alignment, "read"):
+            self.metric = "token_accuracy"
         for dataset in filter(None, (self.data.train, self.data.validation)):
             if not dataset.has_sound.all():
                 row = dataset.utterance(int((~dataset.has_sound).argmax()))
@@ -417,18 +423,24 @@ class AlignTrainer(AistaTrainer):
 
     @torch.no_grad()
     def validation_metrics(self) -> dict[str, float]:
-        """Return ``mrr`` and what chance would give; pairs are ranked by the cost that is trained."""
+        """Return ``mrr`` by the cost that is trained, what chance would give, and what could be read."""
         objective: Any = self.trained_module
         device = self.accelerator.device
         found: list[tuple[dict[int, Tensor], dict[int, Tensor], tuple[int, ...]]] = []
+        read = getattr(objective.alignment, "read", None)
+        edits = tokens = 0
         for batch, share in self.validation_batches():
             states = objective.pairs(batch["speech"].to(device), batch["text"].to(device))
+            answers = read(states) if read and share else []
             for row in range(len(states.speech_mask) * share):
-                heard, read = states.speech_mask[row], states.text_mask[row]
-                if heard.any() and read.any():
+                heard, written = states.speech_mask[row], states.text_mask[row]
+                ids = tuple(states.transcript_ids[row][written].tolist())
+                if answers:
+                    edits, tokens = edits + edit_distance(answers[row], ids), tokens + len(ids)
+                if heard.any() and written.any():
                     speech = {layer: side[row][heard].float().cpu() for layer, side in states.speech.items()}
-                    text = {layer: side[row][read].float().cpu() for layer, side in states.text.items()}
-                    found.append((speech, text, tuple(states.transcript_ids[row][read].tolist())))
+                    text = {layer: side[row][written].float().cpu() for layer, side in states.text.items()}
+                    found.append((speech, text, ids))
         pairs = [pair for share in processes.gather(found) for pair in share]
         cost = getattr(objective.alignment, "cost", "squared_euclidean")
         texts = [ids for _, _, ids in pairs]
@@ -436,7 +448,12 @@ class AlignTrainer(AistaTrainer):
         for layer in objective.alignment.layers:
             sides = [speech[layer] for speech, _, _ in pairs], [text[layer] for _, text, _ in pairs]
             values.append(retrieval.exact_ranks(*under_cost(*sides, cost), texts=texts).mrr)
-        return {self.metric: sum(values) / len(values), "mrr_by_chance": retrieval.chance_mrr(len(pairs))}
+        result = {"mrr": sum(values) / len(values), "mrr_by_chance": retrieval.chance_mrr(len(pairs))}
+        if read:
+            counts = processes.gather((edits, tokens))
+            edits, tokens = (sum(column) for column in zip(*counts, strict=True))
+            result["token_accuracy"] = 1.0 - edits / max(tokens, 1)
+        return result
 
 
 def own_turns(count: int) -> range:
