@@ -79,6 +79,16 @@ def test_the_mrr_shown_is_that_of_layer_selection_by_the_trained_cost(tmp_path: 
     assert report.mrr_by_layer[0] == pytest.approx(run.best_mrr)
 
 
+def test_a_method_that_can_be_read_is_read_and_judged_by_it(tmp_path: Path) -> None:
+    train = {"max_steps": 6, "eval_steps": 2, "save_steps": 2}
+    run = align(settings(tmp_path, alignment={"method": "retrieval_ctc"}, train=train))
+    logged = json.loads((run.folder / "history.json").read_text())
+    seen = [row["eval_token_accuracy"] for row in logged if "eval_token_accuracy" in row]
+    assert len(seen) == 3 and run.best_token_accuracy == max(seen) <= 1 and run.best_mrr is None
+    assert all("eval_mrr" in row for row in logged if "eval_token_accuracy" in row)
+    assert any({"retrieval_ctc_0", "retrieval", "ctc", "ctc_too_short"} <= set(row) for row in logged)
+
+
 @pytest.mark.slow
 def test_an_interrupted_alignment_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
