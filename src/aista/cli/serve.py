@@ -50,7 +50,7 @@ def serve(
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
     import socket
 
-    from aista.inference.translator import ABOUT_THE_SHIPPED, load
+    from aista.inference.translator import ABOUT, load
 
     try:
         import uvicorn
@@ -78,7 +78,7 @@ def serve(
     longest = round(upload_seconds + answer_seconds) + 1
     config = uvicorn.Config(service, http=PromptH11, timeout_graceful_shutdown=longest)
     place = f"[{host}]" if ":" in host else host
-    if model is None:
-        typer.echo(f"note: {ABOUT_THE_SHIPPED} For another: --model", err=True)
+    if about := ABOUT.get(translator.name):
+        typer.echo(f"note: {about} For another: --model", err=True)
     typer.echo(f"Listening at http://{place}:{listener.getsockname()[1]}", err=True)
     uvicorn.Server(config).run(sockets=[listener])

@@ -47,6 +47,7 @@ Dtype = Annotated[
         "aista translate talk.flac --to en                          (English to English: a transcript)",
         "aista translate call.wav --to zh --channel 1                (one speaker of two)",
         "aista translate talk.wav --to zh --model runs/joint --beams 4 --coverage retry",
+        "aista translate talk.wav --to de --model base               (real words; aista download: its bases)",
         "aista translate talk.wav --to zh --model Qwen/Qwen2-Audio-7B-Instruct",
         "ffmpeg -i film.mkv -f wav - | aista translate - --to zh --output-format vtt > film.vtt",
         "aista translate --live --to zh                             (from the microphone)",
@@ -102,7 +103,7 @@ def translate(
     places = _places(files, target, output_format, output_dir)
     from transformers.utils.logging import disable_progress_bar
 
-    from aista.inference.translator import ABOUT_THE_SHIPPED, load
+    from aista.inference.translator import ABOUT, load
 
     disable_progress_bar()
     translator = load(
@@ -112,8 +113,8 @@ def translate(
     translator.max_minutes, translator.channel = max_minutes, channel
     translator.vad, translator.coverage = vad == "on", coverage
     translator.word_times = output_format in _WITH_WORD_TIMES
-    if model is None:
-        typer.echo(f"note: {ABOUT_THE_SHIPPED} For another: --model", err=True)
+    if about := ABOUT.get(translator.name):
+        typer.echo(f"note: {about} For another: --model", err=True)
     if live:
         _live(translator, target, source, chunk_seconds, piped=bool(files), as_json=output_format == "json")
         return

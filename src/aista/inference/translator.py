@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,19 @@ from aista.inference.translating import (
     Translation,
 )
 from aista.inference.words import letter_times, token_times
+from aista.model.bases import PACKAGED, SHORT_NAMES
 from aista.speech_llm import Content, SpeechLM
 from aista.text.prompts import instruction
 
-__all__ = ["SHIPPED", "Sound", "TranslatedSegment", "Translation", "Translator", "load"]
+__all__ = ["ABOUT", "SHIPPED", "Sound", "TranslatedSegment", "Translation", "Translator", "load"]
 
 SHIPPED = "aista:model"
-ABOUT_THE_SHIPPED = (
-    "This is the small model that aista ships. It knows 264 English words of one grammar, in the voices of a"
-    " speech synthesiser. Whatever else it hears becomes fluent nonsense."
-)
+ABOUT = {  # what whoever uses a shipped model should know
+    SHIPPED: "This is the small model that aista ships. It knows 264 English words of one grammar, in the"
+    " voices of a speech synthesiser. Whatever else it hears becomes fluent nonsense.",
+    "aista:base": "This is the base model that aista ships. It learnt English from three hours of one"
+    " synthetic voice: of people's speech it gets many words wrong, and answers fluently all the same.",
+}
 
 
 def load(
@@ -42,8 +46,9 @@ def load(
     """Load a model and its processor, ready to translate.
 
     Args:
-        path: Folder of a model, ``aista:NAME`` for one that comes with the package, id or folder of any
-            speech LLM of transformers, or ``None`` for the model the package ships.
+        path: Folder of a model, ``aista:NAME`` for one that comes with the package (``base``: the one over
+            Whisper-base and Qwen2.5-Coder-0.5B), id or folder of any speech LLM of transformers, or ``None``
+            for the small model that needs no download.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a GPU where there is one.
         dtype: Of the frozen weights, e.g. ``bfloat16``; by default bfloat16 on a GPU, float32 on a CPU.
         options: Search settings, e.g. ``num_beams=4`` (see ``GenerationSettings``).
@@ -55,6 +60,8 @@ def load(
         ConfigError: An option is unknown, or there is no such device.
     """
     name = SHIPPED if path is None else os.fspath(path)
+    if name in SHORT_NAMES and not Path(name).exists():
+        name = PACKAGED + name
     generation = GenerationSettings.of(options, source="the options of load")
 
     place = processes.device_named(device)

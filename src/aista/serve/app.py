@@ -30,7 +30,7 @@ from aista.errors import AistaError, AudioError, ConfigError
 from aista.inference.formats import render
 from aista.inference.translating import Request as Question
 from aista.inference.translating import SpeechTranslator, TranslatedSegment, Translation, joined, listen
-from aista.inference.translator import ABOUT_THE_SHIPPED, SHIPPED
+from aista.inference.translator import ABOUT
 from aista.serve.batching import Batcher, Caller, Left
 from aista.serve.bounds import FORM_BYTES, Bounds, Limits, Load, error_response
 from aista.text.prompts import code_of
@@ -126,7 +126,7 @@ def create_app(translator: SpeechTranslator, limits: Limits | None = None) -> Fa
         return {
             "status": "ok",
             "model": translator.name,
-            "about": ABOUT_THE_SHIPPED if translator.name == SHIPPED else "",
+            "about": ABOUT.get(translator.name, ""),
             "directions": list(translator.directions),
             "requests": load.requests,
             "max_upload_mb": limits.max_upload_mb,
