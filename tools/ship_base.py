@@ -32,6 +32,9 @@ def ship(run: Path, folder: Path = SHIPPED) -> None:
         role: {"source": source, "likeness": likeness(bases.used_tensors(role, paths[role]))}
         for role, source in HUB.items()
     }
+    for part, role in ((config.speech_config, "speech_encoder"), (config.text_config, "backbone")):
+        part.name_or_path = HUB[role]
+        vars(part).pop("_model_name_or_path", None)
     loading.save_checkpoint(config, {name: value.half() for name, value in trained.items()}, folder)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"{folder}: {sum(map(torch.numel, trained.values())):,} parameters, {size:.1f} MB")
