@@ -53,7 +53,7 @@ def test_without_its_bases_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bases, "snapshot_download", offline)
     with pytest.raises(CheckpointError) as caught:
         load("base")
-    assert "openai/whisper-base" in str(caught.value)
+    assert "Qwen/Qwen2.5-Coder-0.5B-Instruct" in str(caught.value)
     assert "aista download" in str(caught.value) and "--base backbone=PATH" in str(caught.value)
 
 

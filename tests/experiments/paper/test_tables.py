@@ -55,6 +55,23 @@ def test_nothing_is_bold_on_one_seed(tmp_path: Path) -> None:
     assert not any(cell.best for row in table2(context(made)).rows for cell in row.cells)
 
 
+def test_tables_have_the_languages_of_the_tests(tmp_path: Path) -> None:
+    """Base scale on English into German and French: no empty columns of Chinese and Japanese."""
+    made = plan(tmp_path, "table2")
+    for run in made.runs():
+        train(run)
+        evaluate(run, 0)
+        path = run.evaluation / "results.json"
+        path.write_text(path.read_text().replace("bleu_zh", "bleu_de").replace("bleu_ja", "bleu_fr"))
+    there = context(made)
+    table = table2(there)
+    assert table.columns == ["En-De", "En-Fr"]
+    assert all(cell.value is not None for cell in row(table, "base").cells)
+    assert "salmonn" not in {line.key for line in table.rows}
+    assert table5(there).columns == ["ST En-De", "MT En-De", "ST En-Fr", "MT En-Fr"]
+    assert table4(there).columns[:2] == ["En-De", "En-Fr"] and table3(there).columns[:2] == ["En-De", "En-Fr"]
+
+
 def test_bold_needs_room_for_both_deviations() -> None:
     def cells(*pairs: tuple[float, float]) -> list[bool]:
         return [cell.best for cell in with_best([Cell(value=v, deviation=d) for v, d in pairs])]

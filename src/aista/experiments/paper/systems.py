@@ -294,6 +294,13 @@ class Measured:
         self._kept = context.folder / _COMPARISONS
         self._comparisons: dict[str, Any] = json.loads(self._kept.read_text()) if self._kept.exists() else {}
 
+    def languages(self) -> dict[str, str]:
+        """Return the title of each language's column: the paper's pair, or what other tests hold."""
+        names = {name for row in self._results.values() for name in row["scores"]}
+        found = {name.removeprefix("bleu_") for name in names if name.startswith("bleu_")}
+        pair = ("zh", "ja") if not found or found & {"zh", "ja"} else ()
+        return {code: f"En-{code.capitalize()}" for code in [*pair, *sorted(found - set(pair))]}
+
     def seeds(self, backbone: str, system: str) -> list[int]:
         """Return the seeds of which every direction is there."""
         return [seed for seed in self.context.scope.seeds if self._runs(backbone, system, seed)]

@@ -91,8 +91,6 @@ BOLD_RULE = (
     "together."
 )
 RULES = (SEED_RULE, P_RULE, BOLD_RULE)
-_TITLES = {"zh": "En-Zh", "ja": "En-Ja"}
-_BLEU = ("bleu_zh", "bleu_ja")
 _BASELINES = ("salmonn", "blsp_kd", "qwen_audio", "qwen2_audio")
 
 
@@ -162,7 +160,7 @@ def _stand_ins(context: Context, task: str) -> list[Row]:
         seconds[row.answer_lang].append(row.duration or 0.0)
     return [
         Row(
-            label=f"stand-in: spoken sentences {_TITLES.get(code, code)}",
+            label=f"stand-in: spoken sentences En-{code.capitalize()}",
             cells=list(_data(sum(found) / 3600, len(found))),
         )
         for code, found in seconds.items()
@@ -182,33 +180,34 @@ def _shipped_counts(corpus: str) -> tuple[Cell, Cell]:
 def table2(context: Context) -> Table:
     """Return systems x directions (6.1)."""
     measured, scope = Measured(context), context.scope
+    titles = measured.languages()
     rows = [Row(label="Baseline models", is_heading=True)]
     ran = measured.baselines()
     first = scope.backbones[0].name
     if measured.seeds(first, "distillation"):  # our own run of that baseline's method
-        own = {code: measured.cell(first, "distillation", f"bleu_{code}") for code in _TITLES}
+        own = {code: measured.cell(first, "distillation", f"bleu_{code}") for code in titles}
         ran["blsp_kd"] = ran.get("blsp_kd", {}) | own
     for row in (row for row in REPORTED if row.system in _BASELINES):
         ours = ran.pop(row.system, {})
-        cells = [
-            ours.get(code, Cell()).model_copy(update={"paper": row.bleu[f"en-{code}"]}) for code in _TITLES
-        ]
-        rows.append(Row(label=row.title, cells=cells, key=row.system))
+        theirs = {code: row.bleu.get(f"en-{code}") for code in titles}
+        if ours or any(value is not None for value in theirs.values()):
+            cells = [ours.get(code, Cell()).model_copy(update={"paper": theirs[code]}) for code in titles]
+            rows.append(Row(label=row.title, cells=cells, key=row.system))
     for name, found in ran.items():
-        cells = [found.get(code, Cell()) for code in _TITLES]
+        cells = [found.get(code, Cell()) for code in titles]
         rows.append(Row(label=context.title(name), cells=cells, key=name))
     for backbone in scope.backbones_of("table2"):
         reported = {s: values for (b, s), values in TABLE2.items() if b == backbone.paper}
         columns = [
-            Column(f"bleu_{code}", {system: values[code] for system, values in reported.items()})
-            for code in _TITLES
+            Column(f"bleu_{code}", {s: values[code] for s, values in reported.items() if code in values})
+            for code in titles
         ]
         rows.append(Row(label=f"Our LSM with the {backbone.title}", is_heading=True, group=backbone.name))
         rows += _rows(measured, backbone, scope.systems_of("table2"), columns)
     return Table(
         name="table2",
         title="Table 2: speech translation, BLEU",
-        columns=list(_TITLES.values()),
+        columns=list(titles.values()),
         rows=rows,
         caption=_caption(context, "CoVoST2, its own backbones"),
         notes=[
@@ -218,7 +217,7 @@ def table2(context: Context) -> Table:
             *_missing(context, "table2"),
             *measured.warnings(),
         ],
-        signatures=measured.signatures(_BLEU),
+        signatures=measured.signatures([f"bleu_{code}" for code in titles]),
     )
 
 
@@ -232,7 +231,8 @@ def table3(context: Context) -> Table:
         alignment = shown.pop("ai_sta").alignment
         shown["ai_sta"] = System("ai_sta", f"Layer {selected} (selected)", alignment)
     seeds = measured.shared_seeds(backbone.name, shown)
-    columns = [Column("bleu_zh", TABLE3), Column("bleu_ja")]
+    titles = measured.languages()
+    columns = [Column(f"bleu_{code}", TABLE3 if code == "zh" else {}) for code in titles]
     rows = [
         row.model_copy(update={"cells": [*row.cells, _final_loss(context, backbone, row.key, seeds)]})
         for row in _rows(measured, backbone, list(shown.values()), columns, seeds)
@@ -240,7 +240,7 @@ def table3(context: Context) -> Table:
     return Table(
         name="table3",
         title="Table 3: which layers are aligned",
-        columns=[*_TITLES.values(), "final CE"],
+        columns=[*titles.values(), "final CE"],
         rows=rows,
         caption=_caption(context, "CoVoST2 En-Zh, Qwen2-7B, where layers 0 and 1 were selected"),
         notes=[
@@ -251,7 +251,7 @@ def table3(context: Context) -> Table:
             "Layer 1-6 is not in the paper: every layer up to 6 without layer 0.",
             *_missing(context, "table3"),
         ],
-        signatures=measured.signatures(_BLEU),
+        signatures=measured.signatures([f"bleu_{code}" for code in titles]),
     )
 
 
@@ -269,9 +269,9 @@ def table4(context: Context) -> Table:
     """Return alignment methods (6.3); a method that is found in the package is a row."""
     measured, backbone = Measured(context), context.scope.backbones[0]
     systems = sorted(context.scope.systems_of("table4"), key=lambda system: system.name.startswith("ai_sta"))
+    titles = measured.languages()
     columns = [
-        Column("bleu_zh", TABLE4),
-        Column("bleu_ja"),
+        *(Column(f"bleu_{code}", TABLE4 if code == "zh" else {}) for code in titles),
         Column("log_wasserstein", digits=2, bold=False),
         Column("token_accuracy", bold=False),
     ]
@@ -279,7 +279,7 @@ def table4(context: Context) -> Table:
     return Table(
         name="table4",
         title="Table 4: alignment methods",
-        columns=[*_TITLES.values(), "log W", "token accuracy"],
+        columns=[*titles.values(), "log W", "token accuracy"],
         rows=_rows(measured, backbone, systems, columns),
         caption=_caption(context, "CoVoST2 En-Zh, Qwen2-7B"),
         notes=[
@@ -291,26 +291,26 @@ def table4(context: Context) -> Table:
             *RULES,
             *_missing(context, "table4"),
         ],
-        signatures=measured.signatures(_BLEU),
+        signatures=measured.signatures([f"bleu_{code}" for code in titles]),
     )
 
 
 def table5(context: Context) -> Table:
     """Return speech translation beside zero-shot text translation of the same models (6.6)."""
     measured, scope = Measured(context), context.scope
-    rows = []
+    titles, rows = measured.languages(), []
+    names = [f"{kind}bleu_{code}" for code in titles for kind in ("", "mt_")]
     for backbone in scope.backbones_of("table5"):
         reported = {s: values for (b, s), values in TABLE5.items() if b == backbone.paper}
         spoken, written = ({s: values[i] for s, values in reported.items()} for i in (0, 1))
-        columns = [
-            Column("bleu_zh", spoken), Column("mt_bleu_zh", written), Column("bleu_ja"), Column("mt_bleu_ja"),
-        ]  # fmt: skip
+        paper = {"bleu_zh": spoken, "mt_bleu_zh": written}
+        columns = [Column(name, paper.get(name, {})) for name in names]
         rows.append(Row(label=f"Trained on ST: {backbone.title}", is_heading=True, group=backbone.name))
         rows += _rows(measured, backbone, scope.systems_of("table5"), columns)
     return Table(
         name="table5",
         title="Table 5: speech translation and zero-shot text translation, BLEU",
-        columns=[f"{kind} {title}" for title in _TITLES.values() for kind in ("ST", "MT")],
+        columns=[f"{kind} {title}" for title in titles.values() for kind in ("ST", "MT")],
         rows=rows,
         caption=_caption(context, "CoVoST2 En-Zh"),
         notes=[
@@ -318,7 +318,7 @@ def table5(context: Context) -> Table:
             *RULES,
             *_missing(context, "table5"),
         ],
-        signatures=measured.signatures([*_BLEU, "mt_bleu_zh", "mt_bleu_ja"]),
+        signatures=measured.signatures(names),
     )
 
 
