@@ -23,7 +23,7 @@ Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
     epilog=examples(
         "aista download                       (what there is)",
         "aista download beats --to models/beats",
-        "aista download whisper-base qwen2.5-coder-0.5b --to models   (for aista translate --model base)",
+        "aista download whisper-base qwen2.5-coder-0.5b     (the bases of the model called base)",
     )
 )
 def download(
