@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +55,7 @@ class Alignment(nn.Module):
         frozen_teacher: Whether the distribution given text comes from the backbone without LoRA.
         over_batch: Whether a pair's loss depends on the other pairs of the batch. May be set by ``__init__``.
         report: Figures of the last batch that are logged beside the losses and are no losses.
+        read: States -> the token ids that each row's speech names; None: the method cannot be read.
 
     Equation: the second term of Eq. 6, see :func:`joint_loss`.
     """
@@ -64,6 +65,7 @@ class Alignment(nn.Module):
     needs_logits: bool = False
     frozen_teacher: bool = False
     over_batch: bool = False
+    read: Callable[[PairedStates], list[list[int]]] | None = None
 
     def __init__(self, layers: tuple[int, ...]) -> None:
         super().__init__()

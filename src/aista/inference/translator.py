@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from aista.inference.translating import (
     Translation,
 )
 from aista.inference.words import letter_times, token_times
-from aista.model.bases import PACKAGED, SHORT_NAMES
+from aista.model.bases import full_name
 from aista.speech_llm import Content, SpeechLM
 from aista.text.prompts import instruction
 
@@ -59,9 +58,7 @@ def load(
         CheckpointError: There is no such model, or its parts do not belong together.
         ConfigError: An option is unknown, or there is no such device.
     """
-    name = SHIPPED if path is None else os.fspath(path)
-    if name in SHORT_NAMES and not Path(name).exists():
-        name = PACKAGED + name
+    name = SHIPPED if path is None else full_name(os.fspath(path))
     generation = GenerationSettings.of(options, source="the options of load")
 
     place = processes.device_named(device)

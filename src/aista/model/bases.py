@@ -51,6 +51,7 @@ def locate(source: str, *, revision: str | None = None, beside: Path | None = No
     Raises:
         CheckpointError: It is nowhere.
     """
+    source = full_name(source)
     if source.startswith(PACKAGED):
         folder = importlib.resources.files("aista.demo") / "weights" / source.removeprefix(PACKAGED)
         if not folder.is_dir():
@@ -59,8 +60,6 @@ def locate(source: str, *, revision: str | None = None, beside: Path | None = No
     for path in [Path(source).expanduser(), *([beside / source] if beside else [])]:
         if path.exists():
             return path.resolve()
-    if source in SHORT_NAMES:
-        return locate(PACKAGED + source)
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise CheckpointError("This base does not exist.", got=source, advice="Check the path.")
     try:
@@ -71,6 +70,11 @@ def locate(source: str, *, revision: str | None = None, beside: Path | None = No
             got=source,
             advice="Run 'aista download', or give the path of a folder that holds it.",
         ) from error
+
+
+def full_name(source: str) -> str:
+    """Return ``aista:base`` for ``base``, unless a folder here is called so; any other name as it is."""
+    return PACKAGED + source if source in SHORT_NAMES and not Path(source).exists() else source
 
 
 def describe(source: str, *, revision: str | None = None) -> dict[str, Any]:

@@ -410,7 +410,7 @@ class AlignTrainer(AistaTrainer):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        if hasattr(self.trained_module.alignment, "read"):
+        if self.trained_module.alignment.read:
             self.metric = "token_accuracy"
         for dataset in filter(None, (self.data.train, self.data.validation)):
             if not dataset.has_sound.all():
@@ -426,33 +426,29 @@ class AlignTrainer(AistaTrainer):
         """Return ``mrr`` by the cost that is trained, what chance would give, and what could be read."""
         objective: Any = self.trained_module
         device = self.accelerator.device
-        found: list[tuple[dict[int, Tensor], dict[int, Tensor], tuple[int, ...]]] = []
-        read = getattr(objective.alignment, "read", None)
-        edits = tokens = 0
+        found: list[tuple[dict[int, Tensor], dict[int, Tensor], tuple[int, ...], list[int] | None]] = []
+        read = objective.alignment.read
         for batch, share in self.validation_batches():
             states = objective.pairs(batch["speech"].to(device), batch["text"].to(device))
-            answers = read(states) if read and share else []
+            answers = read(states) if read and share else [None] * len(states.speech_mask)
             for row in range(len(states.speech_mask) * share):
                 heard, written = states.speech_mask[row], states.text_mask[row]
-                ids = tuple(states.transcript_ids[row][written].tolist())
-                if answers:
-                    edits, tokens = edits + edit_distance(answers[row], ids), tokens + len(ids)
                 if heard.any() and written.any():
                     speech = {layer: side[row][heard].float().cpu() for layer, side in states.speech.items()}
                     text = {layer: side[row][written].float().cpu() for layer, side in states.text.items()}
-                    found.append((speech, text, ids))
+                    ids = tuple(states.transcript_ids[row][written].tolist())
+                    found.append((speech, text, ids, answers[row]))
         pairs = [pair for share in processes.gather(found) for pair in share]
         cost = getattr(objective.alignment, "cost", "squared_euclidean")
-        texts = [ids for _, _, ids in pairs]
+        texts = [ids for _, _, ids, _ in pairs]
         values = []
         for layer in objective.alignment.layers:
-            sides = [speech[layer] for speech, _, _ in pairs], [text[layer] for _, text, _ in pairs]
+            sides = [pair[0][layer] for pair in pairs], [pair[1][layer] for pair in pairs]
             values.append(retrieval.exact_ranks(*under_cost(*sides, cost), texts=texts).mrr)
         result = {"mrr": sum(values) / len(values), "mrr_by_chance": retrieval.chance_mrr(len(pairs))}
         if read:
-            counts = processes.gather((edits, tokens))
-            edits, tokens = (sum(column) for column in zip(*counts, strict=True))
-            result["token_accuracy"] = 1.0 - edits / max(tokens, 1)
+            edits = sum(edit_distance(answer or (), ids) for _, _, ids, answer in pairs)
+            result["token_accuracy"] = 1.0 - edits / max(sum(map(len, texts)), 1)
         return result
 
 
