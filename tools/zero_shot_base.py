@@ -40,13 +40,16 @@ from aista.speech_llm.decoder import Targets
 from aista.text.prompts import script_complaint
 from aista.training.stages import align, pretrain
 
-CONFIGS = Path(__file__).parent.parent / "docs/results/base/zero_shot"
+RESULTS = Path(__file__).parent.parent / "docs/results/base"
 HOME, FEATURES = Path("runs/zero_shot"), "runs/features"
 SYSTEMS = {
     "aligned": "",
     "pulled": "alignment={method: wasserstein, layers: LAYERS, options: {scale: cosine}}",
     "base": "alignment={method: none}",
     "cosine_half": "alignment={method: wasserstein, layers: LAYERS, alpha: 0.5, options: {scale: cosine}}",
+    "retrieval": "alignment={method: retrieval, layers: LAYERS, alpha: 0.8}",
+    "distillation": "alignment={method: distillation, alpha: 0.5}",
+    "uniform": "alignment={method: tools.uniform_plan, layers: LAYERS, alpha: 0.5}",
     "unaligned": "alignment={method: none}",
 }
 
@@ -56,7 +59,7 @@ def translator() -> None:
     target = HOME / "translator"
     if target.exists():
         return
-    run = pretrain(PretrainSettings.load(CONFIGS / "translator.yaml"))
+    run = pretrain(PretrainSettings.load(RESULTS / "zero_shot/translator.yaml"))
     speech_llm = SpeechLM.load(run.folder)
     merge(speech_llm.model.backbone)
     speech_llm.model.backbone.save_pretrained(target)
@@ -71,18 +74,18 @@ def go(chosen: argparse.Namespace, name: str, seed: int) -> None:
         return
     start = time.process_time()
     first = chosen.start.format(system=name, seed=seed) or run.parent.parent / "aligned" / f"seed_{seed}"
-    model = AlignSettings.load(CONFIGS / "align.yaml").model
+    configs = RESULTS / chosen.configs
+    model = AlignSettings.load(configs / "align.yaml").model
     begin = (
         {"model": model, "init": None} if name.endswith("aligned") else {"model": None, "init": str(first)}
     )
     how = SYSTEMS[name].replace("LAYERS", str(chosen.layers))
-    changes = [f"output={run}", f"seed={seed}", *filter(None, [how]), *chosen.set]
-    if chosen.pairs:
-        changes.append(f"data.train=[data/pairs{chosen.pairs}.jsonl]")
+    pairs = f"data.train=[data/pairs{chosen.pairs}.jsonl]" if chosen.pairs else ""
+    changes = [f"output={run}", f"seed={seed}", *filter(None, [how, pairs]), *chosen.set]
     if name in ("aligned", "pulled"):
-        done = align(AlignSettings.load(CONFIGS / "align.yaml", changes, begin))
+        done = align(AlignSettings.load(configs / "align.yaml", changes, begin))
     else:
-        done = pretrain(PretrainSettings.load(CONFIGS / "ear.yaml", changes, begin))
+        done = pretrain(PretrainSettings.load(configs / "ear.yaml", changes, begin))
     trained = run / "cpu_seconds"
     if not trained.exists():
         write_whole(trained, f"{time.process_time() - start:.1f}")
@@ -140,10 +143,11 @@ def write_rows(
                 measures=["speech" if kind == "speech" else "text_translation"],
                 generation={"max_new_tokens": 40, "batch_size": 40},
                 limit=chosen.limit,
+                dtype=chosen.dtype,
             )
         )
         answers = read_hypotheses(output / f"{Path(data[0]).stem}.{kind}.jsonl")
-    losses = cross_entropies(model, data[0])
+    losses = cross_entropies(model, data[0], chosen.dtype)
     rows = []
     for code in sorted({row.tgt_lang or "" for row in Manifest(data[0])}):
         ids = [r.id for r in Manifest(data[0]) if r.tgt_lang == code]
@@ -173,9 +177,9 @@ def write_rows(
 
 
 @torch.no_grad()
-def cross_entropies(model: Path, data: str, batch: int = 20) -> dict[str, float]:
+def cross_entropies(model: Path, data: str, dtype: str, batch: int = 20) -> dict[str, float]:
     """Return the cross-entropy of every reference translation, teacher-forced: nats a token, by id."""
-    speech_llm = SpeechLM.load(model)
+    speech_llm = SpeechLM.load(model, dtype=dtype)
     speech_llm.packs = True
     dataset = SpeechDataset([Manifest(data)])
     if dataset.has_sound.any():
@@ -205,6 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", default="", help="model to start from; {system} and {seed} are filled in")
     parser.add_argument("--pairs", type=int, default=0, help="train on so many pairs of speech translation")
     parser.add_argument("--limit", type=int, help="decode so many sentences of each set; losses are of all")
+    parser.add_argument("--configs", default="zero_shot", help="folder in docs/results/base")
+    parser.add_argument("--dtype", default="float32", help="of the frozen weights that answer")
     parser.add_argument("--losses-only", action="store_true", help="decode nothing")
     parser.add_argument("--set", action="append", default=[], help="a setting of the training")
     parser.add_argument("--whisper", default="whisper-base-5s")

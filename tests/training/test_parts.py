@@ -15,7 +15,7 @@ NAMES = {
     "model.window_qformer.query": "qformer",
     "model.window_qformer.qformer.encoder.layer.0.attention.attention.query.weight": "qformer",
     "model.backbone.model.layers.0.self_attn.q_proj.lora_A.default.weight": "lora",
-    "alignment.head.0.weight": "alignment",
+    "alignment.head.weight": "alignment",
 }
 
 

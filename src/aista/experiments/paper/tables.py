@@ -121,7 +121,7 @@ def table1(context: Context) -> Table:
             hours, samples = _counted(found) if found else (Cell(digits=0), Cell(digits=0))
             cells = [
                 hours.model_copy(update={"paper": row.hours, "digits": 0}),
-                samples.model_copy(update={"paper": row.samples}),
+                samples.model_copy(update={"paper": float(row.samples)}),
             ]
             rows.append(Row(label=row.name, cells=cells))
         if "ST" in context.training:
