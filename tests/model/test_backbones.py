@@ -28,6 +28,20 @@ def test_a_family_without_a_file_is_treated_as_llama():
     assert backbones.family("mistral") == backbones.family("default")
 
 
+@pytest.mark.parametrize("backbone", ["llama", "qwen2"])
+def test_the_output_layer_multiplies_whole_arrays_while_answers_are_written(bases, backbone):
+    """torch 2.13 on a CPU: a bfloat16 view of each row's last state costs a copy of the matrix a row."""
+    model, processor = bases.model(backbone, beats=False)
+    seen = []
+    model.get_output_embeddings().register_forward_pre_hook(
+        lambda module, given: seen.append((tuple(given[0].shape), given[0].is_contiguous()))
+    )
+    speech_llm = SpeechLM(model, processor)
+    speech_llm.generate(speech_llm.batcher.translation(noise(0.5, 1.2), ["Go."] * 2), max_new_tokens=3)
+    assert seen[0][0][:2] == (2, 1) and len(seen) >= 2
+    assert all(whole for _, whole in seen)
+
+
 @pytest.fixture
 def neox(bases) -> str:
     folder = bases.root / "gpt_neox"

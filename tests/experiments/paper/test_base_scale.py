@@ -110,7 +110,7 @@ def test_base_and_ai_sta_differ_in_the_alignment_alone(tmp_path: Path) -> None:
     ]
 
 
-def test_recognition_rows_are_the_same_clips(tmp_path: Path) -> None:
+def test_recognition_rows_are_the_same_clips_and_text_rows_the_same_sentences(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     data = manifests(tmp_path)
     plan = BasePlan(tmp_path / "run", ["figure4"], data=data)
@@ -118,6 +118,10 @@ def test_recognition_rows_are_the_same_clips(tmp_path: Path) -> None:
     rows, source = Manifest(tmp_path / "run" / "corpus" / "train.asr.jsonl"), Manifest(data / "train.jsonl")
     assert [(row.task, row.text, rows.audio_path(row)) for row in rows] == [
         ("asr", row.text, source.audio_path(row).resolve()) for row in source
+    ]
+    texts = Manifest(tmp_path / "run" / "corpus" / "train.mt.jsonl")
+    assert [(row.task, row.audio, row.text, row.translation, row.tgt_lang) for row in texts] == [
+        ("mt", None, row.text, row.translation, row.tgt_lang) for row in source
     ]
 
 

@@ -328,7 +328,7 @@ class BasePlan(PaperPlan):
         super().__init__(folder, named, seeds, **options)
 
     def prepare(self, clock: Clock) -> None:
-        """Write the recognition rows: the same clips, asked for their transcript.
+        """Write the same sentences as recognition (clips, asked for their transcript) and as text to translate.
 
         Raises:
             ConfigError: A manifest is missing. ManifestError: A row has no transcript.
@@ -342,9 +342,10 @@ class BasePlan(PaperPlan):
                 "--data names their folder.",
             )
         for part, path in sources.items():
-            target = self.folder / "corpus" / f"{part}.asr.jsonl"
-            if not target.exists():
-                write_manifest(target, _recognition(Manifest(path)))
+            for kind, rows in (("asr", _recognition), ("mt", _text)):
+                target = self.folder / "corpus" / f"{part}.{kind}.jsonl"
+                if not target.exists():
+                    write_manifest(target, rows(Manifest(path)))
 
     def num_layers(self) -> int:
         """Return where layer sets end at the latest; none of them goes beyond the sixth layer."""
@@ -383,6 +384,15 @@ def _recognition(manifest: Manifest) -> Iterator[Utterance]:
             raise ManifestError("A row has no transcript.", got=f"{manifest.path}: {row.id!r}")
         audio = str(manifest.audio_path(row).resolve())
         yield row.model_copy(update={"audio": audio, "task": "asr", "translation": None, "tgt_lang": None})
+
+
+def _text(manifest: Manifest) -> Iterator[Utterance]:
+    """Yield the rows without their sound: the transcript is to be translated."""
+    for row in manifest:
+        yield Utterance(
+            id=f"{row.id}-text", task="mt", src_lang=row.src_lang, tgt_lang=row.tgt_lang, text=row.text,
+            translation=row.translation, corpus=row.corpus,
+        )  # fmt: skip
 
 
 class FullPlan(PaperPlan):
