@@ -324,8 +324,11 @@ def load_whole(kind: Any, folder: Path, what: str, **options: Any) -> Any:
 
 
 def _contiguous(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Copy what the output layer is given. While an answer is written it is the last state of each row, a view
-    from which torch's CPU product makes a copy of the matrix a row: a minute and 10 GB in bfloat16."""
+    """Copy what the output layer is given.
+
+    While an answer begins it is the last state of each row, a view. Torch's product of a view on a CPU copies
+    the matrix for every row: a minute and 10 GB for a batch in bfloat16.
+    """
     return tuple(each.contiguous() for each in given)
 
 

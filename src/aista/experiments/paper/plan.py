@@ -328,7 +328,7 @@ class BasePlan(PaperPlan):
         super().__init__(folder, named, seeds, **options)
 
     def prepare(self, clock: Clock) -> None:
-        """Write the same sentences as recognition (clips, asked for their transcript) and as text to translate.
+        """Write the same sentences as recognition (clips, asked for their transcript) and as texts.
 
         Raises:
             ConfigError: A manifest is missing. ManifestError: A row has no transcript.
