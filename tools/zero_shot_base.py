@@ -141,7 +141,7 @@ def write_rows(
                 features=FEATURES,
                 silence_check=False,
                 measures=["speech" if kind == "speech" else "text_translation"],
-                generation={"max_new_tokens": 40, "batch_size": 40},
+                generation={"max_new_tokens": 40, "batch_size": 100},
                 limit=chosen.limit,
                 dtype=chosen.dtype,
             )
