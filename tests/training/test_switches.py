@@ -12,6 +12,7 @@ from aista.config import TrainSettings
 from aista.errors import ConfigError
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.speech_llm import SpeechLM
+from aista.training import stages
 from aista.training.stages import fresh_model, speed_up
 from tests import tiny
 from tests.model.conftest import noise
@@ -67,6 +68,19 @@ def test_an_attention_that_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="attention"):
         speed_up(parts[0], TrainSettings(attn_implementation="flash_attention_2"))
+
+
+@pytest.mark.parametrize("capable", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True}])
+def test_bfloat16_is_recommended_where_a_cpu_has_it_and_a_backbone_is_large(
+    parts: tuple[AistaForConditionalGeneration, AistaProcessor], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], capable: dict[str, bool],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable)
+    stages.recommend_bfloat16(parts[0])
+    assert not capsys.readouterr().err  # it is small
+    monkeypatch.setattr(stages, "LARGE", 1_000)
+    stages.recommend_bfloat16(parts[0])
+    assert ("--set dtype=bfloat16" in capsys.readouterr().err) == ("avx2" not in capable)
 
 
 def test_switches_are_settings(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from transformers import set_seed
 
 from aista import processes
@@ -49,6 +50,8 @@ from aista.training.trainer import AistaTrainer, AlignTrainer, TrainingData
 
 FINISHED = "training.json"
 StageSettings = AlignSettings | PretrainSettings | JointSettings
+BFLOAT16 = ("avx512_bf16", "amx_bf16")  # what a CPU must have to multiply it in hardware
+LARGE = 100_000_000  # parameters of a backbone whose steps are long enough to speak of
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ def _train(settings: StageSettings, objective: SpeechTextObjective, trainer: typ
     """Train in a claimed folder; under a launcher every process on its share of each batch."""
     output = Path(settings.output)
     speed_up(objective.model, settings.train)
+    if not isinstance(settings, AlignSettings):
+        recommend_bfloat16(objective.model)
     if settings.train.pack_rows:
         objective.speech_llm.pack_rows()
     set_seed(settings.seed)
@@ -193,6 +198,18 @@ def speed_up(model: Any, settings: TrainSettings) -> None:
         for block in SpeechLM(model).decoder.blocks:
             # The forward alone: hooks that take hidden states must stay outside what is compiled.
             block.forward = torch.compile(block.forward, dynamic=True)
+
+
+def recommend_bfloat16(model: Any) -> None:
+    """Say where it would be several times as fast; results differ a little, so that the user chooses."""
+    decoder = model.get_decoder()
+    weights, capable = next(decoder.parameters()), torch.cpu.get_capabilities()
+    is_slow = weights.device.type == "cpu" and weights.dtype == torch.float32
+    if is_slow and any(map(capable.get, BFLOAT16)) and sum(map(torch.numel, decoder.parameters())) >= LARGE:
+        Console(stderr=True).print(
+            "The backbone is float32, and this CPU multiplies bfloat16 several times as fast: "
+            "--set dtype=bfloat16 (model.dtype for new adapters) --set train.precision=bf16", soft_wrap=True,
+        )  # fmt: skip
 
 
 def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingData:
