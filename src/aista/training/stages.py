@@ -203,7 +203,8 @@ def speed_up(model: Any, settings: TrainSettings) -> None:
 def recommend_bfloat16(model: Any) -> None:
     """Say where it would be several times as fast; results differ a little, so that the user chooses."""
     decoder = model.get_decoder()
-    weights, capable = next(decoder.parameters()), torch.cpu.get_capabilities()
+    weights = next(decoder.parameters())
+    capable = getattr(torch.cpu, "get_capabilities", dict)()  # later than the oldest torch that will do
     is_slow = weights.device.type == "cpu" and weights.dtype == torch.float32
     if is_slow and any(map(capable.get, BFLOAT16)) and sum(map(torch.numel, decoder.parameters())) >= LARGE:
         Console(stderr=True).print(
