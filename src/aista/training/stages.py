@@ -204,7 +204,7 @@ def recommend_bfloat16(model: Any) -> None:
     """Say where it would be several times as fast; results differ a little, so that the user chooses."""
     decoder = model.get_decoder()
     weights = next(decoder.parameters())
-    capable = getattr(torch.cpu, "get_capabilities", dict)()  # later than the oldest torch that will do
+    capable: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 lacks it
     is_slow = weights.device.type == "cpu" and weights.dtype == torch.float32
     if is_slow and any(map(capable.get, BFLOAT16)) and sum(map(torch.numel, decoder.parameters())) >= LARGE:
         Console(stderr=True).print(
