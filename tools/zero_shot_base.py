@@ -106,7 +106,7 @@ def bounds(chosen: argparse.Namespace) -> None:
     """Let the translator read the true transcripts and Whisper's own, and the common start (if any) hear."""
     heard = Path(f"data/{chosen.split}.whisper.jsonl")
     if not heard.exists():
-        whisper = System(Options(asr=chosen.whisper, llm="runs/zero_shot/translator"))
+        whisper = System(Options(asr=chosen.whisper, llm=chosen.llm))
         rows = []
         for row in Manifest(f"data/{chosen.split}.jsonl"):
             text = whisper.hear([load_audio(row.audio)], "en")[0].text
@@ -214,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--losses-only", action="store_true", help="decode nothing")
     parser.add_argument("--set", action="append", default=[], help="a setting of the training")
     parser.add_argument("--whisper", default="whisper-base-5s")
+    parser.add_argument("--llm", default="runs/zero_shot/translator", help="beside it; not asked")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if chosen.verb == "translator":
