@@ -397,20 +397,27 @@ def _difference(
     if "losses" in kept:
         base, own = ([texts(which, code, "losses", seeds) for code in codes] for which in ("base", name))
         found["difference"]["cross_entropy"] = compared("cross_entropy", seeds)
-        found["losses_over_seeds_and_sentences"] = asdict(_drawn(np.subtract(own, base)))
+        found["losses_over_seeds_and_sentences"] = asdict(
+            _drawn([np.subtract(*pair) for pair in zip(own, base, strict=True)])
+        )
     return found
 
 
-def _drawn(differences: np.ndarray, num_resamples: int = 10_000) -> Interval:
-    """Bootstrap the mean of (languages, seeds, sentences) over seeds and sentences, both drawn."""
+def _drawn(differences: Sequence[np.ndarray], num_resamples: int = 10_000) -> Interval:
+    """Bootstrap the mean over languages of (seeds, sentences) over seeds and sentences, both drawn."""
     rng = np.random.default_rng(12345)
-    _, seeds, sentences = differences.shape
+    seeds, sizes = len(differences[0]), sorted({each.shape[1] for each in differences})
+
+    def mean(seeds: np.ndarray, sentences: Mapping[int, np.ndarray]) -> float:
+        return fmean(each[seeds][:, sentences[each.shape[1]]].mean() for each in differences)
+
     means = [
-        differences[:, rng.choice(seeds, seeds)][:, :, rng.choice(sentences, sentences)].mean()
+        mean(rng.choice(seeds, seeds), {size: rng.choice(size, size) for size in sizes})
         for _ in range(num_resamples)
     ]
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(differences.mean()), float(low), float(high))
+    whole = mean(np.arange(seeds), {size: np.arange(size) for size in sizes})
+    return Interval(whole, float(low), float(high))
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

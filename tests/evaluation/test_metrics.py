@@ -124,14 +124,14 @@ def test_paired_bootstrap_tells_a_real_difference_from_none():
 
 def test_a_bootstrap_over_seeds_and_sentences_knows_both():
     """Sentences that are all alike leave the seeds' own bootstrap; one seed leaves that over sentences."""
-    same = {"zh": [ZH[0]] * 7, "ja": [JA[0]] * 7}
+    same = {"zh": [ZH[0]] * 7, "ja": [JA[0]] * 5}
     right, wrong = {"zh": ZH[0], "ja": JA[0]}, {"zh": ZH_HYP[0], "ja": JA_HYP[0]}
     runs = {
-        code: ([[wrong[code]] * 7] * 4, [[(wrong, right)[seed % 2][code]] * 7 for seed in range(4)])
-        for code in same
+        code: ([[wrong[code]] * size] * 4, [[(wrong, right)[seed % 2][code]] * size for seed in range(4)])
+        for code, size in (("zh", 7), ("ja", 5))
     }
     found = bootstrap_over_seeds(runs, same, num_resamples=2000)
-    gain = np.mean([100 - bleu([wrong[code]] * 7, same[code], code).value for code in same])
+    gain = np.mean([100 - bleu([wrong[code]] * len(same[code]), same[code], code).value for code in same])
     assert found.difference == pytest.approx(gain / 2)
     rng = np.random.default_rng(0)
     draws = rng.choice([0.0, gain, 0.0, gain], size=(20_000, 4)).mean(1)

@@ -133,46 +133,48 @@ def bootstrap_over_seeds(
     """Compare two systems of several seeds by a paired bootstrap over seeds and sentences.
 
     A resample draws seeds with replacement, each with both its runs, and sentences with replacement, the same
-    for all runs and languages; its value is the mean over the drawn seeds and the languages of the difference
-    in corpus BLEU.
+    for all runs and for languages of as many sentences; its value is the mean over the drawn seeds and the
+    languages of the difference in corpus BLEU.
 
     Args:
         systems: Target language -> hypotheses of the base and of the system: one list per seed, in the same
             order, each with one text per sentence.
-        references: Target language -> one reference per sentence; the same sentences in every language.
+        references: Target language -> one reference per sentence. Languages of as many sentences are taken
+            to have the same ones.
 
     Raises:
         EvaluationError: Seeds or sentences do not pair up.
     """
-    shapes = {(len(base), len(other)) for base, other in systems.values()}
-    lengths = {len(texts) for pair in systems.values() for runs in pair for texts in runs}
-    lengths |= {len(texts) for texts in references.values()}
-    if len(shapes) != 1 or len(set(*shapes)) != 1 or len(lengths) != 1 or systems.keys() != references.keys():
+    seeds_of = {(len(base), len(other)) for base, other in systems.values()}
+    lengths = {
+        code: {len(texts) for runs in pair for texts in runs} | {len(references.get(code, ()))}
+        for code, pair in systems.items()
+    }
+    is_paired = len(seeds_of) == 1 and len(set(*seeds_of)) == 1 and all(len(n) == 1 for n in lengths.values())
+    if not is_paired or systems.keys() != references.keys():
         raise EvaluationError(
-            "The runs do not pair up.", got=f"seeds {sorted(shapes)}, sentences {sorted(lengths)}",
-            expected="as many seeds and sentences in both systems and every language",
+            "The runs do not pair up.", got=f"seeds {sorted(seeds_of)}, sentences {lengths}",
+            expected="as many seeds in both systems and every language, and as many sentences in every run",
         )  # fmt: skip
-    counts = np.array(
-        [
-            [[_counts(texts, references[code], code) for texts in runs] for runs in pair]
-            for code, pair in systems.items()
-        ]
-    )  # (languages, 2, seeds, sentences, 10)
-    num_seeds, num_sentences = counts.shape[2:4]
+    counts = [
+        np.array([[_counts(texts, references[code], code) for texts in runs] for runs in pair])
+        for code, pair in systems.items()
+    ]  # of each language (2, seeds, sentences, 10)
+    num_seeds, sizes = counts[0].shape[1], sorted({each.shape[2] for each in counts})
 
-    def difference(seeds: np.ndarray, sentences: np.ndarray) -> float:
-        scores = [
-            [[_bleu(run) for run in side] for side in code] for code in counts[..., sentences, :].sum(3)
-        ]
-        return float(np.subtract(*np.moveaxis(np.array(scores), 1, 0)[::-1])[:, seeds].mean())
+    def difference(seeds: np.ndarray, sentences: Mapping[int, np.ndarray]) -> float:
+        sums = [each[:, :, sentences[each.shape[2]]].sum(2) for each in counts]
+        scores = np.array([[[_bleu(run) for run in side] for side in code] for code in sums])
+        return float(np.subtract(*np.moveaxis(scores, 1, 0)[::-1])[:, seeds].mean())
 
     rng = np.random.default_rng(seed)
     drawn = [
-        difference(rng.choice(num_seeds, (num_seeds,)), rng.choice(num_sentences, (num_sentences,)))
+        difference(rng.choice(num_seeds, (num_seeds,)), {size: rng.choice(size, (size,)) for size in sizes})
         for _ in range(num_resamples)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(difference(np.arange(num_seeds), np.arange(num_sentences)), float(low), float(high))
+    whole = difference(np.arange(num_seeds), {size: np.arange(size) for size in sizes})
+    return Interval(whole, float(low), float(high))
 
 
 def _counts(hypotheses: Sequence[str], references: Sequence[str], target: str) -> list[list[int]]:
