@@ -177,7 +177,7 @@ def write_rows(
 
 
 @torch.no_grad()
-def cross_entropies(model: Path, data: str, dtype: str, batch: int = 20) -> dict[str, float]:
+def cross_entropies(model: Path, data: str, dtype: str = "float32", batch: int = 20) -> dict[str, float]:
     """Return the cross-entropy of every reference translation, teacher-forced: nats a token, by id."""
     speech_llm = SpeechLM.load(model, dtype=dtype)
     speech_llm.packs = True
