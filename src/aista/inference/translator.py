@@ -33,7 +33,7 @@ SHIPPED = "aista:model"
 ABOUT = {  # what whoever uses a shipped model should know
     SHIPPED: "This is the small model that aista ships. It knows 264 English words of one grammar, in the"
     " voices of a speech synthesiser. Whatever else it hears becomes fluent nonsense.",
-    "aista:base": "This is the base model that aista ships. It learnt English from three hours of one"
+    "aista:base": "This is the base model that aista ships. It learnt English from six hours of one"
     " synthetic voice: of people's speech it gets many words wrong, and answers fluently all the same.",
 }
 
