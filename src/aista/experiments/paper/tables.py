@@ -120,7 +120,7 @@ def table1(context: Context) -> Table:
             found = [path for name, path in context.training.items() if name.startswith(row.manifests)]
             hours, samples = _counted(found) if found else (Cell(digits=0), Cell(digits=0))
             cells = [
-                hours.model_copy(update={"paper": row.hours, "digits": 0}),
+                hours.model_copy(update={"paper": row.hours and float(row.hours), "digits": 0}),
                 samples.model_copy(update={"paper": float(row.samples)}),
             ]
             rows.append(Row(label=row.name, cells=cells))
