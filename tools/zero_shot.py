@@ -31,7 +31,7 @@ from aista.demo import corpus
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import EvaluateSettings
 from aista.evaluation.metrics import bleu
-from aista.evaluation.significance import Interval, bootstrap_over_seeds
+from aista.evaluation.significance import Interval, bootstrap_over_seeds, over_seeds_and_sentences
 from aista.experiments.demo import encode, synthesise, write_texts
 from aista.experiments.plan import Job, changed, shipped
 from aista.experiments.runner import Clock, Outcome
@@ -403,21 +403,14 @@ def _difference(
     return found
 
 
-def _drawn(differences: Sequence[np.ndarray], num_resamples: int = 10_000) -> Interval:
+def _drawn(differences: Sequence[np.ndarray]) -> Interval:
     """Bootstrap the mean over languages of (seeds, sentences) over seeds and sentences, both drawn."""
-    rng = np.random.default_rng(12345)
-    seeds, sizes = len(differences[0]), sorted({each.shape[1] for each in differences})
 
     def mean(seeds: np.ndarray, sentences: Mapping[int, np.ndarray]) -> float:
         return fmean(each[seeds][:, sentences[each.shape[1]]].mean() for each in differences)
 
-    means = [
-        mean(rng.choice(seeds, seeds), {size: rng.choice(size, size) for size in sizes})
-        for _ in range(num_resamples)
-    ]
-    low, high = np.quantile(means, [0.025, 0.975])
-    whole = mean(np.arange(seeds), {size: np.arange(size) for size in sizes})
-    return Interval(whole, float(low), float(high))
+    sizes = sorted({each.shape[1] for each in differences})
+    return over_seeds_and_sentences(mean, len(differences[0]), sizes, 10_000)
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,13 +167,30 @@ def bootstrap_over_seeds(
         scores = np.array([[[_bleu(run) for run in side] for side in code] for code in sums])
         return float(np.subtract(*np.moveaxis(scores, 1, 0)[::-1])[:, seeds].mean())
 
+    return over_seeds_and_sentences(difference, num_seeds, sizes, num_resamples, seed)
+
+
+def over_seeds_and_sentences(
+    value: Callable[[np.ndarray, Mapping[int, np.ndarray]], float],
+    num_seeds: int,
+    sizes: Sequence[int],
+    num_resamples: int = 1000,
+    seed: int = 12345,
+) -> Interval:
+    """Bootstrap a value over seeds and sentences, both drawn with replacement.
+
+    Args:
+        value: Of the places of seeds, and of those of sentences by the size of the test set that they are of.
+        num_seeds: How many there are.
+        sizes: Of the test sets, each once; languages of one size share their draws.
+    """
     rng = np.random.default_rng(seed)
     drawn = [
-        difference(rng.choice(num_seeds, (num_seeds,)), {size: rng.choice(size, (size,)) for size in sizes})
+        value(rng.choice(num_seeds, (num_seeds,)), {size: rng.choice(size, (size,)) for size in sizes})
         for _ in range(num_resamples)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    whole = difference(np.arange(num_seeds), {size: np.arange(size) for size in sizes})
+    whole = value(np.arange(num_seeds), {size: np.arange(size) for size in sizes})
     return Interval(whole, float(low), float(high))
 
 

@@ -150,7 +150,7 @@ def _train(settings: StageSettings, objective: SpeechTextObjective, trainer: typ
     """Train in a claimed folder; under a launcher every process on its share of each batch."""
     output = Path(settings.output)
     speed_up(objective.model, settings.train)
-    if not isinstance(settings, AlignSettings):
+    if processes.is_main() and not isinstance(settings, AlignSettings):
         recommend_bfloat16(objective.model)
     if settings.train.pack_rows:
         objective.speech_llm.pack_rows()
