@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from aista import processes
 from aista.audio.files import load_audio
 from aista.baselines.cascade import Options, System
 from aista.config import AlignSettings, PretrainSettings
@@ -42,13 +43,17 @@ from aista.training.stages import align, pretrain
 
 RESULTS = Path(__file__).parent.parent / "docs/results/base"
 HOME, FEATURES = Path("runs/zero_shot"), "runs/features"
+COSINE = "alignment={method: wasserstein, layers: LAYERS, alpha: 0.5, options: {scale: cosine}}"
 SYSTEMS = {
     "aligned": "",
     "pulled": "alignment={method: wasserstein, layers: LAYERS, options: {scale: cosine}}",
     "base": "alignment={method: none}",
-    "cosine_half": "alignment={method: wasserstein, layers: LAYERS, alpha: 0.5, options: {scale: cosine}}",
+    "cosine_half": COSINE,
     "retrieval": "alignment={method: retrieval, layers: LAYERS, alpha: 0.8}",
+    "maxsim": "alignment={method: retrieval, layers: LAYERS, alpha: 0.8, options: {similarity: maxsim}}",
+    "mean": "alignment={method: retrieval, layers: LAYERS, alpha: 0.8, options: {similarity: mean}}",
     "distillation": "alignment={method: distillation, alpha: 0.5}",
+    "shuffled": COSINE,
     "uniform": "alignment={method: tools.uniform_plan, layers: LAYERS, alpha: 0.5}",
     "unaligned": "alignment={method: none}",
 }
@@ -80,8 +85,13 @@ def go(chosen: argparse.Namespace, name: str, seed: int) -> None:
         {"model": model, "init": None} if name.endswith("aligned") else {"model": None, "init": str(first)}
     )
     how = SYSTEMS[name].replace("LAYERS", str(chosen.layers))
-    pairs = f"data.train=[data/pairs{chosen.pairs}.jsonl]" if chosen.pairs else ""
-    changes = [f"output={run}", f"seed={seed}", *filter(None, [how, pairs]), *chosen.set]
+    data = ""
+    if chosen.pairs:
+        also = "".join(f", data/{other}.jsonl" for other in chosen.beside)
+        data = f"data.train=[data/pairs{chosen.pairs}.jsonl{also}]"
+    elif name == "shuffled":  # the control: transcripts of other clips to align with
+        data = "data.train=[data/train.shuffled.jsonl, data/text.jsonl]"
+    changes = [f"output={run}", f"seed={seed}", *filter(None, [how, data]), *chosen.set]
     if name in ("aligned", "pulled"):
         done = align(AlignSettings.load(configs / "align.yaml", changes, begin))
     else:
@@ -141,13 +151,13 @@ def write_rows(
                 features=FEATURES,
                 silence_check=False,
                 measures=["speech" if kind == "speech" else "text_translation"],
-                generation={"max_new_tokens": 40, "batch_size": 100},
+                generation={"max_new_tokens": 40, "batch_size": chosen.batch},
                 limit=chosen.limit,
                 dtype=chosen.dtype,
             )
         )
         answers = read_hypotheses(output / f"{Path(data[0]).stem}.{kind}.jsonl")
-    losses = cross_entropies(model, data[0], chosen.dtype)
+    losses = cross_entropies(model, data[0], chosen.dtype, chosen.batch // 5)
     rows = []
     for code in sorted({row.tgt_lang or "" for row in Manifest(data[0])}):
         ids = [r.id for r in Manifest(data[0]) if r.tgt_lang == code]
@@ -177,9 +187,9 @@ def write_rows(
 
 
 @torch.no_grad()
-def cross_entropies(model: Path, data: str, dtype: str = "float32", batch: int = 20) -> dict[str, float]:
+def cross_entropies(model: Path, data: str, dtype: str, batch: int) -> dict[str, float]:
     """Return the cross-entropy of every reference translation, teacher-forced: nats a token, by id."""
-    speech_llm = SpeechLM.load(model, dtype=dtype)
+    speech_llm = SpeechLM.load(model, dtype=dtype, device_map={"": processes.device()})
     speech_llm.packs = True
     dataset = SpeechDataset([Manifest(data)])
     if dataset.has_sound.any():
@@ -187,7 +197,7 @@ def cross_entropies(model: Path, data: str, dtype: str = "float32", batch: int =
     collator, found = Collator(speech_llm.batcher), {}
     for first in range(0, len(dataset), batch):
         places = range(first, min(first + batch, len(dataset)))
-        rows: Any = collator([dataset[i] for i in places])["speech"]
+        rows: Any = collator([dataset[i] for i in places])["speech"].to(speech_llm.model.device)
         logits: Any = speech_llm.predict(rows, logits="targets").logits
         targets = Targets(rows.labels, rows.num_targets)
         each = cross_entropy(logits.float(), targets.ids, reduction="none")
@@ -208,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", nargs="+", type=int, default=[0, 4, 8, 12])
     parser.add_argument("--start", default="", help="model to start from; {system} and {seed} are filled in")
     parser.add_argument("--pairs", type=int, default=0, help="train on so many pairs of speech translation")
+    parser.add_argument("--beside", nargs="*", default=[], help="manifests in data/ beside these pairs")
+    parser.add_argument("--batch", type=int, default=100, help="sentences answered at a time")
     parser.add_argument("--limit", type=int, help="decode so many sentences of each set; losses are of all")
     parser.add_argument("--configs", default="zero_shot", help="folder in docs/results/base")
     parser.add_argument("--dtype", default="float32", help="of the frozen weights that answer")

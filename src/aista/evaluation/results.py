@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import is_normalized
 
+from aista import __version__
 from aista.config import Settings
 from aista.data.manifest import Manifest, Utterance
 from aista.errors import EvaluationError
@@ -250,7 +251,6 @@ def _texts(task: str, code: str, rows: Sequence[Hypothesis]) -> list[tuple[str, 
 def versions() -> dict[str, str]:
     """Return the versions of everything a score may depend on."""
     packages = [
-        "aista",
         "torch",
         "transformers",
         "peft",
@@ -260,6 +260,5 @@ def versions() -> dict[str, str]:
         "soundfile",
         "soxr",
     ]
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in packages
-    }
+    ours = {"python": platform.python_version(), "aista": __version__}  # a source tree is not installed
+    return ours | {name: importlib.metadata.version(name) for name in packages}
