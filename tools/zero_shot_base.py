@@ -118,8 +118,9 @@ def bounds(chosen: argparse.Namespace) -> None:
     if not heard.exists():
         whisper = System(Options(asr=chosen.whisper, llm=chosen.llm))
         rows = []
-        for row in Manifest(f"data/{chosen.split}.jsonl"):
-            text = whisper.hear([load_audio(row.audio)], "en")[0].text
+        manifest = Manifest(f"data/{chosen.split}.jsonl")
+        for row in manifest:
+            text = whisper.hear([load_audio(manifest.audio_path(row))], "en")[0].text
             told = {"task": "mt", "audio": None, "duration": None, "text": text or "-"}
             rows.append(row.model_copy(update=told))
         write_manifest(heard, rows)

@@ -21,7 +21,7 @@ def test_a_loss_is_that_of_its_sentence_alone(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     data = tiny.texts(tmp_path / "texts.jsonl")
-    losses = cross_entropies(tmp_path / "model", str(data), batch=4)
+    losses = cross_entropies(tmp_path / "model", str(data), "float32", batch=4)
     speech_llm = SpeechLM(model, processor)
     dataset, collator = SpeechDataset([Manifest(data)]), Collator(speech_llm.batcher)
     for place, row in enumerate(dataset.utterances()):

@@ -1,0 +1,62 @@
+"""Every run of the queue can begin: what it starts from is an earlier run of the queue."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from tools import zero_shot_base, zero_shot_queue
+from tools.zero_shot_queue import Job, jobs, work
+
+CHOSEN = argparse.Namespace(
+    configs="gpu", split="dev", batch=4, limit=None, experiment="gpu", seeds=[1, 2, 3, 4], steps=3,
+    align_steps=3, few=2,
+)  # fmt: skip
+
+
+def folder(job: Job) -> Path:
+    told = dict(zip(job.arguments[1:], job.arguments[2:], strict=False))
+    return zero_shot_base.HOME / "runs" / told["--experiment"] / told["--systems"] / f"seed_{told['--seeds']}"
+
+
+def test_every_run_starts_from_an_earlier_one() -> None:
+    listed = list(jobs(CHOSEN))
+    made = set[Path]()
+    for job in listed:
+        assert job.needs is None or job.needs in made
+        start = dict(zip(job.arguments, job.arguments[1:], strict=False)).get("--start", "")
+        if start:
+            told = folder(job)
+            assert Path(start.format(system=told.parent.name, seed=told.name[5:])) == job.needs
+        assert folder(job) == job.folder
+        made.add(job.folder)
+    assert len(made) == len(listed) == 4 + 8 + 8 + 6 + 18 + 12
+
+
+def test_each_is_run_once_in_order_and_a_failure_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = list[str]()
+
+    def run(arguments: list[str]) -> None:
+        ran.append(arguments[0])
+        if arguments[0] == "b":
+            raise RuntimeError("lost")
+        (tmp_path / arguments[0]).mkdir()
+        (tmp_path / arguments[0] / "training.json").touch()
+
+    monkeypatch.setattr(zero_shot_base, "main", run)
+    monkeypatch.setattr(zero_shot_queue.os, "dup2", lambda *_: None)
+    needs = {"c": "a", "a": None, "b": None, "d": "b"}
+    waiting = [
+        Job(name, tmp_path / name, tmp_path / first if first else None, [name])
+        for name, first in needs.items()
+    ]
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    work(0, waiting, logs, until=float("inf"))
+    assert ran == ["a", "c", "b"]  # nothing starts from what failed
+    assert [path.parent.name for path in logs.glob("*/failed")] == ["b"]

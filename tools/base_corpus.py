@@ -1,0 +1,264 @@
+"""The corpora of the experiments at base scale: sentences drawn, spoken, written down and encoded.
+
+    python tools/base_corpus.py draw --lab ../shared/real/lab.py --home data --cache LAB_FOLDER
+    python tools/base_corpus.py say --home data --voice LAB_FOLDER/lib --workers 2
+    python tools/base_corpus.py write --home data
+    python tools/base_corpus.py encode --home data --config docs/results/base/mixed/align.yaml --workers 2
+
+``draw`` says which English sentences are spoken in which set and which are only read, and how each is spoken:
+no sentence stands in two sets. ``say`` speaks them, in any number of processes, and ``write`` makes the
+manifests that ``zero_shot_base.py`` reads: ``train.asr``, ``train.st``, ``train.shuffled`` (the control),
+``dev`` and ``fresh`` with their ``.asr`` and ``.mt``, ``text`` (translation of other sentences), ``pairsN``.
+``encode`` lets Whisper listen once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aista.audio.files import write_audio
+from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.config import AlignSettings
+from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.files import write_whole
+from aista.model.feature_cache import cached_features
+from aista.training.stages import starting_model
+
+TATOEBA = ("de", "es", "fr")
+LANGUAGES = (*TATOEBA, "zh")  # Chinese: sentences of HSK, which no ear hears before the test
+PITCHES = (0.78, 0.84, 0.9, 0.96, 1.0, 1.06, 1.12)
+LONGEST_SECONDS = 5.1
+PAIRS = (50, 200, 800, 3200)
+Found = Mapping[str, Mapping[str, tuple[str, str]]]  # language -> English -> (translation, corpus)
+
+
+def letters(text: str) -> str:
+    """Return what two sentences that sound alike share."""
+    return re.sub(r"[^a-z ]", "", text.lower()).strip()
+
+
+def draw(
+    found: Found, sizes: Mapping[str, int], known: Iterable[str] = (), seed: int = 2026
+) -> tuple[list[dict], list[Utterance]]:
+    """Divide sentences among the sets.
+
+    Args:
+        found: As ``lab.pairs`` gives it.
+        sizes: Sentences a language of ``test``, ``dev``, ``pairs`` (Chinese alone), ``text`` and ``train``
+            (not Chinese); fewer where there are no more.
+        known: Sentences that no set may hold: those of earlier tests.
+
+    Returns:
+        What is to be spoken, and how; and the rows of text translation.
+    """
+    rng, voice = random.Random(seed), np.random.default_rng(seed)
+    taken, spoken, read = {letters(text) for text in known}, list[dict](), list[Utterance]()
+    for name in ("test", "dev", "pairs", "text", "train"):
+        for code in {"pairs": ("zh",), "train": TATOEBA}.get(name, LANGUAGES):
+            pool, count = sorted(found[code]), 0
+            rng.shuffle(pool)
+            for text in pool:
+                if count == sizes[name]:
+                    break
+                if letters(text) in taken:
+                    continue
+                taken.add(letters(text))
+                count += 1
+                translation, corpus = found[code][text]
+                if name == "text":
+                    row = Utterance(
+                        id=f"text-{code}-{count}", text=text, translation=translation, tgt_lang=code,
+                        task="mt", corpus=corpus,
+                    )  # fmt: skip
+                    read.append(row)
+                    continue
+                how = {
+                    "pitch": float(voice.choice(PITCHES)),
+                    "pace": float(voice.uniform(0.88, 1.18)),
+                    "gain": float(voice.uniform(0.3, 0.7)),
+                    "seed": len(spoken),
+                }
+                about = {"text": text, "translation": translation, "tgt_lang": code, "corpus": corpus}
+                spoken.append({"id": f"{name}-{code}-{count}", "set": name, **about, **how})
+            print(f"{name} {code}: {count:,} sentences")
+    return spoken, read
+
+
+def say(home: Path, voice: Path, share: int, shares: int) -> None:
+    """Speak every sentence of one share: 16 kHz FLAC, and a line with its length."""
+    sys.path.insert(0, str(voice))
+    import hibari  # the voice's own package
+    import soxr
+
+    speaker = hibari.Hibari()
+    (home / "audio").mkdir(exist_ok=True)
+    with open(home / f"said.{share}.jsonl", "w") as lengths:
+        for row in _lines(home / "say.jsonl")[share::shares]:
+            pitch = row["pitch"]
+            wave = np.asarray(speaker(row["text"], speed=row["pace"] / pitch, seed=row["seed"]), np.float32)
+            wave = soxr.resample(soxr.resample(wave, 24_000 * pitch, 24_000), 24_000, SAMPLE_RATE_HZ)
+            wave = wave * row["gain"] / max(1e-3, float(np.abs(wave).max()))
+            write_audio(home / "audio" / f"{row['id']}.flac", wave.astype(np.float32))
+            row = {"id": row["id"], "duration": round(len(wave) / SAMPLE_RATE_HZ, 3)}
+            lengths.write(json.dumps(row) + "\n")
+
+
+def write(home: Path, test: int, dev: int, seed: int = 5) -> dict[str, int]:
+    """Write the manifests of what was said.
+
+    Args:
+        test, dev: Sentences a language; what was said beyond them is left out.
+
+    Returns:
+        Rows by manifest.
+    """
+    rng = random.Random(seed)
+    seconds = {row["id"]: row["duration"] for path in home.glob("said.*.jsonl") for row in _lines(path)}
+    said: dict[str, dict[str, list[Utterance]]] = {}
+    for row in _lines(home / "say.jsonl"):
+        if seconds.get(row["id"], LONGEST_SECONDS + 1) > LONGEST_SECONDS:
+            continue
+        about = {key: row[key] for key in ("id", "text", "translation", "tgt_lang", "corpus")}
+        utterance = Utterance(
+            **about, audio=f"audio/{row['id']}.flac", duration=seconds[row["id"]], task="st", speaker="hibari"
+        )
+        said.setdefault(row["set"], {}).setdefault(row["tgt_lang"], []).append(utterance)
+    train = [row for code in TATOEBA for row in said["train"][code]]
+    rng.shuffle(train)
+    others = train[len(train) // 2 :] + train[: len(train) // 2]
+    asked = "Transcribe the speech into English text."
+    made = {
+        "train.st": train,
+        "train.asr": [recognition(row) for row in train],
+        "train.shuffled": [  # asked and answered as the others are, aligned with another clip's transcript
+            row.model_copy(
+                update={"tgt_lang": "en", "translation": row.text, "text": other.text, "prompt": asked}
+            )
+            for row, other in zip(train, others, strict=True)
+        ],
+    }
+    for name, source, most in (("dev", "dev", dev), ("fresh", "test", test)):
+        rows = [row for code in LANGUAGES for row in said[source][code][:most]]
+        rng.shuffle(rows)
+        made |= {
+            name: rows,
+            f"{name}.asr": [recognition(row) for row in rows[:400]],
+            f"{name}.mt": [
+                row.model_copy(update={"task": "mt", "audio": None, "duration": None, "id": f"{row.id}-mt"})
+                for row in rows
+            ],
+        }
+    taught = {code: [row for row in train if row.tgt_lang == code] for code in TATOEBA} | said["pairs"]
+    for count in PAIRS:
+        rows = [taught[code][i] for i in range(-(-count // len(LANGUAGES))) for code in LANGUAGES
+                if i < len(taught[code])][:count]  # fmt: skip
+        rng.shuffle(rows)
+        made[f"pairs{count}"] = rows
+    return {name: write_manifest(home / f"{name}.jsonl", rows) for name, rows in made.items()}
+
+
+def recognition(row: Utterance) -> Utterance:
+    """Return the row that asks for the transcript alone."""
+    return row.model_copy(update={"task": "asr", "tgt_lang": "en", "translation": None})
+
+
+def encode(home: Path, config: Path, store: Path, share: int, shares: int) -> None:
+    """Encode one share of all clips into a store of its own."""
+    names = ["train.asr", "dev", "fresh", f"pairs{max(PAIRS)}"]
+    rows = {row.audio: row for name in names for row in Manifest(home / f"{name}.jsonl")}
+    part = home / f"part.{share}.jsonl"
+    write_manifest(part, list(rows.values())[share::shares])
+    speech_llm = starting_model(AlignSettings.load(config))
+    limits: dict[str, Any] = {"max_seconds": speech_llm.longest_seconds, "too_long": "skip"}
+    cached_features(speech_llm.model, speech_llm.processor, [str(part)], f"{store}.{share}", **limits)
+
+
+def join(store: Path, shares: int) -> None:
+    """Put stores of the same encoder together; the parts go."""
+    parts = [Path(f"{store}.{share}") for share in range(shares)]
+    store.mkdir(parents=True)
+    for name in ("features.bin", "index.tsv", "sounds.tsv"):
+        with open(store / name, "wb") as whole:
+            for part in parts:
+                with open(part / name, "rb") as file:
+                    shutil.copyfileobj(file, whole, 1 << 24)
+    write_whole(store / "store.json", (parts[0] / "store.json").read_text())
+    for part in parts:
+        shutil.rmtree(part)
+
+
+def _lines(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _lab(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("lab", path)
+    assert spec and spec.loader
+    lab = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lab)
+    return lab
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw, say, write or encode."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("verb", choices=["draw", "say", "write", "encode"])
+    parser.add_argument("--home", type=Path, default=Path("data"))
+    parser.add_argument("--lab", type=Path, help="lab.py, which knows where sentences are to be had")
+    parser.add_argument("--cache", type=Path, help="folder of what lab.py downloads")
+    parser.add_argument("--known", type=Path, help="sentences that no set may hold, one a line")
+    parser.add_argument("--voice", type=Path, help="folder of the voice's package")
+    parser.add_argument("--config", type=Path, default=Path("docs/results/base/mixed/align.yaml"))
+    parser.add_argument("--store", type=Path, default=Path("runs/features"))
+    parser.add_argument("--test", type=int, default=400, help="test sentences a language")
+    parser.add_argument("--dev", type=int, default=40)
+    parser.add_argument("--train", type=int, default=7_000, help="clips a language of Tatoeba")
+    parser.add_argument("--text", type=int, default=3_000)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--share", type=int, help="speak or encode one share alone")
+    chosen = parser.parse_args(arguments)
+    if chosen.verb == "draw":
+        known = chosen.known.read_text(encoding="utf-8").splitlines() if chosen.known else []
+        sizes = {  # some are too long once they are spoken
+            "test": chosen.test * 23 // 20, "dev": chosen.dev * 5 // 4, "pairs": max(PAIRS) * 9 // 32,
+            "text": chosen.text, "train": chosen.train,
+        }  # fmt: skip
+        spoken, read = draw(_lab(chosen.lab).pairs(chosen.cache), sizes, known)
+        chosen.home.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in spoken)
+        write_whole(chosen.home / "say.jsonl", lines)
+        write_manifest(chosen.home / "text.jsonl", read)
+    elif chosen.verb == "write":
+        print(write(chosen.home, chosen.test, chosen.dev))
+    elif chosen.share is not None:
+        if chosen.verb == "say":
+            say(chosen.home, chosen.voice, chosen.share, chosen.workers)
+        else:
+            encode(chosen.home, chosen.config, chosen.store, chosen.share, chosen.workers)
+    else:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        shares = [
+            subprocess.Popen([sys.executable, __file__, *given, "--share", str(share)])
+            for share in range(chosen.workers)
+        ]
+        if any([each.wait() for each in shares]):
+            raise SystemExit("A share failed: run the same command again.")
+        if chosen.verb == "encode":
+            join(chosen.store, chosen.workers)
+
+
+if __name__ == "__main__":
+    main()
