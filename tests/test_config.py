@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 import aista
-from aista.config import JointSettings, PretrainSettings, SelectSettings, Settings, TrainSettings
+from aista.config import (
+    AlignSettings,
+    JointSettings,
+    PretrainSettings,
+    SelectSettings,
+    Settings,
+    TrainSettings,
+)
 from aista.errors import ConfigError
 from aista.evaluation.evaluate import BaselineSettings, EvaluateSettings
 from aista.settings_text import as_yaml, override, read_settings
@@ -259,6 +266,12 @@ def test_validation_needs_data_and_data_is_validated_on() -> None:
     data = {"train": ["m"], "validation": ["v"]}
     settings = PretrainSettings.of({**MINIMAL, "data": data, "train": {"save_steps": 50}})
     assert settings.train.eval_steps == 50 and PretrainSettings.of(settings.model_dump()) == settings
+    for stage, some in ((JointSettings, JOINT), (AlignSettings, MINIMAL)):  # their own default is another
+        train = {"max_steps": 90, "warmup_steps": 9}
+        found = stage.of({**some, "data": data, "train": {**train, "save_steps": 40}}).train
+        assert (found.eval_steps, found.save_steps) == (40, 40)
+        asked = stage.of({**some, "data": data, "train": {**train, "save_steps": 40, "eval_steps": 20}}).train
+        assert (asked.eval_steps, asked.save_steps) == (20, 40)
     short = {"max_steps": 20, "warmup_steps": 2}
     with pytest.raises(ConfigError, match=r"set train\.eval_steps"):
         PretrainSettings.of({**MINIMAL, "data": data, "train": short})

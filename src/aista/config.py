@@ -454,6 +454,17 @@ class _Stage(Settings):
             raise ValueError("init and model both name what to start from: give one of them")
         return {**{name: value for name, value in values.items() if name != "model"}, "init": values["model"]}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_saved_is_validated(cls, values: Any) -> Any:
+        """Let a stage's own ``eval_steps`` follow ``save_steps`` where this alone is given."""
+        train = values.get("train") if isinstance(values, dict) else None
+        if not isinstance(train, dict) or "save_steps" not in train or "eval_steps" in train:
+            return values
+        if cls.model_fields["train"].default.eval_steps is None:
+            return values
+        return {**values, "train": {**train, "eval_steps": train["save_steps"]}}
+
 
 class _FromBasesOrModel(_Stage):
     """A stage that starts from ``init``, or from new adapters between frozen bases: ``model``."""
