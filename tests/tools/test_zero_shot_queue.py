@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ CHOSEN = argparse.Namespace(
 
 
 def folder(job: Job) -> Path:
-    told = dict(zip(job.arguments[1:], job.arguments[2:], strict=False))
+    told = dict(pairwise(job.arguments))
     return zero_shot_base.HOME / "runs" / told["--experiment"] / told["--systems"] / f"seed_{told['--seeds']}"
 
 
@@ -26,7 +27,7 @@ def test_every_run_starts_from_an_earlier_one() -> None:
     made = set[Path]()
     for job in listed:
         assert job.needs is None or job.needs in made
-        start = dict(zip(job.arguments, job.arguments[1:], strict=False)).get("--start", "")
+        start = dict(pairwise(job.arguments)).get("--start", "")
         if start:
             told = folder(job)
             assert Path(start.format(system=told.parent.name, seed=told.name[5:])) == job.needs
@@ -60,3 +61,23 @@ def test_each_is_run_once_in_order_and_a_failure_costs_no_other(
     work(0, waiting, logs, until=float("inf"))
     assert ran == ["a", "c", "b"]  # nothing starts from what failed
     assert [path.parent.name for path in logs.glob("*/failed")] == ["b"]
+
+
+def test_workers_side_by_side_run_everything_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(arguments: list[str]) -> None:
+        made = folder(Job("", Path(), None, arguments))
+        made.mkdir(parents=True)  # a second time it is there
+        start = dict(pairwise(arguments)).get("--start", "")
+        assert not start or Path(start.format(system=made.parent.name, seed=made.name[5:])).is_dir()
+        (made / "training.json").touch()
+
+    monkeypatch.setattr(zero_shot_base, "main", run)
+    with pytest.raises(SystemExit) as end:
+        zero_shot_queue.main(["--workers", "3", "--seeds", "7", "--minutes", "1"])
+    assert end.value.code == 0
+    assert "17 of 17 runs, failed: none" in capsys.readouterr().out
+    assert len(list((zero_shot_base.HOME / "runs").glob("*/*/seed_7/training.json"))) == 17
