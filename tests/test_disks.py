@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -48,13 +49,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
-    """What a full disk answers, on any machine."""
+    """What a full disk answers, on any machine.
+
+    Python 3.11 does not notice that a compiled module was cut short, and every later process would fail on
+    it ("marshal data too short"): nothing is compiled to disk meanwhile.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    compiles_to_nowhere, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = compiles_to_nowhere
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -364,3 +371,13 @@ def test_a_full_disk_under_compiled_code_stops_nothing(monkeypatch, capsys, tmp_
     with no_file_larger_than(20):
         assert fourfold(2) == 8
     assert capsys.readouterr().err.count("NUMBA_CACHE_DIR") == 1
+
+
+def test_a_full_disk_leaves_no_module_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the stand-in for a full disk itself: a module first imported meanwhile is whole for the next."""
+    (tmp_path / "first_seen.py").write_text(f"x = {list(range(5_000))}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with no_file_larger_than(100):
+        importlib.import_module("first_seen")
+    monkeypatch.delitem(sys.modules, "first_seen")
+    assert importlib.import_module("first_seen").x[-1] == 4_999
