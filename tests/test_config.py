@@ -272,6 +272,8 @@ def test_validation_needs_data_and_data_is_validated_on() -> None:
         assert (found.eval_steps, found.save_steps) == (40, 40)
         asked = stage.of({**some, "data": data, "train": {**train, "save_steps": 40, "eval_steps": 20}}).train
         assert (asked.eval_steps, asked.save_steps) == (20, 40)
+    rarely = AlignSettings.of({**MINIMAL, "data": data, "train": {"save_steps": 1_000}}).train
+    assert (rarely.eval_steps, rarely.max_steps) == (50, 300)  # what fits stays
     short = {"max_steps": 20, "warmup_steps": 2}
     with pytest.raises(ConfigError, match=r"set train\.eval_steps"):
         PretrainSettings.of({**MINIMAL, "data": data, "train": short})

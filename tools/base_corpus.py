@@ -31,10 +31,12 @@ import numpy as np
 from aista.audio.files import write_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.config import AlignSettings
+from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.files import write_whole
 from aista.model.feature_cache import cached_features
 from aista.training.stages import starting_model
+from tools.zero_shot import with_others_transcripts
 
 TATOEBA = ("de", "es", "fr")
 LANGUAGES = (*TATOEBA, "zh")  # Chinese: sentences of HSK, which no ear hears before the test
@@ -137,18 +139,8 @@ def write(home: Path, test: int, dev: int, seed: int = 5) -> dict[str, int]:
         said.setdefault(row["set"], {}).setdefault(row["tgt_lang"], []).append(utterance)
     train = [row for code in TATOEBA for row in said["train"][code]]
     rng.shuffle(train)
-    others = train[len(train) // 2 :] + train[: len(train) // 2]
-    asked = "Transcribe the speech into English text."
-    made = {
-        "train.st": train,
-        "train.asr": [recognition(row) for row in train],
-        "train.shuffled": [  # asked and answered as the others are, aligned with another clip's transcript
-            row.model_copy(
-                update={"tgt_lang": "en", "translation": row.text, "text": other.text, "prompt": asked}
-            )
-            for row, other in zip(train, others, strict=True)
-        ],
-    }
+    heard = [recognition(row) for row in train]
+    made = {"train.st": train, "train.asr": heard, "train.shuffled": with_others_transcripts(heard)}
     for name, source, most in (("dev", "dev", dev), ("fresh", "test", test)):
         rows = [row for code in LANGUAGES for row in said[source][code][:most]]
         rng.shuffle(rows)
@@ -187,16 +179,14 @@ def encode(home: Path, config: Path, store: Path, share: int, shares: int) -> No
 
 def join(store: Path, shares: int) -> None:
     """Put stores of the same encoder together; the parts go."""
-    parts = [Path(f"{store}.{share}") for share in range(shares)]
-    store.mkdir(parents=True)
-    for name in ("features.bin", "index.tsv", "sounds.tsv"):
-        with open(store / name, "wb") as whole:
-            for part in parts:
-                with open(part / name, "rb") as file:
-                    shutil.copyfileobj(file, whole, 1 << 24)
-    write_whole(store / "store.json", (parts[0] / "store.json").read_text())
+    parts = [FeatureStore(f"{store}.{share}") for share in range(shares)]
+    with FeatureStoreWriter(store, parts[0].dim, fingerprint=parts[0].fingerprint) as whole:
+        for part in parts:
+            for key, features in part.items():
+                if key not in whole:
+                    whole.add(key, features)
     for part in parts:
-        shutil.rmtree(part)
+        shutil.rmtree(part.directory)
 
 
 def _lines(path: Path) -> list[dict]:
@@ -231,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--share", type=int, help="speak or encode one share alone")
     chosen = parser.parse_args(arguments)
     if chosen.verb == "draw":
-        known = chosen.known.read_text(encoding="utf-8").splitlines() if chosen.known else []
+        known = chosen.known.read_text(encoding="utf-8").split("\n") if chosen.known else []
         sizes = {  # some are too long once they are spoken
             "test": chosen.test * 23 // 20, "dev": chosen.dev * 5 // 4, "pairs": max(PAIRS) * 9 // 32,
             "text": chosen.text, "train": chosen.train,

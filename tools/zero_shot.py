@@ -105,6 +105,8 @@ TITLES = {name: system.title for name, system in SYSTEMS.items()} | BOUNDS | STA
     "aligned": "alignment first alone: no cross-entropy on speech",
     "pulled": "alignment first, then Wasserstein (cosine) without cross-entropy",
     "unaligned": "cross-entropy without alignment first",
+    "maxsim": "+ retrieval objective by MaxSim",
+    "mean": "+ retrieval objective by the cosine of means",
 }  # fmt: skip
 
 
@@ -152,18 +154,19 @@ def clips(setting: Setting, shuffled: bool = False) -> Path:
     if not path.exists():
         rows = list(Manifest(home / "asr.jsonl"))[: setting.clips]
         if shuffled:
-            other = rows[len(rows) // 2 :] + rows[: len(rows) // 2]
-            rows = [
-                row.model_copy(
-                    update={
-                        "task": "st", "translation": row.text, "text": wrong.text,
-                        "prompt": "Transcribe the speech into English text.",
-                    }
-                )
-                for row, wrong in zip(rows, other, strict=True)
-            ]  # fmt: skip
+            rows = with_others_transcripts(rows)
         write_manifest(path, rows)
     return path
+
+
+def with_others_transcripts(rows: list[Utterance]) -> list[Utterance]:
+    """Return clips of recognition, asked and answered as before, beside transcripts of other clips."""
+    others = rows[len(rows) // 2 :] + rows[: len(rows) // 2]
+    asked = {"task": "st", "prompt": "Transcribe the speech into English text."}
+    return [
+        row.model_copy(update={**asked, "translation": row.text, "text": other.text})
+        for row, other in zip(rows, others, strict=True)
+    ]
 
 
 def examples(setting: Setting) -> Path:

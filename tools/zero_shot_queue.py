@@ -50,13 +50,15 @@ def jobs(chosen: argparse.Namespace) -> Iterator[Job]:
 
     def job(experiment: str, system: str, seed: int, needs: Path | None, steps: int, *more: str) -> Job:
         lengths = {"max_steps": steps, "save_steps": steps, "warmup_steps": min(20, steps - 1)}
+        if system != "aligned":
+            lengths["per_device_train_batch_size"] = chosen.rows
         settings = [f"--set=train.{key}={value}" for key, value in lengths.items()]
         about = ["--experiment", experiment, "--systems", system, "--seeds", str(seed), *settings]
         folder = model(system, seed, experiment)
         return Job(f"{experiment}-{system}-{seed}", folder, needs, [*common, *about, *more])
 
     def from_pairs(pairs: int, system: str, seed: int, steps: int) -> Job:
-        start = ["--start", str(model("{system}", 0)).replace("seed_0", "seed_{seed}")]
+        start = ["--start", str(model(system, seed))]
         data = ["--pairs", str(pairs), "--beside", "train.asr", "text", "--set=data.weights=[2,1,1]"]
         return job(f"{group}{pairs}", system, seed, model(system, seed), steps, *start, *data)
 
@@ -88,8 +90,11 @@ def work(number: int, waiting: Sequence[Job], logs: Path, until: float) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     while time.time() < until:
-        lost = {job.folder for job in waiting if (logs / job.name / "failed").exists()}
-        left = [job for job in waiting if not (logs / job.name).exists() and job.needs not in lost]
+        lost = set[Path]()  # what failed, and all that would start from it: that stands after it
+        for job in waiting:
+            if job.needs in lost or (logs / job.name / "failed").exists():
+                lost.add(job.folder)
+        left = [job for job in waiting if not (logs / job.name).exists() and job.folder not in lost]
         ready = [job for job in left if job.needs is None or (job.needs / "training.json").exists()]
         if not left:
             return
@@ -116,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=60, help="after these no run is begun")
     parser.add_argument("--seeds", nargs="+", type=int, default=[61, 62, 63, 64, 65, 66])
     parser.add_argument("--experiment", default="gpu")
-    parser.add_argument("--configs", default="gpu", help="folder in docs/results/base")
+    parser.add_argument("--configs", default="mixed", help="folder in docs/results/base")
+    parser.add_argument("--rows", type=int, default=16, help="rows a step, but for alignment first")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--align-steps", type=int, default=400)
     parser.add_argument("--few", type=int, default=200, help="steps from pairs of speech translation")

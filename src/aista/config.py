@@ -457,13 +457,14 @@ class _Stage(Settings):
     @model_validator(mode="before")
     @classmethod
     def _what_is_saved_is_validated(cls, values: Any) -> Any:
-        """Let a stage's own ``eval_steps`` follow ``save_steps`` where this alone is given."""
+        """Let a stage's own ``eval_steps`` follow a ``save_steps`` that is given alone and does not fit."""
         train = values.get("train") if isinstance(values, dict) else None
-        if not isinstance(train, dict) or "save_steps" not in train or "eval_steps" in train:
+        if not isinstance(train, dict) or "eval_steps" in train:
             return values
-        if cls.model_fields["train"].default.eval_steps is None:
+        every, saved = cls.model_fields["train"].default.eval_steps, train.get("save_steps")
+        if every is None or not isinstance(saved, int) or saved % every == 0:
             return values
-        return {**values, "train": {**train, "eval_steps": train["save_steps"]}}
+        return {**values, "train": {**train, "eval_steps": saved}}
 
 
 class _FromBasesOrModel(_Stage):

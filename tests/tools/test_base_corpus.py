@@ -6,10 +6,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest
-from tools.base_corpus import LONGEST_SECONDS, TATOEBA, draw, letters, write
+from tools.base_corpus import LONGEST_SECONDS, TATOEBA, draw, join, letters, write
 
 SIZES = {"test": 4, "dev": 2, "pairs": 5, "text": 6, "train": 30}
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -85,3 +87,17 @@ def test_pairs_are_of_all_languages_alike_and_of_no_test(corpus: dict[str, Manif
     assert all(row.tgt_lang == "zh" or row.id in train for row in rows)
     assert {row.id for row in rows}.isdisjoint(row.id for row in [*corpus["fresh"], *corpus["dev"]])
     assert {row.id for row in corpus["pairs50"]} <= {row.id for row in corpus["pairs200"]}
+
+
+def test_stores_of_shares_are_joined(tmp_path: Path) -> None:
+    stored = {f"k{i}": np.full((i + 1, 3), i, np.float16) for i in range(5)}
+    for share in range(2):
+        with FeatureStoreWriter(tmp_path / f"all.{share}", 3, fingerprint="f") as part:
+            for key in list(stored)[share::2]:
+                part.add(key, stored[key])
+    join(tmp_path / "all", 2)
+    whole = FeatureStore(tmp_path / "all", fingerprint="f")
+    assert whole.keys() == stored.keys()
+    for key, features in stored.items():
+        np.testing.assert_array_equal(whole[key], features)
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]
