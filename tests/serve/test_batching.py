@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -64,9 +65,16 @@ def test_a_piece_that_fails_spoils_no_other():
         bad.result(20)
 
 
-def test_who_leaves_is_not_served():
+def test_who_leaves_is_not_served(monkeypatch):
     translator = Counting(batch_size=1)
     batcher = Batcher(translator)
+    put = batcher.put
+
+    def slowly(samples, request):  # the leaver is still asking when the first piece is at work
+        time.sleep(0.01)
+        return put(samples, request)
+
+    monkeypatch.setattr(batcher, "put", slowly)
     leaver, stayer = Caller(batcher), Caller(batcher)
     with ThreadPoolExecutor(2) as threads:
         gone = threads.submit(leaver.translator.answer, [piece(n) for n in range(1, 9)], ZH)

@@ -102,15 +102,17 @@ class Caller:
         self._batcher = batcher
         self._asked: list[Future[Answer]] = []
         self._left = False
+        self._asking = threading.Lock()
         self.translator = copy.copy(batcher.translator)
         self.translator.answer = self._answer  # type: ignore[method-assign]
         self.translator.time_words = self._time_words  # type: ignore[method-assign]
 
     def leave(self) -> None:
         """Take back what waits; whoever waits for it gets :class:`Left`."""
-        self._left = True
-        for future in self._asked:
-            future.cancel()
+        with self._asking:
+            self._left = True
+            for future in self._asked:
+                future.cancel()
 
     def stay(self) -> None:
         """Demand that the client is still there.
@@ -122,10 +124,9 @@ class Caller:
             raise Left("The client has left.")
 
     def _answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
-        self.stay()
-        self._asked = [self._batcher.put(piece, request) for piece in pieces]
-        if self._left:  # between the two lines above
-            self.leave()
+        with self._asking:  # nobody leaves between the first piece and the last
+            self.stay()
+            self._asked = [self._batcher.put(piece, request) for piece in pieces]
         try:
             return [future.result() for future in self._asked]
         except CancelledError:
