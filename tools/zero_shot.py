@@ -346,9 +346,10 @@ def report(target: Path) -> list[dict[str, Any]]:
             for key in COLUMNS:
                 known = [row[key] for row in mine if row.get(key) is not None]
                 entry[key] = fmean(known) if known else None
-            entry["identified_wrong"] = _in_another_language(
+            wrong = _in_another_language(
                 [(r["language"], kept["hypotheses"][_key(r)]) for r in mine if r["bleu"] is not None]
             )
+            entry["identified_wrong"] = fmean(np.concatenate(wrong)) if wrong else None
             entry["answered"] = len({row["seed"] for row in mine if row["bleu"] is not None})
             if name not in ("base", *START, *BOUNDS):
                 entry |= _difference(here, kept, experiment, name, seeds)
@@ -356,13 +357,17 @@ def report(target: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _in_another_language(answers: Sequence[tuple[str, Sequence[str]]]) -> float | None:
-    """Return the share of answers that py3langid takes for another language of the experiment, or English."""
+def _in_another_language(answers: Sequence[tuple[str, Sequence[str]]]) -> list[np.ndarray] | None:
+    """Say which answers py3langid takes for another language of the experiment, or English.
+
+    Returns:
+        For each (language, texts): (n,) bool. None where py3langid is not installed, or there are no answers.
+    """
     if find_spec("py3langid") is None or not answers:
         return None
     identify = import_module("py3langid")
     identify.set_languages(sorted({code for code, _ in answers} | {"en"}))
-    return fmean(identify.classify(text)[0] != code for code, texts in answers for text in texts)
+    return [np.array([identify.classify(text)[0] != code for text in texts]) for code, texts in answers]
 
 
 def _difference(
@@ -397,6 +402,7 @@ def _difference(
         }
         found["difference"] = {key: compared(key, answered) for key in ("bleu", "wer")}
         found["over_seeds_and_sentences"] = asdict(bootstrap_over_seeds(texts_of, kept["references"]))
+        found["in_the_language_asked"] = _where_both_obey(texts_of, kept["references"])
     if "losses" in kept:
         base, own = ([texts(which, code, "losses", seeds) for code in codes] for which in ("base", name))
         found["difference"]["cross_entropy"] = compared("cross_entropy", seeds)
@@ -404,6 +410,33 @@ def _difference(
             _drawn([np.subtract(*pair) for pair in zip(own, base, strict=True)])
         )
     return found
+
+
+def _where_both_obey(
+    texts_of: Mapping[str, tuple[list[list[str]], ...]], references: Mapping[str, list[str]]
+) -> dict[str, Any] | None:
+    """Return the difference in BLEU over what both systems of a seed answer in the language asked.
+
+    What is left of a difference here is not made by answers in another language. Which sentences are left
+    depends on the answers: a description of what came out, not a test.
+
+    Args:
+        texts_of: (answers of base, answers of the other) by language, each (seeds, sentences).
+    """
+    scores: list[list[float]] = [[], []]
+    for seed in range(len(next(iter(texts_of.values()))[0])):
+        by_system = [[(code, rows[k][seed]) for code, rows in texts_of.items()] for k in (0, 1)]
+        wrong = [_in_another_language(answers) for answers in by_system]
+        if wrong[0] is None or wrong[1] is None:
+            return None
+        kept = [np.flatnonzero(~(base | other)) for base, other in zip(*wrong, strict=True)]
+        for k, answers in enumerate(by_system):
+            values = [
+                bleu([rows[i] for i in places], [references[code][i] for i in places], code).value
+                for (code, rows), places in zip(answers, kept, strict=True)
+            ]
+            scores[k].append(fmean(values))
+    return asdict(gain(*scores))
 
 
 def _drawn(differences: Sequence[np.ndarray]) -> Interval:
@@ -420,14 +453,14 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     """Return the report as Markdown: differences to base with Student's interval, and the bootstrap's."""
     lines = [
         "| | seeds | BLEU | difference | seeds and sentences | WER | text | cascade | wrong script "
-        "| wrong language | CPU s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| wrong language | difference where both answer in the language asked | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
         if row["bleu"] is None:
             continue
         gained = row.get("difference", {}).get("bleu", {})
-        drawn = row.get("over_seeds_and_sentences")
+        drawn, obeyed = row.get("over_seeds_and_sentences"), row.get("in_the_language_asked")
         lines.append(
             f"| {TITLES[row['system']]} | {row['answered']} | {row['bleu']:.1f} | "
             + (f"{_interval(gained['mean'], gained)} | " if gained else "| ")
@@ -435,6 +468,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             + f"{_known(row['wer'])} | {_known(row['text_bleu'])} | {_known(row['cascade_bleu'])} | "
             f"{row['wrong_language']:.1%} | "
             + ("" if row["identified_wrong"] is None else f"{row['identified_wrong']:.1%}")
+            + (f" | {_interval(obeyed['mean'], obeyed)}" if obeyed else " | ")
             + f" | {row['cpu_seconds']:.0f} |"
         )
     if any(row["cross_entropy"] is not None for row in found):

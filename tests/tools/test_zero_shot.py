@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,26 @@ def test_differences_are_recomputed_from_the_committed_answers(tmp_path: Path) -
     (tmp_path / "kept" / "runs.jsonl").write_text(lines.replace("100.0", "99.0", 1))
     with pytest.raises(AssertionError):
         report(tmp_path / "kept")
+
+
+def test_what_another_language_costs_is_told_apart(tmp_path: Path, monkeypatch) -> None:
+    """Base differs in one answer alone, which is English: where both obey there is no difference."""
+    (tmp_path / "py3langid.py").write_text(  # the library, on which the project does not depend
+        "def set_languages(codes): assert 'en' in codes\n"
+        "def classify(text): return ('en' if text.isascii() else 'ja' if 'た' in text else 'zh'), 1.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "py3langid", raising=False)
+    english = {**REFERENCES, "ja": [REFERENCES["ja"][0], "He did not see the dog"]}
+    for seed in (1, 2):
+        invent(tmp_path, "base", seed, english)
+        invent(tmp_path, "cosine", seed, REFERENCES)
+    collect(tmp_path, tmp_path / "kept", "test")
+    base, cosine = report(tmp_path / "kept")
+    monkeypatch.delitem(sys.modules, "py3langid")
+    assert (base["identified_wrong"], cosine["identified_wrong"]) == (0.25, 0.0)
+    assert cosine["difference"]["bleu"]["mean"] > 5
+    assert cosine["in_the_language_asked"]["values"] == pytest.approx((0.0, 0.0))
 
 
 def test_losses_are_compared_sentence_by_sentence(tmp_path: Path) -> None:
