@@ -100,6 +100,8 @@ def drawings() -> dict[str, Any]:
     }  # fmt: skip
     far = {**difference, "measure": "text BLEU", "mean": -7.0, "values": "-7"}
     empty: dict[str, Any] = {"name": "b", "values": [], "paper": None}
+    plan = {"plan": [[0.5, 0.0], [0.125, 0.375]], "tokens": ["the", "dog"], "layer": 0, "value": 21.5}
+    clip = {"source": "the dog", "maps": {"base": plan, "ai_sta": {**plan, "plan": [[0.5, 0.0], [0.0, 0.5]]}}}
     return {
         "retrieval": {"lines": [LINE]},
         "curves": {"title": "t", "log": True, "series": series},
@@ -109,6 +111,7 @@ def drawings() -> dict[str, Any]:
         "scatter": {"rows": runs, "correlations": []},
         "histograms": {"counts": [count]},
         "forest": {"rows": [difference, far]},
+        "transport": {"clips": [clip, clip], "titles": {"base": "base", "ai_sta": "AI-STA (selected)"}},
     }  # fmt: skip
 
 

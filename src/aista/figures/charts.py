@@ -579,9 +579,7 @@ def transport_plan(data: Data, width: float | None = None) -> Canvas:
             the sound, drawn above; ``samples_per_token`` (by default a window's), silence fills the last.
         width: Of the picture at most; by default a cell is 26 pixels wide.
     """
-    shares = np.asarray(data["plan"], dtype=float)
-    shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
-    n, m = shares.shape
+    n, m = np.asarray(data["plan"]).shape
     cell, tall = plan_cell(n, width), CELL if m <= 24 else 18
     canvas = Canvas(GUTTER + n * cell + 4, WAVE + m * tall + 26, data["label"])
     sound = np.zeros(n * data.get("samples_per_token", SAMPLES_PER_WINDOW), dtype=np.float32)
@@ -589,9 +587,49 @@ def transport_plan(data: Data, width: float | None = None) -> Canvas:
     sound[: len(samples)] = samples
     bars = max(1, round(n * cell / (CELL / 5)))
     _wave(canvas.axes(GUTTER, 0, n * cell, 38, (0, bars), (-1, 1)), sound, bars, CELL / 9)
-    area = canvas.axes(GUTTER, WAVE, n * cell, m * tall, (0, n), (m, 0))
+    _shares(canvas, (0, WAVE), (cell, tall), data)
+    return canvas
+
+
+def transport(data: Data, width: float = WIDE) -> Canvas:
+    """The transport plans of each clip, a panel per system.
+
+    Args:
+        data: ``clips``, each with its ``source`` and ``maps``: system -> ``plan``, ``tokens``, ``layer`` and
+            ``value``; and ``titles`` of the systems.
+    """
+    side, place, _ = _panels(2, width, 20)
+    rows = [(clip, list(clip["maps"].items())) for clip in data["clips"]]
+    tall, head = 20, 62
+    sizes = [  # of each panel of a clip
+        head + tall * max(len(found["tokens"]) for _, found in maps) + 30 for _, maps in rows
+    ]
+    across = 1 if is_narrow(width) else 2
+    heights = [size * -(-len(maps) // across) for size, (_, maps) in zip(sizes, rows, strict=True)]
+    canvas = Canvas(width, sum(heights) or 1, "Transport plans between speech tokens and transcripts")
+    top = 0.0
+    for (clip, maps), size, height in zip(rows, sizes, heights, strict=True):
+        for number, (system, found) in enumerate(maps):
+            left, down = place(number, size)
+            if number == 0:
+                canvas.text(left, top + 18, clip["source"], "ink", font="row")
+            title = f"{short_title('', data['titles'][system])}, layer {found['layer']}"
+            canvas.text(left, top + down + 42, title, role_of(system), font="name")
+            canvas.text(left + side, top + down + 42, f"W = {found['value']:.3g}", "soft", anchor="right")
+            cell = plan_cell(len(found["plan"]), side)
+            _shares(canvas, (left, top + down + head - 10), (cell, tall), {**found, "role": role_of(system)})
+        top += height
+    return canvas
+
+
+def _shares(canvas: Canvas, place: tuple[float, float], cell: tuple[float, float], data: Data) -> None:
+    """Draw a plan's cells, the tokens before its rows and the numbers below its columns."""
+    shares = np.asarray(data["plan"], dtype=float)
+    shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
+    (n, m), (wide, tall), left, top = shares.shape, cell, place[0] + GUTTER, place[1]
+    area = canvas.axes(left, top, n * wide, m * tall, (0, n), (m, 0))
     area.add_patch(Rectangle((0, 0), n, m, color=colour("field"), linewidth=0))
-    gap = 0.04 if cell > 12 else 0.0
+    gap = 0.04 if wide > 12 else 0.0
     for i, j in zip(*np.nonzero(shares > 0.005), strict=True):
         area.add_patch(
             Rectangle(
@@ -600,14 +638,13 @@ def transport_plan(data: Data, width: float | None = None) -> Canvas:
             )
         )  # fmt: skip
     for j, token in enumerate(data["tokens"]):
-        middle = WAVE + (j + 0.5) * tall + 4.5
-        canvas.text(GUTTER - 9, middle, token.strip() or "␣", "ink", anchor="right", font="token")
+        middle = top + (j + 0.5) * tall + 4.5
+        canvas.text(left - 9, middle, token.strip() or "␣", "ink", anchor="right", font="token")
     room = 24 if n < 100 else 34
-    every = next(k for k in (1, 5, 10, 25, 50, 100, 250, 1000) if cell * k >= room or k == 1000)
+    every = next(k for k in (1, 5, 10, 25, 50, 100, 250, 1000) if wide * k >= room or k == 1000)
     for i in range(every - 1, n, every):
-        middle = GUTTER + (i + 0.5) * cell
-        canvas.text(middle, canvas.height - 8, str(i + 1), "faint", anchor="center")
-    return canvas
+        below = top + m * tall + 18
+        canvas.text(left + (i + 0.5) * wide, below, str(i + 1), "faint", anchor="center")
 
 
 def plan_cell(columns: int, width: float | None) -> float:
@@ -621,5 +658,6 @@ DRAWINGS: Mapping[str, Callable[..., Canvas]] = {
     "figure6": scatter,
     "figure7": histograms,
     "gains": gains,
+    "transport": transport,
     "study_figure": forest,
 }
