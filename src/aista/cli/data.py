@@ -255,6 +255,72 @@ def cut(
         typer.echo(f"           {sentence}")
 
 
+@app.command(
+    epilog=examples(
+        "aista data augment train.jsonl --out train.augmented.jsonl",
+        "aista data augment train.jsonl --out noisy.jsonl --noise musan/noise --snr-db 0 20 --copies 2",
+    )
+)
+def augment(
+    manifest: ManifestPath,
+    out: Out,
+    copies: Annotated[int, typer.Option(min=1, help="Altered copies of each clip.")] = 1,
+    speed: Annotated[tuple[float, float], typer.Option(help="Slowest and fastest; pitch goes with pace.")] = (
+        0.85,
+        1.2,
+    ),
+    microphone_share: Annotated[float, typer.Option(help="Share whose treble or bass is changed.")] = 0.7,
+    room_share: Annotated[float, typer.Option(help="Share that gets an echo.")] = 0.5,
+    noise_share: Annotated[float, typer.Option(help="Share that gets noise.")] = 0.8,
+    snr_db: Annotated[
+        tuple[float, float], typer.Option(help="Lowest and highest level of speech above its noise.")
+    ] = (5.0, 25.0),
+    noise: Annotated[
+        list[Path], typer.Option(help="Recordings of noise, or folders of them; default: made noise.")
+    ] = [],
+    workers: Workers = 4,
+    seed: Seed = 0,
+) -> None:
+    """Write altered copies of every clip: another pace and pitch, another microphone, a room, noise.
+
+    Train on the copies beside the clips. Run it again to go on where it stopped.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from aista.data.augment import Augmentation
+    from aista.data.augment import augment as run
+    from aista.data.manifest import Manifest
+
+    how = Augmentation(
+        speed=speed, microphone_share=microphone_share, room_share=room_share, noise_share=noise_share,
+        snr_db=snr_db, noises=_recordings(noise),
+    )  # fmt: skip
+    rows = Manifest(manifest)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(manifest.name, total=len(rows))
+        report = run(
+            rows, out, how, copies=copies, seed=seed, workers=workers, progress=partial(bar.advance, task)
+        )
+    typer.echo(f"{report.rows:>9,}  {out}")
+    for reason, count in report.left_out.items():
+        examples = ", ".join(report.examples[reason])
+        typer.echo(f"{count:>9,}  left out: {reason} ({examples})")
+
+
+def _recordings(paths: list[Path]) -> tuple[str, ...]:
+    """Return files, and of folders all sounds in them."""
+    from aista.data.importers.folder import SOUNDS
+
+    found: list[str] = []
+    for path in paths:
+        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SOUNDS)
+        if path.is_dir() and not inside:
+            raise ConfigError(f"{path} has no recordings.", expected=", ".join(sorted(SOUNDS)))
+        found += map(str, inside if path.is_dir() else [path])
+    return tuple(found)
+
+
 def _numbers(parts: list[str]) -> dict[str, float]:
     """Read ``name=number`` arguments."""
     numbers = {}
