@@ -325,16 +325,16 @@ def _key(row: Mapping[str, Any]) -> str:
     return "/".join(str(row[name]) for name in ("experiment", "system", "seed", "language"))
 
 
-def report(target: Path) -> list[dict[str, Any]]:
-    """Recompute the mean scores and every difference to base with its intervals from what is committed."""
+def report(target: Path, to: str = "base") -> list[dict[str, Any]]:
+    """Recompute mean scores, and every difference to a system with its intervals, from what is committed."""
     rows = [json.loads(line) for line in (target / "runs.jsonl").read_text().split("\n") if line]
     kept = json.loads(gzip.decompress((target / "answers.json.gz").read_bytes()))
     found = []
     for experiment in sorted({row["experiment"] for row in rows}):
         here = [row for row in rows if row["experiment"] == experiment]
         for name in sorted({row["system"] for row in here}, key=list(TITLES).index):
-            own, base = ({r["seed"] for r in here if r["system"] == which} for which in (name, "base"))
-            seeds = sorted(own if name in ("base", *START, *BOUNDS) else own & base)
+            own, base = ({r["seed"] for r in here if r["system"] == which} for which in (name, to))
+            seeds = sorted(own if name in (to, *START, *BOUNDS) else own & base)
             if not seeds:
                 continue
             mine = [row for row in here if row["system"] == name and row["seed"] in seeds]
@@ -351,8 +351,8 @@ def report(target: Path) -> list[dict[str, Any]]:
             )
             entry["identified_wrong"] = fmean(np.concatenate(wrong)) if wrong else None
             entry["answered"] = len({row["seed"] for row in mine if row["bleu"] is not None})
-            if name not in ("base", *START, *BOUNDS):
-                entry |= _difference(here, kept, experiment, name, seeds)
+            if name not in (to, *START, *BOUNDS):
+                entry |= _difference(here, kept, experiment, (to, name), seeds)
             found.append(entry)
     return found
 
@@ -371,17 +371,17 @@ def _in_another_language(answers: Sequence[tuple[str, Sequence[str]]]) -> list[n
 
 
 def _difference(
-    rows: list[dict[str, Any]], kept: dict[str, Any], experiment: str, name: str, seeds: list[int]
+    rows: list[dict[str, Any]], kept: dict[str, Any], experiment: str, pair: tuple[str, str], seeds: list[int]
 ) -> dict[str, Any]:
-    """Return the difference to base: Student's interval over the seeds, and a bootstrap over both."""
+    """Compare the second system of a pair with the first: over the seeds, and over seeds and sentences."""
 
-    silent = {row["seed"] for row in rows if row["system"] in ("base", name) and row["bleu"] is None}
+    silent = {row["seed"] for row in rows if row["system"] in pair and row["bleu"] is None}
     answered = [seed for seed in seeds if seed not in silent]  # of the others there are losses alone
 
     def compared(key: str, seeds: list[int]) -> dict[str, Any]:
         base, own = (
             [fmean(r[key] for r in rows if (r["system"], r["seed"]) == (system, seed)) for seed in seeds]
-            for system in ("base", name)
+            for system in pair
         )
         return asdict(gain(base, own))
 
@@ -394,17 +394,16 @@ def _difference(
         answers = kept["hypotheses"][_key(row)]
         score = bleu(answers, kept["references"][row["language"]], row["language"]).value
         assert abs(score - row["bleu"]) < 1e-6, row
-    codes, found = sorted(kept["references"]), {"difference": {}}
+    codes, found = sorted({row["language"] for row in rows}), {"difference": {}}
     if answered:
         texts_of = {
-            code: tuple(texts(which, code, "hypotheses", answered) for which in ("base", name))
-            for code in codes
+            code: tuple(texts(which, code, "hypotheses", answered) for which in pair) for code in codes
         }
         found["difference"] = {key: compared(key, answered) for key in ("bleu", "wer")}
         found["over_seeds_and_sentences"] = asdict(bootstrap_over_seeds(texts_of, kept["references"]))
         found["in_the_language_asked"] = _where_both_obey(texts_of, kept["references"])
     if "losses" in kept:
-        base, own = ([texts(which, code, "losses", seeds) for code in codes] for which in ("base", name))
+        base, own = ([texts(which, code, "losses", seeds) for code in codes] for which in pair)
         found["difference"]["cross_entropy"] = compared("cross_entropy", seeds)
         found["losses_over_seeds_and_sentences"] = asdict(
             _drawn([np.subtract(*pair) for pair in zip(own, base, strict=True)])
@@ -537,6 +536,9 @@ def main() -> None:
     verbs.choices["collect"].add_argument(
         "--take", nargs="*", default=[], metavar="EXPERIMENT/SYSTEM=EXPERIMENT/SYSTEM"
     )
+    verbs.choices["report"].add_argument(
+        "--to", default="base", help="system that the others are compared with"
+    )
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
     verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())
@@ -553,7 +555,7 @@ def main() -> None:
         take = dict(pair.split("=", 1) for pair in asked["take"])
         collect(asked["folder"], asked["target"], asked["split"], take)
     else:
-        found = [row for target in asked["target"] for row in report(target)]
+        found = [row for target in asked["target"] for row in report(target, asked["to"])]
         for experiment in dict.fromkeys(row["experiment"] for row in found):
             print(f"\n{experiment}\n")
             print(table([row for row in found if row["experiment"] == experiment]))

@@ -93,6 +93,17 @@ def test_losses_are_compared_sentence_by_sentence(tmp_path: Path) -> None:
     assert len(found["cosine_half"]["difference"]["bleu"]["values"]) == 1 == found["base"]["answered"]
     assert found["text"]["seeds"] == [0] and "difference" not in found["text"]
     assert "−0.500" in table(list(found.values()))
+    for path in tmp_path.glob("runs/*/*/*/test_rows.json"):  # losses alone
+        silent = [
+            {**row, "bleu": None, "hypotheses": [], "references": []} for row in json.loads(path.read_text())
+        ]
+        path.write_text(json.dumps(silent))
+    collect(tmp_path, tmp_path / "losses", "test")
+    found = {row["system"]: row for row in report(tmp_path / "losses", to="cosine_half")}
+    assert found["base"]["difference"]["cross_entropy"]["values"] == pytest.approx((0.25, 0.75))
+    found = {row["system"]: row for row in report(tmp_path / "losses")}
+    assert found["cosine_half"]["losses_over_seeds_and_sentences"]["difference"] == pytest.approx(-0.5)
+    assert "−0.500" in table(list(found.values()))
 
 
 def test_systems_share_data_and_length(tmp_path: Path) -> None:
