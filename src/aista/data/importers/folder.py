@@ -16,7 +16,7 @@ from aista.data.subtitles import SUFFIXES, Subtitles, read_subtitles, read_text,
 from aista.errors import AudioError, ManifestError
 
 # What libsndfile and FFmpeg read: a sound is known by its suffix here and by its first bytes when it is read.
-SOUNDS = {
+_SOUNDS = {
     ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".mp3", ".mp2", ".mpga", ".ogg", ".oga", ".opus",
     ".spx", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".m4a", ".m4b",
     ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".mka", ".webm", ".aac", ".ac3", ".eac3", ".dts",
@@ -47,7 +47,7 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
     target = options.defaults.get("tgt_lang")
     files = sorted(_files(source))
     taken: set[Path] = set()
-    for sound in (path for path in files if path.suffix.lower() in SOUNDS):
+    for sound in (path for path in files if path.suffix.lower() in _SOUNDS):
         try:
             if sound.with_suffix("") in taken:
                 raise _Unusable("another sound has this name", str(sound))
