@@ -329,6 +329,7 @@ def report(target: Path, to: str = "base") -> list[dict[str, Any]]:
     """Recompute mean scores, and every difference to a system with its intervals, from what is committed."""
     rows = [json.loads(line) for line in (target / "runs.jsonl").read_text().split("\n") if line]
     kept = json.loads(gzip.decompress((target / "answers.json.gz").read_bytes()))
+    kept["wrong"] = _in_another_language(kept["hypotheses"])
     found = []
     for experiment in sorted({row["experiment"] for row in rows}):
         here = [row for row in rows if row["experiment"] == experiment]
@@ -346,9 +347,7 @@ def report(target: Path, to: str = "base") -> list[dict[str, Any]]:
             for key in COLUMNS:
                 known = [row[key] for row in mine if row.get(key) is not None]
                 entry[key] = fmean(known) if known else None
-            wrong = _in_another_language(
-                [(r["language"], kept["hypotheses"][_key(r)]) for r in mine if r["bleu"] is not None]
-            )
+            wrong = [kept["wrong"][_key(r)] for r in mine if _key(r) in kept["wrong"]]
             entry["identified_wrong"] = fmean(np.concatenate(wrong)) if wrong else None
             entry["answered"] = len({row["seed"] for row in mine if row["bleu"] is not None})
             if name not in (to, *START, *BOUNDS):
@@ -357,17 +356,23 @@ def report(target: Path, to: str = "base") -> list[dict[str, Any]]:
     return found
 
 
-def _in_another_language(answers: Sequence[tuple[str, Sequence[str]]]) -> list[np.ndarray] | None:
+def _in_another_language(answers: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
     """Say which answers py3langid takes for another language of the experiment, or English.
 
+    Args:
+        answers: By a key that ends in the language asked.
+
     Returns:
-        For each (language, texts): (n,) bool. None where py3langid is not installed, or there are no answers.
+        (n,) bool by key; nothing where py3langid is not installed.
     """
-    if find_spec("py3langid") is None or not answers:
-        return None
-    identify = import_module("py3langid")
-    identify.set_languages(sorted({code for code, _ in answers} | {"en"}))
-    return [np.array([identify.classify(text)[0] != code for text in texts]) for code, texts in answers]
+    if find_spec("py3langid") is None:
+        return {}
+    identify, asked = import_module("py3langid"), {key: key.rpartition("/")[2] for key in answers}
+    identify.set_languages(sorted({*asked.values(), "en"}))
+    return {
+        key: np.array([identify.classify(text)[0] != asked[key] for text in texts])
+        for key, texts in answers.items()
+    }
 
 
 def _difference(
@@ -401,7 +406,11 @@ def _difference(
         }
         found["difference"] = {key: compared(key, answered) for key in ("bleu", "wer")}
         found["over_seeds_and_sentences"] = asdict(bootstrap_over_seeds(texts_of, kept["references"]))
-        found["in_the_language_asked"] = _where_both_obey(texts_of, kept["references"])
+        if kept["wrong"]:
+            wrong_of = {
+                code: tuple(texts(which, code, "wrong", answered) for which in pair) for code in codes
+            }
+            found["in_the_language_asked"] = _where_both_obey(texts_of, wrong_of, kept["references"])
     if "losses" in kept:
         base, own = ([texts(which, code, "losses", seeds) for code in codes] for which in pair)
         found["difference"]["cross_entropy"] = compared("cross_entropy", seeds)
@@ -412,30 +421,28 @@ def _difference(
 
 
 def _where_both_obey(
-    texts_of: Mapping[str, tuple[list[list[str]], ...]], references: Mapping[str, list[str]]
-) -> dict[str, Any] | None:
+    texts_of: Mapping[str, tuple[Sequence[Any], ...]],
+    wrong_of: Mapping[str, tuple[Sequence[Any], ...]],
+    references: Mapping[str, list[str]],
+) -> dict[str, Any]:
     """Return the difference in BLEU over what both systems of a seed answer in the language asked.
 
     What is left of a difference here is not made by answers in another language. Which sentences are left
     depends on the answers: a description of what came out, not a test.
 
     Args:
-        texts_of: (answers of base, answers of the other) by language, each (seeds, sentences).
+        texts_of, wrong_of: (those of one system, of the other) by language, each (seeds, sentences).
     """
-    scores: list[list[float]] = [[], []]
-    for seed in range(len(next(iter(texts_of.values()))[0])):
-        by_system = [[(code, rows[k][seed]) for code, rows in texts_of.items()] for k in (0, 1)]
-        wrong = [_in_another_language(answers) for answers in by_system]
-        if wrong[0] is None or wrong[1] is None:
-            return None
-        kept = [np.flatnonzero(~(base | other)) for base, other in zip(*wrong, strict=True)]
-        for k, answers in enumerate(by_system):
-            values = [
-                bleu([rows[i] for i in places], [references[code][i] for i in places], code).value
-                for (code, rows), places in zip(answers, kept, strict=True)
-            ]
-            scores[k].append(fmean(values))
-    return asdict(gain(*scores))
+
+    def score(system: int, seed: int, code: str) -> float:
+        kept = np.flatnonzero(~(wrong_of[code][0][seed] | wrong_of[code][1][seed]))
+        texts = texts_of[code][system][seed]
+        return bleu([texts[i] for i in kept], [references[code][i] for i in kept], code).value
+
+    seeds = range(len(next(iter(texts_of.values()))[0]))
+    return asdict(
+        gain(*([fmean(score(k, seed, code) for code in texts_of) for seed in seeds] for k in (0, 1)))
+    )
 
 
 def _drawn(differences: Sequence[np.ndarray]) -> Interval:

@@ -579,7 +579,7 @@ def transport_plan(data: Data, width: float | None = None) -> Canvas:
             the sound, drawn above; ``samples_per_token`` (by default a window's), silence fills the last.
         width: Of the picture at most; by default a cell is 26 pixels wide.
     """
-    n, m = np.asarray(data["plan"]).shape
+    n, m = np.shape(data["plan"])
     cell, tall = plan_cell(n, width), CELL if m <= 24 else 18
     canvas = Canvas(GUTTER + n * cell + 4, WAVE + m * tall + 26, data["label"])
     sound = np.zeros(n * data.get("samples_per_token", SAMPLES_PER_WINDOW), dtype=np.float32)
@@ -598,27 +598,23 @@ def transport(data: Data, width: float = WIDE) -> Canvas:
         data: ``clips``, each with its ``source`` and ``maps``: system -> ``plan``, ``tokens``, ``layer`` and
             ``value``; and ``titles`` of the systems.
     """
-    side, place, _ = _panels(2, width, 20)
-    rows = [(clip, list(clip["maps"].items())) for clip in data["clips"]]
-    tall, head = 20, 62
-    sizes = [  # of each panel of a clip
-        head + tall * max(len(found["tokens"]) for _, found in maps) + 30 for _, maps in rows
-    ]
-    across = 1 if is_narrow(width) else 2
-    heights = [size * -(-len(maps) // across) for size, (_, maps) in zip(sizes, rows, strict=True)]
-    canvas = Canvas(width, sum(heights) or 1, "Transport plans between speech tokens and transcripts")
-    top = 0.0
-    for (clip, maps), size, height in zip(rows, sizes, heights, strict=True):
-        for number, (system, found) in enumerate(maps):
+    tall, head, foot, top, clips = 20, 62, 30, 0.0, []
+    for clip in data["clips"]:
+        side, place, lines = _panels(len(clip["maps"]), width, 20)
+        size = head + tall * max(len(found["tokens"]) for found in clip["maps"].values()) + foot
+        clips.append((clip, place, size, top))
+        top += lines * size
+    canvas = Canvas(width, top, "Transport plans between speech tokens and transcripts")
+    for clip, place, size, top in clips:
+        canvas.text(0, top + 18, clip["source"], "ink", font="row")
+        for number, (system, found) in enumerate(clip["maps"].items()):
             left, down = place(number, size)
-            if number == 0:
-                canvas.text(left, top + 18, clip["source"], "ink", font="row")
+            down += top
             title = f"{short_title('', data['titles'][system])}, layer {found['layer']}"
-            canvas.text(left, top + down + 42, title, role_of(system), font="name")
-            canvas.text(left + side, top + down + 42, f"W = {found['value']:.3g}", "soft", anchor="right")
-            cell = plan_cell(len(found["plan"]), side)
-            _shares(canvas, (left, top + down + head - 10), (cell, tall), {**found, "role": role_of(system)})
-        top += height
+            canvas.text(left, down + 42, title, role_of(system), font="name")
+            canvas.text(left + side, down + 42, f"W = {found['value']:.3g}", "soft", anchor="right")
+            cell = plan_cell(len(found["plan"]), side), tall
+            _shares(canvas, (left, down + head - 10), cell, {**found, "role": role_of(system)})
     return canvas
 
 
