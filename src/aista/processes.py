@@ -33,6 +33,13 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0)) if count() > 1 else 0
 
 
+def cores() -> int:
+    """Return how many cores this process may use: what its affinity and its container leave it."""
+    import joblib
+
+    return joblib.cpu_count()
+
+
 def is_main() -> bool:
     """Say whether this process is the one that writes and speaks."""
     return rank() == 0

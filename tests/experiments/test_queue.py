@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from aista import processes
 from aista.config import SelectSettings
 from aista.errors import ConfigError, TrainingError
 from aista.experiments.demo import DemoPlan, run
@@ -122,8 +123,16 @@ def test_a_command_may_have_every_core(tmp_path: Path) -> None:
         for name, alone in (("one", False), ("all", True))
     ]  # fmt: skip
     Queue(commands, 2).run()
-    cores = os.cpu_count() or 1
+    cores = processes.cores()
     assert [int((tmp_path / name).read_text()) for name in ("one", "all")] == [max(1, cores // 2), cores]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs an operating system that binds cores")
+def test_a_run_bound_to_one_core_takes_one() -> None:
+    script = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    script += "from aista import processes; print(processes.cores())"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["1"]
 
 
 STOPPED = """

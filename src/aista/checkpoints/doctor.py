@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aista import processes
 from aista.checkpoints.hub import SOURCES
 
 _PACKAGES = ("torch", "transformers", "peft", "POT", "numba", "numpy", "sacrebleu", "soundfile", "soxr",
@@ -99,7 +100,8 @@ def _versions() -> list[Check]:
 def _machine() -> list[Check]:
     import torch
 
-    checks = [Check("processor cores", "ok", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")]
+    usable = f"{processes.cores()} of {os.cpu_count()} may be used"
+    checks = [Check("processor cores", "ok", f"{usable}, torch uses {torch.get_num_threads()}")]
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = (size / 2**30 for size in torch.cuda.mem_get_info(number))

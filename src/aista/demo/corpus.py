@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -24,6 +23,7 @@ from aista.demo import grammar, speech
 from aista.demo.grammar import Sentence
 from aista.errors import ConfigError
 from aista.files import write_whole
+from aista.processes import cores
 
 SHARD_SIZE = 250
 TARGETS = ("zh", "ja")
@@ -272,7 +272,7 @@ def build(
     ]
     if any(job.corpus not in _SOUNDS for job in jobs):
         speech.require()
-    _run(jobs, processes or os.cpu_count() or 1, progress)
+    _run(jobs, processes or cores(), progress)
     facts: dict[str, dict[str, object]] = {}
     for corpus, entries in drawn.items():
         records = [json.loads(job.record.read_text()) for job in jobs if job.corpus == corpus]

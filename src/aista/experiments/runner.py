@@ -36,6 +36,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from aista import processes
 from aista.files import sha256_of, write_whole
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Runner:
 
     def __init__(self, plan: Plan, *, workers: int | None = None, launch: Sequence[str] = AISTA) -> None:
         self.plan, self.launch = plan, tuple(launch)
-        self.workers = (os.cpu_count() or 1) if workers is None else workers
+        self.workers = processes.cores() if workers is None else workers
         plan.folder.mkdir(parents=True, exist_ok=True)
         self.clock = Clock(plan.folder / "seconds.json")
 
@@ -192,7 +193,7 @@ def machine() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": found[1].strip() if found else platform.processor() or "unknown",
-        "cores": os.cpu_count() or 1,
+        "cores": processes.cores(),
         "ram_gb": memory,
         "system": f"{platform.system()} {platform.machine()}",
         **({"gpus": gpus} if gpus else {}),
@@ -332,7 +333,7 @@ class Queue:
     def _launched(self, command: Command, bars: Progress) -> _Running:
         command.log.parent.mkdir(parents=True, exist_ok=True)
         share = 1 if command.all_cores else self.workers
-        threads = str(max(1, (os.cpu_count() or 1) // share))
+        threads = str(max(1, processes.cores() // share))
         with open(command.log, "wb") as log:
             process = subprocess.Popen(
                 list(command.arguments),
