@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMultimodalLM
 
@@ -18,6 +20,7 @@ from aista.data.manifest import Manifest
 from aista.errors import CheckpointError, ConfigError, ModelInputError
 from aista.evaluation.evaluate import EvaluateSettings, evaluate, hears
 from aista.inference.translating import Request
+from aista.model.lora import in_base_dtype, is_lora
 from aista.selection.select import select
 from aista.speech_llm import SpeechLM
 from aista.training.stages import Interrupted, align, joint, pretrain
@@ -209,6 +212,29 @@ def test_in_bfloat16_the_projector_is_trained_in_float32(home: Path, tmp_path: P
     assert output.states[0].dtype == torch.bfloat16
     speech_llm.save_merged(tmp_path / "plain")
     assert {t.dtype for t in load_file(tmp_path / "plain" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_lora_answers_in_the_type_of_its_base_as_under_autocast(home: Path) -> None:
+    speech_llm = SpeechLM.load(home / "qwen2_audio", dtype="bfloat16")
+    speech_llm.to_train({"r": 2, "alpha": 4, "dropout": 0.0, "targets": None}, seed=0)
+    torch.manual_seed(0)
+    for name, parameter in speech_llm.model.named_parameters():
+        if is_lora(name):
+            parameter.data = torch.randn_like(parameter)
+    layer: Any = next(part for part in speech_llm.model.modules() if isinstance(part, BaseTunerLayer))
+    before = {name: values.clone() for name, values in layer.state_dict().items()}
+    seen = list[torch.dtype]()
+    hook = layer.lora_A["default"].register_forward_hook(lambda part, _, __: seen.append(part.weight.dtype))
+    speech_llm.generate(speech_llm.batcher.translation(noise(0.5), ["Go."]), max_new_tokens=2)
+    hook.remove()
+    assert set(seen) == {torch.bfloat16}
+    for name, values in layer.state_dict().items():
+        assert values.dtype == before[name].dtype and torch.equal(values, before[name])
+    x = torch.randn(3, layer.in_features).bfloat16()
+    with torch.no_grad(), in_base_dtype(layer):
+        answered = layer(x)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(answered, layer(x))
 
 
 def test_texts_never_turn_into_control_tokens(home: Path) -> None:
