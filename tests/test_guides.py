@@ -94,12 +94,22 @@ def test_every_python_block_of_a_page_compiles_and_finds_what_it_imports(page: P
                         importlib.import_module(f"{node.module}.{name.name}")
 
 
-def test_every_link_to_a_file_leads_somewhere() -> None:
+def anchors(page: Path) -> set[str]:
+    """Return what GitHub lets a link to a heading of a page end in."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    shown = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in shown}
+
+
+def test_every_link_leads_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")]
-    dead = [
-        f"{page.relative_to(ROOT)}: {target}"
-        for page in pages
-        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-        if ":" not in target and not (page.parent / target).exists()
-    ]
-    assert len(pages) > 30 and not dead
+    dead, headings = list[str](), 0
+    for page in pages:
+        for path, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
+            target = page.parent / path if path else page
+            headings += bool(anchor)
+            if ":" in path:
+                continue
+            if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+                dead.append(f"{page.relative_to(ROOT)}: {path}#{anchor}")
+    assert len(pages) > 30 and headings > 20 and not dead
