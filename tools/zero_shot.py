@@ -296,6 +296,8 @@ def go(setting: Setting, name: str, seed: int, split: str, bounds: bool) -> None
 def collect(folder: Path, target: Path, split: str, take: Mapping[str, str] | None = None) -> None:
     """Gather the rows of all runs that are finished, and their answers, where they are committed.
 
+    Rows that stand there already stay, but for those that were run again.
+
     Args:
         take: Of these alone, EXPERIMENT/SYSTEM, under other names of the same form: systems of different
             experiments become comparable.
@@ -314,10 +316,21 @@ def collect(folder: Path, target: Path, split: str, take: Mapping[str, str] | No
     losses = {_key(r): r.pop("losses") for r in found if "losses" in r}
     references = {r["language"]: r["references"] for r in found if r["bleu"] is not None}
     found = [{k: v for k, v in r.items() if k not in ("hypotheses", "references")} for r in found]
+    kept: dict[str, Any] = {"references": {}, "hypotheses": {}, "losses": {}}
+    again = {_key(row) for row in found}
+    if (target / "runs.jsonl").exists():
+        kept |= json.loads(gzip.decompress((target / "answers.json.gz").read_bytes()))
+        lines = (target / "runs.jsonl").read_text().split("\n")
+        found = [row for row in map(json.loads, filter(None, lines)) if _key(row) not in again] + found
+    if any(kept["references"].get(code, texts) != texts for code, texts in references.items()):
+        raise SystemExit(
+            f"{target} holds answers to other sentences: collect these into a folder of their own"
+        )
+    for part, new in (("references", references), ("hypotheses", texts), ("losses", losses)):
+        kept[part] = {key: values for key, values in kept[part].items() if key not in again} | new
     target.mkdir(parents=True, exist_ok=True)
     write_whole(target / "runs.jsonl", "".join(json.dumps(row) + "\n" for row in found))
-    kept = {"references": references, "hypotheses": texts, **({"losses": losses} if losses else {})}
-    packed = json.dumps(kept, ensure_ascii=False).encode()
+    packed = json.dumps({k: v for k, v in kept.items() if v or k != "losses"}, ensure_ascii=False).encode()
     (target / "answers.json.gz").write_bytes(gzip.compress(packed, mtime=0))
 
 

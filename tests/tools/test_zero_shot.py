@@ -54,6 +54,28 @@ def test_differences_are_recomputed_from_the_committed_answers(tmp_path: Path) -
         report(tmp_path / "kept")
 
 
+def test_what_was_collected_before_stays(tmp_path: Path) -> None:
+    half = {code: [texts[0], texts[0]] for code, texts in REFERENCES.items()}
+    for place, system, seed in (
+        ("old", "base", 1),
+        ("old", "cosine", 1),
+        ("new", "base", 2),
+        ("new", "base", 1),
+    ):
+        invent(tmp_path / place, system, seed, half if place == "old" else REFERENCES, loss=float(seed))
+    collect(tmp_path / "old", tmp_path / "kept", "test")
+    collect(tmp_path / "new", tmp_path / "kept", "test")
+    base, cosine = report(tmp_path / "kept")
+    assert base["seeds"] == [1, 2] and base["bleu"] == pytest.approx(100.0)
+    assert cosine["seeds"] == [1] and cosine["difference"]["bleu"]["mean"] < -10
+    before = (tmp_path / "kept" / "answers.json.gz").read_bytes()
+    path = tmp_path / "new" / "runs" / "e" / "base" / "seed_2" / "test_rows.json"
+    path.write_text(path.read_text().replace("the dog", "a dog").replace("犬", "猫").replace("狗", "猫"))
+    with pytest.raises(SystemExit, match="other sentences"):
+        collect(tmp_path / "new", tmp_path / "kept", "test")
+    assert (tmp_path / "kept" / "answers.json.gz").read_bytes() == before
+
+
 def test_what_another_language_costs_is_told_apart(tmp_path: Path, monkeypatch) -> None:
     """Base differs in one answer alone, which is English: where both obey there is no difference."""
     library = SimpleNamespace(  # the project does not depend on it
