@@ -323,9 +323,7 @@ def collect(folder: Path, target: Path, split: str, take: Mapping[str, str] | No
         lines = (target / "runs.jsonl").read_text().split("\n")
         found = [row for row in map(json.loads, filter(None, lines)) if _key(row) not in again] + found
     if any(kept["references"].get(code, texts) != texts for code, texts in references.items()):
-        raise SystemExit(
-            f"{target} holds answers to other sentences: collect these into a folder of their own"
-        )
+        raise SystemExit(f"{target} holds answers to other sentences: collect into another folder")
     for part, new in (("references", references), ("hypotheses", texts), ("losses", losses)):
         kept[part] = {key: values for key, values in kept[part].items() if key not in again} | new
     target.mkdir(parents=True, exist_ok=True)
