@@ -468,11 +468,13 @@ def _drawn(differences: Sequence[np.ndarray]) -> Interval:
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Return the report as Markdown: differences to base with Student's interval, and the bootstrap's."""
-    lines = [
-        "| | seeds | BLEU | difference | seeds and sentences | WER | text | cascade | wrong script "
-        "| wrong language | difference where both answer in the language asked | CPU s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = list[str]()
+    if any(row["bleu"] is not None for row in found):
+        lines += [
+            "| | seeds | BLEU | difference | seeds and sentences | WER | text | cascade | wrong script "
+            "| wrong language | difference where both answer in the language asked | CPU s |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
     for row in found:
         if row["bleu"] is None:
             continue
@@ -516,18 +518,26 @@ def _interval(mean: float, ends: Mapping[str, Any], digits: int = 1) -> str:
 
 
 def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
-    """Return the differences to base as an SVG; ``titles`` name the experiments."""
+    """Return the differences to base as an SVG, right of 0 what helps; ``titles`` name the experiments.
+
+    Where nobody answered: what is saved of the cross-entropy.
+    """
     rows = []
     for row in found:
-        for key, measure in (("bleu", "BLEU from speech"), ("wer", "word error rate")):
-            if gained := row.get("difference", {}).get(key):
-                values = " ".join(f"{value:.3f}" for value in gained["values"])
+        differences = row.get("difference", {})
+        measures = {"bleu": ("BLEU from speech", 1), "wer": ("word error rate", 1)}
+        if "bleu" not in differences:
+            measures = {"cross_entropy": ("cross-entropy saved (.01 nats a token)", -100)}
+        for key, (measure, unit) in measures.items():
+            if gained := differences.get(key):
+                ends = [None if gained[end] is None else unit * gained[end] for end in ("low", "high")]
+                low, high = ends[:: -1 if unit < 0 else 1]
                 rows.append(
                     {
                         "group": titles.get(row["experiment"], row["experiment"]), "measure": measure,
                         "name": f"{row['experiment']} {row['system']}", "title": TITLES[row["system"]],
-                        "mean": gained["mean"], "low": gained["low"], "high": gained["high"],
-                        "values": values,
+                        "mean": unit * gained["mean"], "low": low, "high": high,
+                        "values": " ".join(f"{unit * value:.3f}" for value in gained["values"]),
                     }
                 )  # fmt: skip
     return forest({"rows": rows, "far": 20.0}).standalone()

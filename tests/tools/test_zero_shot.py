@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from aista.evaluation.metrics import bleu
-from tools.zero_shot import SYSTEMS, Setting, collect, jobs, report, table
+from tools.zero_shot import SYSTEMS, Setting, collect, figure, jobs, report, table
 
 REFERENCES = {
     "zh": ["医生昨天在公园买了一本书", "他没有看见那只狗"],
@@ -123,6 +123,9 @@ def test_losses_are_compared_sentence_by_sentence(tmp_path: Path) -> None:
     found = {row["system"]: row for row in report(tmp_path / "losses")}
     assert found["cosine_half"]["losses_over_seeds_and_sentences"]["difference"] == pytest.approx(-0.5)
     assert "−0.500" in table(list(found.values()))
+    assert "BLEU" not in table(list(found.values()))
+    drawn = figure(list(found.values()), {"test/e": "an experiment"})
+    assert all(text in drawn for text in ("an experiment", "cross-entropy saved", "+50.0"))  # not spent
 
 
 def test_systems_share_data_and_length(tmp_path: Path) -> None:
