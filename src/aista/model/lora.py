@@ -109,11 +109,11 @@ def in_base_dtype(model: nn.Module) -> Iterator[None]:
         for layer in model.modules():
             if isinstance(layer, BaseTunerLayer):
                 base: Any = layer.get_base_layer()
-                dtype = next(base.parameters()).dtype
+                like = next(base.parameters(), None)  # None: quantised into buffers
                 for name, parameter in layer.named_parameters():
-                    if is_lora(f".{name}") and dtype.is_floating_point and parameter.dtype != dtype:
+                    if is_lora(f".{name}") and like is not None and like.is_floating_point():
                         kept.append((parameter, parameter.data))
-                        parameter.data = parameter.data.to(dtype)
+                        parameter.data = parameter.data.to(like.dtype)
         yield
     finally:
         for parameter, values in kept:
