@@ -109,11 +109,11 @@ def in_base_dtype(model: nn.Module) -> Iterator[None]:
         for layer in model.modules():
             if isinstance(layer, BaseTunerLayer):
                 base: Any = layer.get_base_layer()
-                like = next(base.parameters(), None)  # None: quantised into buffers
+                dtype = getattr(next(base.parameters(), None), "dtype", None)  # None: quantised into buffers
                 for name, parameter in layer.named_parameters():
-                    if is_lora(f".{name}") and like is not None and like.is_floating_point():
+                    if is_lora(f".{name}") and dtype in (torch.bfloat16, torch.float16):
                         kept.append((parameter, parameter.data))
-                        parameter.data = parameter.data.to(like.dtype)
+                        parameter.data = parameter.data.to(dtype)
         yield
     finally:
         for parameter, values in kept:
