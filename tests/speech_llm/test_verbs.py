@@ -20,7 +20,7 @@ from aista.data.manifest import Manifest
 from aista.errors import CheckpointError, ConfigError, ModelInputError
 from aista.evaluation.evaluate import EvaluateSettings, evaluate, hears
 from aista.inference.translating import Request
-from aista.model.lora import in_base_dtype, is_lora
+from aista.model.lora import is_lora
 from aista.selection.select import select
 from aista.speech_llm import SpeechLM
 from aista.training.stages import Interrupted, align, joint, pretrain
@@ -214,27 +214,31 @@ def test_in_bfloat16_the_projector_is_trained_in_float32(home: Path, tmp_path: P
     assert {t.dtype for t in load_file(tmp_path / "plain" / "model.safetensors").values()} == {torch.bfloat16}
 
 
-def test_lora_answers_in_the_type_of_its_base_as_under_autocast(home: Path) -> None:
+def test_lora_answers_in_the_type_of_its_base_as_under_autocast(home: Path, tmp_path: Path) -> None:
     speech_llm = SpeechLM.load(home / "qwen2_audio", dtype="bfloat16")
     speech_llm.to_train({"r": 2, "alpha": 4, "dropout": 0.0, "targets": None}, seed=0)
     torch.manual_seed(0)
     for name, parameter in speech_llm.model.named_parameters():
         if is_lora(name):
             parameter.data = torch.randn_like(parameter)
-    layer: Any = next(part for part in speech_llm.model.modules() if isinstance(part, BaseTunerLayer))
-    before = {name: values.clone() for name, values in layer.state_dict().items()}
-    seen = list[torch.dtype]()
-    hook = layer.lora_A["default"].register_forward_hook(lambda part, _, __: seen.append(part.weight.dtype))
-    speech_llm.generate(speech_llm.batcher.translation(noise(0.5), ["Go."]), max_new_tokens=2)
-    hook.remove()
-    assert set(seen) == {torch.bfloat16}
-    for name, values in layer.state_dict().items():
-        assert values.dtype == before[name].dtype and torch.equal(values, before[name])
-    x = torch.randn(3, layer.in_features).bfloat16()
-    with torch.no_grad(), in_base_dtype(layer):
-        answered = layer(x)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(answered, layer(x))
+    speech_llm.keeper.save_pretrained(tmp_path / "trained")
+    speech_llm.processor.save_pretrained(tmp_path / "trained")
+    for dtype in ("bfloat16", "float32"):
+        trained, answering = (
+            {name: part for name, part in model.named_modules() if isinstance(part, BaseTunerLayer)}
+            for model in (
+                SpeechLM.load(tmp_path / "trained", dtype=dtype).model,
+                aista.load(tmp_path / "trained", dtype=dtype).model,
+            )
+        )
+        for name, layer in trained.items():
+            own: Any = answering[name]
+            assert {p.dtype for n, p in layer.named_parameters() if is_lora(f".{n}")} == {torch.float32}
+            assert {p.dtype for n, p in own.named_parameters()} == {getattr(torch, dtype)}
+            x = torch.randn(3, own.in_features, dtype=getattr(torch, dtype))
+            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+                expected = layer(x)
+            assert torch.equal(own(x), expected)
 
 
 def test_texts_never_turn_into_control_tokens(home: Path) -> None:

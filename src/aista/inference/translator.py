@@ -24,6 +24,7 @@ from aista.inference.translating import (
 )
 from aista.inference.words import letter_times, token_times
 from aista.model.bases import full_name
+from aista.model.lora import to_base_dtype
 from aista.speech_llm import Content, SpeechLM
 from aista.text.prompts import instruction
 
@@ -49,7 +50,8 @@ def load(
             Whisper-base and Qwen2.5-Coder-0.5B), id or folder of any speech LLM of transformers, or ``None``
             for the small model that needs no download.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a GPU where there is one.
-        dtype: Of the frozen weights, e.g. ``bfloat16``; by default bfloat16 on a GPU, float32 on a CPU.
+        dtype: Of the frozen weights, e.g. ``bfloat16``; by default bfloat16 on a GPU, float32 on a CPU. LoRA
+            is rounded to it: what is to be trained or saved is loaded by ``SpeechLM.load``.
         options: Search settings, e.g. ``num_beams=4`` (see ``GenerationSettings``).
 
     Speech is looked for before it is translated: set ``vad`` to False to have everything heard.
@@ -63,7 +65,7 @@ def load(
 
     place = processes.device_named(device)
     speech_llm = SpeechLM.load(name, dtype=dtype)
-    speech_llm.model.to(place)
+    to_base_dtype(speech_llm.model.to(place))
     translator = Translator(speech_llm.model, speech_llm.processor, name=name, generation=generation)
     translator.vad = True
     return translator

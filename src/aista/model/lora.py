@@ -97,24 +97,16 @@ def switched(backbone: nn.Module, on: bool) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-@contextmanager
-def in_base_dtype(model: nn.Module) -> Iterator[None]:
-    """Give LoRA matrices the type of the layers beside them, for a while and without gradient.
+def to_base_dtype(model: nn.Module) -> None:
+    """Round LoRA matrices to the type of the 16-bit layers beside them, in place: where none is trained.
 
-    Casting every input up and every output down costs a quarter of an answer's time in bfloat16; autocast
-    computes in the lower type as well. Matrices beside quantised layers stay as they are.
+    It is the arithmetic of training under autocast, without casting every input up and every output down,
+    which takes a fifth of an answer's time. Beside other layers they stay as they are.
     """
-    kept = list[tuple[nn.Parameter, torch.Tensor]]()
-    try:
-        for layer in model.modules():
-            if isinstance(layer, BaseTunerLayer):
-                base: Any = layer.get_base_layer()
-                dtype = getattr(next(base.parameters(), None), "dtype", None)  # None: quantised into buffers
-                for name, parameter in layer.named_parameters():
-                    if is_lora(f".{name}") and dtype in (torch.bfloat16, torch.float16):
-                        kept.append((parameter, parameter.data))
-                        parameter.data = parameter.data.to(dtype)
-        yield
-    finally:
-        for parameter, values in kept:
-            parameter.data = values
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            base: Any = layer.get_base_layer()
+            dtype = getattr(next(base.parameters(), None), "dtype", None)  # None: quantised into buffers
+            for name, parameter in layer.named_parameters():
+                if is_lora(f".{name}") and dtype in (torch.bfloat16, torch.float16):
+                    parameter.data = parameter.data.to(dtype)

@@ -30,7 +30,7 @@ from aista.errors import CheckpointError, ConfigError
 from aista.model.bases import locate, read_config
 from aista.model.configuration import AistaConfig
 from aista.model.loading import Options, read_trained
-from aista.model.lora import in_base_dtype, switched
+from aista.model.lora import switched
 from aista.model.processing import take
 from aista.model.speech_lm import eval_mode
 from aista.speech_llm import adapted, decoder
@@ -448,5 +448,4 @@ class SpeechLM:
             ends = {"eos_token_id": list(self.ends)} if self.ends else {}
             pad = {} if self.batcher is None else {"pad_token_id": self.batcher.pad}
             options = {**ends, **pad, **self.kind.forward_options, **options}
-        with in_base_dtype(self.model):
-            return self.model.generate(**inputs, **options)[:, batch.input_ids.shape[1] :]
+        return self.model.generate(**inputs, **options)[:, batch.input_ids.shape[1] :]
