@@ -119,6 +119,12 @@ def test_text_translation_stands_beside_speech(tmp_path: Path) -> None:
     ]
     assert [cell.paper for cell in found.cells] == [36.5, 34.0, None, None]
     assert any("tok:ja-mecab" in line for line in table5(context(made)).signatures)
+    taught = table5(
+        replace(context(made), training={"MT": tmp_path})
+    )  # the paper's is of models never taught
+    assert [cell.paper for cell in row(taught, "base", "llama").cells] == [36.5, None, None, None]
+    assert "zero-shot" in table5(context(made)).title and "zero-shot" not in taught.title
+    assert not any("was not trained" in note for note in taught.notes)
 
 
 def test_directions_trained_apart_are_one_row(tmp_path: Path) -> None:
@@ -156,6 +162,12 @@ def test_what_was_trained_on_is_counted(tmp_path: Path) -> None:
     found = {row.label: [cell.value for cell in row.cells] for row in small.rows}
     assert found["stand-in: spoken sentences En-Zh"] == [2.0, 4]
     assert found["stand-in: spoken sentences"][1] == 9000  # the shipped stage-1 model's card
+    own = {task: tmp_path / "covost2.jsonl" for task in ("ASR", "ST")}  # nothing of the shipped one's
+    found = {
+        row.label: [cell.value for cell in row.cells] for row in table1(replace(there, training=own)).rows
+    }
+    assert found["here: spoken sentences"] == [2.0, 4] and "stand-in" not in " ".join(found)
+    assert "here: sounds" not in found
 
 
 def test_tables_of_nothing_say_so(tmp_path: Path) -> None:

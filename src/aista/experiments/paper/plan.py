@@ -366,7 +366,11 @@ class BasePlan(PaperPlan):
         return [self.data / "test.jsonl"]
 
     def training(self) -> dict[str, Path]:
-        return {"ST": self.data / "train.jsonl"}
+        """Return what stage 1 and joint training read: clips, and the same sentences as texts."""
+        stages = self.shipped(PretrainSettings, "pretrain"), self.shipped(JointSettings, "joint")
+        read = {Path(path) for stage in stages for path in stage.data.train}
+        made = {task: self.folder / "corpus" / f"train.{task.lower()}.jsonl" for task in ("ASR", "MT")}
+        return {"ST": self.data / "train.jsonl"} | {k: v for k, v in made.items() if v in read}
 
     def shipped(self, kind: type[S], verb: str, backbone: str = "", direction: str = "") -> S:
         """Read a shipped file, move its folders, and apply the user's changes."""
