@@ -218,8 +218,12 @@ def table2(context: Context) -> Table:
         caption=_caption(context, "CoVoST2, its own backbones"),
         notes=[
             *RULES,
-            "In BLSP-KD's row, where there is a number of ours, it is our model trained with the method "
-            "`distillation`, which does the same: no code or weights of it are public.",
+            *[
+                "In BLSP-KD's row, where there is a number of ours, it is our model trained with the method "
+                "`distillation`, which does the same: no code or weights of it are public."
+                for row in rows
+                if row.key == "blsp_kd"
+            ],
             *_missing(context, "table2"),
             *measured.warnings(),
         ],
