@@ -77,6 +77,8 @@ def test_one_command_runs_every_stage_and_leaves_the_page(done: tuple[Path, list
     assert "Table 2" in printed
     assert {path.stem for path in (run / "exhibits").glob("*.json")} == {"table2", "table5", "figure4"}
     assert "zero-shot" not in (run / "exhibits" / "table5.json").read_text()  # texts are among the rows
+    figure = json.loads((run / "exhibits" / "figure4.json").read_text())
+    assert [line["title"] for line in figure["data"]["lines"]] == ["lm"]  # the backbone's, not the system's
     alone = ["joint.data.train=[other.jsonl]", "joint.data.weights=[1.0]"]
     plan = paper_plan("base", run, ["all"], data=root / "data", changes=alone)
     assert plan.training().keys() == {"ST", "ASR"}

@@ -75,9 +75,7 @@ def with_tests(found: Context) -> Context:
         "qwen2": layers(folder / "qwen2.json", [0.9, 0.4, 0.1, 0.06], 0.35),
         "llama": layers(folder / "llama.json", [0.5, 0.5, 0.4, 0.06], 0.35),
     }
-    return replace(
-        found, tests=[folder / "test.jsonl"], layers=reports, titles={"ai_sta": "AI-STA", "qwen2": "Q"}
-    )
+    return replace(found, tests=[folder / "test.jsonl"], layers=reports, titles={"ai_sta": "AI-STA"})
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +96,11 @@ def sweep(tmp_path_factory) -> Context:
 def test_figure_4_shows_the_reports(sweep):
     found = figure4(sweep)
     first, second = found["data"]["lines"]
-    assert first["mrr"] == [0.9, 0.4, 0.1, 0.06] and first["selected"] == [0, 1] and first["title"] == "Q"
+    assert (
+        first["mrr"] == [0.9, 0.4, 0.1, 0.06]
+        and first["selected"] == [0, 1]
+        and first["title"] == "Qwen2 stand-in"
+    )
     assert second["selected"] == [0, 1, 2] and len(found["data"]["rows"]) == 8
     assert any("6.7 times chance" in note for note in found["notes"])
     assert figure4(replace(sweep, layers={})) is None
@@ -108,16 +110,16 @@ def test_figure_6_has_a_point_per_run_and_language(sweep):
     found = figure6(sweep)
     rows = found["data"]["rows"]
     assert len(rows) == 2 * len(sweep.runs) and {row["panel"] for row in rows} == {
-        "Q, Chinese",
-        "Q, Japanese",
+        "Qwen2 stand-in, Chinese",
+        "Qwen2 stand-in, Japanese",
     }
     one = next(run for run in sweep.runs if run.system == "ctc" and run.seed == 2)
     scores = json.loads((one.evaluation / "results.json").read_text())["scores"]
     (row,) = [r for r in rows if (r["system"], r["seed"], r["language"]) == ("ctc", 2, "ja")]
     assert (row["bleu"], row["log_wasserstein"]) == (scores["bleu_ja"], scores["log_wasserstein"])
     assert {row["over"] for row in found["data"]["correlations"]} == {
-        "Q, Chinese",
-        "Q, Japanese",
+        "Qwen2 stand-in, Chinese",
+        "Qwen2 stand-in, Japanese",
         "all panels",
     }
     # In these runs every lost head costs BLEU and adds to log W.

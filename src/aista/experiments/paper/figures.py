@@ -66,7 +66,7 @@ def figure4(context: Context) -> dict[str, Any] | None:
         report = LayerReport.load(path)
         lines.append(
             {
-                "backbone": backbone, "title": context.title(backbone), "mrr": report.mrr_by_layer,
+                "backbone": backbone, "title": context.backbone(backbone), "mrr": report.mrr_by_layer,
                 "low": [row.low for row in report.rows], "high": [row.high for row in report.rows],
                 "selected": report.selected, "threshold": report.threshold, "chance": report.chance_mrr,
                 "num_pairs": report.num_pairs,
@@ -120,7 +120,7 @@ def figure5(context: Context) -> dict[str, Any] | None:
         laid = plane(shown, MAP_SEED)
         bounds[backbone] = _bounds(np.vstack(list(laid.values())))
         for run in pairs[0]:
-            several = f"{context.title(backbone)} · " if len(context.layers) > 1 else ""
+            several = f"{context.backbone(backbone)} · " if len(context.layers) > 1 else ""
             panel: dict[str, Any] = {
                 "backbone": backbone, "system": run.system, "title": several + context.title(run.system),
                 "seed": run.seed, "contours": {},
@@ -197,7 +197,7 @@ def _distances(context: Context, run: Run, states: MeanStates) -> dict[str, Any]
     return {
         "backbone": run.backbone,
         "system": run.system,
-        "group": context.title(run.backbone),
+        "group": context.backbone(run.backbone),
         "title": context.title(run.system),
         "seed": run.seed,
         **vars(found),
@@ -259,7 +259,7 @@ def _points(context: Context, run: Run) -> list[dict[str, Any]]:
     codes = [name.removeprefix("bleu_") for name in scores if name.startswith("bleu_")]
     return [
         {
-            "panel": f"{context.title(run.backbone)}, {language(code).name}",
+            "panel": f"{context.backbone(run.backbone)}, {language(code).name}",
             "backbone": run.backbone,
             "language": code,
             "system": run.system,

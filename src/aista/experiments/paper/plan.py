@@ -189,8 +189,7 @@ class PaperPlan(Plan):
         """Return what is there, for tables and figures."""
         runs, probed = self.scope.runs(), self.scope.probed()
         stores = {row.name: getattr(self.select(row), "features", None) for row in probed}
-        named = [(row.name, row.title) for row in self.backbones]
-        named += [(row.name, row.title) for row in self.scope.systems.values()]
+        titles = {row.name: row.title for row in self.scope.systems.values()}
         return Context(
             folder=self.folder,
             scope=self.scope,
@@ -200,7 +199,7 @@ class PaperPlan(Plan):
             tests=[path for path in self.tests() if path.exists()],
             training={name: path for name, path in self.training().items() if path.exists()},
             features={name: store for name, store in stores.items() if store},
-            titles={**dict(named), **self.baseline_titles},
+            titles={**titles, **self.baseline_titles},
         )
 
     def _summarise(self, clock: Clock) -> None:

@@ -57,7 +57,7 @@ def figure7(context: Context) -> dict[str, Any] | None:
             if not rows:
                 continue
             found = find_cases(rows, _sentence_score, first=PAIR[0], second=PAIR[1], count=COUNT)
-            about = {"panel": f"{context.title(backbone)}, {language(code).name}", "backbone": backbone}
+            about = {"panel": f"{context.backbone(backbone)}, {language(code).name}", "backbone": backbone}
             numbers = {key: value for key, value in vars(found).items() if key not in ("better", "worse")}
             counts.append({**about, "language": code, **numbers, **_histogram(rows)})
             for way, shown in (("better", found.better), ("worse", found.worse)):
@@ -237,7 +237,7 @@ def transport(context: Context) -> dict[str, Any] | None:
         "caption": "The cheapest transport between the windows of a clip and the tokens of its transcript at "
         f"layer {layer}: each column is a third of a second, each row a token, and the tint says where the "
         "mass of that window goes. Where speech has become text, the dark cells run down the diagonal.",
-        "notes": [f"{context.title(backbone)}, seed {pairs[0][0].seed}. W in the model's own units."],
+        "notes": [f"{context.backbone(backbone)}, seed {pairs[0][0].seed}. W in the model's own units."],
         "data": {
             "layer": layer,
             "clips": clips,

@@ -237,7 +237,7 @@ class Context:
         tests: Manifests of the test sets.
         training: Name of a corpus -> its manifest, where it is there (Table 1).
         features: Backbone -> folder of cached encoder outputs.
-        titles: Key of a backbone or system -> what a reader sees.
+        titles: Key of a system or baseline -> what a reader sees.
     """
 
     folder: Path
@@ -251,8 +251,12 @@ class Context:
     titles: Mapping[str, str] = field(default_factory=dict)
 
     def title(self, key: str) -> str:
-        """Return what a reader sees in place of a key."""
+        """Return what a reader sees in place of a system's or a baseline's key."""
         return self.titles.get(key, key)
+
+    def backbone(self, name: str) -> str:
+        """Return what a reader sees in place of a backbone's name, which may also be a system's."""
+        return next((row.title for row in self.scope.backbones if row.name == name), name)
 
 
 # ---- what came out ----
