@@ -495,7 +495,8 @@ def forest(data: Data, width: float = 980) -> Canvas:
     Args:
         data: ``rows``, one per variant and measure: ``group``, ``name``, ``title``, ``measure``, ``mean``,
             ``low`` and ``high`` (None for one seed), ``values`` (one text); the measures of a variant follow
-            one another. ``far``: what lies further from 0 stands at the edge, with its number.
+            one another. ``far``: what lies further from 0 stands at the edge, with its number. ``whole``:
+            intervals are drawn to their ends, not as far as the seeds reach.
         width: In pixels.
     """
     rows, narrow = data["rows"], is_narrow(width)
@@ -510,6 +511,8 @@ def forest(data: Data, width: float = 980) -> Canvas:
     areas = {}
     for i, name in enumerate(measures):
         ends = [value for row in rows if row["measure"] == name for value in _values(row)]
+        if data.get("whole"):
+            ends += [row[end] for row in rows for end in ("low", "high") if row[end] is not None]
         far = data.get("far", _FAR)
         reach = max(min(*ends, -1.0), -far), min(max(*ends, 1.0), far)
         left = labels + i * (side + gap) + 8
