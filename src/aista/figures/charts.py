@@ -510,9 +510,10 @@ def forest(data: Data, width: float = 980) -> Canvas:
     side = (width - labels - gap * len(measures) - 8) / len(measures)
     areas = {}
     for i, name in enumerate(measures):
-        ends = [value for row in rows if row["measure"] == name for value in _values(row)]
+        here = [row for row in rows if row["measure"] == name]
+        ends = [value for row in here for value in _values(row)]
         if data.get("whole"):
-            ends += [row[end] for row in rows for end in ("low", "high") if row[end] is not None]
+            ends += [row[end] for row in here for end in ("low", "high") if row[end] is not None]
         far = data.get("far", _FAR)
         reach = max(min(*ends, -1.0), -far), min(max(*ends, 1.0), far)
         left = labels + i * (side + gap) + 8
