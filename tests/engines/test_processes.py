@@ -90,7 +90,8 @@ def test_two_processes_train_what_one_does(alone: Path, shared: tuple[Path, str]
 @pytest.mark.slow
 def test_one_process_speaks_and_a_finished_run_is_not_repeated(shared: tuple[Path, str]) -> None:
     said = [line for line in shared[1].splitlines() if line.startswith("joint: 4 steps")]
-    assert len(said) == 2 and len({line.split()[3].split(".")[0] for line in said}) == 1, said
+    trained, read = (float(line.split()[3]) for line in said)
+    assert read == round(trained, 1), said  # as training.json has it: nothing was trained again
 
 
 @pytest.mark.slow
