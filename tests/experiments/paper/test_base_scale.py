@@ -143,6 +143,13 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         paper_plan("small", tmp_path, ["table2"], changes=["joint.seed=3"])
 
 
+def test_time_is_reckoned_by_the_steps_that_are_asked_for(tmp_path: Path) -> None:
+    asked = ["joint.train.max_steps=200", "joint.train.warmup_steps=20", "evaluate.limit=150"]
+    shipped, short = (BasePlan(tmp_path, ["all"], data=tmp_path, changes=c).guesses for c in ([], asked))
+    assert short["joint"] * 5 == shipped["joint"] and short["evaluate"] < shipped["evaluate"]
+    assert {key for key in short if short[key] != shipped[key]} == {"joint", "evaluate"}
+
+
 def test_hub_ids_stand_in_the_shipped_file(tmp_path: Path) -> None:
     model = BasePlan(tmp_path, ["all"], data=tmp_path).align(BasePlan(tmp_path, ["all"]).backbones[0]).model
     assert isinstance(BasePlan(tmp_path, ["all"]).jobs()[0].settings, AlignSettings)

@@ -302,7 +302,6 @@ class BasePlan(PaperPlan):
     """
 
     scale, stages = "base", ("align", "pretrain")
-    guesses = {"align": 300.0, "pretrain": 3600.0, "select": 600.0, "joint": 3600.0, "evaluate": 900.0}
 
     def __init__(
         self, folder: Path, names: Sequence[str], seeds: int = 1, *, data: Path = Path("data"),
@@ -319,7 +318,15 @@ class BasePlan(PaperPlan):
                     expected=f"{', '.join(STAGES)}: --set pretrain.train.max_steps=100",
                 )
             self._changes[stage].append(change)
-        model = self.shipped(AlignSettings, "align").model
+        align, joint = self.shipped(AlignSettings, "align"), self.shipped(JointSettings, "joint")
+        pretrain, select = self.shipped(PretrainSettings, "pretrain"), self.shipped(SelectSettings, "select")
+        evaluation = self.shipped(EvaluateSettings, "evaluate")
+        self.guesses = {  # seconds of a core with bfloat16 (docs/results/base); encoding comes on top
+            "align": 1.0 * align.train.max_steps, "pretrain": 5.0 * pretrain.train.max_steps,
+            "select": 1.0 * select.num_pairs, "joint": 5.0 * joint.train.max_steps,
+            "evaluate": 4.0 * (evaluation.limit or 1000),
+        }  # fmt: skip
+        model = align.model
         title = Path(model.backbone).name if model else "the given model"
         self.backbones = (Backbone("base", title, str(folder / "pretrain"), ""),)
         fillable = ("table2", "table5", "figure4")
