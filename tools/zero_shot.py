@@ -101,7 +101,6 @@ SYSTEMS = {
 # What tools/zero_shot_base.py runs on real weights, under names of its own.
 START = {"start": "the common start: alignment first, then recognition"}
 BOUNDS = {"text": "bound: the true transcript", "cascade": "bound: cascade with Whisper's transcript"}
-_SAVED = "cross-entropy saved (.01 nats a token)"
 TITLES = {name: system.title for name, system in SYSTEMS.items()} | BOUNDS | START | {
     "aligned": "alignment first alone: no cross-entropy on speech",
     "pulled": "alignment first, then Wasserstein (cosine) without cross-entropy",
@@ -528,11 +527,11 @@ def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
         differences = row.get("difference", {})
         measures = {"bleu": ("BLEU from speech", 1), "wer": ("word error rate", 1)}
         if "bleu" not in differences:
-            measures = {"cross_entropy": (_SAVED, -100)}
+            measures = {"cross_entropy": ("cross-entropy saved (.01 nats a token)", -100)}
         for key, (measure, unit) in measures.items():
             if gained := differences.get(key):
-                ends = [None if gained[end] is None else unit * gained[end] for end in ("low", "high")]
-                low, high = ends[:: -1 if unit < 0 else 1]
+                known = [unit * gained[end] for end in ("low", "high") if gained[end] is not None]
+                low, high = sorted(known) or (None, None)
                 rows.append(
                     {
                         "group": titles.get(row["experiment"], row["experiment"]), "measure": measure,
@@ -541,7 +540,7 @@ def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
                         "values": " ".join(f"{unit * value:.3f}" for value in gained["values"]),
                     }
                 )  # fmt: skip
-    silent = all(row["measure"] == _SAVED for row in rows)
+    silent = not any("bleu" in row.get("difference", {}) for row in found)
     return forest({"rows": rows, "far": 20.0, "whole": silent}).standalone()
 
 

@@ -91,7 +91,7 @@ def test_two_processes_train_what_one_does(alone: Path, shared: tuple[Path, str]
 def test_one_process_speaks_and_a_finished_run_is_not_repeated(shared: tuple[Path, str]) -> None:
     said = [line for line in shared[1].splitlines() if line.startswith("joint: 4 steps")]
     trained, read = (float(line.split()[3]) for line in said)
-    assert read == round(trained, 1), said  # as training.json has it: nothing was trained again
+    assert abs(read - trained) < 0.051, said  # training.json has it to one digit: nothing was trained again
 
 
 @pytest.mark.slow

@@ -103,10 +103,10 @@ def to_base_dtype(model: nn.Module) -> None:
     It is the arithmetic of training under autocast, without casting every input up and every output down,
     which takes a fifth of an answer's time. Beside other layers they stay as they are.
     """
-    for layer in model.modules():
-        if isinstance(layer, BaseTunerLayer):
-            base: Any = layer.get_base_layer()
-            dtype = getattr(next(base.parameters(), None), "dtype", None)  # None: quantised into buffers
+    for layer in (part for part in model.modules() if isinstance(part, BaseTunerLayer)):
+        base: Any = layer.get_base_layer()
+        like = next(base.parameters(), None)  # None: quantised into buffers
+        if like is not None and like.dtype in (torch.bfloat16, torch.float16):
             for name, parameter in layer.named_parameters():
-                if is_lora(f".{name}") and dtype in (torch.bfloat16, torch.float16):
-                    parameter.data = parameter.data.to(dtype)
+                if is_lora(f".{name}"):
+                    parameter.data = parameter.data.to(like.dtype)

@@ -96,11 +96,8 @@ def sweep(tmp_path_factory) -> Context:
 def test_figure_4_shows_the_reports(sweep):
     found = figure4(sweep)
     first, second = found["data"]["lines"]
-    assert (
-        first["mrr"] == [0.9, 0.4, 0.1, 0.06]
-        and first["selected"] == [0, 1]
-        and first["title"] == "Qwen2 stand-in"
-    )
+    assert first["mrr"] == [0.9, 0.4, 0.1, 0.06] and first["selected"] == [0, 1]
+    assert first["title"] == "Qwen2 stand-in"
     assert second["selected"] == [0, 1, 2] and len(found["data"]["rows"]) == 8
     assert any("6.7 times chance" in note for note in found["notes"])
     assert figure4(replace(sweep, layers={})) is None

@@ -119,9 +119,7 @@ def test_text_translation_stands_beside_speech(tmp_path: Path) -> None:
     ]
     assert [cell.paper for cell in found.cells] == [36.5, 34.0, None, None]
     assert any("tok:ja-mecab" in line for line in table5(context(made)).signatures)
-    taught = table5(
-        replace(context(made), training={"MT": tmp_path})
-    )  # the paper's is of models never taught
+    taught = table5(replace(context(made), training={"MT": tmp_path}))  # unlike the paper's
     assert [cell.paper for cell in row(taught, "base", "llama").cells] == [36.5, None, None, None]
     assert "zero-shot" in table5(context(made)).title and "zero-shot" not in taught.title
     assert not any("was not trained" in note for note in taught.notes)

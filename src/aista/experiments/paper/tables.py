@@ -185,7 +185,7 @@ def table2(context: Context) -> Table:
     """Return systems x directions (6.1)."""
     measured, scope = Measured(context), context.scope
     titles = measured.languages()
-    rows = []
+    rows, about = [], []
     ran = measured.baselines()
     first = scope.backbones[0].name
     if measured.seeds(first, "distillation"):  # our own run of that baseline's method
@@ -200,6 +200,11 @@ def table2(context: Context) -> Table:
     for name, found in ran.items():
         cells = [found.get(code, Cell()) for code in titles]
         rows.append(Row(label=context.title(name), cells=cells, key=name))
+    if any(row.key == "blsp_kd" for row in rows):
+        about.append(
+            "In BLSP-KD's row, where there is a number of ours, it is our model trained with the method "
+            "`distillation`, which does the same: no code or weights of it are public."
+        )
     if rows:
         rows.insert(0, Row(label="Baseline models", is_heading=True))
     for backbone in scope.backbones_of("table2"):
@@ -218,12 +223,7 @@ def table2(context: Context) -> Table:
         caption=_caption(context, "CoVoST2, its own backbones"),
         notes=[
             *RULES,
-            *[
-                "In BLSP-KD's row, where there is a number of ours, it is our model trained with the method "
-                "`distillation`, which does the same: no code or weights of it are public."
-                for row in rows
-                if row.key == "blsp_kd"
-            ],
+            *about,
             *_missing(context, "table2"),
             *measured.warnings(),
         ],
