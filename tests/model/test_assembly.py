@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMultimodalLM
 
+import aista
 from aista.errors import CheckpointError, ConfigError
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.model.bases import identify, load_speech_encoder, load_tokenizer, used_tensors
@@ -143,6 +144,11 @@ def test_bases_are_found_beside_the_checkpoint_or_named_missing(bases, copy):
     (copy / "config.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="does not exist"):
         load(copy)
+    places = {"backbone": str(bases.path("qwen2"))}  # model and processor are told alike
+    assert aista.load(copy, replace_bases=places).processor.tokenizer("a").input_ids
+    assert AistaProcessor.from_pretrained(copy, replace_bases=places).tokenizer("a").input_ids
+    with pytest.raises(ConfigError, match="no such base"):
+        AistaProcessor.from_pretrained(copy, replace_bases={"vocoder": places["backbone"]})
     shutil.copytree(bases.path("qwen2"), copy / "lm")
     load(copy, dtype="float32")
 

@@ -41,7 +41,7 @@ ABOUT = {  # what whoever uses a shipped model should know
 
 def load(
     path: str | os.PathLike[str] | None = None, *, device: str | None = None, dtype: str | None = None,
-    **options: Any,
+    replace_bases: dict[str, str] | None = None, **options: Any,
 ) -> Translator:  # fmt: skip
     """Load a model and its processor, ready to translate.
 
@@ -52,6 +52,8 @@ def load(
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a GPU where there is one.
         dtype: Of the frozen weights, e.g. ``bfloat16``; by default bfloat16 on a GPU, float32 on a CPU. LoRA
             is rounded to it: what is to be trained or saved is loaded by ``SpeechLM.load``.
+        replace_bases: Where the bases of a model of ours lie on this machine, if not where they lay, e.g.
+            ``{"backbone": "models/qwen2.5-0.5b"}``.
         options: Search settings, e.g. ``num_beams=4`` (see ``GenerationSettings``).
 
     Speech is looked for before it is translated: set ``vad`` to False to have everything heard.
@@ -64,7 +66,8 @@ def load(
     generation = GenerationSettings.of(options, source="the options of load")
 
     place = processes.device_named(device)
-    speech_llm = SpeechLM.load(name, dtype=dtype)
+    moved = {"replace_bases": replace_bases} if replace_bases else {}
+    speech_llm = SpeechLM.load(name, dtype=dtype, **moved)
     to_base_dtype(speech_llm.model.to(place))
     translator = Translator(speech_llm.model, speech_llm.processor, name=name, generation=generation)
     translator.vad = True

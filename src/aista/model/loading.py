@@ -220,6 +220,14 @@ def locate_bases(config: AistaConfig, beside: Path | None = None) -> dict[str, P
     }
 
 
+def move_bases(config: AistaConfig, places: dict[str, str] | None) -> None:
+    """Write into a configuration where its bases lie on this machine, by role."""
+    for role, place in (places or {}).items():
+        if role not in (config.bases or {}):
+            raise ConfigError("This model has no such base.", got=role, expected=list(config.bases or {}))
+        config.bases[role] |= bases.describe(str(place))
+
+
 def identify_bases(config: AistaConfig) -> None:
     """Write the fingerprints of the bases into a configuration."""
     for role, path in locate_bases(config).items():
@@ -340,10 +348,7 @@ def open_checkpoint(
             got=config.family,
             advice=f"If you trust it: import {config.family}",
         )
-    for role, base in (replace_bases or {}).items():
-        if role not in config.bases:
-            raise ConfigError("This model has no such base.", got=role, expected=list(config.bases or {}))
-        config.bases[role] |= bases.describe(str(base))
+    move_bases(config, replace_bases)
     try:
         located = locate_bases(config, folder)
     except CheckpointError as error:

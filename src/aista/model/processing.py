@@ -106,14 +106,21 @@ class AistaProcessor(ProcessorMixin):
         return cls.from_config(loading.configure(speech_encoder, backbone, audio_encoder, **settings))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **_: Any) -> AistaProcessor:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls, folder: str | Path, *, replace_bases: dict[str, str] | None = None, **_: Any
+    ) -> AistaProcessor:
         """Load the processor of a saved model: its own files, or else those of its bases.
 
+        Args:
+            folder: A saved model's, or its id.
+            replace_bases: Where the bases lie on this machine, by role, if not where they lay.
+
         Raises:
-            CheckpointError: The folder holds no saved model.
+            CheckpointError: The folder holds no saved model, or a base is nowhere.
         """
         folder = bases.locate(str(folder))
         config = loading.read_checkpoint_config(folder)
+        loading.move_bases(config, replace_bases)
         if not (folder / "tokenizer_config.json").is_file():
             return cls.from_config(config, beside=folder)
         extractor = WhisperFeatureExtractor.from_pretrained(folder)

@@ -173,7 +173,8 @@ class SpeechLM:
         kind, auto = speech_class(config.model_type), auto_class(config)
         if config.model_type == AistaConfig.model_type:
             model = auto.from_pretrained(folder, **options).eval()
-            return cls(model, AutoProcessor.from_pretrained(folder), form=form)
+            moved = options.get("replace_bases")
+            return cls(model, AutoProcessor.from_pretrained(folder, replace_bases=moved), form=form)
         model = adapted.load_whole(auto, folder, config, Options(**options))
         if kind.prepare is not None:
             kind.prepare(model, folder)
