@@ -31,7 +31,7 @@ from aista.demo import corpus
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import EvaluateSettings
 from aista.evaluation.metrics import bleu
-from aista.evaluation.significance import Interval, bootstrap_over_seeds, over_seeds_and_sentences
+from aista.evaluation.significance import Paired, bootstrap_over_seeds, paired_answers, paired_losses
 from aista.experiments.demo import encode, synthesise, write_texts
 from aista.experiments.plan import Job, changed, shipped
 from aista.experiments.runner import Clock, Outcome
@@ -410,13 +410,14 @@ def _difference(
         answers = kept["hypotheses"][_key(row)]
         score = bleu(answers, kept["references"][row["language"]], row["language"]).value
         assert abs(score - row["bleu"]) < 1e-6, row
-    codes, found = sorted({row["language"] for row in rows}), {"difference": {}}
+    codes = sorted({row["language"] for row in rows})
+    found: dict[str, Any] = {"difference": {}, "pairs": {}}
     if answered:
         texts_of = {
             code: tuple(texts(which, code, "hypotheses", answered) for which in pair) for code in codes
         }
         found["difference"] = {key: compared(key, answered) for key in ("bleu", "wer")}
-        found["over_seeds_and_sentences"] = asdict(bootstrap_over_seeds(texts_of, kept["references"]))
+        found["pairs"]["bleu"] = paired_answers(texts_of, kept["references"])
         if kept["wrong"]:
             wrong_of = {
                 code: tuple(texts(which, code, "wrong", answered) for which in pair) for code in codes
@@ -425,10 +426,42 @@ def _difference(
     if "losses" in kept:
         base, own = ([texts(which, code, "losses", seeds) for code in codes] for which in pair)
         found["difference"]["cross_entropy"] = compared("cross_entropy", seeds)
-        found["losses_over_seeds_and_sentences"] = asdict(
-            _drawn([np.subtract(*pair) for pair in zip(own, base, strict=True)])
+        found["pairs"]["cross_entropy"] = paired_losses(
+            [np.subtract(*pair) for pair in zip(own, base, strict=True)]
         )
-    return found
+    return found | _drawn([found["pairs"]])
+
+
+def _drawn(groups: Sequence[Mapping[str, Paired]]) -> dict[str, Any]:
+    """Return the intervals over seeds and sentences, of all groups together."""
+    return {
+        name: asdict(bootstrap_over_seeds(*(group[key] for group in groups), num_resamples=count))
+        for key, name, count in (
+            ("bleu", "over_seeds_and_sentences", 1_000),
+            ("cross_entropy", "losses_over_seeds_and_sentences", 10_000),
+        )
+        if all(key in group for group in groups)
+    }
+
+
+def together(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take the differences of several experiments as one: all their seeds, each on its own sentences."""
+    pooled = []
+    for name in dict.fromkeys(row["system"] for row in found if "pairs" in row):
+        rows = [row for row in found if row["system"] == name]
+        entry: dict[str, Any] = {
+            "experiment": " and ".join(row["experiment"] for row in rows), "system": name,
+            "seeds": [seed for row in rows for seed in row["seeds"]],
+            "answered": sum(row["answered"] for row in rows), "difference": {},
+        }  # fmt: skip
+        for key in (*COLUMNS, "identified_wrong"):
+            known = [row[key] for row in rows for _ in row["seeds"] if row[key] is not None]
+            entry[key] = fmean(known) if known else None
+        for key in rows[0]["difference"]:
+            values = [value for row in rows for value in row["difference"].get(key, {}).get("values", ())]
+            entry["difference"][key] = asdict(gain([0.0] * len(values), values))
+        pooled.append(entry | _drawn([row["pairs"] for row in rows]))
+    return pooled
 
 
 def _where_both_obey(
@@ -454,16 +487,6 @@ def _where_both_obey(
     return asdict(
         gain(*([fmean(score(k, seed, code) for code in texts_of) for seed in seeds] for k in (0, 1)))
     )
-
-
-def _drawn(differences: Sequence[np.ndarray]) -> Interval:
-    """Bootstrap the mean over languages of (seeds, sentences) over seeds and sentences, both drawn."""
-
-    def mean(seeds: np.ndarray, sentences: Mapping[int, np.ndarray]) -> float:
-        return fmean(each[seeds][:, sentences[each.shape[1]]].mean() for each in differences)
-
-    sizes = sorted({each.shape[1] for each in differences})
-    return over_seeds_and_sentences(mean, len(differences[0]), sizes, 10_000)
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
@@ -568,6 +591,9 @@ def main() -> None:
     verbs.choices["report"].add_argument(
         "--to", default="base", help="system that the others are compared with"
     )
+    verbs.choices["report"].add_argument(
+        "--together", action="store_true", help="the differences of all experiments as one, too"
+    )
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
     verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())
@@ -585,6 +611,7 @@ def main() -> None:
         collect(asked["folder"], asked["target"], asked["split"], take)
     else:
         found = [row for target in asked["target"] for row in report(target, asked["to"])]
+        found += together(found) if asked["together"] else []
         for experiment in dict.fromkeys(row["experiment"] for row in found):
             print(f"\n{experiment}\n")
             print(table([row for row in found if row["experiment"] == experiment]))

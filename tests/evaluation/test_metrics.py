@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 
 from aista.errors import EvaluationError
 from aista.evaluation.metrics import bleu, chrf, wer
-from aista.evaluation.significance import bootstrap_over_seeds, paired_bootstrap
+from aista.evaluation.significance import (
+    bootstrap_over_seeds,
+    paired_answers,
+    paired_bootstrap,
+    paired_losses,
+)
 from aista.model.processing import take
 from aista.speech_llm.decoder import Targets
 from aista.text.normalize import edit_distance
@@ -130,7 +135,7 @@ def test_a_bootstrap_over_seeds_and_sentences_knows_both():
         code: ([[wrong[code]] * size] * 4, [[(wrong, right)[seed % 2][code]] * size for seed in range(4)])
         for code, size in (("zh", 7), ("ja", 5))
     }
-    found = bootstrap_over_seeds(runs, same, num_resamples=2000)
+    found = bootstrap_over_seeds(paired_answers(runs, same), num_resamples=2000)
     gain = np.mean([100 - bleu([wrong[code]] * len(same[code]), same[code], code).value for code in same])
     assert found.difference == pytest.approx(gain / 2)
     rng = np.random.default_rng(0)
@@ -138,12 +143,27 @@ def test_a_bootstrap_over_seeds_and_sentences_knows_both():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
 
     one = {"zh": ([ZH_HYP], [ZH])}
-    found = bootstrap_over_seeds(one, {"zh": ZH})
+    found = bootstrap_over_seeds(paired_answers(one, {"zh": ZH}))
     assert found.difference == pytest.approx(100 - bleu(ZH_HYP, ZH, "zh").value)
     assert found.low < found.difference <= found.high
-    back = bootstrap_over_seeds({"zh": ([ZH], [ZH_HYP])}, {"zh": ZH})
+    back = bootstrap_over_seeds(paired_answers({"zh": ([ZH], [ZH_HYP])}, {"zh": ZH}))
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
     with pytest.raises(EvaluationError, match="do not pair up"):
-        bootstrap_over_seeds({"zh": ([ZH, ZH], [ZH])}, {"zh": ZH})
+        paired_answers({"zh": ([ZH, ZH], [ZH])}, {"zh": ZH})
     with pytest.raises(EvaluationError, match="do not pair up"):
-        bootstrap_over_seeds({"zh": ([ZH[:2]], [ZH])}, {"zh": ZH})
+        paired_answers({"zh": ([ZH[:2]], [ZH])}, {"zh": ZH})
+
+
+def test_groups_of_seeds_draw_for_themselves_and_count_by_their_seeds():
+    """Losses of two groups: the interval over both is that of two independent means, weighted."""
+    rng = np.random.default_rng(3)
+    small, large = rng.normal(1.0, 1.0, (4, 90)), rng.normal(-0.5, 1.0, (8, 60))
+    groups = [paired_losses([each]) for each in (small, large)]
+    both = bootstrap_over_seeds(*groups, num_resamples=4000)
+    assert both.difference == pytest.approx((4 * small.mean() + 8 * large.mean()) / 12)
+    widths = []
+    for group in groups:
+        alone = bootstrap_over_seeds(group, num_resamples=4000)
+        widths.append((alone.high - alone.low) * group.num_seeds / 12)
+    assert both.high - both.low == pytest.approx(np.hypot(*widths), rel=0.08)
+    assert bootstrap_over_seeds(groups[0], seed=1) == bootstrap_over_seeds(groups[0], seed=1)

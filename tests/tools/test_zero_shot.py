@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from aista.evaluation.metrics import bleu
-from tools.zero_shot import SYSTEMS, Setting, collect, figure, jobs, report, table
+from tools.zero_shot import SYSTEMS, Setting, collect, figure, jobs, report, table, together
 
 REFERENCES = {
     "zh": ["医生昨天在公园买了一本书", "他没有看见那只狗"],
@@ -91,6 +91,27 @@ def test_what_another_language_costs_is_told_apart(tmp_path: Path, monkeypatch) 
     assert (base["identified_wrong"], cosine["identified_wrong"]) == (0.25, 0.0)
     assert cosine["difference"]["bleu"]["mean"] > 5
     assert cosine["in_the_language_asked"]["values"] == pytest.approx((0.0, 0.0))
+
+
+def test_experiments_are_taken_together_by_their_seeds(tmp_path: Path) -> None:
+    half = {code: [texts[0], texts[0]] for code, texts in REFERENCES.items()}
+    for home, seeds, gained in (("one", (1, 2), 1.0), ("two", (3, 4, 5), 0.5)):
+        for seed in seeds:
+            invent(tmp_path / home, "base", seed, half, loss=2.0)
+            invent(tmp_path / home, "cosine_half", seed, half if seed == 5 else REFERENCES, loss=2.0 - gained)
+        collect(tmp_path / home, tmp_path / f"kept_{home}", "test")
+    found = [row for home in ("one", "two") for row in report(tmp_path / f"kept_{home}")]
+    (both,) = together(found)
+    assert (both["system"], both["seeds"], both["answered"]) == ("cosine_half", [1, 2, 3, 4, 5], 5)
+    losses = both["difference"]["cross_entropy"]
+    assert losses["values"] == pytest.approx((-1.0, -1.0, -0.5, -0.5, -0.5))
+    assert both["losses_over_seeds_and_sentences"] == pytest.approx(
+        {"difference": -0.7, "low": -0.7, "high": -0.7}  # within an experiment all seeds are alike
+    )
+    wanted = sum(100 - bleu(half[code], REFERENCES[code], code).value for code in half) / 2
+    assert both["difference"]["bleu"]["values"] == pytest.approx([*[wanted] * 4, 0.0])
+    assert both["over_seeds_and_sentences"]["difference"] == pytest.approx(0.8 * wanted)
+    assert "−0.700" in table([both])
 
 
 def test_losses_are_compared_sentence_by_sentence(tmp_path: Path) -> None:

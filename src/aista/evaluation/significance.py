@@ -116,25 +116,65 @@ def paired_bootstrap(
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference of BLEU with its 95 % interval over draws of seeds and sentences."""
+    """A difference with its 95 % interval over draws of seeds and sentences."""
 
     difference: float
     low: float
     high: float
 
 
-def bootstrap_over_seeds(
-    systems: Mapping[str, tuple[Sequence[Sequence[str]], Sequence[Sequence[str]]]],
-    references: Mapping[str, Sequence[str]],
-    *,
-    num_resamples: int = 1000,
-    seed: int = 12345,
-) -> Interval:
+@dataclass(frozen=True)
+class Paired:
+    """Two systems of the same seeds, answered or scored on the same sentences.
+
+    Attributes:
+        difference: Of the places of seeds, and of those of sentences by the size of the test set that they
+            are of: the mean over both, and over the languages.
+        num_seeds: How many there are.
+        sizes: Of the test sets, each once; languages of one size share their draws.
+    """
+
+    difference: Callable[[np.ndarray, Mapping[int, np.ndarray]], float]
+    num_seeds: int
+    sizes: Sequence[int]
+
+
+def bootstrap_over_seeds(*groups: Paired, num_resamples: int = 1000, seed: int = 12345) -> Interval:
     """Compare two systems of several seeds by a paired bootstrap over seeds and sentences.
 
     A resample draws seeds with replacement, each with both its runs, and sentences with replacement, the same
-    for all runs and for languages of as many sentences; its value is the mean over the drawn seeds and the
-    languages of the difference in corpus BLEU.
+    for all runs. Of several groups, which share neither, each draws its own, and counts by its seeds.
+
+    Args:
+        groups: Seeds that have the same test sets.
+        num_resamples: How often.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.array([group.num_seeds for group in groups]) / sum(group.num_seeds for group in groups)
+    drawn = [
+        [
+            group.difference(
+                rng.choice(group.num_seeds, (group.num_seeds,)),
+                {size: rng.choice(size, (size,)) for size in group.sizes},
+            )
+            for group in groups
+        ]
+        for _ in range(num_resamples)
+    ]
+    low, high = np.quantile(drawn @ weights, [0.025, 0.975])
+    whole = [
+        group.difference(np.arange(group.num_seeds), {size: np.arange(size) for size in group.sizes})
+        for group in groups
+    ]
+    return Interval(float(whole @ weights), float(low), float(high))
+
+
+def paired_answers(
+    systems: Mapping[str, tuple[Sequence[Sequence[str]], Sequence[Sequence[str]]]],
+    references: Mapping[str, Sequence[str]],
+) -> Paired:
+    """Pair the answers of two systems for ``bootstrap_over_seeds``; differences are of corpus BLEU.
 
     Args:
         systems: Target language -> hypotheses of the base and of the system: one list per seed, in the same
@@ -160,38 +200,26 @@ def bootstrap_over_seeds(
         np.array([[_counts(texts, references[code], code) for texts in runs] for runs in pair])
         for code, pair in systems.items()
     ]  # of each language (2, seeds, sentences, 10)
-    num_seeds, sizes = counts[0].shape[1], sorted({each.shape[2] for each in counts})
 
     def difference(seeds: np.ndarray, sentences: Mapping[int, np.ndarray]) -> float:
         sums = [each[:, :, sentences[each.shape[2]]].sum(2) for each in counts]
         scores = np.array([[[_bleu(run) for run in side] for side in code] for code in sums])
         return float(np.subtract(*np.moveaxis(scores, 1, 0)[::-1])[:, seeds].mean())
 
-    return over_seeds_and_sentences(difference, num_seeds, sizes, num_resamples, seed)
+    return Paired(difference, counts[0].shape[1], sorted({each.shape[2] for each in counts}))
 
 
-def over_seeds_and_sentences(
-    value: Callable[[np.ndarray, Mapping[int, np.ndarray]], float],
-    num_seeds: int,
-    sizes: Sequence[int],
-    num_resamples: int = 1000,
-    seed: int = 12345,
-) -> Interval:
-    """Bootstrap a value over seeds and sentences, both drawn with replacement.
+def paired_losses(differences: Sequence[np.ndarray]) -> Paired:
+    """Pair the losses of two systems for ``bootstrap_over_seeds``.
 
     Args:
-        value: Of the places of seeds, and of those of sentences by the size of the test set that they are of.
-        num_seeds: How many there are.
-        sizes: Of the test sets, each once; languages of one size share their draws.
+        differences: (seeds, sentences) of each language: loss of the system minus that of the base.
     """
-    rng = np.random.default_rng(seed)
-    drawn = [
-        value(rng.choice(num_seeds, (num_seeds,)), {size: rng.choice(size, (size,)) for size in sizes})
-        for _ in range(num_resamples)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    whole = value(np.arange(num_seeds), {size: np.arange(size) for size in sizes})
-    return Interval(whole, float(low), float(high))
+
+    def difference(seeds: np.ndarray, sentences: Mapping[int, np.ndarray]) -> float:
+        return float(np.mean([each[seeds][:, sentences[each.shape[1]]].mean() for each in differences]))
+
+    return Paired(difference, len(differences[0]), sorted({each.shape[1] for each in differences}))
 
 
 def _counts(hypotheses: Sequence[str], references: Sequence[str], target: str) -> list[list[int]]:
