@@ -49,6 +49,12 @@ def test_a_batch_answers_as_its_rows_do(speech_llm: SpeechLM) -> None:
         assert together[row, : len(alone)].tolist() == alone.tolist()
 
 
+def test_bases_are_moved_in_models_of_ours_alone(tmp_path: Path) -> None:
+    folder = tiny_systems.glm_asr(tmp_path / "model")
+    with pytest.raises(ConfigError, match="no bases"):
+        SpeechLM.load(folder, replace_bases={"backbone": "elsewhere"})
+
+
 def test_what_is_no_speech_llm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no placeholder"):
         SpeechLM.load(tiny.language_model(tmp_path / "lm"))

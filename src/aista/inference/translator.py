@@ -66,8 +66,7 @@ def load(
     generation = GenerationSettings.of(options, source="the options of load")
 
     place = processes.device_named(device)
-    moved = {"replace_bases": replace_bases} if replace_bases else {}
-    speech_llm = SpeechLM.load(name, dtype=dtype, **moved)
+    speech_llm = SpeechLM.load(name, dtype=dtype, replace_bases=replace_bases)
     to_base_dtype(speech_llm.model.to(place))
     translator = Translator(speech_llm.model, speech_llm.processor, name=name, generation=generation)
     translator.vad = True

@@ -175,6 +175,12 @@ class SpeechLM:
             model = auto.from_pretrained(folder, **options).eval()
             moved = options.get("replace_bases")
             return cls(model, AutoProcessor.from_pretrained(folder, replace_bases=moved), form=form)
+        if moved := options.pop("replace_bases", None):
+            raise ConfigError(
+                "This model stands on no bases that could lie elsewhere.",
+                got=f"{config.model_type}, replace_bases={moved}",
+                expected="a model of this package",
+            )
         model = adapted.load_whole(auto, folder, config, Options(**options))
         if kind.prepare is not None:
             kind.prepare(model, folder)
