@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def complaint(words: list[str]) -> str:
     if not any(group.name == "data" for group in cli.app.registered_groups):
         cli._add_verbs()
     command: Any = typer.main.get_command(cli.app)
-    while hasattr(command, "commands"):
+    while words and hasattr(command, "commands"):
         if words[:1] in (["--help"], ["--version"]) or (words[0].startswith("--install") and len(words) == 1):
             return ""
         if words[0] not in command.commands:
@@ -92,6 +93,37 @@ def test_every_python_block_of_a_page_compiles_and_finds_what_it_imports(page: P
                 for name in node.names:
                     if not hasattr(module, name.name):
                         importlib.import_module(f"{node.module}.{name.name}")
+
+
+def told() -> Iterator[tuple[Path, str]]:
+    """Yield every text in the code that is no docstring: what messages and help say. Values are X."""
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "X" for part in node.values]
+                yield path, "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path, node.value
+
+
+@pytest.mark.slow
+def test_what_messages_and_help_tell_to_type_is_understood() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked, wrong = set[str](), list[str]()
+    for path, text in told():
+        asked |= set(re.findall(r"'aista ([a-z][^']*)'|^aista ([a-z].*?)(?:  +\(.*)?$", text, re.M))
+        pages = [page for page in re.findall(r"docs/[\w/-]+\.md", text) if not (ROOT / page).exists()]
+        extra = set(re.findall(r"'\.\[([\w-]+)\]'", text)) - set(extras["optional-dependencies"])
+        wrong += [f"{path.name}: {what}" for what in (*pages, *extra)]
+        if "huggingface-cli" in text:  # huggingface_hub 1 and later have hf alone
+            wrong.append(f"{path.name}: {text}")
+    for command in filter(None, (one or other for one, other in asked)):
+        words = shlex.split(re.split(r" [|<>&;] ?| 2>", command)[0].rstrip("\\ "))
+        said = complaint(words)
+        if said and not said.startswith("Missing"):  # what is mentioned may leave out what must be given
+            wrong.append(f"{command}: {said}")
+    assert len(asked) > 80 and not wrong
 
 
 def anchors(page: Path) -> set[str]:

@@ -249,7 +249,7 @@ class Comet:
             raise EvaluationError(
                 f"No model of COMET is at hand as {name}.",
                 expected=str(self._checkpoint),
-                advice="Fetch it first: huggingface-cli download Unbabel/wmt22-comet-da",
+                advice="Fetch it first: hf download Unbabel/wmt22-comet-da",
             )
 
     @cached_property
