@@ -322,7 +322,10 @@ def collect(folder: Path, target: Path, split: str, take: Mapping[str, str] | No
         kept |= json.loads(gzip.decompress((target / "answers.json.gz").read_bytes()))
         lines = (target / "runs.jsonl").read_text().split("\n")
         found = [row for row in map(json.loads, filter(None, lines)) if _key(row) not in again] + found
-    if any(kept["references"].get(code, texts) != texts for code, texts in references.items()):
+    sets = {(row["language"], row["sentences"]) for row in found if "sentences" in row}
+    if len(sets) > len(dict(sets)) or any(
+        kept["references"].get(code, texts) != texts for code, texts in references.items()
+    ):
         raise SystemExit(f"{target} holds answers to other sentences: collect into another folder")
     for part, new in (("references", references), ("hypotheses", texts), ("losses", losses)):
         kept[part] = {key: values for key, values in kept[part].items() if key not in again} | new

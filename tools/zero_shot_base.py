@@ -18,6 +18,7 @@ import gc
 import json
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -161,7 +162,8 @@ def write_rows(
     losses = cross_entropies(model, data[0], chosen.dtype, chosen.batch // 5)
     rows = []
     for code in sorted({row.tgt_lang or "" for row in Manifest(data[0])}):
-        ids = [r.id for r in Manifest(data[0]) if r.tgt_lang == code]
+        asked = [r for r in Manifest(data[0]) if r.tgt_lang == code]
+        ids = [r.id for r in asked]
         of = {row.id: row for row in answers}
         here = [of[each] for each in ids if each in of]
         wrong = sum(script_complaint(row.hypothesis, code) is not None for row in here)
@@ -176,6 +178,7 @@ def write_rows(
                 "cross_entropy": fmean(losses[each] for each in ids),
                 "text_bleu": None, "cascade_bleu": None,
                 "num_sentences": len(here), "num_losses": len(ids),
+                "sentences": sha256("\n".join(r.target for r in asked).encode()).hexdigest()[:12],
                 "signature": scores["signatures"].get(f"{prefix}bleu_{code}"), "split": chosen.split,
                 "hypotheses": [row.hypothesis for row in here],
                 "references": [row.reference for row in here], "losses": [losses[each] for each in ids],

@@ -72,6 +72,12 @@ def test_what_was_collected_before_stays(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="other sentences"):
         collect(tmp_path / "new", tmp_path / "kept", "test")
     assert (tmp_path / "kept" / "answers.json.gz").read_bytes() == before
+    for seed in (1, 2):  # losses alone keep no references, but say whose they are
+        path = tmp_path / "new" / "runs" / "e" / "base" / f"seed_{seed}" / "test_rows.json"
+        silent = {"bleu": None, "hypotheses": [], "references": [], "sentences": f"of seed {seed}"}
+        path.write_text(json.dumps([{**row, **silent} for row in json.loads(path.read_text())]))
+    with pytest.raises(SystemExit, match="other sentences"):
+        collect(tmp_path / "new", tmp_path / "silent", "test")
 
 
 def test_what_another_language_costs_is_told_apart(tmp_path: Path, monkeypatch) -> None:
