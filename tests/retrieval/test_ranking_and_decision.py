@@ -105,6 +105,16 @@ def test_decisions_follow_from_exact_ranks(alignment, threshold):
     assert (best <= ranking.ranks).all() and (ranking.ranks <= best + 59 - decision.judged).all()
 
 
+@pytest.mark.parametrize("near", [0.99, 0.997, 1.0, 1.003, 1.01])
+def test_a_whole_budget_decides_however_near_the_threshold_lies(near):
+    for count, seed in ((60, 3), (150, 4)):
+        speech, text = layer(count, 32, 0.1, seed=seed)
+        exact = exact_ranks(speech, text).mrr
+        decision = decide_mrr(speech, text, near * exact)
+        assert decision.selected is (exact > near * exact)
+        assert decision.pairs_touched <= count * (count - 1)  # a pair counts once
+
+
 def test_a_budget_may_leave_it_open():
     speech, text = layer(60, 32, 0.2, seed=3)
     decision = decide_mrr(speech, text, 0.2, budget=0.01)
@@ -180,6 +190,19 @@ def test_control_falls_to_chance_where_gold_does_not():
     speech, text = layer(60, 32, 0.6, seed=8)
     assert exact_ranks(speech, text).mrr > 0.8
     assert control_ranks(speech, text).mrr < 0.35
+
+
+def test_the_control_hands_nobody_its_own_sentence_in_another_voice():
+    """40 different sentences, or 20 that are said twice each: what is wrong stays wrong."""
+    rng = np.random.default_rng(2)
+    words = [torch.tensor(rng.normal(size=(1, 32)), dtype=torch.float32) for _ in range(40)]
+    twice = [words[i // 2] for i in range(40)]
+    named = [i // 2 for i in range(40)]
+    assert exact_ranks(twice, twice, texts=named).mrr == 1.0
+    assert control_ranks(twice, twice, texts=named).mrr < 0.2
+    assert control_ranks(words, words).mrr < 0.2
+    own = control_ranks(twice[:2], twice[:2], texts=named[:2])  # there is no wrong one
+    assert own.mrr == own.mrr_pessimistic == 1.0
 
 
 def test_scores():

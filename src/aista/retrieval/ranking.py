@@ -199,16 +199,26 @@ def merge(parts: Sequence[Ranking]) -> Ranking:
     return Ranking(ranks, gold, stages, ties, queries[order], parts[0].num_texts)
 
 
-def control_ranks(speech: Sequence[Tensor], text: Sequence[Tensor], **options: Any) -> Ranking:
+def control_ranks(
+    speech: Sequence[Tensor],
+    text: Sequence[Tensor],
+    *,
+    texts: Sequence[Hashable] | None = None,
+    **options: Any,
+) -> Ranking:
     """Ranks of a wrong text of the most similar length: what length alone, not content, would give.
 
     Args:
-        speech, text, options: As :func:`exact_ranks` (without ``texts``).
+        speech, text, texts, options: As :func:`exact_ranks`. Items of equal text are not given each other's.
+            (Where all texts are equal there is no wrong one, and every rank is 1.)
     """
-    order = np.argsort([len(cloud) for cloud in text], kind="stable")
-    partner = np.empty(len(text), np.int64)
-    partner[order] = np.roll(order, 1)
-    return exact_ranks(speech, [text[i] for i in partner.tolist()], **options)
+    named = range(len(text)) if texts is None else texts
+    order = np.argsort([len(cloud) for cloud in text], kind="stable").tolist()
+    partner = list(range(len(text)))
+    for place, item in enumerate(order):
+        before = (order[place - back] for back in range(1, len(order)))
+        partner[item] = next((other for other in before if named[other] != named[item]), item)
+    return exact_ranks(speech, [text[i] for i in partner], texts=[named[i] for i in partner], **options)
 
 
 @dataclass(frozen=True)
@@ -296,9 +306,12 @@ class _Search:
         self.hubs = np.argsort(-nearness, kind="stable")
 
     def _judge(self, items: NDArray[np.int64], texts: NDArray[np.int64]) -> None:
+        open_before = (self.known == UNKNOWN).sum()
         for block, verdicts in self.cascade.judge(items, texts):
             self.known[np.ix_(block, texts)] = verdicts
-        self.touched += len(items) * len(texts)
+        self.touched += int(
+            open_before - (self.known == UNKNOWN).sum()
+        )  # what was known does not count again
         self._update()
 
     def _update(self) -> None:

@@ -335,7 +335,7 @@ def _rank_layer(
         figures |= {
             "mrr": ranking.mrr, "low": ranking.mrr, "high": ranking.mrr, "selected": ranking.mrr > threshold,
             "mrr_pessimistic": ranking.mrr_pessimistic, "num_ties": ranking.num_ties,
-            "shuffled": retrieval.control_ranks(speech, text).mrr,
+            "shuffled": retrieval.control_ranks(speech, text, texts=texts).mrr,
             "mean_distance": float(ranking.gold.mean()),
             "stages": ranking.stages, "pairs_touched": len(texts) ** 2,
         }  # fmt: skip
@@ -388,7 +388,7 @@ def retrieved(states: LayerStates, texts: Sequence[str], cost: str) -> dict[str,
         "mrr": ranking.mrr,
         "mrr_text_to_speech": retrieval.exact_ranks(text, speech, texts=texts).mrr,
         "chance": ranking.chance,
-        "shuffled": retrieval.control_ranks(speech, text).mrr,
+        "shuffled": retrieval.control_ranks(speech, text, texts=texts).mrr,
         "mean_distance": float(ranking.gold.mean()),
         "num_pairs": len(texts),
     }
