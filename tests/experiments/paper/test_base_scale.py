@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from aista.cli.experiments import app
 from aista.config import AlignSettings
-from aista.data.manifest import Manifest
-from aista.errors import ConfigError
+from aista.data.manifest import Manifest, write_manifest
+from aista.errors import ConfigError, ManifestError
 from aista.experiments.paper.plan import STAGES, BasePlan, paper_plan
 from aista.experiments.runner import Outcome
 from tests import tiny
@@ -129,6 +129,30 @@ def test_recognition_rows_are_the_same_clips_and_text_rows_the_same_sentences(tm
     assert [(row.task, row.audio, row.text, row.translation, row.tgt_lang) for row in texts] == [
         ("mt", None, row.text, row.translation, row.tgt_lang) for row in source
     ]
+
+
+@pytest.mark.slow
+def test_other_rows_are_not_mixed_with_what_was_trained(done: tuple[Path, list[str], str]) -> None:
+    root, asked, _ = done
+    before = (root / "data" / "train.jsonl").read_bytes()
+    words = ["reproduce", "all", "--scale", "base", "--workers", "0", "--output", str(root / "run")]
+    words += ["--data", str(root / "data"), *(word for text in asked for word in ("--set", text))]
+    write_manifest(root / "data" / "train.jsonl", list(Manifest(root / "data" / "train.jsonl"))[1:])
+    changed = CliRunner().invoke(app, words)
+    (root / "data" / "train.jsonl").write_bytes(before)
+    again = CliRunner().invoke(app, words)
+    assert changed.exit_code != 0 and "train.asr.jsonl" in changed.output
+    assert again.exit_code == 0
+
+
+def test_nothing_is_written_from_rows_that_lack_a_transcript(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    data = manifests(tmp_path)
+    silent = [row.model_copy(update={"text": None}) for row in Manifest(data / "test.jsonl")]
+    write_manifest(data / "test.jsonl", silent)
+    with pytest.raises(ManifestError, match="no transcript"):
+        BasePlan(tmp_path / "run", ["figure4"], data=data).prepare(None)  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "corpus").exists()
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:

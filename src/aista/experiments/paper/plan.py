@@ -336,6 +336,8 @@ class BasePlan(PaperPlan):
     def prepare(self, clock: Clock) -> None:
         """Write the same sentences as recognition (clips, asked for their transcript) and as texts.
 
+        They are written each time: stages that were trained on other rows of the same folder are refused.
+
         Raises:
             ConfigError: A manifest is missing. ManifestError: A row has no transcript.
         """
@@ -347,11 +349,12 @@ class BasePlan(PaperPlan):
                 advice="`aista data prepare covost2 --direction en-zh --out data/covost2-en-zh` makes them; "
                 "--data names their folder.",
             )
-        for part, path in sources.items():
+        manifests = {part: Manifest(path) for part, path in sources.items()}
+        for manifest in manifests.values():
+            all(_recognition(manifest))  # a row without a transcript is found before anything is written
+        for part, manifest in manifests.items():
             for kind, rows in (("asr", _recognition), ("mt", _text)):
-                target = self.folder / "corpus" / f"{part}.{kind}.jsonl"
-                if not target.exists():
-                    write_manifest(target, rows(Manifest(path)))
+                write_manifest(self.folder / "corpus" / f"{part}.{kind}.jsonl", rows(manifest))
 
     def num_layers(self) -> int:
         """Return where layer sets end at the latest; none of them goes beyond the sixth layer."""
