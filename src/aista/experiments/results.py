@@ -34,6 +34,7 @@ class Cell(Settings):
         value: The number; the mean where there are several seeds. None: not measured.
         deviation: Sample standard deviation over the seeds; None for a single run.
         values: The number of each seed, in the order of the seeds.
+        seeds: Whose they are.
         paper: What the paper reports in this place (``"X"`` for its failed run).
         p_value: Paired bootstrap against the base of the same backbone; the table's notes say over what.
         note: Anything the reader of this cell must know.
@@ -46,6 +47,7 @@ class Cell(Settings):
     value: float | None = None
     deviation: float | None = None
     values: list[float] = []
+    seeds: list[int] = []
     paper: float | str | None = None
     p_value: float | None = None
     note: str = ""
@@ -55,15 +57,23 @@ class Cell(Settings):
     signed: bool = False
 
     @classmethod
-    def over(cls, values: Sequence[float], paper: float | str | None = None, digits: int = 1) -> Cell:
+    def over(
+        cls, values: Sequence[float], paper: float | str | None = None, digits: int = 1,
+        seeds: Sequence[int] = (),
+    ) -> Cell:  # fmt: skip
         """Return mean and sample standard deviation of one value per seed."""
         return cls(
             value=fmean(values) if values else None,
             deviation=stdev(values) if len(values) > 1 else None,
             values=list(values),
+            seeds=list(seeds),
             paper=paper,
             digits=digits,
         )
+
+    def by_seed(self) -> dict[int, float]:
+        """Return the values by their seeds; where these are not named, by place."""
+        return dict(zip(self.seeds or range(len(self.values)), self.values, strict=True))
 
     def number(self) -> str:
         """Return the value with its decimals and a true minus."""

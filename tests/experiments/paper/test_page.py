@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from aista.errors import ConfigError
 from aista.experiments.page import shared_notes
-from aista.experiments.paper.page import EXPECTED, Verdict, claims, compared, render, write_report
+from aista.experiments.paper.page import EXPECTED, Verdict, claims, compared, gaps_of, render, write_report
 from aista.experiments.results import Cell, Figure, Row, Table, draw_again, load_all, save
 from tests.experiments.paper import invented, invented_tables
 from tests.experiments.test_demo_page import checked
@@ -115,6 +116,27 @@ def test_what_was_not_measured_has_no_verdict():
     assert claims({"table2": table([], [])}) == [] and claims({}) == []
     assert "as far as they have been made" in headline({})
     assert compared(table([1.0, 2.0], [1.0]), [0]) == []  # a sweep that is half done
+
+
+def test_seeds_are_paired_by_their_numbers():
+    """Seed 1 of CTC diverged: its seeds 2 and 3 are compared with the same two of AI-STA."""
+
+    def row(key: str, seeds: list[int], values: list[float]) -> Row:
+        return Row(label=key, key=key, group="qwen2", cells=[Cell.over(values, seeds=seeds)])
+
+    rows = [row("ctc", [2, 3], [20.0, 30.0]), row("ai_sta", [1, 2, 3], [50.0, 21.0, 31.0])]
+    (claim,) = claims({"table4": Table(name="table4", title="T", columns=["En-Zh"], rows=rows)})
+    assert "+1.0 (2 seeds, 95 % interval +1.0 to +1.0)" in claim.here
+    rows = [row("base", [2, 3], [20.0, 30.0]), row("ai_sta", [1, 2], [50.0, 21.0])]
+    assert compared(Table(name="table2", title="T", columns=["En-Zh"], rows=rows), [0]) == []
+
+
+@pytest.mark.parametrize("place", ["small/exhibits", "base/whole"])
+def test_what_hearing_costs_is_told_at_every_scale(place):
+    path = Path(__file__).parents[3] / "docs" / "results" / place / "table5.json"
+    found = gaps_of({"table5": Table.of(json.loads(path.read_text()), source=str(path))})
+    assert found and not any(kind in row["name"] for row in found for kind in ("ST ", "MT ", "Trained"))
+    assert all(row["base"] > 0 and row["system"] > 0 for row in found)
 
 
 def test_layer_1_alone_diverges_or_does_not(folder):

@@ -126,15 +126,22 @@ def test_text_translation_stands_beside_speech(tmp_path: Path) -> None:
 
 
 def test_directions_trained_apart_are_one_row(tmp_path: Path) -> None:
-    made = plan(tmp_path, "table4", directions=("en-zh", "en-ja"))
+    """A seed has one number: of its direction, or the mean of both, which do not spread over seeds."""
+    made = plan(tmp_path, "table3", "table4", directions=("en-zh", "en-ja"))
     for run in made.runs():
         if run.system == "base":
             evaluate(run)
             results = json.loads((run.evaluation / "results.json").read_text())
             code = run.direction[-2:]
-            results["scores"] = {f"bleu_{code}": {"zh": 1.0, "ja": 2.0}[code]}
+            value = {"zh": 1.0, "ja": 2.0}[code]
+            train(run, [9.0, value])
+            results["scores"] = {f"bleu_{code}": value, "log_wasserstein": value}
             (run.evaluation / "results.json").write_text(json.dumps(results))
-    assert [cell.value for cell in row(table4(context(made)), "base").cells[:2]] == [1.0, 2.0]
+    cells = row(table4(context(made)), "base").cells
+    assert [cell.value for cell in cells[:3]] == [1.0, 2.0, 1.5]
+    final = row(table3(context(made)), "base").cells[-1]
+    assert (final.value, final.deviation, final.seeds) == (1.5, None, [1])
+    assert any("mean over the directions" in note for note in table4(context(made)).notes)
 
 
 def test_a_measured_baseline_stands_beside_the_reported(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Anything less is open.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -32,7 +33,7 @@ EXPECTED = (*(f"table{n}" for n in range(1, 6)), *(f"figure{n}" for n in range(4
 RECORD = "reproduce.json"
 LEVEL = 0.05
 Results = Mapping[str, Table | Figure]
-_HEADINGS = ("Our LSM with the ", "Our LSM with ", "Trained on ST: ")
+_HEADINGS = ("Our LSM with the ", "Our LSM with ", "Trained on ST: ", "Trained on ST and MT: ")
 
 
 def write_report(folder: Path, notice: str = "") -> Path:
@@ -147,8 +148,7 @@ class Compared:
     @property
     def gain(self) -> Gain:
         """The difference over the seeds that both have."""
-        count = min(len(self.base.values), len(self.system.values))
-        return gain(self.base.values[:count], self.system.values[:count])
+        return _paired(self.base, self.system)
 
     @property
     def paper(self) -> float | None:
@@ -178,6 +178,13 @@ class Compared:
         return Claim(subject, paper, here, verdict, result)
 
 
+def _paired(first: Cell, second: Cell) -> Gain:
+    """Compare two cells over the seeds that both have."""
+    one, other = first.by_seed(), second.by_seed()
+    shared = [seed for seed in one if seed in other]
+    return gain([one[seed] for seed in shared], [other[seed] for seed in shared])
+
+
 def compared(table: Table, columns: Sequence[int]) -> list[Compared]:
     """Compare base and AI-STA in some columns, backbone by backbone; what is not measured is left out."""
     headings = {row.group: row.label for row in table.rows if row.is_heading and row.group}
@@ -191,7 +198,7 @@ def compared(table: Table, columns: Sequence[int]) -> list[Compared]:
             backbone = backbone.removeprefix(words)
         for i in columns:
             base, system = (rows[name].cells[i] for name in PAIR)
-            if base.values and len(base.values) == len(system.values):
+            if base.values and base.by_seed().keys() == system.by_seed().keys():
                 name = f"{backbone} {table.columns[i]}".strip()
                 found.append(Compared(name, base, system, system.p_value))
     return found
@@ -221,7 +228,8 @@ def claims(results: Results) -> list[Claim]:
         for key in ("ctc", "contrastive"):
             if key in rows and "ai_sta" in rows:
                 pair = Compared(key, rows[key].cells[0], rows["ai_sta"].cells[0])
-                found.append(pair.claim(f"AI-STA against {rows[key].label}", "table4"))
+                if pair.base.by_seed().keys() & pair.system.by_seed().keys():
+                    found.append(pair.claim(f"AI-STA against {rows[key].label}", "table4"))
     if figure := figures.get("figure5"):
         found.append(_nearness(figure.data["rows"]))
     if figure := figures.get("figure6"):
@@ -304,13 +312,13 @@ def _number(cell: Cell) -> str:
 def gaps_of(results: Results) -> list[dict[str, Any]]:
     """Return, by backbone and direction, what each system loses between reading and hearing (Table 5)."""
     spoken, written = (
-        {row.name.replace(kind, "").replace("  ", " "): row for row in _compared(results, "table5", kind)}
+        {re.sub(rf"\b{kind} (?=En-)", "", row.name): row for row in _compared(results, "table5", kind)}
         for kind in ("ST", "MT")
     )
     gaps = []
     for name in (name for name in spoken if name in written):
         lost = {
-            key: gain(getattr(spoken[name], key).values, getattr(written[name], key).values).mean
+            key: _paired(getattr(spoken[name], key), getattr(written[name], key)).mean
             for key in ("base", "system")
         }
         gaps.append({"name": name, **lost})

@@ -318,8 +318,8 @@ class Measured:
         self, backbone: str, system: str, name: str, *, paper: float | str | None = None,
         seeds: Sequence[int] | None = None, digits: int = 1,
     ) -> Cell:  # fmt: skip
-        """Return a score, e.g. ``bleu_zh``, over seeds as a cell."""
-        values, p_values, notes = [], [], []
+        """Return a score, e.g. ``bleu_zh``, over seeds as a cell; of several directions their mean."""
+        values, measured, p_values, notes = [], [], [], []
         parts: dict[str, list[float]] = {}  # of each test set
         for seed in self.context.scope.seeds if seeds is None else seeds:
             runs = self._runs(backbone, system, seed)
@@ -327,7 +327,8 @@ class Measured:
             found = [value for value in found if value is not None]
             if not found:
                 continue
-            values.append(found[0])
+            values.append(statistics.fmean(found))
+            measured.append(seed)
             for run in runs:
                 for test, part in self._results[run]["by_set"].items():
                     if name in part["scores"]:
@@ -345,7 +346,7 @@ class Measured:
             for run in self.context.diverged
             if (run.backbone, run.system) == (backbone, system)
         ]
-        return Cell.over(values, paper, digits).model_copy(
+        return Cell.over(values, paper, digits, measured).model_copy(
             update={
                 "p_value": statistics.median(p_values) if p_values else None,
                 "note": "; ".join([*notes, *failed]),

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from aista.baselines.base import REPORTED
@@ -257,7 +258,7 @@ def table3(context: Context) -> Table:
             f"Seeds shown: {', '.join(map(str, seeds)) or 'none'}.",
             X_RULE,
             *RULES,
-            "Final CE: mean training cross-entropy over the last tenth of the logged steps.",
+            f"Final CE: mean training cross-entropy over the last tenth of the logged steps{_over(context)}.",
             "Layer 1-6 is not in the paper: every layer up to 6 without layer 0.",
             *_missing(context, "table3"),
         ],
@@ -266,13 +267,13 @@ def table3(context: Context) -> Table:
 
 
 def _final_loss(context: Context, backbone: Backbone, system: str, seeds: Sequence[int]) -> Cell:
-    values = []
+    found = dict[int, float]()
     for seed in seeds or context.scope.seeds:
-        for run in context.scope.runs_of(backbone.name, system, seed):
-            if losses := cross_entropies(run):
-                tenth = losses[-max(1, len(losses) // 10) :]
-                values.append(sum(tenth) / len(tenth))
-    return Cell.over(values, digits=3)
+        every = [cross_entropies(run) for run in context.scope.runs_of(backbone.name, system, seed)]
+        ends = [fmean(losses[-max(1, len(losses) // 10) :]) for losses in every if losses]
+        if ends:
+            found[seed] = fmean(ends)  # over the directions
+    return Cell.over(list(found.values()), digits=3, seeds=list(found))
 
 
 def table4(context: Context) -> Table:
@@ -295,8 +296,9 @@ def table4(context: Context) -> Table:
         notes=[
             f"Number of seeds: {', '.join(counts)}.",
             "CTC, contrastive and any further method work at the embedding layer, or where they say.",
-            "log W: mean logarithm of the cost of transport from speech to transcript, selected layers.",
-            "Token accuracy: teacher-forced, per cent, on the test sentences.",
+            "log W: mean logarithm of the cost of transport from speech to transcript, selected layers"
+            f"{_over(context)}.",
+            f"Token accuracy: teacher-forced, per cent, on the test sentences{_over(context)}.",
             X_RULE,
             *RULES,
             *_missing(context, "table4"),
@@ -352,6 +354,10 @@ def _rows(
         Row(label=system.title, cells=list(row), group=backbone.name, key=system.name)
         for system, row in zip(systems, zip(*cells, strict=True), strict=True)
     ]
+
+
+def _over(context: Context) -> str:
+    return ", mean over the directions" if len(context.scope.directions) > 1 else ""
 
 
 def _caption(context: Context, theirs: str) -> str:
