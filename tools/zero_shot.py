@@ -14,7 +14,8 @@ import argparse
 import gzip
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -249,6 +250,22 @@ def _answers(folder: Path, kind: str, task: str, language: str = "en") -> list[A
     return sorted((r for r in found if (r.task, r.language) == (task, language)), key=lambda r: r.id)
 
 
+@contextmanager
+def cpu_seconds(folder: Path) -> Iterator[Callable[[], float]]:
+    """Count the CPU seconds of what fills a folder, those of interrupted attempts too.
+
+    The value returns the seconds in all. A folder that was finished before costs nothing more.
+    """
+    path, start = folder / "cpu_seconds", time.process_time()
+    finished = any((folder / name).exists() for name in ("training.json", "results.json"))
+    try:
+        yield lambda: float(path.read_text())
+    finally:
+        if not (finished and path.exists()):
+            before = float(path.read_text()) if path.exists() else 0.0
+            write_whole(path, f"{before + time.process_time() - start:.1f}")
+
+
 def go(setting: Setting, name: str, seed: int, split: str, bounds: bool) -> None:
     """Run a system under a seed, and write its rows and answers when it ends."""
     run = setting.folder / "runs" / setting.name / name / f"seed_{seed}"
@@ -256,12 +273,13 @@ def go(setting: Setting, name: str, seed: int, split: str, bounds: bool) -> None
     kept = json.loads(path.read_text()) if path.exists() else []
     if kept and (not bounds or kept[0]["text_bleu"] is not None):
         return
-    begin = time.process_time()
+    trained = 0.0
     for job in jobs(setting, name, seed, split, bounds):
-        if job.here() is not Outcome.FINISHED:
-            raise SystemExit(f"{job.name} did not finish")
+        with cpu_seconds(Path(job.settings.output)) as spent:
+            if job.here() is not Outcome.FINISHED:
+                raise SystemExit(f"{job.name} did not finish")
         if job.verb != "evaluate":
-            trained = time.process_time() - begin
+            trained += spent()  # what several systems start from counts for each of them
     scores = json.loads((run / split / "results.json").read_text())
     cascade: dict[str, float] = {}
     if bounds:
@@ -586,7 +604,7 @@ def main() -> None:
     verbs.add_parser("report").add_argument("target", type=Path, nargs="+")
     for verb in ("run", "collect"):
         verbs.choices[verb].add_argument("--folder", type=Path, default=Path("runs/zero_shot"))
-        splits = SPLITS if verb == "run" else [*SPLITS, "fresh"]
+        splits = SPLITS if verb == "run" else [*SPLITS, "fresh", "others"]
         verbs.choices[verb].add_argument("--split", choices=splits, default="dev")
     verbs.choices["collect"].add_argument(
         "--take", nargs="*", default=[], metavar="EXPERIMENT/SYSTEM=EXPERIMENT/SYSTEM"

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import time
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -41,6 +40,7 @@ from aista.speech_llm import SpeechLM
 from aista.speech_llm.decoder import Targets
 from aista.text.prompts import script_complaint
 from aista.training.stages import align, pretrain
+from tools.zero_shot import cpu_seconds
 
 RESULTS = Path(__file__).parent.parent / "docs/results/base"
 HOME, FEATURES = Path("runs/zero_shot"), "runs/features"
@@ -78,7 +78,6 @@ def go(chosen: argparse.Namespace, name: str, seed: int) -> None:
     path = run / f"{chosen.split}_rows.json"
     if path.exists():
         return
-    start = time.process_time()
     first = chosen.start.format(system=name, seed=seed) or run.parent.parent / "aligned" / f"seed_{seed}"
     configs = RESULTS / chosen.configs
     model = AlignSettings.load(configs / "align.yaml").model
@@ -93,17 +92,15 @@ def go(chosen: argparse.Namespace, name: str, seed: int) -> None:
     elif name == "shuffled":  # the control: transcripts of other clips to align with
         data = "data.train=[data/train.shuffled.jsonl, data/text.jsonl]"
     changes = [f"output={run}", f"seed={seed}", *filter(None, [how, data]), *chosen.set]
-    if name in ("aligned", "pulled"):
-        done = align(AlignSettings.load(configs / "align.yaml", changes, begin))
-    else:
-        done = pretrain(PretrainSettings.load(configs / "ear.yaml", changes, begin))
-    trained = run / "cpu_seconds"
-    if not trained.exists():
-        write_whole(trained, f"{time.process_time() - start:.1f}")
+    with cpu_seconds(run) as spent:
+        if name in ("aligned", "pulled"):
+            done = align(AlignSettings.load(configs / "align.yaml", changes, begin))
+        else:
+            done = pretrain(PretrainSettings.load(configs / "ear.yaml", changes, begin))
     about = _about(chosen, name, seed, done.steps)
     about["mrr"] = done.best_mrr  # of the held-out pairs, where they were ranked
     data = [f"data/{chosen.split}.jsonl", f"data/{chosen.split}.asr.jsonl"]
-    write_rows(path, {**about, "cpu_seconds": float(trained.read_text())}, run, data, chosen)
+    write_rows(path, {**about, "cpu_seconds": spent()}, run, data, chosen)
 
 
 def _about(chosen: argparse.Namespace, name: str, seed: int, steps: int) -> dict[str, Any]:
@@ -217,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("verb", choices=["translator", "run", "bounds"])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["aligned", "base", "cosine_half"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    parser.add_argument("--split", choices=["dev", "test", "fresh"], default="dev")
+    parser.add_argument("--split", choices=["dev", "test", "fresh", "others"], default="dev")
     parser.add_argument("--experiment", default="base", help="name of a group of runs")
     parser.add_argument("--layers", nargs="+", type=int, default=[0, 4, 8, 12])
     parser.add_argument("--start", default="", help="model to start from; {system} and {seed} are filled in")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from aista.evaluation.metrics import bleu
-from tools.zero_shot import SYSTEMS, Setting, collect, figure, jobs, report, table, together
+from tools.zero_shot import SYSTEMS, Setting, collect, cpu_seconds, figure, jobs, report, table, together
 
 REFERENCES = {
     "zh": ["医生昨天在公园买了一本书", "他没有看见那只狗"],
@@ -118,6 +118,21 @@ def test_experiments_are_taken_together_by_their_seeds(tmp_path: Path) -> None:
     assert both["difference"]["bleu"]["values"] == pytest.approx([*[wanted] * 4, 0.0])
     assert both["over_seeds_and_sentences"]["difference"] == pytest.approx(0.8 * wanted)
     assert "−0.700" in table([both])
+
+
+def test_interrupted_attempts_count_and_finished_ones_cost_nothing_more(tmp_path: Path) -> None:
+    def work() -> float:
+        with cpu_seconds(tmp_path) as spent:
+            sum(i * i for i in range(3_000_000))
+        return spent()
+
+    with pytest.raises(KeyboardInterrupt), cpu_seconds(tmp_path):
+        sum(i * i for i in range(3_000_000))
+        raise KeyboardInterrupt
+    first = float((tmp_path / "cpu_seconds").read_text())
+    whole = work()
+    (tmp_path / "training.json").write_text("{}")
+    assert whole > first > 0 and work() == whole
 
 
 def test_losses_are_compared_sentence_by_sentence(tmp_path: Path) -> None:
