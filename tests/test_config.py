@@ -121,7 +121,7 @@ CLASSES = _settings_classes()
 LEAST: dict[str, dict[str, Any]] = {
     "ModelSettings": MINIMAL["model"],
     "DataSettings": {"train": ["m"]},
-    "AlignSettings": MINIMAL,
+    "AlignSettings": {**MINIMAL, "data": {"train": ["m"], "validation": ["v"]}},
     "PretrainSettings": MINIMAL,
     "JointSettings": JOINT,
     "SelectSettings": {"output": "o", "model": "m", "data": ["d"]},
@@ -258,9 +258,19 @@ def test_heads_share_the_width() -> None:
         PretrainSettings.of({**MINIMAL, "model": model})
 
 
+def test_what_a_model_says_itself_is_not_said_beside_it() -> None:
+    for said in ({"lora": {"r": 16}}, {"dtype": "bfloat16"}):
+        with pytest.raises(ConfigError, match=r"model\.(lora|dtype) says it"):
+            PretrainSettings.of({**MINIMAL, **said})
+    saved = PretrainSettings.of(MINIMAL).model_dump()  # the usual values say nothing
+    assert PretrainSettings.of(saved).lora.r == 8
+    assert PretrainSettings.of({**MINIMAL, "model": None, "init": "m", "lora": {"r": 16}}).lora.r == 16
+
+
 def test_validation_needs_data_and_data_is_validated_on() -> None:
-    with pytest.raises(ConfigError, match=r"data\.validation names nothing"):
-        JointSettings.of({**JOINT, "data": {"train": ["m"]}})
+    for stage, some in ((JointSettings, JOINT), (AlignSettings, MINIMAL)):
+        with pytest.raises(ConfigError, match=r"data\.validation names nothing"):
+            stage.of({**some, "data": {"train": ["m"]}})
     none = {"eval_steps": None, "patience": None}
     assert JointSettings.of({**JOINT, "data": {"train": ["m"]}, "train": none}).train.eval_steps is None
     data = {"train": ["m"], "validation": ["v"]}

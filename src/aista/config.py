@@ -478,6 +478,15 @@ class _FromBasesOrModel(_Stage):
             raise ValueError(
                 "give either model (new adapters on bases) or init (a saved model, or any speech LLM)"
             )
+        ignored = [
+            f"{name} ({given}): {of} says it of new adapters"
+            for name, of, given, usual in (
+                ("lora", "model.lora", self.lora, LoraSettings()), ("dtype", "model.dtype", self.dtype, None),
+            )
+            if self.model is not None and given != usual
+        ]  # fmt: skip
+        if ignored:
+            raise ValueError("; ".join(ignored))
         return self
 
 
@@ -493,22 +502,6 @@ class AlignTargets(Settings):
     method: Name = "retrieval"
     layers: list[Layer] = Field(default=[0], min_length=1)
     options: dict[str, Any] = {}
-
-
-class AlignSettings(_FromBasesOrModel):
-    """Alignment first: Q-Former and projection against the frozen backbone's text side, before stage 1.
-
-    Attributes:
-        data: ``validation`` names the held-out pairs whose MRR is shown and decides which model is kept.
-        train: ``per_device_train_batch_size`` is also the number of texts each clip has to choose from.
-    """
-
-    train: TrainSettings = TrainSettings(
-        max_steps=300, per_device_train_batch_size=48, learning_rate=1e-3, warmup_steps=20,
-        warmup_start_learning_rate=1e-4, min_learning_rate=1e-5, max_grad_norm=1.0, eval_steps=50,
-        save_steps=50, logging_steps=10,
-    )  # fmt: skip
-    alignment: AlignTargets = AlignTargets()
 
 
 class _Validated(Settings):
@@ -532,6 +525,22 @@ class _Validated(Settings):
             every = train.model_copy(update={"eval_steps": train.save_steps})
             object.__setattr__(self, "train", every)
         return self
+
+
+class AlignSettings(_FromBasesOrModel, _Validated):
+    """Alignment first: Q-Former and projection against the frozen backbone's text side, before stage 1.
+
+    Attributes:
+        data: ``validation`` names the held-out pairs whose MRR is shown and decides which model is kept.
+        train: ``per_device_train_batch_size`` is also the number of texts each clip has to choose from.
+    """
+
+    train: TrainSettings = TrainSettings(
+        max_steps=300, per_device_train_batch_size=48, learning_rate=1e-3, warmup_steps=20,
+        warmup_start_learning_rate=1e-4, min_learning_rate=1e-5, max_grad_norm=1.0, eval_steps=50,
+        save_steps=50, logging_steps=10,
+    )  # fmt: skip
+    alignment: AlignTargets = AlignTargets()
 
 
 class PretrainSettings(_FromBasesOrModel, _Validated):

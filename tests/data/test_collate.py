@@ -147,6 +147,15 @@ def test_too_many_corrupt_clips_end_the_run(tmp_path):
     assert "u2" in str(caught.value) and "u5" in str(caught.value)
 
 
+def test_a_subset_may_hold_the_corrupt_clips_of_the_whole(tmp_path):
+    """What precedes training looks at the first clips, a second encoding at those that failed."""
+    dataset = SpeechDataset(corpus(tmp_path, corrupt=[2, 5]), max_corrupt_share=0.25)
+    assert dataset.subset([2, 3])[0][0].id == "u3"
+    assert list(dataset.subset([2, 5]).readable(range(2))) == []
+    with pytest.raises(TrainingError, match="1 of 8"):
+        SpeechDataset(corpus(tmp_path, corrupt=[2]), max_corrupt_share=0.1).subset([2, 3])[0]
+
+
 def test_readable_items_only(tmp_path, caplog):
     dataset = SpeechDataset(corpus(tmp_path, corrupt=[2, 5]))
     assert [row.id for row, _ in dataset.readable(range(1, 7))] == ["u1", "u3", "u4", "u6"]

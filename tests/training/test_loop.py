@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from aista.config import AlignSettings, JointSettings, SelectSettings
 from aista.data.dataset import SpeechDataset
@@ -15,7 +17,7 @@ from aista.selection.select import select
 from aista.training.callbacks import Sums
 from aista.training.optimisation import require_one_kind
 from aista.training.stages import Interrupted, align, joint
-from aista.training.trainer import own_shares
+from aista.training.trainer import AistaTrainer, own_shares
 from tests import tiny
 from tests.engines import stages
 from tests.training.interrupting import interrupted_after
@@ -62,6 +64,35 @@ def test_a_resumed_run_logs_the_same_curves(
     found = curves(joint(settings).folder)
     assert found == curves(whole.folder)
     assert {name for _, name, _ in found} >= {"ce", "token_accuracy", "wasserstein_0", "train_loss"}
+
+
+def test_the_best_model_is_kept_however_seldom_is_saved(
+    init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = [0.1, 0.5, 0.9, 0.7, 0.6, 0.65]
+    monkeypatch.setattr(
+        AistaTrainer, "validation_metrics",
+        lambda self: {"token_accuracy": accuracies[self.state.global_step - 1], "loss": 1.0},
+    )  # fmt: skip
+    kept = []
+    for every in (1, 2, 6):
+        train = {"max_steps": 6, "eval_steps": 1, "save_steps": every}
+        run = joint(tiny.joint_settings(tmp_path, str(init), output=str(tmp_path / str(every)), train=train))
+        assert run.best_token_accuracy == 0.9
+        kept.append(load_file(run.folder / "model.safetensors"))
+    for name, tensor in kept[0].items():
+        assert torch.equal(tensor, kept[1][name]) and torch.equal(tensor, kept[2][name])
+
+
+def test_settings_that_a_model_cannot_follow_are_refused(init: Path, tmp_path: Path) -> None:
+    settings = tiny.joint_settings(tmp_path, str(init))
+    longer = settings.model_copy(update={"data": settings.data.model_copy(update={"max_seconds": 31.0})})
+    with pytest.raises(ConfigError, match="more than the model hears"):
+        joint(longer)
+    other = settings.model_copy(update={"lora": settings.lora.model_copy(update={"r": 16})})
+    with pytest.raises(ConfigError, match="has LoRA already"):
+        joint(other)
+    assert not (Path(settings.output) / "model.safetensors").exists()
 
 
 @pytest.mark.slow
@@ -114,7 +145,8 @@ def test_what_texts_cannot_be_trained_for_is_refused(
         select(
             SelectSettings(output=str(tmp_path / "select"), model=str(init), data=[str(texts)], num_pairs=2)
         )
-    values = {"output": str(tmp_path / "aligned"), "init": str(init), "data": {"train": [str(texts)]}}
+    data = {"train": [str(texts)], "validation": [str(texts)]}
+    values = {"output": str(tmp_path / "aligned"), "init": str(init), "data": data}
     with pytest.raises(ConfigError, match=r"6 rows of task mt, e\.g\. 't0'"):
         align(AlignSettings.of(values))
 

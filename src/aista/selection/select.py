@@ -9,6 +9,7 @@ counts them and warns.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -237,7 +238,11 @@ def _select(settings: SelectSettings, output: Path) -> LayerReport:
     speech_llm = SpeechLM.load(settings.model, dtype=settings.dtype, device_map=place)
     store = None
     if settings.features:
-        store = cached_features(speech_llm.model, speech_llm.processor, settings.data, settings.features)
+        longest = min(settings.max_seconds or math.inf, speech_llm.longest_seconds)  # others are not drawn
+        store = cached_features(
+            speech_llm.model, speech_llm.processor, settings.data, settings.features,
+            max_seconds=longest, too_long="skip",
+        )  # fmt: skip
     dataset = SpeechDataset([Manifest(path) for path in settings.data], features=store)
     short = None if settings.max_seconds is None else (dataset.lengths <= settings.max_seconds).tolist()
     pairs = dataset.subset(draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed, short))

@@ -266,6 +266,13 @@ class SpeechLM:
             self.keeper.about["directions"] = sorted(values)
 
     @property
+    def lora(self) -> dict[str, Any] | None:
+        """``r``, ``alpha``, ``dropout`` and ``targets`` of the LoRA that was made here, if any."""
+        if self.is_ours:
+            return dict(self.model.config.lora)
+        return getattr(self.keeper, "about", {}).get("lora")
+
+    @property
     def longest_seconds(self) -> float:
         """How much it hears at once, in seconds."""
         return self.kind.longest_seconds if self.batcher is None else self.batcher.longest_seconds

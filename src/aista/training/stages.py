@@ -27,6 +27,7 @@ from aista.config import (
     AlignmentSettings,
     AlignSettings,
     JointSettings,
+    LoraSettings,
     ModelSettings,
     PretrainSettings,
     TrainSettings,
@@ -216,6 +217,13 @@ def recommend_bfloat16(model: Any) -> None:
 def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingData:
     """Return what the run reads; every row is looked at before features are computed and steps taken."""
     data, speech_llm = settings.data, objective.speech_llm
+    if (data.max_seconds or 0) > speech_llm.longest_seconds + 1e-6:
+        raise ConfigError(
+            "data.max_seconds is more than the model hears at once.",
+            got=data.max_seconds,
+            expected=f"at most {speech_llm.longest_seconds:g}",
+            advice="Leave it out, and let data.too_long say what becomes of longer clips (skip, segment).",
+        )
     limits: dict[str, Any] = {
         "max_corrupt_share": data.max_corrupt_share,
         "max_seconds": data.max_seconds or speech_llm.longest_seconds,
@@ -281,7 +289,16 @@ def starting_model(settings: StageSettings) -> SpeechLM:
     """Return what a stage starts from: a saved model or any speech LLM (``init``), or adapters on bases."""
     if settings.init is not None:
         speech_llm = SpeechLM.load(settings.init, dtype=settings.dtype)
-        return speech_llm.to_train(settings.lora.model_dump(), settings.seed)
+        own, asked = speech_llm.lora, settings.lora.model_dump()
+        if own is not None and asked not in (own, LoraSettings().model_dump()):
+            raise ConfigError(
+                "The model to start from has LoRA already, which stays as it is.",
+                got=f"lora: {asked}",
+                expected=f"{own}, or nothing said",
+                advice="LoRA is chosen where a model begins: model.lora of `aista align` or `aista pretrain`, or "
+                "lora of the first stage on somebody else's model.",
+            )
+        return speech_llm.to_train(asked, settings.seed)
     assert not isinstance(settings, JointSettings) and settings.model is not None  # the settings see to it
     return SpeechLM(*fresh_model(settings.model, settings.seed))
 

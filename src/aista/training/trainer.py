@@ -318,7 +318,8 @@ class AistaTrainer:
             self.log({**means, "grad_norm": self.grad_norm, "learning_rate": rate, **self.meter.read()})
         if settings.eval_steps and (step % settings.eval_steps == 0 or last):
             self.evaluate()
-        if step % settings.save_steps == 0 or last or self.control.should_save:
+        is_best = self.state.best_global_step == step  # saved whatever save_steps says: it is the one to keep
+        if step % settings.save_steps == 0 or last or is_best or self.control.should_save:
             self.save()
 
     def log(self, row: dict[str, float]) -> None:
