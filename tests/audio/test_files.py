@@ -112,6 +112,14 @@ def test_a_span_outside_the_file_is_refused(span):
         load_audio(WAV, offset_seconds=span[0], duration_seconds=span[1])
 
 
+@pytest.mark.parametrize("span", [(0.99999, None), (0.99999, 1e-5), (0.5, 1e-5), (0.0, 1e-9)])
+@pytest.mark.parametrize("kind", [{"format": "WAV"}, {"format": "OGG", "subtype": "VORBIS"}])
+def test_a_span_of_no_sample_is_refused(span, kind):
+    with pytest.raises(AudioError, match=r"span holds no sample.*\n.*of 1\.000 s"):
+        load_audio(encoded(tone(1.0), 16_000, **kind), offset_seconds=span[0], duration_seconds=span[1])
+    assert len(load_audio(WAV, offset_seconds=0.5, duration_seconds=1 / 16_000)) == 1
+
+
 def test_a_span_may_end_a_rounding_error_late():
     assert len(load_audio(WAV, duration_seconds=1.01)) == 16_000
 

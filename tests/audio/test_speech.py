@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from itertools import pairwise
 from random import Random
 
@@ -98,6 +99,20 @@ def test_what_is_heard_is_named():
     assert {sounding(tone(2.0, hertz)) for hertz in (100.0, 440.0, 3_000.0)} == {"tone"}
     assert {sounding(noise(2.0, 0.1, slope)) for slope in (-0.5, 0.0, 0.5, 1.0)} == {"noise"}
     assert sounding(noise(0.01, 0.1)) == "noise"
+
+
+def test_what_is_heard_is_named_over_blocks_in_memory_that_does_not_grow():
+    long = np.resize(noise(1.0, 0.1), 600 * 16_000)
+    hum = tone(100.0)
+    tracemalloc.start()
+    try:
+        assert sounding(long) == "noise"
+        assert tracemalloc.get_traced_memory()[1] < len(long) * 5  # a float64 each would be 8
+    finally:
+        tracemalloc.stop()
+    assert sounding(hum) == "tone"
+    late = np.concatenate([np.zeros(90 * 16_000, np.float32), noise(0.5, 0.1)])
+    assert sounding(late) == "noise" and sounding(late[: 90 * 16_000 + 319]) == "silence"
 
 
 @pytest.mark.slow

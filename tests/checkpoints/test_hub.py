@@ -72,10 +72,39 @@ def test_without_a_network_the_message_says_what_to_do_by_hand(fake):
     text = str(error.value)
     assert "https://huggingface.co/one/mirror/resolve/c0ffee/in/some.pt" in text
     assert "https://huggingface.co/datasets/two/mirror/resolve/main/in/some.pt" in text
-    assert str(folder / "some.pt") in text
+    assert "  or, from another place" in text and f"put it at {folder / 'some.pt'}" in text
     folder.mkdir(parents=True)
     (folder / "some.pt").write_bytes(CONTENT)
     assert hub.download("fake", folder) == folder / "some.pt"
+
+
+def test_half_a_download_is_not_here(fake, monkeypatch):
+    """The large file has a digest and comes first; without the small ones it is no model."""
+    answers, calls, folder = fake
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    files = (hub.File("model.safetensors", len(CONTENT), digest), hub.File("config.json"), hub.File("p.json"))
+    monkeypatch.setitem(hub.SOURCES, "whisper", hub.Source("Whole", 0.1, (hub.Place("one/mirror", files),)))
+    entries = [SimpleNamespace(rfilename=file.name, size=len(CONTENT), lfs=None) for file in files]
+    api = SimpleNamespace(repo_info=lambda *_, **__: SimpleNamespace(sha="abc", siblings=entries))
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    folder = folder / "whisper"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(CONTENT)
+    answers["one/mirror"] = LocalEntryNotFoundError("offline")
+    with pytest.raises(CheckpointError) as error:
+        hub.download("whisper", folder)
+    text = str(error.value)
+    assert all(f"resolve/main/{file.name}" in text for file in files) and " or" not in text
+    assert f"put all of it into {folder}" in text and str(folder / "model.safetensors") not in text
+    checks = {check.name: check.state for check in doctor.examine(folder.parent)}
+    assert checks["whisper"] == "missing"
+    answers["one/mirror"] = CONTENT
+    assert hub.download("whisper", folder) == folder
+    assert {path.name for path in folder.iterdir()} == {file.name for file in files}
+    checks = {check.name: check.state for check in doctor.examine(folder.parent)}
+    asked, said = len(calls), []
+    assert hub.download("whisper", folder, tell=said.append) == folder and len(calls) == asked
+    assert checks["whisper"] == "ok" and "is here already" in said[0]
 
 
 def test_unknown_digests_are_asked_of_the_hub(fake, monkeypatch):
@@ -128,3 +157,13 @@ def test_the_verbs_speak_json(tmp_path):
     assert "beats" in json.loads(run(download_app, ["--json"]).stdout)
     sizes = json.loads(run(machine_app, ["estimate", "--preset", "qwen2-7b", "--json"]).stdout)
     assert sizes["parameters"]["trainable"] == 28_121_344
+
+
+def test_doctor_prints_a_command_as_it_must_be_typed(monkeypatch, tmp_path):
+    from aista.cli.machine import app as machine_app
+
+    check = doctor.Check("a[b]", "missing", "no :x: here [bold]", "pip install '.[serve]'")
+    monkeypatch.setattr(doctor, "examine", lambda models: [check])
+    monkeypatch.setenv("COLUMNS", "200")
+    said = CliRunner().invoke(machine_app, ["doctor", "--models", str(tmp_path)]).stdout
+    assert all(text in said for text in (check.name, check.found, check.fix))

@@ -37,6 +37,10 @@ JOINT = "output: out\ninit: aista:stage1\ndata: {train: [st.jsonl], validation: 
         (["reproduce", "all", "--scale", "big"], ["big", "small", "paper"]),
         (["estimate", "--preset", "banana"], ["banana"]),
         (["estimate", "--preset", "qwen2-7b", "--dtype", "int3"], ["int3"]),
+        (
+            ["estimate", "--preset", "qwen2-7b", "--set", "model.lora.r=64"],
+            ["--set", "model.lora.r=64"],
+        ),
         (["engine", "banana"], ["banana", "fsdp2"]),
         (["download", "banana"], ["banana", "whisper"]),
     ],

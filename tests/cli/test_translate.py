@@ -146,6 +146,44 @@ def test_live_from_a_pipe_gives_text_as_it_becomes_stable(monkeypatch):
     assert [row["end"] for row in emissions] == sorted(row["end"] for row in emissions)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--output-dir", "out"], ["--output-format", "srt"], ["--output-format", "vtt"],
+        ["--output-format", "tsv"], ["--channel", "0"], ["--coverage", "fail"], ["--coverage", "retry"],
+        ["--max-minutes", "5"],
+    ],
+)  # fmt: skip
+def test_live_refuses_what_is_for_files(monkeypatch, option):
+    monkeypatch.setenv("COLUMNS", "200")
+    refused = translate("-", "--to", "zh", "--live", *option, input=pcm(tone(1.0)))
+    assert refused.exit_code == 2
+    told = option[0] if option[0] in ("--output-dir", "--channel", "--max-minutes") else " ".join(option)
+    assert f"leave out {told}" in refused.stderr
+
+
+def test_chunks_are_of_live_alone(talk):
+    assert translate(talk, "--to", "zh", "--chunk-seconds", "1").exit_code == 2
+
+
+def test_ctrl_c_while_a_sentence_is_answered_keeps_it(monkeypatch):
+    from aista.audio import speech
+
+    monkeypatch.setattr(speech, "is_installed", lambda: False)
+    answered, answer = [], translator_module.Translator.answer
+
+    def interrupted_once(self, pieces, request):
+        answered.append(len(pieces[0]))
+        if len(answered) == 3:  # the first sentence has ended: it was asked about twice before
+            raise KeyboardInterrupt
+        return answer(self, pieces, request)
+
+    monkeypatch.setattr(translator_module.Translator, "answer", interrupted_once)
+    sound = np.concatenate([tone(2.0), np.zeros(16_000), tone(1.0)])
+    result = translate("-", "--to", "zh", "--live", input=pcm(sound))
+    assert (result.exit_code, result.stdout) == (0, "中w6\n") and len(answered) == 4
+
+
 def test_live_takes_samples_not_files_and_one_source(talk):
     with open(talk, "rb") as file:
         assert "raw samples" in str(translate("-", "--to", "zh", "--live", input=file.read()).exception)

@@ -304,3 +304,14 @@ def test_a_separator_of_unicode_in_a_transcript_or_a_path_ends_no_line(tmp_path)
     text.write_text(text.read_text().replace("CHAPTER ONE", "CHAPTER\u2028ONE"))
     (report,) = prepare("librispeech", tmp_path / "a\u2028b", tmp_path / "out", splits=["dev-clean"])
     assert [row.id for row in Manifest(report.manifest)] == wanted
+
+
+def test_prepare_into_a_folder_that_is_a_link(tmp_path, monkeypatch):
+    miniatures.librispeech(tmp_path / "proj" / "source")
+    (tmp_path / "big" / "data").mkdir(parents=True)
+    (tmp_path / "proj" / "data").symlink_to(tmp_path / "big" / "data")
+    monkeypatch.chdir(tmp_path / "proj")
+    prepare("librispeech", "source", "data", splits=["dev-clean"])
+    manifest = Manifest("data/dev-clean.jsonl")
+    assert manifest[0].audio.startswith("../../proj/source/LibriSpeech/")
+    assert check(manifest, decode=True).ok and len(SpeechDataset(manifest)[0][1])

@@ -17,6 +17,7 @@ from aista.data.checks import check
 from aista.data.dataset import SpeechDataset
 from aista.data.importers import Options, export_manifest, import_manifest, importer, names
 from aista.data.manifest import Manifest, TimedText, Utterance, write_manifest
+from aista.data.rearrange import split as split_manifest
 from aista.errors import ConfigError, ManifestError
 
 ASR = Utterance(id="a", audio="clips/a.wav", text='Say "a, b".\tTab')
@@ -85,6 +86,98 @@ def test_spans_are_refused_where_the_format_has_none(folder, name):
     with pytest.raises(ManifestError):
         export_manifest(name, Manifest(folder / "m.jsonl"), folder / "x.json")
     assert not (folder / "x.json").exists()
+
+
+@pytest.mark.parametrize("name", ["salmonn", "qwen", "slam"])
+@pytest.mark.parametrize(("seconds", "whole"), [(0.2, False), (0.3, True), (0.5, True), (None, True)])
+def test_the_first_piece_of_a_file_is_a_span_too(folder, name, seconds, whole):
+    """The file has 0.5 s: 0.2 s of it miss more than the 0.25 s that headers and manifests round by."""
+    write_manifest(folder / "m.jsonl", [ASR.model_copy(update={"duration": seconds})])
+    if whole:
+        assert export_manifest(name, Manifest(folder / "m.jsonl"), folder / "x.json") == 1
+        return
+    with pytest.raises(ManifestError, match="is a span of its file") as error:
+        export_manifest(name, Manifest(folder / "m.jsonl"), folder / "x.json")
+    assert "0.2 s of 0.50 s" in str(error.value) and not (folder / "x.json").exists()
+
+
+@pytest.mark.parametrize("name", ["salmonn", "qwen", "slam"])
+def test_a_text_has_no_file_to_name(folder, name):
+    row = Utterance(id="t", task="mt", tgt_lang="zh", text="x", translation="x")
+    write_manifest(folder / "m.jsonl", [row])
+    with pytest.raises(ManifestError, match="has no audio"):
+        export_manifest(name, Manifest(folder / "m.jsonl"), folder / "x.json")
+
+
+@pytest.fixture
+def linked(tmp_path, monkeypatch):
+    """A project whose folder data is a link, and recordings beside it; it is the working directory."""
+    (tmp_path / "big" / "data").mkdir(parents=True)
+    write_audio(tmp_path / "proj" / "rec" / "b.wav", 0.1 * np.sin(np.arange(8_000) / 7))
+    (tmp_path / "proj" / "rec" / "b.txt").write_text("Hello.")
+    (tmp_path / "proj" / "data").symlink_to(tmp_path / "big" / "data")
+    monkeypatch.chdir(tmp_path / "proj")
+    return tmp_path / "proj"
+
+
+def test_import_into_a_folder_that_is_a_link(linked):
+    import_manifest("folder", "rec", "data/own.jsonl", Options())
+    manifest = Manifest("data/own.jsonl")
+    (row,) = manifest
+    assert (row.audio, row.duration) == ("../../proj/rec/b.wav", 0.5)
+    assert manifest.audio_path(row) == linked / "rec" / "b.wav"
+    assert len(SpeechDataset(manifest)[0][1]) == 8_000
+    assert "unreadable audio" not in check(manifest, decode=True).problems
+    export_manifest("nemo", manifest, "data/nemo.json")
+    assert json.loads((linked / "data" / "nemo.json").read_text())["audio_filepath"] == str(
+        linked / "rec" / "b.wav"
+    )
+    (part,) = split_manifest(manifest, {"all": 1.0}, "parts").values()
+    assert Manifest(part)[0].audio == "../rec/b.wav"
+    (back,) = split_manifest(Manifest(part), {"all": 1.0}, "data/parts").values()
+    assert Manifest(back).audio_path(Manifest(back)[0]) == linked / "rec" / "b.wav"
+
+
+def test_import_from_behind_a_link(linked):
+    """data/../rec is big/rec to every program that opens it."""
+    (linked / "rec").rename(linked.parent / "big" / "rec")
+    import_manifest("folder", "data/../rec", "own.jsonl", Options())
+    (row,) = Manifest("own.jsonl")
+    assert (row.audio, row.duration) == ("../big/rec/b.wav", 0.5)
+
+
+def test_an_import_or_export_does_not_overwrite_its_source(folder):
+    write_manifest(folder / "m.jsonl", [ASR])
+    before = (folder / "m.jsonl").read_bytes()
+    (folder / "link.jsonl").symlink_to("m.jsonl")
+    for out in ("m.jsonl", "link.jsonl"):
+        with pytest.raises(ManifestError, match="would overwrite"):
+            export_manifest("nemo", Manifest(folder / "m.jsonl"), folder / out)
+        with pytest.raises(ManifestError, match="would overwrite"):
+            import_manifest("nemo", folder / "m.jsonl", folder / out, Options())
+    assert (folder / "m.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "flag"),
+    [
+        ("nemo", {"columns": {"text": "sentence"}}, "--column"),
+        ("folder", {"columns": {"text": "sentence"}}, "--column"),
+        ("table", {"split": "test"}, "--split"),
+        ("folder", {"audio_root": "elsewhere"}, "--audio-root"),
+    ],
+)
+def test_an_option_that_a_format_would_ignore_is_refused(folder, name, options, flag):
+    with pytest.raises(ConfigError, match=f"{name!r} takes no {flag}"):
+        import_manifest(name, folder / "clips", folder / "m.jsonl", Options(**options))
+
+
+@pytest.mark.parametrize("columns", [["text"], ["text=a", "text=b"]])
+def test_a_column_that_cannot_be_read_is_refused(folder, columns):
+    (folder / "t.csv").write_text("audio,text,a,b\nclips/a.wav,x,y,z\n")
+    command = ["import", str(folder / "t.csv"), "--format", "table", "--out", str(folder / "m.jsonl")]
+    done = CliRunner().invoke(app, [*command, *(word for column in columns for word in ("--column", column))])
+    assert isinstance(done.exception, ConfigError) and not (folder / "m.jsonl").exists()
 
 
 @pytest.mark.parametrize("name", WRITABLE)
@@ -360,6 +453,23 @@ def test_channels_of_hugging_face_data_sets(folder, channels, wanted):
     options = Options(audio_root=folder)
     import_manifest("huggingface", folder / "t.parquet", folder / "m.jsonl", options)
     assert [row.channel for row in Manifest(folder / "m.jsonl")] == wanted
+
+
+def test_a_field_or_a_split_that_is_not_there_is_refused(folder, data_set):
+    data_set.to_parquet(folder / "test.parquet")
+    for options, message in [
+        (Options(columns={"txt": "sentence"}), "cannot be mapped"),
+        (Options(split="test"), "one split alone"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            import_manifest("huggingface", folder / "test.parquet", folder / "x.jsonl", options)
+
+
+def test_sounds_unpacked_behind_a_link_lie_beside_the_manifest(linked, folder, data_set):
+    data_set.select([0]).to_parquet(folder / "one.parquet")
+    import_manifest("huggingface", folder / "one.parquet", "data/own.jsonl", Options())
+    (row,) = Manifest("data/own.jsonl")
+    assert (row.audio, row.duration) == ("own_audio/talk.1.wav", 0.5)
 
 
 def test_what_is_no_data_set_is_refused(folder, data_set):

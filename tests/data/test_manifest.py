@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aista.audio import write_audio
+from aista.data.checks import check
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ManifestError
 
@@ -148,3 +152,20 @@ def test_many_rows_open_quickly_and_hold_nothing(tmp_path):
     manifest = Manifest(path)
     assert len(manifest) == 100_000 and time.perf_counter() - start < 0.5
     assert manifest[99_999].text == "word " * 12
+
+
+def test_paths_start_in_the_real_folder_whoever_reads_them(tmp_path, monkeypatch):
+    """proj/data is a link to big/data: ``..`` leads to big, for the check as for the training."""
+    write_audio(tmp_path / "big" / "audio" / "a.wav", 0.1 * np.sin(np.arange(8_000) / 7))
+    write_manifest(
+        tmp_path / "big" / "data" / "m.jsonl", [Utterance(id="a", audio="../audio/a.wav", text="x")]
+    )
+    (tmp_path / "proj").mkdir()
+    (tmp_path / "proj" / "data").symlink_to(tmp_path / "big" / "data")
+    monkeypatch.chdir(tmp_path / "proj")
+    linked, real = Manifest("data/m.jsonl"), Manifest(tmp_path / "big" / "data" / "m.jsonl")
+    assert linked.audio_path(linked[0]) == tmp_path / "big" / "audio" / "a.wav"
+    dataset, other = SpeechDataset(linked), SpeechDataset(real)
+    assert dataset.utterance(0) == other.utterance(0)  # the same row, so the same features and sounds
+    assert dataset.feature_key(dataset.utterance(0)) == other.feature_key(other.utterance(0))
+    assert len(dataset[0][1]) == 8_000 and "unreadable audio" not in check(linked).problems

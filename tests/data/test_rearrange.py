@@ -17,7 +17,7 @@ from aista.cli.data import app
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.rearrange import cut, mix, split, subset, write_shards
 from aista.data.recordings import same_recordings
-from aista.errors import ConfigError
+from aista.errors import ConfigError, ManifestError
 
 
 def manifest(path, count=200, speakers=20, prefix="u"):
@@ -112,6 +112,44 @@ def test_command_line(tmp_path):
     assert isinstance(
         runner.invoke(app, ["split", str(tmp_path / "all.jsonl"), "train"]).exception, ConfigError
     )
+
+
+def test_nothing_takes_the_place_of_what_it_is_made_from(tmp_path, monkeypatch):
+    """``split data/train.jsonl train=0.9 dev=0.1 --out data`` lost a tenth of the rows, each time again."""
+    whole = manifest(tmp_path / "data" / "train.jsonl")
+    before = whole.path.read_bytes()
+    (tmp_path / "link").symlink_to("data")
+    monkeypatch.chdir(tmp_path)
+    for out in ("data", "link", tmp_path / "data"):
+        with pytest.raises(ManifestError, match="would overwrite"):
+            split(Manifest("data/train.jsonl"), {"dev": 1, "train": 9}, out)
+    verbs = (
+        lambda out: subset(whole, out, count=5),
+        lambda out: mix([manifest(tmp_path / "other.jsonl"), whole], [1, 1], out),
+        lambda out: cut(whole, out, max_seconds=1),
+    )
+    for verb in verbs:
+        for out in ("data/train.jsonl", "link/train.jsonl"):
+            with pytest.raises(ManifestError, match="would overwrite"):
+                verb(out)
+    assert whole.path.read_bytes() == before
+
+
+def test_two_parts_are_not_written_to_one_file(tmp_path):
+    """Part b.c of the manifest a, and part c of a.b, are both called a.b.c.jsonl."""
+    both = [manifest(tmp_path / "a.jsonl"), manifest(tmp_path / "a.b.jsonl", prefix="v")]
+    with pytest.raises(ConfigError, match="one file"):
+        split(both, {"b.c": 1, "c": 1})
+    with pytest.raises(ConfigError, match="one file"):
+        split([both[0], manifest(tmp_path / "sub" / "a.jsonl")], {"x": 1, "y": 1}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("verb", ["split", "mix"])
+def test_a_name_with_two_numbers_is_refused(tmp_path, verb):
+    path = str(manifest(tmp_path / "a.jsonl").path)
+    words = [path, "train=0.9", "train=0.1"] if verb == "split" else [f"{path}=1", f"{path}=2"]
+    done = CliRunner().invoke(app, [verb, *words, "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, ConfigError) and "two numbers" in str(done.exception)
 
 
 # ---- a recording is what its file is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -13,7 +14,7 @@ from aista.audio import load_audio, probe, write_audio
 from aista.data.checks import check
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
-from aista.data.rearrange import write_shards
+from aista.data.rearrange import subset, write_shards
 from aista.data.sampling import LengthGroupedSampler
 from aista.errors import AudioError, ManifestError
 
@@ -142,6 +143,16 @@ def test_a_manifest_is_not_replaced_by_that_of_its_shards(folder):
     with pytest.raises(ManifestError, match="holds the manifest itself"):
         write_shards(Manifest(folder / "m.jsonl"), folder)
     assert (folder / "m.jsonl").read_bytes() == before and not list(folder.glob("*.tar"))
+
+
+def test_shards_are_not_replaced_while_they_are_read(folder, tmp_path):
+    shards = tmp_path / "shards"
+    shutil.copytree(folder / "shards", shards)
+    subset(Manifest(shards / "m.jsonl"), tmp_path / "m.jsonl", count=20)
+    before = {path.name: path.read_bytes() for path in shards.iterdir()}
+    with pytest.raises(ManifestError, match="would overwrite"):
+        write_shards(Manifest(tmp_path / "m.jsonl"), shards)
+    assert {path.name: path.read_bytes() for path in shards.iterdir()} == before
 
 
 def test_nothing_half_written_stays(folder, tmp_path):

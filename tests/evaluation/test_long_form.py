@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,18 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from aista.audio import speech
+from aista.cli import evaluate as evaluate_verb
 from aista.data.manifest import Utterance, write_manifest
 from aista.data.text_files import read_json_lines
 from aista.errors import EvaluationError
 from aista.evaluation.decode import read_finished_lines
 from aista.evaluation.long_form import Talk, long_form, resegmented, streamed, streaming, talks
-from aista.inference.translating import GenerationSettings
+from aista.evaluation.metrics import bleu
+from aista.inference import translator
+from aista.inference.translating import Answer, GenerationSettings
 from tests.inference.test_streaming import Counter
 
 needs_mweralign = pytest.mark.skipif(
@@ -69,6 +74,19 @@ def test_a_text_is_cut_where_its_references_are():
 
 
 @needs_mweralign
+@pytest.mark.parametrize(
+    ("code", "references"),
+    [
+        ("zh", ["我在 New York 的 Wall Street 工作了三年。", "我喜欢 New York 。"]),
+        ("ja", ["私は New York で働いた。", "OK です。"]),
+    ],
+)
+def test_a_text_without_spaces_between_words_keeps_those_it_has(code, references):
+    assert resegmented(" ".join(references), references, code) == references
+    assert bleu(resegmented("".join(references), references, code), references, code).value > 99.9
+
+
+@needs_mweralign
 @given(
     st.lists(
         st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4).map(" ".join), min_size=1, max_size=4
@@ -79,6 +97,21 @@ def test_a_text_is_cut_where_its_references_are():
 def test_no_word_is_lost_or_made_when_a_text_is_cut(references, text):
     cut = resegmented(text, references, "en")
     assert len(cut) == len(references) and " ".join(cut).split() == text.split()
+
+
+class Listener(Counter):
+    """Says what language it was asked to hear."""
+
+    def answer(self, pieces, request):
+        return [Answer(request.source) for _ in pieces]
+
+
+@needs_mweralign
+def test_each_recording_is_asked_about_in_its_own_language(recordings, tmp_path):
+    other = replace(recordings[1], source="fr")
+    found = long_form(Listener(), [recordings[0], other, recordings[0]], tmp_path)
+    assert [row["text"] for row in found["recordings"]] == ["enen", "frfr", "enen"]
+    assert streamed(Listener(), other, 1.0)["prediction"] == "frfr"
 
 
 @needs_mweralign
@@ -134,6 +167,32 @@ def test_a_row_of_the_log_has_a_delay_for_every_character(recordings):
     assert all(late >= early for late, early in zip(row["elapsed"], row["delays"], strict=True))
     assert row["source_length"] == 5000.0 and max(row["delays"]) <= 5000.0
     assert row["delays"][10] >= 1000.0  # "three" was not said before
+
+
+@needs_mweralign
+def test_by_the_command_line_in_the_precision_that_is_asked_for(recordings, tmp_path, monkeypatch):
+    class Closed(Counter):
+        closed = 0
+
+        def close(self):
+            Closed.closed += 1
+
+    loaded = []
+    monkeypatch.setattr(translator, "load", lambda path, **given: loaded.append(given) or Closed())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+
+    def run(*words):
+        places = ["--set", f"model={tmp_path / 'model'}", "--data", str(tmp_path / "talks.jsonl")]
+        asked = ["--long-form", *places, "--output", str(tmp_path / "out"), *words]
+        return CliRunner().invoke(evaluate_verb.app, asked)
+
+    assert run("--set", "dtype=bfloat16").exit_code == 0
+    assert loaded[0]["dtype"] == "bfloat16" and Closed.closed == 1
+    mixed = run("--set", "dtype=float32")
+    assert isinstance(mixed.exception, EvaluationError) and "other settings" in str(mixed.exception)
+    assert Closed.closed == 2
+    assert "--streaming" in str(run("--chunk-seconds", "2").exception) and len(loaded) == 2
 
 
 @pytest.mark.slow

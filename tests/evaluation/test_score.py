@@ -182,5 +182,10 @@ def test_by_the_command_line(folder):
     assert found["settings"]["baseline"] == "tests.baselines.third_party"
     assert found["baseline"]["generation"]["num_beams"] == 2
     assert found == json.loads((out / "results.json").read_text())
+    (folder / "set[zh].jsonl").write_bytes((folder / "set.jsonl").read_bytes())
+    base[base.index(str(folder / "set.jsonl"))] = str(folder / "set[zh].jsonl")
+    base[base.index(str(out))] = str(folder / "brackets")
+    shown = CliRunner().invoke(evaluate_verb.app, [*base[:-1], "--set", "limit=2"], catch_exceptions=False)
+    assert "set[zh]" in shown.stdout
     lonely = CliRunner().invoke(evaluate_verb.app, ["--baseline-option", "a=1"])
     assert isinstance(lonely.exception, ConfigError)

@@ -77,6 +77,14 @@ def test_every_written_format_carries_the_warnings(kind, tmp_path):
     assert write(replace(TALK, warnings=()), kind, place) is None and not beside.exists()
 
 
+@pytest.mark.parametrize("kind", ["vtt", "json"])
+def test_a_second_format_keeps_the_warnings_of_the_first(kind, tmp_path):
+    beside = write(TALK, "srt", tmp_path / "talk.en.srt")
+    assert write(TALK, kind, tmp_path / f"talk.en.{kind}") is None and beside.exists()
+    write(replace(TALK, warnings=()), kind, tmp_path / f"talk.en.{kind}")
+    assert not beside.exists()
+
+
 def test_unknown_format():
     with pytest.raises(ConfigError, match="text, json, srt, vtt, tsv"):
         render(TALK, "ass")

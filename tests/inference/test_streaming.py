@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aista.audio import speech
-from aista.errors import AudioError, ConfigError
+from aista.errors import AudioError, ConfigError, ModelInputError
 from aista.inference.streaming import Stream, common_beginning, remainder
 from aista.inference.translating import Answer, SpeechTranslator
 
@@ -107,6 +107,55 @@ def test_a_steady_answer_is_given_early_and_equals_the_late_one():
         first.end < 2.5
         and next(row for row in run(samples, [8_000], chunk_seconds=2.0)[1] if row.text).end > 2.5
     )
+
+
+class Failing(Counter):
+    """Fails once, at one of its answers."""
+
+    def __init__(self, at: int, failure: BaseException | None) -> None:
+        super().__init__()
+        self.at, self.failure = at, failure
+
+    def answer(self, pieces, request):
+        answers = super().answer(pieces, request)
+        if self.asked != self.at:
+            return answers
+        if self.failure:
+            raise self.failure
+        return [Answer("", error="no answer")]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "at"), [(math.inf, n) for n in range(1, 6)] + [(1.0, n) for n in (2, 4, 7)]
+)
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), None])
+def test_what_a_failure_interrupts_is_answered_by_the_next_call(chunk, at, failure):
+    burst, pause = np.full(24_000, 0.2), np.zeros(16_000)
+    samples = np.concatenate([burst, pause, np.full(88_000, 0.2), pause, burst]).astype(np.float32)
+    whole, _ = run(samples, [len(samples)], chunk_seconds=math.inf)
+    stream, emissions, failed = Stream(Failing(at, failure), "en", chunk_seconds=chunk), [], 0
+    for step in (*np.split(samples, [60_000, 90_000, 130_000]), None):
+        try:
+            emissions.append(stream.finish() if step is None else stream.push(step))
+        except (KeyboardInterrupt, ModelInputError):
+            failed += 1
+    if failed:
+        emissions.append(stream.finish())
+    assert failed == (at <= stream.translator.asked)
+    assert chunk < math.inf or stream.text == whole.text  # what was given early depends on what was asked
+    assert "".join(row.text for row in emissions) == stream.text
+    assert stream.finish().text == ""
+
+
+@pytest.mark.parametrize("chunk", [0.5, math.inf])
+def test_an_emission_begins_where_its_sound_does(chunk):
+    samples = np.concatenate([np.zeros(20 * 16_000), np.full(32_000, 0.2), np.zeros(16_000)])
+    samples = np.concatenate([samples, samples[16_000:]]).astype(np.float32)
+    _, emissions = run(samples, [3_200], chunk_seconds=chunk)
+    spoken = [row for row in emissions if row.text]
+    assert spoken[0].start == pytest.approx(20.0, abs=0.3)
+    assert min(row.start for row in spoken if row.start > 23.0) == pytest.approx(42.0, abs=0.3)
+    assert all(a.end <= b.start for a, b in pairwise(spoken))
 
 
 def test_nothing_is_asked_about_silence_and_memory_is_bounded():

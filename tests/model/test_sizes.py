@@ -6,9 +6,13 @@ import json
 
 import pytest
 from transformers import Qwen2Config
+from typer.testing import CliRunner
 
+from aista.cli.machine import app
 from aista.errors import ConfigError
 from aista.model.estimate import estimate, on_meta, preset, preset_config
+from aista.settings_text import as_yaml
+from tests import tiny
 
 
 @pytest.mark.parametrize(
@@ -54,3 +58,33 @@ def test_memory_grows_with_what_it_should_grow_with():
     assert small.speech_tokens == 88
     with pytest.raises(ConfigError, match="preset"):
         preset("gpt-9")
+
+
+def test_a_file_is_estimated_as_it_says(tmp_path, monkeypatch):
+    """What the command does not say is as in the file; a preset has defaults of its own."""
+    asked = []
+
+    def record(model, **options):
+        asked.append(options)
+        return estimate(model, **options)
+
+    monkeypatch.setattr("aista.model.estimate.estimate", record)
+    values = tiny.pretrain_settings(tmp_path, activation_checkpointing=True).model_dump(mode="json")
+    values["model"] |= {"dtype": "float16", "quantization": "8bit"}
+    (tmp_path / "s.yaml").write_text(as_yaml(values))
+
+    def run(*words):
+        done = CliRunner().invoke(app, ["estimate", "--json", *words], catch_exceptions=False)
+        assert done.exit_code == 0
+        names = ("batch_size", "dtype", "quantization", "checkpointing")
+        return json.loads(done.stdout)["parameters"]["lora"], tuple(asked[-1][name] for name in names)
+
+    config = ("--config", str(tmp_path / "s.yaml"))
+    lora, options = run(*config)
+    assert options == (3, "float16", "8bit", True)
+    given = ("--batch-size", "5", "--dtype", "float32", "--quantization", "4bit", "--no-checkpointing")
+    assert run(*config, *given) == (lora, (5, "float32", "4bit", False))
+    twice = ("model.lora.r=16", "model.quantization=null", "train.per_device_train_batch_size=2")
+    larger, options = run(*config, *(word for each in twice for word in ("--set", each)))
+    assert larger == 2 * lora and options == (2, "float16", None, True)
+    assert run("--preset", "qwen2-7b")[1] == (8, "bfloat16", None, False)

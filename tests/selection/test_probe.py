@@ -6,6 +6,7 @@ import json
 import re
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -294,6 +295,26 @@ def test_the_page_needs_nothing_and_shows_all(home: Path, tmp_path: Path) -> Non
     made = (tmp_path / "out/probe.html").stat().st_mtime_ns
     write_pages(tmp_path / "out")
     assert (tmp_path / "out/probe.html").stat().st_mtime_ns == made
+
+
+def test_a_prompt_with_brackets_is_printed_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aista.cli.probe import app
+    from aista.experiments import probe_page
+    from aista.selection import probe as module
+
+    row = SimpleNamespace(
+        prompt="[audio] Hear. [/INST]", cloud="span", cost="cosine", layer=0, mrr=1.0, mrr_text_to_speech=1.0,
+        shuffled=0.5, mean_distance=1.0, norm_speech=1.0, norm_text=1.0, massive_speech=0.0,
+        massive_text=0.0, num_pairs=2, chance=0.75, length_only=0.5,
+    )  # fmt: skip
+    found = [SimpleNamespace(model="m[1]", rows=[row], warnings=["not [/so] sure"])]
+    monkeypatch.setattr(module, "probe", lambda settings: found)
+    monkeypatch.setattr(probe_page, "write_pages", lambda output: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    arguments = ["m", "--data", "d.jsonl", "--output", str(tmp_path)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "m[1]: cosine, span, prompt [audio] Hear. [/INST] (speech / text)" in done.output
+    assert "not [/so] sure" in done.output
 
 
 @pytest.mark.slow

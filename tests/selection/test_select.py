@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from aista.cli import stages
 from aista.config import SelectSettings
 from aista.data.manifest import Utterance
 from aista.errors import ConfigError, ManifestError
 from aista.retrieval import chance_mrr
+from aista.selection import select as select_module
 from aista.selection.hidden_states import LayerStates
 from aista.selection.select import LayerReport, draw_pairs, rank_layers, select
 from aista.training.stages import pretrain
@@ -66,6 +69,15 @@ def test_report_survives_a_save(tmp_path: Path) -> None:
     assert (tmp_path / "layers.png").stat().st_size > 5_000
     with pytest.raises(ConfigError, match="layer report"):
         LayerReport.load(tmp_path / "layers.png")
+
+
+def test_a_warning_with_brackets_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = rank_layers(layers(), TEXTS, settings(), name="m")
+    monkeypatch.setattr(LayerReport, "warnings", ["dimension [/7] of [bold] holds all"])
+    monkeypatch.setattr(select_module, "select", lambda settings: report)
+    arguments = ["select", "--set", "model=m", "--set", "data=[d]", "--set", "output=o"]
+    done = CliRunner().invoke(stages.app, arguments, catch_exceptions=False)
+    assert "dimension [/7] of [bold] holds all" in done.output
 
 
 def test_pairs_are_distinct_clips_and_the_draw_is_fixed() -> None:

@@ -11,6 +11,8 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 
+from aista.inference.coverage import TranslationWarning
+from aista.inference.translating import SpeechTranslator
 from aista.serve.app import create_app
 from aista.serve.bounds import Limits
 from tests.audio.sounds import encoded
@@ -81,6 +83,23 @@ def test_silence_is_a_warning(client):
     assert reply.json() == {"text": ""} and "silent" in reply.headers["X-Aista-Warnings"]
     (done,) = events(post(client, content=silence, stream="true", response_format="verbose_json"))
     assert done["text"] == "" and done["warnings"][0]["kind"] == "silence"
+
+
+def test_the_header_of_warnings_is_bounded_and_says_what_it_leaves_out(client, monkeypatch):
+    def warnings(self, recording, answered):
+        for number in range(100):
+            yield TranslationWarning("repeats", f"the answer repeats itself ({number}: 书书书)")
+
+    monkeypatch.setattr(SpeechTranslator, "_warnings", warnings)
+    told = post(client).headers["X-Aista-Warnings"]
+    *rows, more = told.split("; ")
+    assert 1_500 < len(told) < 2_100 and all(row.endswith("\\u4e66)") for row in rows)
+    assert more == f"{100 - len(rows)} more: response_format verbose_json has them all"
+    reply = post(client, response_format="verbose_json")
+    assert len(reply.json()["warnings"]) == 100 and reply.headers["X-Aista-Warnings"] == told
+    long = lambda *_: iter([TranslationWarning("repeats", "x" * 3_000)])  # noqa: E731
+    monkeypatch.setattr(SpeechTranslator, "_warnings", long)
+    assert post(client).headers["X-Aista-Warnings"].startswith("1 more: ")
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def read_audio(
 
     Raises:
         AudioError: The file is missing, empty, corrupt, cut off or not audio; the span or the channel is not
-            in it; a sample is not a number.
+            in it, or the span holds no sample; a sample is not a number.
         Overlong: There is more to read than ``max_minutes``: seen before the memory is used.
 
     Cost:
@@ -170,6 +170,13 @@ def read_audio(
         if offset_seconds >= passed or beyond > SPAN_TOLERANCE_SECONDS:
             raise _not_in_it(name, offset_seconds, duration_seconds, passed)
     samples = _one([piece.samples for piece in pieces])
+    if not len(samples):
+        raise AudioError(
+            f"{name}: the span holds no sample.",
+            got=f"{_asked(offset_seconds, duration_seconds)}, of {passed:.3f} s",
+            expected="a sample or more",
+            advice="Correct offset and duration.",
+        )
     if not np.isfinite(peak := np.abs(samples).max()):
         raise AudioError(f"{name}: holds samples that are not numbers.", got="NaN or infinity")
     if peak > _PEAK_LIMIT:
@@ -460,11 +467,14 @@ def _short(name: str, found: float, expected: float) -> AudioError:
     return undecodable(name, f"only {found:.2f} s of {expected:.2f} s can be decoded")
 
 
+def _asked(offset: float, duration: float | None) -> str:
+    return f"from {offset} s {'to its end' if duration is None else f'for {duration} s'}"
+
+
 def _not_in_it(name: str, offset: float, duration: float | None, total: float) -> AudioError:
-    asked = "to its end" if duration is None else f"for {duration} s"
     return AudioError(
         f"{name}: the span is not in the file.",
-        got=f"from {offset} s {asked}",
+        got=_asked(offset, duration),
         expected=f"within 0 .. {total:.3f} s",
         advice="Correct offset and duration, or look whether the file was cut off.",
     )

@@ -40,6 +40,8 @@ _PADDING, _STEP = SAMPLE_RATE_HZ // 5, FRAME_SAMPLES // 4
 _HOLDS_ON_FRAMES, _LEAST_LEVELS = 16, 20
 _LEAST_DECIBEL, _MOST_DECIBEL = 2.0, 6.0  # beside the median of a pause: what is as loud as it
 _LOUD_DBFS = -50.0
+_SPECTRUM_SAMPLES = 4096
+_BLOCK_SAMPLES = _LEVEL_SAMPLES * _SPECTRUM_SAMPLES  # 82 s at once: bounds the memory of a long recording
 _LINES, _WIDTH, _TONE_SHARE = 5, 2, 0.9  # a tone: five lines of the spectrum, two bins wide to either side
 
 Sounding = Literal["silence", "tone", "noise"]
@@ -370,12 +372,20 @@ def find_speech(samples: np.ndarray, *, pause_seconds: float = PAUSE_SECONDS) ->
 
 
 def sounding(samples: np.ndarray) -> Sounding:
-    """Name what is heard where nobody speaks (n,): silence, a steady tone, or noise (and music)."""
-    if is_silent(samples):
+    """Name what is heard where nobody speaks (n,): silence, a steady tone, or noise (and music).
+
+    Cost:
+        O(n); memory does not grow with n.
+    """
+    levels = range(0, max(1, len(samples) - _LEVEL_SAMPLES + 1), _BLOCK_SAMPLES)  # the last is whole
+    if all(is_silent(samples[start : start + _BLOCK_SAMPLES]) for start in levels):
         return "silence"
-    size = min(4096, len(samples))
-    frames = samples[: len(samples) // size * size].reshape(-1, size) * np.hanning(size)
-    power = np.square(np.abs(np.fft.rfft(frames))).mean(axis=0)
+    size = min(_SPECTRUM_SAMPLES, len(samples))
+    whole = samples[: len(samples) // size * size]
+    window, power = np.hanning(size), np.zeros(size // 2 + 1)
+    for start in range(0, len(whole), _BLOCK_SAMPLES):
+        frames = whole[start : start + _BLOCK_SAMPLES].reshape(-1, size) * window
+        power += np.square(np.abs(np.fft.rfft(frames))).sum(axis=0)
     total = power.sum()
     lines = 0.0
     for _ in range(_LINES):

@@ -126,12 +126,17 @@ def _weights(folder: Path) -> list[Check]:
     for name, source in SOURCES.items():
         places = [folder / name]
         places += [cache / f"{p.kind}s--{p.repository.replace('/', '--')}/snapshots" for p in source.places]
-        found = next((place for place in places if _holds_weights(place)), None)
+        beside = {file.name for file in source.places[0].files if file.name.endswith(".json")}
+        found = next((place for place in places if _holds_weights(place, beside)), None)
         title, fix = f"{source.title}, {source.gigabytes} GB", f"aista download {name}"
         checks.append(_optional(name, found, str(found), title, fix))
     return checks
 
 
-def _holds_weights(place: Path) -> bool:
-    endings = (".safetensors", ".bin", ".pt", ".pth")
-    return place.is_dir() and any(path.suffix in endings for path in place.rglob("*"))
+def _holds_weights(place: Path, beside: set[str]) -> bool:
+    """Whether weights are below a folder, and the files that must come with them."""
+    if not place.is_dir():
+        return False
+    paths = list(place.rglob("*"))
+    weights = any(path.suffix in (".safetensors", ".bin", ".pt", ".pth") for path in paths)
+    return weights and beside <= {path.name for path in paths}

@@ -181,7 +181,7 @@ def download(name: str, to: str | Path | None = None, tell: Callable[[str], None
     """
     wanted, folder = source(name), Path(to or Path("models") / name)
     if (here := _already_here(wanted, folder)) is not None:
-        tell(f"{here} is here already, size and digest checked")
+        tell(f"{here} is here already, every size and digest that is known was checked")
         return here
     failures: list[str] = []
     for place in wanted.places:
@@ -198,22 +198,25 @@ def download(name: str, to: str | Path | None = None, tell: Callable[[str], None
 def by_hand(wanted: Source, folder: Path) -> str:
     """Say how to do without a network here: from which address to which path."""
     lines = ["on a machine with a network, fetch"]
-    for place in wanted.places:
+    for number, place in enumerate(wanted.places):
         names = [file.name for file in place.files]
+        lines += ["  or, from another place,"] if number else []
         lines += [f"    {place.url(name)}" for name in names] or [f"    every file of {place.url()}"]
-    target = folder / Path(wanted.places[0].files[0].name).name if wanted.places[0].files else folder
-    return "\n".join([*lines, f"  (one of these places is enough) and put it at {target}"])
+    files = wanted.places[0].files
+    one = len(files) == 1
+    target = f"put it at {folder / Path(files[0].name).name}" if one else f"put all of it into {folder}"
+    return "\n".join([*lines, f"  and {target}"])
 
 
 def _already_here(wanted: Source, folder: Path) -> Path | None:
-    """The weights, if every file with a known digest is in the folder, and whole."""
-    known = [file for file in wanted.places[0].files if file.sha256]
-    paths = [(folder / Path(file.name).name, file) for file in known]
-    if not paths or not all(path.is_file() for path, _ in paths):
+    """The weights, if every file is in the folder, and whole; None where no digest is known."""
+    files = wanted.places[0].files
+    paths = [folder / Path(file.name).name for file in files]
+    if not any(file.sha256 for file in files) or not all(path.is_file() for path in paths):
         return None
-    for path, file in paths:
+    for path, file in zip(paths, files, strict=True):
         verify(path, file)
-    return paths[0][0] if len(wanted.places[0].files) == 1 else folder
+    return paths[0] if len(paths) == 1 else folder
 
 
 def _fetch(place: Place, folder: Path, tell: Callable[[str], None]) -> Path:

@@ -47,6 +47,7 @@ def check(
 ) -> None:
     """Find everything wrong with manifests and their audio. Exit code 0: fit to train on; 1: not."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     from aista.data.checks import check as run
@@ -56,7 +57,7 @@ def check(
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for path in manifests:
             manifest = Manifest(path)
-            task = bar.add_task(path.name, total=len(manifest))
+            task = bar.add_task(escape(path.name), total=len(manifest))
             reports.append(run(manifest, decode=decode, workers=workers, progress=partial(bar.advance, task)))
     if as_json:
         typer.echo(json.dumps([report.to_dict() for report in reports], ensure_ascii=False, indent=1))
@@ -69,14 +70,16 @@ def check(
 
 def _print_check(report: CheckReport) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from aista.data.checks import EXAMPLES, HISTOGRAM_EDGES
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     verdict = "[green]fit to train on[/]" if report.ok else "[bold red]not fit to train on[/]"
     heard = "audio decoded" if report.decoded else "audio headers read (--decode looks inside)"
-    console.print(f"[bold]{report.path}[/]: {verdict}; {report.rows:,} rows, {report.hours:,.2f} h, {heard}")
+    path = escape(str(report.path))
+    console.print(f"[bold]{path}[/]: {verdict}; {report.rows:,} rows, {report.hours:,.2f} h, {heard}")
     counts = [
         f"{task} {n:,} ({report.hours_by_task.get(task, 0):,.2f} h)"
         for task, n in report.rows_by_task.items()
@@ -99,8 +102,8 @@ def _print_check(report: CheckReport) -> None:
         table.add_column(f"the first (at most {EXAMPLES})", ratio=3)
         for kind, problem in report.problems.items():
             colour = "red" if problem.severity == "error" else "yellow"
-            examples = "\n".join(problem.examples).replace("[", r"\[")
-            table.add_row(f"[{colour}]{kind}[/]\n{problem.meaning}", f"{problem.count:,}", examples)
+            meaning, examples = escape(problem.meaning), escape("\n".join(problem.examples))
+            table.add_row(f"[{colour}]{kind}[/]\n{meaning}", f"{problem.count:,}", examples)
         console.print(table)
 
 
@@ -120,6 +123,7 @@ def show(
 ) -> None:
     """Show rows and what their audio really is."""
     from rich.console import Console
+    from rich.markup import escape
 
     from aista.audio.files import probe
     from aista.data.manifest import Manifest
@@ -131,7 +135,7 @@ def show(
             raise ConfigError(f"{manifest} has no row with id {row_id!r}.")
     else:
         chosen = list(range(max(0, first), min(first + count, len(rows))))
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for index in chosen:
         row = rows[index]
         seen = row.model_dump(exclude_none=True)
@@ -145,7 +149,7 @@ def show(
         if as_json:
             typer.echo(json.dumps(seen, ensure_ascii=False))
             continue
-        console.print(f"[bold]{rows.where(index)}[/]")
+        console.print(f"[bold]{escape(rows.where(index))}[/]")
         for name, value in seen.items():
             console.print(f"  {name:<12} {value}", markup=False)
 
@@ -257,9 +261,11 @@ def cut(
 
 def _numbers(parts: list[str]) -> dict[str, float]:
     """Read ``name=number`` arguments."""
-    numbers = {}
+    numbers: dict[str, float] = {}
     for part in parts:
         name, equals, number = part.rpartition("=")
+        if name in numbers:
+            raise ConfigError(f"{name!r} has two numbers.", got=" ".join(parts), expected="each name once")
         try:
             numbers[name] = float(number)
         except ValueError:
@@ -329,7 +335,7 @@ def prepare(
     if as_json:
         typer.echo(json.dumps([asdict(report) for report in reports], ensure_ascii=False, indent=1))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for report in reports:
         _print_split(report)
     for note in dict.fromkeys(report.note for report in reports):
@@ -339,9 +345,10 @@ def prepare(
 def _print_split(report: SplitReport) -> None:
     """Print what became of a split, and how it compares with what was published."""
     from rich.console import Console
+    from rich.markup import escape
 
-    console, published = Console(highlight=False), report.expected
-    console.print(f"[bold]{report.manifest}[/]: {report.rows:,} rows, {report.hours:,.2f} h")
+    console, published = Console(highlight=False, emoji=False), report.expected
+    console.print(f"[bold]{escape(report.manifest)}[/]: {report.rows:,} rows, {report.hours:,.2f} h")
     if published.rows or published.hours:
         size = [f"{published.rows:,} rows"] if published.rows else []
         size += [f"{published.hours:,.0f} h"] if published.hours else []
@@ -387,6 +394,12 @@ def import_(
 
     defaults = {"task": task, "src_lang": src_lang, "tgt_lang": tgt_lang, "corpus": corpus}
     columns = dict(part.partition("=")[::2] for part in column)
+    if len(columns) < len(column) or not all("=" in part for part in column):
+        raise ConfigError(
+            "Cannot read --column.",
+            got=", ".join(column),
+            expected="FIELD=COLUMN, each field once, e.g. --column text=sentence",
+        )
     options = Options({k: v for k, v in defaults.items() if v is not None}, columns, audio_root, out, split)
     imported = import_manifest(format_, source, out, options)
     typer.echo(f"{imported.rows:>9,}  {out}")

@@ -74,6 +74,10 @@ def evaluate(
 
     if options and baseline is None:
         raise ConfigError("--baseline-option needs --baseline NAME.", got=" ".join(options))
+    if chunk_seconds and not streaming:
+        raise ConfigError("--chunk-seconds needs --streaming.", got=" ".join(map(str, chunk_seconds)))
+    if comet and streaming and not long_form:
+        raise ConfigError("--streaming is not scored with COMET.", got=comet, advice="Add --long-form.")
     scorer = Comet(comet) if comet else None  # what is not installed is told first
     given = {"data": data, "output": output, "baseline": baseline}
     kind: type[EvaluateSettings | BaselineSettings] = BaselineSettings if baseline else EvaluateSettings
@@ -111,7 +115,7 @@ def _system(settings: EvaluateSettings | BaselineSettings) -> Any:
     from aista.inference.translator import load
 
     if isinstance(settings, EvaluateSettings):
-        return load(settings.model, **settings.generation.model_dump())
+        return load(settings.model, dtype=settings.dtype, **settings.generation.model_dump())
     for path in settings.data:  # what is not there is told before gigabytes are loaded
         Manifest(path)
     return baseline(settings.baseline, generation=settings.generation, **settings.options)
@@ -127,22 +131,28 @@ def _recordings(
     from aista.evaluation import long_form
     from aista.run_folder import inputs_of
 
-    system = _system(settings)
     output, found = Path(settings.output), long_form.talks(settings.data, settings.limit)
-    made_by = json.dumps([inputs_of(settings), getattr(system, "card", None)], sort_keys=True)
-    if whole:
-        scores = long_form.long_form(system, found, output, comet, made_by)["scores"]
-        typer.echo(json.dumps(scores, indent=1))
-    if chunk_seconds:
-        scores = long_form.streaming(system, found, output, chunk_seconds, made_by)["by_chunk_seconds"]
-        typer.echo(json.dumps(scores, indent=1))
+    system = _system(settings)
+    try:
+        about = [inputs_of(settings), getattr(settings, "dtype", None), getattr(system, "card", None)]
+        made_by = json.dumps(about, sort_keys=True)
+        if whole:
+            scores = long_form.long_form(system, found, output, comet, made_by)["scores"]
+            typer.echo(json.dumps(scores, indent=1))
+        if chunk_seconds:
+            scores = long_form.streaming(system, found, output, chunk_seconds, made_by)["by_chunk_seconds"]
+            typer.echo(json.dumps(scores, indent=1))
+    finally:
+        system.close()
 
 
 def _show(results: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("measure", *results["by_set"], "all", "rows", "cut", title=results["model"])
+    sets, title = map(escape, results["by_set"]), escape(results["model"])
+    table = Table("measure", *sets, "all", "rows", "cut", title=title)
     for measure, value in results["scores"].items():
         cells = [results["by_set"][name]["scores"].get(measure) for name in results["by_set"]]
         values = ("" if cell is None else f"{cell:.2f}" for cell in [*cells, value])

@@ -30,6 +30,7 @@ def doctor(
     Exit code 1 if something is missing that everything needs.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from aista.checkpoints.doctor import examine, to_json
@@ -41,8 +42,9 @@ def doctor(
         marks = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "bad": "[bold red]bad[/]"}
         table = Table("", "what", "found", "to mend it", box=None)
         for check in checks:
-            table.add_row(marks[check.state], check.name, check.found, check.fix or "")
-        Console().print(table)
+            texts = (check.name, check.found, check.fix or "")
+            table.add_row(marks[check.state], *(escape(text) for text in texts))
+        Console(emoji=False).print(table)
     if any(check.state == "bad" for check in checks):
         raise typer.Exit(1)
 
@@ -51,6 +53,7 @@ def doctor(
     epilog=examples(
         "aista estimate --preset qwen2-7b --batch-size 8",
         "aista estimate --config pretrain.yaml --seconds 12 --quantization 4bit --json",
+        note="What is not given is as the file says; with --preset: batch 8, bfloat16, no quantization.",
     )
 )
 def estimate(
@@ -59,15 +62,18 @@ def estimate(
         str | None, typer.Option(help="The paper's set-up on vicuna-13b, vicuna-7b or qwen2-7b.")
     ] = None,
     overrides: Overrides = [],
-    batch_size: Annotated[int, typer.Option(min=1, help="Utterances per step.")] = 8,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Utterances per step of one process.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of an utterance.")] = 30.0,
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the frozen weights.")
-    ] = "bfloat16",
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Of the frozen weights.")
+    ] = None,
     quantization: Annotated[Literal["4bit", "8bit"] | None, typer.Option(help="Of the backbone.")] = None,
     checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Recompute activations in the backward pass.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--checkpointing/--no-checkpointing", help="Recompute activations in the backward pass."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Count parameters, tokens and memory of a model without its weights."""
@@ -79,21 +85,33 @@ def estimate(
     if (config is None) == (preset is None):
         raise ConfigError("Give either --config or --preset.", advice="aista estimate --preset qwen2-7b")
     if preset:
+        if overrides:
+            raise ConfigError(
+                "--set changes the settings of a file, and a preset has none.",
+                got=" ".join(overrides),
+                expected="--config FILE --set ...",
+                advice="Give batch, dtype and quantization of a preset by their own options.",
+            )
         model = by_name(preset)
-    elif (shapes := PretrainSettings.load(config, overrides).model) is None:
-        raise ConfigError(
-            "There is nothing to estimate in settings that start from a saved model.",
-            expected="model: the bases and shapes of a new one",
-        )
     else:
+        settings = PretrainSettings.load(config, overrides)
+        if (shapes := settings.model) is None:
+            raise ConfigError(
+                "There is nothing to estimate in settings that start from a saved model.",
+                expected="model: the bases and shapes of a new one",
+            )
         model = configure(**shapes.model_dump(exclude={"dtype", "quantization", "speech_token_scale"}))
+        batch_size = batch_size or settings.train.per_device_train_batch_size
+        dtype, quantization = dtype or shapes.dtype, quantization or shapes.quantization
+        checkpointing = settings.train.activation_checkpointing if checkpointing is None else checkpointing
+    batch_size, dtype = batch_size or 8, dtype or "bfloat16"
     result = run(
         model,
         batch_size=batch_size,
         seconds=seconds,
         dtype=dtype,
         quantization=quantization,
-        checkpointing=checkpointing,
+        checkpointing=bool(checkpointing),
     )
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=1))

@@ -78,7 +78,7 @@ def probe(
         ):
             about = f"{each.model}: {by}, {compared}, prompt {given}"
             names = ("layer", "MRR", "back", "shuffled", "mean W", "norms", "massive")
-            table = Table(*names, title=f"{about} (speech / text)")
+            table = Table(*names, title=escape(f"{about} (speech / text)"))
             for row in rows:
                 table.add_row(
                     str(row.layer), f"{row.mrr:.4f}", f"{row.mrr_text_to_speech:.4f}", f"{row.shuffled:.4f}",

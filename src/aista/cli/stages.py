@@ -83,6 +83,7 @@ def select(
 ) -> None:
     """Choose the layers to align by speech-to-text retrieval at every layer (Eq. 3-5)."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from aista.config import SelectSettings
@@ -109,7 +110,7 @@ def select(
     console = Console()
     console.print(table)
     for warning in report.warnings:
-        console.print(f"[yellow]{warning}")
+        console.print(f"[yellow]{escape(warning)}")
     if (by_length := report.rows[0].length_only) is not None:
         typer.echo(f"MRR by the numbers of tokens alone {by_length:.4f}")
     typer.echo(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 STDIN = "-"
+_MAX_MINUTES = 720.0
 _TO_A_FILE_EACH = ("srt", "vtt", "tsv")
 _WITH_WORD_TIMES = ("srt", "vtt", "json")
 
@@ -83,13 +84,17 @@ def translate(
     channel: Annotated[
         int | None, typer.Option(min=0, help="Channel to hear, from 0.", show_default="the mean of all")
     ] = None,
-    max_minutes: Annotated[float, typer.Option(min=0.01, help="Longest recording in minutes.")] = 720.0,
+    max_minutes: Annotated[
+        float, typer.Option(min=0.01, help="Longest recording in minutes.")
+    ] = _MAX_MINUTES,
     vad: Vad = "on",
     coverage: Coverage = "warn",
     live: Annotated[
         bool, typer.Option("--live", help="Translate while it is spoken: the microphone, or PCM with -.")
     ] = False,
-    chunk_seconds: Annotated[float, typer.Option(min=0.1, help="With --live: how often to ask.")] = 1.0,
+    chunk_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="With --live: how often to ask.", show_default="1.0")
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     bases: Bases = [],
@@ -100,6 +105,18 @@ def translate(
     """
     if bool(files) == live and files != [STDIN]:
         raise typer.BadParameter("files, or --live with the microphone or with - for PCM on stdin")
+    of_files = {
+        "--output-dir": output_dir is not None,
+        f"--output-format {output_format}": output_format in _TO_A_FILE_EACH,
+        "--channel": channel is not None,
+        f"--coverage {coverage}": coverage != "warn",
+        "--max-minutes": max_minutes != _MAX_MINUTES,
+    }
+    if live and any(of_files.values()):
+        told = ", ".join(name for name, given in of_files.items() if given)
+        raise typer.BadParameter(f"--live writes text or json to stdout while it is spoken: leave out {told}")
+    if chunk_seconds is not None and not live:
+        raise typer.BadParameter("--chunk-seconds is for --live: leave it out")
     places = _places(files, target, output_format, output_dir)
     from transformers.utils.logging import disable_progress_bar
 
@@ -139,7 +156,7 @@ def translate(
 
 
 def _live(
-    translator: Any, target: str, source: str, chunk_seconds: float, *, piped: bool, as_json: bool
+    translator: Any, target: str, source: str, chunk_seconds: float | None, *, piped: bool, as_json: bool
 ) -> None:
     """Write stable text to stdout as it comes; on a terminal, what may still change stands dim behind it.
 
@@ -156,7 +173,7 @@ def _live(
 
     from aista.inference.streaming import Stream, from_microphone, from_pipe
 
-    stream = Stream(translator, target, source=source, chunk_seconds=chunk_seconds)
+    stream = Stream(translator, target, source=source, chunk_seconds=chunk_seconds or 1.0)
     stop, interrupt = threading.Event(), signal.getsignal(signal.SIGINT)
 
     def end(*_: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
@@ -72,12 +71,12 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         self.sounds = sounds or SoundNames(features.directory if features is not None else None)
         self.max_corrupt_share = max_corrupt_share
         self.too_long: LengthReport | None = None
-        self._folders = [os.path.abspath(manifest.path.parent) for manifest in self.manifests]
         self._ends = np.cumsum([len(manifest) for manifest in self.manifests], dtype=np.int64)
         rows = np.arange(self._ends[-1] if len(self._ends) else 0)
         self._take(rows, np.full(len(rows), _WHOLE, dtype=np.int32))
         if max_seconds is not None and len(self):
             self._fit(max_seconds, too_long)
+        self._num_rows = len(self)  # of which ``max_corrupt_share`` is: a subset's clips are a part of them
         if not len(self):
             raise ManifestError(
                 f"No utterance is shorter than {max_seconds:g} s."
@@ -121,11 +120,11 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         """Return the utterance at an index, without its sound."""
         row, piece = int(self._rows[index]), int(self._pieces[index])
         which = int(np.searchsorted(self._ends, row, side="right"))
-        utterance = self.manifests[which][row - int(self._ends[which])]
+        manifest = self.manifests[which]
+        utterance = manifest[row - int(self._ends[which])]
         if utterance.audio is None:
             return utterance
-        path = os.path.normpath(os.path.join(self._folders[which], utterance.audio))
-        utterance = utterance.model_copy(update={"audio": path})
+        utterance = utterance.model_copy(update={"audio": str(manifest.audio_path(utterance))})
         if piece == _WHOLE or self.too_long is None:
             return utterance
         return fit(utterance, self.too_long.max_seconds, "segment")[piece]
@@ -152,11 +151,11 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
             self._corrupt[index] = 1
             count = self.num_corrupt
             logger.warning("Clip %s is left out (%d so far): %s", utterance.id, count, error)
-        if 0 < self.max_corrupt_share * len(self) < count:
+        if 0 < self.max_corrupt_share * self._num_rows < count:
             some = ", ".join(self.utterance(i).id for i in self._corrupt.nonzero().flatten()[:5].tolist())
             raise TrainingError(
                 "Too many clips are corrupt.",
-                got=f"{count} of {len(self)}: {some}" + (", ..." if count > 5 else ""),
+                got=f"{count} of {self._num_rows}: {some}" + (", ..." if count > 5 else ""),
                 expected=f"at most {self.max_corrupt_share:.2%}",
                 advice="Look at them with `aista data check --decode`, or raise max_corrupt_share.",
             )

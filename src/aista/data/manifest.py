@@ -181,6 +181,10 @@ class Manifest(Sequence[Utterance]):
     Args:
         path: A ``.jsonl`` file in UTF-8. A byte-order mark, CRLF and blank lines are tolerated.
 
+    Attributes:
+        folder: The real folder that the file lies in: relative audio paths start there, also where a symbolic
+            link leads to it.
+
     Raises:
         ManifestError: The file is missing or not a file. A bad row raises when it is read, as file:line.
 
@@ -190,6 +194,7 @@ class Manifest(Sequence[Utterance]):
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
+        self.folder = os.path.realpath(self.path.parent)
         try:
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -247,14 +252,45 @@ class Manifest(Sequence[Utterance]):
         return f"{self.path}:{int(self._rows[index]) + 1}"
 
     def audio_path(self, utterance: Utterance) -> Path:
-        """Return the path of an utterance's audio, from the working directory.
+        """Return the absolute path of an utterance's audio.
 
         Raises:
             ManifestError: The utterance has no audio.
         """
         if utterance.audio is None:
             raise ManifestError(f"Utterance {utterance.id!r} has no audio.", got=f"task {utterance.task}")
-        return self.path.parent / utterance.audio
+        return Path(os.path.normpath(os.path.join(self.folder, utterance.audio)))
+
+
+def relative_audio(path: str | os.PathLike, folder: str | os.PathLike) -> str:
+    """Return an absolute audio path as a manifest in this folder names it: relative to the real folder."""
+    return Path(os.path.relpath(path, os.path.realpath(folder))).as_posix()
+
+
+def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
+    """Refuse to write what would take the place of a file that is read.
+
+    Raises:
+        ManifestError: One of the outputs is one of the sources, by this name or another.
+    """
+    read = {file: path for path in sources if (file := _identity(path)) is not None}
+    for output in outputs:
+        if (file := _identity(output)) in read:
+            raise ManifestError(
+                f"{output} would overwrite what it is made from.",
+                got=f"{read[file]} as a source",
+                expected="another file or folder",
+                advice="Choose another --out, or another name of the part.",
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what is the same for all names of one file; None where there is none."""
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return None
+    return about.st_dev, about.st_ino
 
 
 def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> int:

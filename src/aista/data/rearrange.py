@@ -21,9 +21,19 @@ from typing import Literal
 import numpy as np
 import soundfile
 
+from aista.audio.archives import archive_of
 from aista.audio.files import load_audio, probe
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.data.manifest import OVERLAP_SECONDS, Manifest, Utterance, numbered, to_line, write_manifest
+from aista.data.manifest import (
+    OVERLAP_SECONDS,
+    Manifest,
+    Utterance,
+    numbered,
+    refuse_overwriting,
+    relative_audio,
+    to_line,
+    write_manifest,
+)
 from aista.data.recordings import same_recordings
 from aista.data.sampling import rounds, shares
 from aista.data.too_long import LengthReport, fit
@@ -39,8 +49,8 @@ def rebased(manifest: Manifest, utterance: Utterance, folder: str | os.PathLike)
     """Return the utterance with its audio path relative to another folder; an absolute path stays."""
     if utterance.audio is None or os.path.isabs(utterance.audio):
         return utterance
-    path = os.path.relpath(manifest.audio_path(utterance), folder)
-    return utterance.model_copy(update={"audio": Path(path).as_posix()})
+    audio = relative_audio(manifest.audio_path(utterance), folder)
+    return utterance.model_copy(update={"audio": audio})
 
 
 def split(
@@ -69,8 +79,9 @@ def split(
         in a folder of its own is called ``NAME.jsonl``, otherwise ``STEM.NAME.jsonl``.
 
     Raises:
-        ConfigError: A share is not positive, rows lack the speaker to split by, two manifests have one name,
+        ConfigError: A share is not positive, rows lack the speaker to split by, two parts would be one file,
             or there are fewer recordings (or speakers) than parts.
+        ManifestError: A part would overwrite one of the manifests.
     """
     manifests = [manifests] if isinstance(manifests, Manifest) else list(manifests)
     if not parts or not all(0 < share < float("inf") for share in parts.values()):
@@ -78,18 +89,27 @@ def split(
             "A split needs parts with positive shares.", got=parts, expected="e.g. train=0.9 dev=0.1"
         )
     stems = [manifest.path.with_suffix("").name for manifest in manifests]
-    if out and len(set(stems)) < len(stems):
-        raise ConfigError("Two manifests of one name cannot be split into one folder.", got=", ".join(stems))
+    alone = out is not None and len(manifests) == 1
+    files = [
+        [Path(out or manifest.path.parent, f"{name if alone else f'{stem}.{name}'}.jsonl") for name in parts]
+        for manifest, stem in zip(manifests, stems, strict=True)
+    ]
+    paths = [path for group in files for path in group]
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise ConfigError(
+            "Two parts would be written to one file.",
+            got=", ".join(str(manifest.path) for manifest in manifests),
+            expected="manifests of different names",
+            advice="Rename one of them, or split them into different folders.",
+        )
+    refuse_overwriting(paths, [manifest.path for manifest in manifests])
     keys = np.fromiter((_hash(key, seed) for key in _keys(manifests, by)), dtype=np.uint64)
     part_of_row = _parts(keys, list(parts.values()), by)
     written, start = {}, 0
-    for manifest, stem in zip(manifests, stems, strict=True):
+    for manifest, stem, group in zip(manifests, stems, files, strict=True):
         which = part_of_row[start : start + len(manifest)]
         start += len(manifest)
-        for number, name in enumerate(parts):
-            alone = out is not None and len(manifests) == 1
-            file = f"{name}.jsonl" if alone else f"{stem}.{name}.jsonl"
-            path = Path(out or manifest.path.parent) / file
+        for number, (name, path) in enumerate(zip(parts, group, strict=True)):
             _write(path, ((manifest, int(index)) for index in np.flatnonzero(which == number)))
             written[name if len(manifests) == 1 else f"{stem}.{name}"] = path
     return written
@@ -154,6 +174,7 @@ def subset(
 
     Raises:
         ConfigError: Neither or both of ``count`` and ``hours`` are given, or a row has no duration.
+        ManifestError: ``out`` is the manifest itself.
     """
     if (count is None) == (hours is None):
         raise ConfigError("A subset is asked for by count or by hours, one of them.")
@@ -167,6 +188,7 @@ def subset(
             )
         seconds = np.array([row.duration or 0.0 for row in manifest])
         count = int(np.searchsorted(np.cumsum(seconds[order]), hours * 3600, side="right"))
+    refuse_overwriting([Path(out)], [manifest.path])
     return _write(Path(out), ((manifest, int(index)) for index in np.sort(order[:count])))
 
 
@@ -192,6 +214,7 @@ def mix(
 
     Raises:
         ConfigError: Weights and manifests do not fit, or a manifest with a weight is empty.
+        ManifestError: ``out`` is one of the manifests.
     """
     if len(weights) != len(manifests) or not weights or min(weights) <= 0 or not all(map(len, manifests)):
         raise ConfigError(
@@ -206,6 +229,7 @@ def mix(
         for row in rounds(np.arange(len(manifests[int(which)])), 0, number, [seed, int(which)])
     ]
     order = np.random.default_rng(seed).permutation(len(chosen))
+    refuse_overwriting([Path(out)], [manifest.path for manifest in manifests])
     return _write(Path(out), ((manifests[chosen[i][0]], chosen[i][1]) for i in order), repeats=True)
 
 
@@ -217,10 +241,11 @@ def cut(manifest: Manifest, out: str | os.PathLike, *, max_seconds: float) -> Le
 
     Raises:
         AudioError: A row has no duration and its file cannot be read.
-        ManifestError: A row's segments go on after its file ends.
+        ManifestError: A row's segments go on after its file ends, or ``out`` is the manifest itself.
     """
     report = LengthReport(max_seconds)
     folder = Path(out).parent
+    refuse_overwriting([Path(out)], [manifest.path])
 
     def utterances() -> Iterator[Utterance]:
         for row in manifest:
@@ -284,7 +309,8 @@ def write_shards(
 
     Raises:
         AudioError: A clip cannot be read: check the manifest first.
-        ManifestError: A row has no audio, or the manifest itself lies in this folder.
+        ManifestError: A row has no audio, or the manifest itself, or shards that it leads into, would be
+            overwritten.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -299,17 +325,18 @@ def write_shards(
     order = np.arange(len(manifest))
     if seed is not None:
         order = np.random.default_rng(seed).permutation(len(manifest))
-    shards: list[Path] = []
+    starts = range(0, len(order), rows_per_shard)
+    shards = [folder / f"{manifest.path.stem}-{number:06d}.tar" for number in range(len(starts))]
+    archives = {archive_of(manifest.audio_path(row)) for row in manifest if row.audio is not None}
+    refuse_overwriting(shards, (archive for archive in archives if archive is not None))
 
     def utterances() -> Iterator[Utterance]:
-        for start in range(0, len(order), rows_per_shard):
-            shard = folder / f"{manifest.path.stem}-{len(shards):06d}.tar"
+        for start, shard in zip(starts, shards, strict=True):
             with draft_of(shard) as draft, tarfile.open(draft, "w") as tar:  # whole, or not at all
                 held = [
                     _add(tar, f"{number:06d}", manifest, manifest[int(index)])
                     for number, index in enumerate(order[start : start + rows_per_shard])
                 ]
-            shards.append(shard)
             yield from (row.model_copy(update={"audio": f"{shard.name}/{row.audio}"}) for row in held)
 
     write_manifest(folder / name, utterances())

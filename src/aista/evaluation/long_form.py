@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,7 @@ def long_form(
 
     Args:
         system: What translates.
-        whole: The recordings.
+        whole: The recordings, into one language; each is asked about in its own.
         output: Folder of the results.
         comet: Scores too, ``comet_zh``, where it is given.
         fingerprint: Whatever identifies the system and the test set.
@@ -116,18 +118,24 @@ def long_form(
     code, log = whole[0].target, output / "recordings.jsonl"
     claim_file(log, _maker(system, whole, fingerprint))
     done = {row["index"]: row for row in read_finished_lines(log) if "error" not in row}
-    todo = [index for index in range(len(whole)) if index not in done]
-    results = system.stream((whole[index].audio for index in todo), code, source=whole[0].source)
-    with log.open("a", encoding="utf-8") as file:
-        for index, result in zip(todo, tqdm(results, desc="recordings", total=len(todo)), strict=True):
-            row: dict[str, Any] = {"index": index, "audio": whole[index].audio}
-            if isinstance(result, AistaError):
-                row["error"] = str(result)
-            else:
-                row |= {"text": result.text, "warnings": [str(each) for each in result.warnings]}
-            done[index] = row
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
+    todo: dict[str, list[int]] = defaultdict(list)  # by what is spoken
+    for index, talk in enumerate(whole):
+        if index not in done:
+            todo[talk.source].append(index)
+    with log.open("a", encoding="utf-8") as file, tqdm(desc="recordings", total=len(whole)) as bar:
+        bar.update(len(done))
+        for source, indices in todo.items():
+            results = system.stream([whole[index].audio for index in indices], code, source=source)
+            for index, result in zip(indices, results, strict=True):
+                row: dict[str, Any] = {"index": index, "audio": whole[index].audio}
+                if isinstance(result, AistaError):
+                    row["error"] = str(result)
+                else:
+                    row |= {"text": result.text, "warnings": [str(each) for each in result.warnings]}
+                done[index] = row
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+                bar.update()
     recordings = [done[index] for index in range(len(whole))]
     hypotheses = [
         part
@@ -160,6 +168,8 @@ def long_form(
 def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
     """Cut a text into as many parts as there are references, each as near to its own as can be.
 
+    Spaces are kept also where letters are aligned: between the words of a name in a Chinese sentence.
+
     Raises:
         EvaluationError: mweralign is not installed.
     """
@@ -177,8 +187,9 @@ def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
     if not text.strip():
         return [""] * len(references)
     cut = align_texts("\n".join(map(tokens, references)), tokens(text)).split("\n")
-    joint = " " if spaces else ""
-    parts = [joint.join(line.split()) for line in cut]
+    ends = [0, *(place for place, letter in enumerate(text, start=1) if not letter.isspace())]
+    edges = [ends[count] for count in accumulate(len("".join(line.split())) for line in cut)]
+    parts = [" ".join(text[first:end].split()) for first, end in pairwise([0, *edges])]
     return (parts + [""] * len(references))[: len(references)]
 
 

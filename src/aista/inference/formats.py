@@ -55,8 +55,9 @@ def write(translation: Translation, output_format: str, path: Path) -> Path | No
     indented = output_format == "json"
     write_whole(path, as_json(translation, indent=2) if indented else render(translation, output_format))
     beside = path.with_suffix(".warnings.json")
-    if not translation.warnings or output_format in _HOLD_WARNINGS:
+    if not translation.warnings:
         beside.unlink(missing_ok=True)
+    if not translation.warnings or output_format in _HOLD_WARNINGS:
         return None
     rows = [asdict(row) for row in translation.warnings]
     write_whole(beside, json.dumps(rows, ensure_ascii=False, indent=2) + "\n")

@@ -13,6 +13,7 @@ import contextlib
 import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -36,7 +37,8 @@ class Emission:
 
     Attributes:
         text: What is added to all that was given out before, a space in front where one belongs; often empty.
-        start: Where the sound of it begins, in seconds of the stream.
+        start: Where the sound of it begins, in seconds of the stream: never before the end of the emission
+            before that had text.
         end: How much of the stream had been heard when it was given out, in seconds: its delay.
     """
 
@@ -47,6 +49,9 @@ class Emission:
 
 class Stream:
     """One stream of speech and its text.
+
+    Where hearing is interrupted (Ctrl-C, a translator that fails), nothing is lost: the next call goes on
+    with what was not answered, and then with its own samples.
 
     Args:
         translator: Anything that turns sound into text; several streams may share one, one call at a time.
@@ -84,10 +89,14 @@ class Stream:
         self._longest = int(translator.longest_seconds * SAMPLE_RATE_HZ)
         self._samples = np.zeros(0, dtype=np.float32)  # of the stream, from self._origin on
         self._origin = 0
+        self._coming = np.zeros(0, dtype=np.float32)  # pushed, and not looked at yet
+        self._ended: deque[tuple[int, int]] = deque()  # stretches of speech that are not answered yet
         self._closed = 0  # all sound before this sample is answered
         self._asked = 0  # the stream's length when the open sound was last asked about
         self._given, self._before = "", ""  # of the open sound: text given out, and the last answer
+        self._emitted = 0  # letters of the text
         self._emitted_until = 0.0
+        self._new_from: int | None = None  # first sample behind the text that is not emitted yet
 
     def push(self, samples: np.ndarray) -> Emission:
         """Hear the next samples and return what they made stable.
@@ -106,31 +115,44 @@ class Stream:
                 got=f"{samples.dtype} array of shape {samples.shape}",
                 expected="a one-dimensional array of finite floats, mono, 16 kHz",
             )
-        begun = len(self.text)
-        step = SAMPLE_RATE_HZ // 10
-        for place in range(0, len(samples), step):
-            part = samples[place : place + step].astype(np.float32, copy=False)
-            self._samples = np.concatenate([self._samples, part])
-            for first, end in self._finder.push(part):
-                self._close(first, end)
-            self._look()
-        return self._emission(begun)
+        self._coming = np.concatenate([self._coming, samples.astype(np.float32, copy=False)])
+        self._hear()
+        return self._emission()
 
     def finish(self) -> Emission:
-        """End the stream and return what is left to say."""
-        begun = len(self.text)
-        for first, end in self._finder.finish():
-            self._close(first, end)
-        self.unstable = ""
-        return self._emission(begun)
+        """End the stream and return what is left to say.
 
-    def _emission(self, begun: int) -> Emission:
+        Raises:
+            ModelInputError: The translator failed.
+        """
+        self._hear()
+        self._ended += self._finder.finish()
+        self._answer_ended()
+        self.unstable = ""
+        return self._emission()
+
+    def _hear(self) -> None:
+        """Work through all that has come, a tenth of a second at a time."""
+        self._answer_ended()  # what the call before did not come to
+        while len(self._coming):
+            part, self._coming = self._coming[:_BLOCK], self._coming[_BLOCK:]
+            self._samples = np.concatenate([self._samples, part])
+            self._ended += self._finder.push(part)
+            self._answer_ended()
+            self._look()
+
+    def _answer_ended(self) -> None:
+        while self._ended:
+            self._close(*self._ended[0])
+            self._ended.popleft()  # not before it is answered
+
+    def _emission(self) -> Emission:
         end = self._finder.num_samples / SAMPLE_RATE_HZ
-        start = self._emitted_until
-        text = self.text[begun:]
-        if text:
-            self._emitted_until = end
-        return Emission(text, min(start, end), end)
+        start, text = self._emitted_until, self.text[self._emitted :]
+        if self._new_from is not None:
+            start = max(start, self._new_from / SAMPLE_RATE_HZ)
+            self._emitted, self._emitted_until, self._new_from = len(self.text), end, None
+        return Emission(text, start, end)
 
     def _look(self) -> None:
         """Close what fills a hearing, and ask about what is open when a chunk has arrived."""
@@ -141,7 +163,7 @@ class Stream:
             first = self._cut(*self._finder.open)
             if heard - self._asked >= self._chunk_seconds * SAMPLE_RATE_HZ:
                 self._asked = heard
-                self._ask(self._sound(first, heard)[: self._longest])
+                self._ask(first, min(heard, first + self._longest))
         keep = max(self._closed, self._finder.needed_from)
         if keep - self._origin > SAMPLE_RATE_HZ:  # nobody will ask for what is before
             self._samples, self._origin = self._samples[keep - self._origin :].copy(), keep
@@ -168,26 +190,29 @@ class Stream:
 
     def _answer_closed(self, first: int, end: int) -> None:
         text, given, code = self._translated(self._sound(first, end)), self._given, self._request.target
-        self._give(remainder(given, text, code), first_of_sound=not given)
+        self._give(remainder(given, text, code), first)
         self._given = remainder(text, given, code).strip()  # it was said early of sound that follows
         self._before = self.unstable = ""
         self._closed = end
 
-    def _ask(self, sound: np.ndarray) -> None:
+    def _ask(self, first: int, end: int) -> None:
         """Ask about the open sound, and give out what this answer and the one before begin with alike."""
-        if not len(sound):
+        if first >= end:
             return
-        answer = self._translated(sound)
+        answer = self._translated(self._sound(first, end))
         agreed = common_beginning(self._before, answer, self._request.target)
         if len(agreed) > len(self._given) and agreed.startswith(self._given):
-            self._give(agreed[len(self._given) :], first_of_sound=not self._given)
+            self._give(agreed[len(self._given) :], first)
             self._given = agreed
         self._before = answer
         self.unstable = remainder(self._given, answer, self._request.target)
 
-    def _give(self, text: str, *, first_of_sound: bool) -> None:
-        apart = first_of_sound and language(self._request.target).spaces and self.text and text.strip()
+    def _give(self, text: str, first: int) -> None:
+        """Give out more text of the sound that begins at a sample."""
+        apart = not self._given and language(self._request.target).spaces and self.text and text.strip()
         self.text += (" " if apart else "") + text
+        if text and self._new_from is None:
+            self._new_from = first
 
     def _translated(self, sound: np.ndarray) -> str:
         [answer] = self.translator.answer([sound], self._request)

@@ -246,6 +246,9 @@ class SpeechTranslator(ABC):
         """
         raise ModelInputError(f"{self.name} takes only sound.")
 
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Let go of what it holds outside this process: here nothing."""
+
     def time_words(
         self, pieces: Sequence[np.ndarray], texts: Sequence[str], request: Request
     ) -> list[np.ndarray] | None:

@@ -12,10 +12,11 @@ import io
 import json
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.resources import files
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Form, Request, UploadFile
@@ -27,6 +28,7 @@ from starlette.exceptions import HTTPException
 from aista.audio.files import Overlong, Recording
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.errors import AistaError, AudioError, ConfigError
+from aista.inference.coverage import TranslationWarning
 from aista.inference.formats import render
 from aista.inference.translating import Request as Question
 from aista.inference.translating import SpeechTranslator, TranslatedSegment, Translation, joined, listen
@@ -42,6 +44,7 @@ News = TranslatedSegment | Translation | None
 _DECODERS = 2  # files that are decoded at once
 _DECODED_SECONDS = 3_600.0  # of sound in memory, beyond which no other file is decoded
 _SIGN_OF_LIFE_SECONDS = 15.0  # proxies cut connections on which nothing comes
+_HEADER_BYTES = 2_000  # of warnings; proxies refuse answers whose headers take 4 or 8 kB
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -344,15 +347,23 @@ def _event(body: dict[str, Any]) -> str:
 
 
 def _response(result: Translation, asked: Asked) -> Response:
-    """Write a translation as OpenAI's service does; warnings travel in a header."""
-    told = "; ".join(" ".join(str(row).split()) for row in result.warnings)
-    told = told.encode("ascii", "backslashreplace").decode()  # a header holds nothing else
-    headers = {"X-Aista-Warnings": told} if told else {}
+    """Write a translation as OpenAI's service does; the first warnings travel in a header."""
+    headers = {"X-Aista-Warnings": _in_header(result.warnings)} if result.warnings else {}
     if asked.response_format == "json":
         return JSONResponse({"text": result.text}, headers=headers)
     if asked.response_format == "verbose_json":
         return JSONResponse(_verbose(result, asked), headers=headers)
     return PlainTextResponse(render(result, asked.response_format), headers=headers)
+
+
+def _in_header(warnings: Sequence[TranslationWarning]) -> str:
+    """Join as many warnings as fit into a header, and say how many are left out."""
+    rows = [" ".join(str(row).split()) for row in warnings]
+    rows = [row.encode("ascii", "backslashreplace").decode() for row in rows]  # a header holds nothing else
+    fitting = sum(end <= _HEADER_BYTES for end in accumulate(len(row) + len("; ") for row in rows))
+    left_out = len(rows) - fitting
+    more = [f"{left_out} more: response_format verbose_json has them all"] if left_out else []
+    return "; ".join([*rows[:fitting], *more])
 
 
 def _verbose(result: Translation, asked: Asked) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import Any
 
 from aista import plugins
 from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
-from aista.data.manifest import Utterance, write_manifest
+from aista.data.manifest import Utterance, relative_audio, write_manifest
 from aista.data.text_files import guarded
 from aista.data.too_long import NO_LIMITS, Limits, fit, refuse
 from aista.errors import AudioError, ConfigError, ManifestError
@@ -186,7 +186,7 @@ def prepare(
         ManifestError: The source holds none of the splits, or broken metadata; a clip is too long and that
             is an error.
     """
-    module = corpus(name)
+    module, source = corpus(name), Path(source).resolve()
     unknown = sorted(set(splits) - set(module.SPLITS))
     if unknown:
         raise ConfigError(f"{name} has no split {', '.join(unknown)}.", expected=", ".join(module.SPLITS))
@@ -200,7 +200,7 @@ def prepare(
     for split in splits or module.SPLITS:
         try:
             expected = module.expected(split, **options)
-            rows = module.rows(Path(source), split, **options)
+            rows = module.rows(source, split, **options)
         except TypeError as error:
             raise ConfigError(f"{name} cannot be asked this.", got=options, expected=str(error)) from None
         note = getattr(module, "note", None)
@@ -210,7 +210,7 @@ def prepare(
             manifest=str(folder / f"{split}.jsonl"),
             options=asked,
             expected=expected,
-            note=note(Path(source), split, **options) if note else module.NOTE,
+            note=note(source, split, **options) if note else module.NOTE,
         )
         try:
             if (finished := _finished(report, folder)) is None:
@@ -259,8 +259,8 @@ def _write(
             for each in _limited(row, limits, report):
                 report.rows += 1
                 report.hours += (each.duration or 0) / 3600
-                path = Path(os.path.relpath(each.audio or "", manifest.parent)).as_posix()
-                yield each.model_copy(update={"audio": path})
+                audio = relative_audio(each.audio or "", manifest.parent)
+                yield each.model_copy(update={"audio": audio})
 
     try:
         write_manifest(manifest, kept())

@@ -33,6 +33,8 @@ from aista.data.manifest import (
     answer_field,
     complaints,
     numbered,
+    refuse_overwriting,
+    relative_audio,
     write_manifest,
 )
 from aista.data.text_files import guarded
@@ -44,6 +46,11 @@ Row = dict[str, Any]
 
 _TEXTS = ("id", "text", "translation", "prompt", "speaker", "corpus")  # numbers in them are texts too
 _LANGUAGES = ("src_lang", "tgt_lang")
+_TAKERS = {  # option -> the built-in formats that have a use for it
+    "columns": ("table", "huggingface"),
+    "split": ("huggingface",),
+    "audio_root": ("table", "salmonn", "nemo", "qwen", "slam", "lhotse", "huggingface"),
+}
 _ROWS_AT_ONCE = 1024
 _READERS = 4
 
@@ -129,11 +136,15 @@ def import_manifest(
     the header of its file is read; whether it can be decoded is what ``aista data check`` finds out.
 
     Raises:
-        ConfigError: Unknown format, or an option it cannot do without.
-        ManifestError: The source is missing or malformed, or no row can be used; the message says where.
+        ConfigError: Unknown format, an option that it does not take, or one it cannot do without.
+        ManifestError: The source is missing or malformed, it is also what would be written, or no row can be
+            used; the message says where.
     """
     module, source, out = importer(name), Path(source), Path(out)
-    root = options.audio_root or (source if source.is_dir() else source.parent)
+    _must_take(name, options)
+    refuse_overwriting([out], [source])
+    root = os.path.realpath(options.audio_root or (source if source.is_dir() else source.parent))
+    home = os.path.realpath(out.parent)
     found = Imported()
 
     def rows() -> Iterator[Utterance]:
@@ -151,7 +162,7 @@ def import_manifest(
                 if (note := fields.pop(NOTE, None)) is not None:
                     found.count(found.notes, *note)
                 if isinstance(fields.get("audio"), str):
-                    fields["audio"] = Path(os.path.relpath(root / fields["audio"], out.parent)).as_posix()
+                    fields["audio"] = relative_audio(os.path.join(root, fields["audio"]), home)
                 utterance = _utterance(options.defaults | fields, where)
             except ManifestError as error:
                 unusable = unusable or error
@@ -173,7 +184,8 @@ def import_manifest(
         if row.audio is None or row.duration is not None:
             return row
         try:
-            seconds = round(probe(out.parent / row.audio).duration_seconds - row.offset, 4)
+            sound = os.path.normpath(os.path.join(home, row.audio))
+            seconds = round(probe(sound).duration_seconds - row.offset, 4)
         except AudioError:
             return row
         return row.model_copy(update={"duration": seconds}) if seconds > 0 else row
@@ -185,17 +197,30 @@ def import_manifest(
         return replace(found, rows=write_manifest(out, numbered(measured_rows)))
 
 
+def _must_take(name: str, options: Options) -> None:
+    """Refuse an option that a built-in format would ignore."""
+    for option, takers in _TAKERS.items():
+        if name in names() and name not in takers and getattr(options, option):
+            flag = {"columns": "column"}.get(option, option.replace("_", "-"))
+            raise ConfigError(
+                f"The format {name!r} takes no --{flag}.",
+                got=getattr(options, option),
+                expected=f"--{flag} with {', '.join(takers)}",
+                advice=f"Leave --{flag} out.",
+            )
+
+
 def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> int:
     """Write a manifest in another tool's format, audio paths absolute; return the number of rows.
 
     Raises:
         ConfigError: Unknown format, or one that can only be read.
-        ManifestError: A row has segments, which no other format holds.
+        ManifestError: A row has segments, which no other format holds, or ``out`` is the manifest itself.
     """
-    module = importer(name)
+    module, path = importer(name), Path(out)
     if not hasattr(module, "write"):
         raise ConfigError(f"The format {name!r} can only be read.")
-    folder = os.path.abspath(manifest.path.parent)
+    refuse_overwriting([path], [manifest.path])
 
     def rows() -> Iterator[Utterance]:
         for utterance in manifest:
@@ -204,10 +229,9 @@ def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> in
                     f"Utterance {utterance.id!r} has segments: {name} cannot hold them.",
                     advice="Cut the long rows at them first: aista data cut.",
                 )
-            audio = utterance.audio and os.path.normpath(os.path.join(folder, utterance.audio))
+            audio = utterance.audio and str(manifest.audio_path(utterance))
             yield utterance.model_copy(update={"audio": audio})
 
-    path = Path(out)
     with draft_of(path, suffix=path.suffix) as draft:
         module.write(rows(), draft)
     return len(manifest)

@@ -81,6 +81,12 @@ def _columns(data: Dataset, options: Options) -> dict[str, str]:
         del columns["channel"]  # not the number of a channel, but e.g. the name of a broadcaster
     columns |= options.columns
     columns = {field: column for field, column in columns.items() if column}  # "channel=": no column
+    if fields := sorted(set(options.columns) - set(Utterance.model_fields)):
+        raise ConfigError(
+            "A column cannot be mapped to this.",
+            got=", ".join(fields),
+            expected="FIELD=COLUMN, fields: " + ", ".join(Utterance.model_fields),
+        )
     unknown = sorted(set(columns.values()) - set(data.column_names))
     if unknown or "audio" not in columns:
         raise ConfigError(
@@ -108,6 +114,13 @@ def _load(source: Path, split: str | None) -> Dataset:
             advice="Sound files with a metadata.csv: --format table --column audio=file_name.",
         ) from None
     if not isinstance(data, DatasetDict):
+        if split is not None and split != str(data.split):
+            raise ConfigError(
+                f"{source} holds one split alone.",
+                got=f"--split {split}",
+                expected=str(data.split),
+                advice="Leave --split out.",
+            )
         return data
     if split not in data:
         raise ConfigError("Which split?", got=split, expected=", ".join(data), advice="Name it with --split.")
@@ -121,7 +134,7 @@ def _sound(value: Any, name: str, options: Options, unpacked: set[Path]) -> str 
     if value is None or value.get("bytes") is None:
         return None if value is None else value.get("path")
     assert options.out is not None
-    folder = (options.out.parent / f"{options.out.stem}_audio").absolute()
+    folder = options.out.parent.resolve() / f"{options.out.stem}_audio"
     folder.mkdir(parents=True, exist_ok=True)
     suffix = Path(value.get("path") or ".wav").suffix or ".wav"
     plain = re.sub(r"[^\w.-]+", "_", name)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
 from aista.data.importers import Options, Row, Skipped, stem
 from aista.data.manifest import Utterance, answer_field
 from aista.data.text_files import (
@@ -49,15 +50,28 @@ def _must_be_a_whole_file(row: Utterance, format_name: str) -> None:
     """Refuse what formats that name a file alone cannot say.
 
     Raises:
-        ManifestError: The row is one channel, or a span, of its file.
+        AudioError: Whether the row is all of its file cannot be seen: the file cannot be read.
+        ManifestError: The row is one channel, or a span, of its file, or has none.
     """
+    if row.audio is None:
+        raise ManifestError(f"Utterance {row.id!r} has no audio: {format_name} cannot hold it.")
     if row.channel is not None:
         raise ManifestError(
             f"Utterance {row.id!r} is channel {row.channel} of its file: {format_name} cannot say so.",
             advice="Write the sounds as files of their own first: aista data shard.",
         )
-    if row.offset:
-        raise ManifestError(f"Utterance {row.id!r} is a span of a file.", got=f"offset {row.offset:g} s")
+    part = f"offset {row.offset:g} s" if row.offset else None
+    if part is None and row.duration is not None:
+        whole = probe(row.audio).duration_seconds
+        if whole > row.duration + SPAN_TOLERANCE_SECONDS:
+            part = f"duration {row.duration:g} s of {whole:.2f} s"
+    if part is not None:
+        raise ManifestError(
+            f"Utterance {row.id!r} is a span of its file: {format_name} cannot say so.",
+            got=part,
+            expected="rows that are all of their file",
+            advice="Write the sounds of these rows as files of their own first.",
+        )
 
 
 # ---- NeMo: audio_filepath, duration, text, source_lang, target_lang, taskname
