@@ -31,6 +31,16 @@ def manifest(path, count=200, speakers=20, prefix="u"):
     return Manifest(path)
 
 
+def test_a_split_of_two_manifests_of_one_name_tells_all_its_files(tmp_path):
+    homes = [tmp_path / "a", tmp_path / "b"]
+    for home in homes:
+        home.mkdir()
+    found = split([manifest(home / "x.jsonl", 20) for home in homes], {"train": 1, "dev": 1}, by="id")
+    assert sorted(found.values()) == sorted(
+        home / f"x.{part}.jsonl" for home in homes for part in ("train", "dev")
+    )
+
+
 @pytest.mark.parametrize("by", ["id", "audio", "speaker"])
 def test_a_split_divides_all_rows_and_no_group(tmp_path, by):
     whole = manifest(tmp_path / "all.jsonl")

@@ -377,8 +377,7 @@ def sounding(samples: np.ndarray) -> Sounding:
     Cost:
         O(n); memory does not grow with n.
     """
-    levels = range(0, max(1, len(samples) - _LEVEL_SAMPLES + 1), _BLOCK_SAMPLES)  # the last is whole
-    if all(is_silent(samples[start : start + _BLOCK_SAMPLES]) for start in levels):
+    if is_silent(samples):
         return "silence"
     size = min(_SPECTRUM_SAMPLES, len(samples))
     whole = samples[: len(samples) // size * size]

@@ -111,7 +111,8 @@ def split(
         start += len(manifest)
         for number, (name, path) in enumerate(zip(parts, group, strict=True)):
             _write(path, ((manifest, int(index)) for index in np.flatnonzero(which == number)))
-            written[name if len(manifests) == 1 else f"{stem}.{name}"] = path
+            named = stem if stems.count(stem) == 1 else manifest.path.with_suffix("").as_posix()
+            written[name if len(manifests) == 1 else f"{named}.{name}"] = path
     return written
 
 

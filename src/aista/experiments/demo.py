@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from aista.config import AlignSettings, JointSettings, SelectSettings
@@ -276,8 +277,9 @@ def summarise(results: dict[str, Any], folder: Path) -> None:
         console.print(table)
     console.print(f"aligned layers {results['selected_layers']}, {results['seconds']['total']:.0f} s in all")
     for warning in results["warnings"]:
-        console.print(f"[yellow]{warning}")
-    console.print(f"numbers: {folder / 'results.json'}\npage:    {folder / 'report.html'}\n")
+        console.print(f"[yellow]{escape(warning)}")
+    numbers, page = (escape(str(folder / name)) for name in ("results.json", "report.html"))
+    console.print(f"numbers: {numbers}\npage:    {page}\n")
 
 
 def fresh_clip(path: Path, seed: int = 2026) -> str:
@@ -301,7 +303,7 @@ def show_translation(model: str | None, folder: Path) -> None:
     said = fresh_clip(path)
     translator = load(model)
     console.rule("[bold]A fresh clip", align="left", style="dim")
-    console.print(f"said      {said}   ({path})")
+    console.print(f"said      {said}   ({escape(str(path))})")
     for code, title in (("en", "English"), ("zh", "Chinese"), ("ja", "Japanese")):
         if not translator.directions or f"en-{code}" in translator.directions:
             console.print(f"{title:<9} {translator.translate(str(path), target=code).text}")

@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from aista.config import Settings
@@ -204,15 +205,15 @@ class Table(Result):
     def to_text(self, width: int = 120, hide: Collection[str] = ()) -> str:
         """Return the table as a terminal shows it, without the notes in ``hide``; * is p < 0.05."""
         heading, rows = self.grid()
-        shown = RichTable(title=self.title, caption=self.caption, caption_justify="left")
+        shown = RichTable(title=escape(self.title), caption=escape(self.caption), caption_justify="left")
         for i, name in enumerate(heading):
             shown.add_column(
-                name, justify="left" if i == 0 else "right", style="dim" if name == "paper" else ""
+                escape(name), justify="left" if i == 0 else "right", style="dim" if name == "paper" else ""
             )
         for row, texts in zip(self.rows, rows, strict=True):
-            shown.add_row(*texts, style="italic" if row.is_heading else "")
-        console = Console(width=width, file=io.StringIO(), force_terminal=False)
-        console.print(shown, markup=False)
+            shown.add_row(*map(escape, texts), style="italic" if row.is_heading else "")
+        console = Console(width=width, file=io.StringIO(), force_terminal=False, emoji=False)
+        console.print(shown)
         for line in [*(note for note in self.notes if note not in hide), *self.signatures]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         return str(console.file.getvalue())  # type: ignore[attr-defined]

@@ -295,8 +295,8 @@ def starting_model(settings: StageSettings) -> SpeechLM:
                 "The model to start from has LoRA already, which stays as it is.",
                 got=f"lora: {asked}",
                 expected=f"{own}, or nothing said",
-                advice="LoRA is chosen where a model begins: model.lora of `aista align` or `aista pretrain`, or "
-                "lora of the first stage on somebody else's model.",
+                advice="It is chosen where a model begins: model.lora of `aista align` or `aista pretrain`, "
+                "or lora of the first stage on somebody else's model.",
             )
         return speech_llm.to_train(asked, settings.seed)
     assert not isinstance(settings, JointSettings) and settings.model is not None  # the settings see to it

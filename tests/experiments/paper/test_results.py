@@ -75,6 +75,12 @@ def test_text_shows_the_signature_whole() -> None:
     assert "nrefs:1|tok:zh" in text and "46.0 ± 0.2*" in text
 
 
+def test_text_shows_brackets_as_they_are() -> None:
+    row = Row(label="[/INST] :x:", cells=[Cell(mark="[b]")], key="a")
+    text = Table(name="t", title="T [/x]", columns=["[red]c"], rows=[row]).to_text()
+    assert all(part in text for part in ("[/INST] :x:", "[b]", "T [/x]", "[red]c"))
+
+
 def test_saved_exhibits_are_found_again(tmp_path: Path) -> None:
     for exhibit in (FIGURE, TABLE):
         save(exhibit, tmp_path)
