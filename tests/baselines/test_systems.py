@@ -139,10 +139,25 @@ def test_what_is_not_qwen2_audio_and_what_is_not_whole_is_refused(home, tmp_path
     weights = load_file(half / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if ".decoder." not in name}
     save_file(kept, half / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="cannot write"):
+    with pytest.raises(CheckpointError, match="Whisper with decoder are missing"):
         baseline("cascade", asr=str(half), llm=str(home / "lm"))
     with pytest.raises(CheckpointError):
         baseline("cascade", asr=str(home / "asr"), llm=str(tmp_path / "nowhere"))
+
+
+def test_an_interrupted_download_of_whisper_is_refused(home, tmp_path):
+    empty = tmp_path / "whisper"
+    empty.mkdir()
+    shutil.copy(home / "asr" / "config.json", empty)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        baseline("cascade", asr=str(empty), llm=str(home / "lm"))
+
+
+def test_a_form_with_another_field_is_refused(home):
+    for form in ("<s>{speech}{instruction}", "{}{audio}", "{audio"):
+        with pytest.raises(ConfigError, match="field of its own") as told:
+            baseline("speech_llm", model=str(home / "qwen2_audio"), form=form)
+        assert "{audio} and {instruction}" in str(told.value)
 
 
 def test_a_form_that_leaves_the_sound_out_is_refused(home):

@@ -91,6 +91,17 @@ def test_a_setting_out_of_its_range_is_named_before_anything_is_loaded(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
 
 
+def test_a_place_in_a_file_is_told_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line 100 of a file is no emoji."""
+    from aista.cli import main
+    from aista.errors import AistaError
+
+    main._tell(AistaError("data/train.jsonl:100: :x: not a valid utterance."))
+    assert "data/train.jsonl:100: :x: not" in capsys.readouterr().err
+
+
 def test_a_folder_at_work_and_a_folder_that_cannot_be_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

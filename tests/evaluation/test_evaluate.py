@@ -14,6 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from aista.audio.files import write_audio
 from aista.cli import evaluate as evaluate_verb
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
@@ -122,6 +123,26 @@ def test_cached_features_give_the_same_hypotheses(folder, tmp_path, results):
         )
         assert sorted(one) == sorted(other)
     assert cached["scores"] == pytest.approx(results["scores"], rel=1e-3)
+
+
+def test_features_are_of_what_is_heard_at_once_and_the_rest_is_cut(folder, tmp_path):
+    """A clip that is longer than the model hears is heard in pieces, as without features."""
+    long = tmp_path / "long.jsonl"
+    rows = [
+        row.model_copy(update={"audio": str(Manifest(folder / "st.jsonl").audio_path(row))})
+        for row in list(Manifest(folder / "st.jsonl"))[:2]
+    ]
+    write_audio(tmp_path / "long.wav", (np.random.default_rng(0).normal(size=40 * 16_000) * 0.1).astype("f4"))
+    rows.append(rows[0].model_copy(update={"id": "long", "audio": "long.wav", "duration": 40.0}))
+    write_manifest(long, rows)
+    found = []
+    for name, more in (("sound", {}), ("cached", {"features": str(tmp_path / "features")})):
+        asked = settings(folder, tmp_path / name, data=[str(long)], silence_check=False, **more)
+        evaluate(asked)
+        rows_of = read_hypotheses(tmp_path / name / "long.speech.jsonl")
+        assert not any(row.error for row in rows_of)
+        found.append({row.id: row.hypothesis for row in rows_of})
+    assert found[0] == found[1] and "long" in found[0]
 
 
 def test_an_interrupted_decoding_goes_on_where_it_stopped(folder, tmp_path, translator):

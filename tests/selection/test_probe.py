@@ -20,9 +20,10 @@ from aista.audio.files import load_audio
 from aista.config import ProbeSettings
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import AistaError, ConfigError, ManifestError, ModelInputError
+from aista.experiments import probe_page
 from aista.experiments.probe_page import write_pages
 from aista.selection import hidden_states
-from aista.selection.probe import probe
+from aista.selection.probe import PLANS, probe
 from aista.speech_llm import SpeechLM
 from aista.training.stages import fresh_model
 from tests import tiny
@@ -279,6 +280,16 @@ def test_one_transcript_is_too_few_and_a_plan_must_be_of_a_pair(home: Path, tmp_
 
 
 @pytest.mark.slow
+def test_the_page_plays_the_span_that_was_heard(home: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (home / "six.jsonl").read_text().strip().split("\n")]
+    sound = [Utterance(**{**row, "audio": str(home / row["audio"])}) for row in rows]
+    cut = sound[5].model_copy(update={"id": "cut", "text": "A part.", "offset": 0.5, "duration": 0.25})
+    write_manifest(tmp_path / "spans.jsonl", [*sound[:5], cut])
+    probe(settings(home, tmp_path / "out", data=[str(tmp_path / "spans.jsonl")], plans=["cut"]))
+    (shown,) = json.loads((tmp_path / "out" / PLANS).read_text())
+    assert len(probe_page._clip(shown).samples) == 4_000
+
+
 def test_the_page_needs_nothing_and_shows_all(home: Path, tmp_path: Path) -> None:
     costs = ["squared_euclidean", "cosine"]
     probe(settings(home, tmp_path / "out", "qwen2_audio", "ours", costs=costs, plans=["u1"]))
@@ -299,7 +310,6 @@ def test_the_page_needs_nothing_and_shows_all(home: Path, tmp_path: Path) -> Non
 
 def test_a_prompt_with_brackets_is_printed_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aista.cli.probe import app
-    from aista.experiments import probe_page
     from aista.selection import probe as module
 
     row = SimpleNamespace(

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from aista.cli import stages
 from aista.config import SelectSettings
-from aista.data.manifest import Utterance
+from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError, ManifestError
 from aista.retrieval import chance_mrr
 from aista.selection import select as select_module
@@ -95,6 +95,29 @@ def test_pairs_are_distinct_clips_and_the_draw_is_fixed() -> None:
     assert all(short[i] for i in draw_pairs(rows, 10, seed=4, usable=short))
     with pytest.raises(ManifestError, match="10 different clips"):
         draw_pairs(rows, 11, seed=4, usable=short)
+
+
+def test_clips_that_failed_are_too_many_to_choose_by_and_are_tried_again(tmp_path: Path) -> None:
+    model = pretrain(tiny.pretrain_settings(tmp_path, max_steps=1)).folder
+    rows = [
+        row.model_copy(update={"duration": 0.4 + 0.125 * i})
+        for i, row in enumerate(Manifest(tmp_path / "asr.jsonl"))
+    ][:6]
+    sounds = {str(row.audio): (tmp_path / str(row.audio)).read_bytes() for row in rows}
+    write_manifest(tmp_path / "six.jsonl", rows)
+    asked = {"model": str(model), "data": [str(tmp_path / "six.jsonl")], "num_pairs": 6, "batch_size": 4}
+    whole = select(settings(output=str(tmp_path / "whole"), **asked))
+    for name in list(sounds)[1:4]:
+        (tmp_path / name).write_bytes(b"RIFF but no sound")
+    chosen = settings(output=str(tmp_path / "select"), **asked)
+    with pytest.raises(ManifestError, match="Too many pairs") as told:
+        select(chosen)
+    assert "3 of 6" in str(told.value)
+    for name, content in sounds.items():
+        (tmp_path / name).write_bytes(content)
+    mended = select(chosen)
+    assert [row.mrr for row in mended.rows] == [row.mrr for row in whole.rows]
+    assert mended.rows[0].num_pairs == 6
 
 
 @pytest.mark.slow

@@ -35,6 +35,15 @@ def settings(folder: Path, **changes: object) -> AlignSettings:
     return AlignSettings.of(values)
 
 
+@pytest.mark.parametrize("method", ["ctc", "contrastive"])
+def test_every_method_that_is_promised_is_validated(tmp_path: Path, method: str) -> None:
+    """CTC with an output layer of its own trains without the text side; its validation ranks it."""
+    run = align(settings(tmp_path, alignment={"method": method, "layers": [0]}))
+    logged = json.loads((run.folder / "history.json").read_text())
+    ranked = [row["eval_mrr"] for row in logged if "eval_mrr" in row]
+    assert len(ranked) == 2 and all(0 < value <= 1 for value in ranked)
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AistaForConditionalGeneration.from_pretrained(folder).trainable_state_dict()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from aista.cli import monitor as monitor_verb
@@ -57,6 +58,24 @@ def test_a_pause_does_not_slow_the_pace_and_a_torn_row_is_passed_over(tmp_path: 
         file.write('{"step": 210, "ti')
     state = read(folder)
     assert state.step == 200 and state.seconds_per_step == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("pretrain", {"model": None, "init": "aligned", "alignment": {"method": "none", "alpha": 0.99}}),
+        ("pretrain", {"model": {"backbone": "b"}, "init": None, "alignment": {"alpha": 0.99}}),
+        ("align", {"model": {"backbone": "b"}, "init": None, "alignment": {"method": "retrieval"}}),
+        ("joint", {"init": "stage1", "alignment": {"alpha": 0.99}}),
+    ],
+)
+def test_the_stage_is_told_from_the_settings(tmp_path: Path, stage: str, settings: dict[str, Any]) -> None:
+    folder = a_run(tmp_path, [{"step": 10, "time": 1.0, "eval_mrr": 0.5}])
+    kept = yaml.safe_load((folder / "settings.yaml").read_text())
+    (folder / "settings.yaml").write_text(yaml.safe_dump({"train": kept["train"], **settings}))
+    found = read(folder)
+    assert found.stage == stage and (found.best, found.measure) == (0.5, "MRR")
+    assert "best MRR 0.5000 at step 10" in "\n".join(summary(found))
 
 
 def test_a_silent_run_and_an_empty_one(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Alignment(nn.Module):
     Attributes:
         fixed_layers: Layers the method always works at, whatever the settings say; None: the settings'.
         needs_text: Whether it looks at the transcripts' hidden states (else ``PairedStates.text`` is empty
-            and no text branch runs for it).
+            in training, where no text branch runs for it).
         needs_logits: Whether it looks at the distributions over the target, given speech and given text.
         frozen_teacher: Whether the distribution given text comes from the backbone without LoRA.
         over_batch: Whether a pair's loss depends on the other pairs of the batch. May be set by ``__init__``.

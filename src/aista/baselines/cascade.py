@@ -19,7 +19,7 @@ from transformers import WhisperForConditionalGeneration
 
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.baselines.base import Baseline, identity
-from aista.errors import CheckpointError, ConfigError
+from aista.errors import ConfigError
 from aista.inference.translating import Answer, Request
 from aista.inference.translator import read_answer
 from aista.model.backbones import family
@@ -27,6 +27,7 @@ from aista.model.bases import (
     load_backbone,
     load_feature_extractor,
     load_tokenizer,
+    load_whole,
     locate,
     read_config,
     speech_config,
@@ -195,17 +196,9 @@ def _whisper(folder: Path) -> Any:
         CheckpointError: It is no Whisper, or it has no decoder.
     """
     speech_config(folder)
-    loaded: Any = WhisperForConditionalGeneration.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            "This Whisper is not whole: it cannot write.",
-            got=f"{folder} without {missing[0]} and {len(missing) - 1} more",
-            advice="Give one with its decoder.",
-        )
-    return model.eval()
+    return load_whole(
+        WhisperForConditionalGeneration, folder, "Whisper with decoder", dtype=torch.float32
+    ).eval()
 
 
 def _template_of(folder: Path) -> str:

@@ -158,7 +158,7 @@ def _show(results: dict[str, Any]) -> None:
         values = ("" if cell is None else f"{cell:.2f}" for cell in [*cells, value])
         counts = (str(results.get(key, {}).get(measure, "")) for key in ("num_scored", "num_unfinished"))
         table.add_row(measure, *values, *counts)
-    Console().print(table)
+    Console(emoji=False).print(table)
     for measure, signature in results["signatures"].items():
         typer.echo(f"{measure}: {signature}")
     for warning in results["warnings"]:

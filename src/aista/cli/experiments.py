@@ -97,7 +97,7 @@ def reproduce(
     changes: Annotated[
         list[str],
         typer.Option(
-            "--set", help="Base scale: change a setting of a stage, e.g. pretrain.train.max_steps=100."
+            "--set", help="Base scale: change a setting of a stage, e.g. pretrain.train.max_steps=300."
         ),
     ] = [],
     launch: Annotated[str | None, typer.Option(help="Command that starts a training verb.")] = None,

@@ -87,6 +87,6 @@ def main() -> None:
 def _tell(error: AistaError) -> None:
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)  # FILE:100: is a place
     console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
     console.print(str(error), markup=False, soft_wrap=True)  # addresses and paths stay whole

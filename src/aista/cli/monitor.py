@@ -49,7 +49,7 @@ def monitor(
     from rich.console import Console
     from rich.live import Live
 
-    console = Console()
+    console = Console(emoji=False)
     state = read(folder)
     if not follow:
         console.print(render(state, console.width))
@@ -67,12 +67,13 @@ class RunState:
 
     Attributes:
         folder: Of the run.
-        stage: ``pretrain`` or ``joint``.
+        stage: ``align``, ``pretrain`` or ``joint``.
         finished: Whether nothing is left to do.
         step, total: Optimiser steps taken, and the most there will be.
         seconds_per_step: Median of late; None before two rows are logged.
         silent_seconds: Since the newest row; None where the rows carry no time.
-        best, best_step: Highest token accuracy of a validation.
+        best, best_step: Highest ``measure`` of a validation.
+        measure: Token accuracy; MRR where an alignment is validated by retrieval alone.
         checks_without_gain, patience: Validations since the best, and how many end the run.
         newest: Newest value of everything that is logged.
         curves: Name -> (step, value).
@@ -87,6 +88,7 @@ class RunState:
     silent_seconds: float | None = None
     best: float | None = None
     best_step: int | None = None
+    measure: str = "token accuracy"
     checks_without_gain: int = 0
     patience: int | None = None
     newest: dict[str, float] = field(default_factory=dict)
@@ -122,7 +124,9 @@ def read(folder: Path) -> RunState:
         for name, value in row.items():
             if isinstance(value, int | float) and name not in ("step", "time", "epoch"):
                 curves.setdefault(name, []).append((row["step"], float(value)))
-    checks = curves.get("eval_token_accuracy", [])
+    measure = "token accuracy" if "eval_token_accuracy" in curves else "MRR"
+    checks = curves.get("eval_token_accuracy") or curves.get("eval_mrr", [])
+    begins = "pretrain" if "alpha" in settings.get("alignment", {}) else "align"
     best_step, best = max(checks, key=lambda check: (check[1], -check[0]), default=(None, None))
     times = [(row["step"], row["time"]) for row in rows if "time" in row]
     # A pause between two attempts is one outlier, which a median passes over.
@@ -130,13 +134,14 @@ def read(folder: Path) -> RunState:
     paces = [(after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs]
     return RunState(
         folder=folder,
-        stage="joint" if "init" in settings else "pretrain",
+        stage=begins if "model" in settings else "joint",  # which begins from a model alone
         finished=finished,
         step=max((int(row["step"]) for row in rows), default=0),
         total=int(train["max_steps"]),
         seconds_per_step=median(paces) if paces else None,
         silent_seconds=max(0.0, time.time() - times[-1][1]) if times else None,
         best=best,
+        measure=measure,
         best_step=None if best_step is None else int(best_step),
         checks_without_gain=sum(1 for at, _ in checks if best_step is not None and at > best_step),
         patience=train.get("patience"),
@@ -198,7 +203,7 @@ def summary(state: RunState) -> list[str]:
     if state.seconds_per_step is not None and not state.finished:
         lines[-1] += f", {state.seconds_per_step:.2f} s a step, {_span(state.remaining_seconds or 0)} to go"
     if state.best is not None:
-        lines.append(f"best token accuracy {state.best:.4f} at step {state.best_step:,}")
+        lines.append(f"best {state.measure} {state.best:.4f} at step {state.best_step:,}")
         if state.patience:
             lines[-1] += f"; {state.checks_without_gain} checks since, stops after {state.patience}"
     figures = [f"{n.replace('_', ' ')} {state.newest[n]:,.4g}" for n in _SPEED if n in state.newest]

@@ -60,6 +60,7 @@ def probe(
     from rich.markup import escape
     from rich.table import Table
 
+    from aista import processes
     from aista.config import ProbeSettings
     from aista.experiments.probe_page import write_pages
     from aista.selection.probe import probe
@@ -70,8 +71,8 @@ def probe(
         "quantization": quantization, "batch_size": batch_size, "seed": seed,
     }, source="the command line")  # fmt: skip
     found = probe(settings)
-    write_pages(output)
-    console = Console()
+    processes.by_main(lambda: write_pages(output))
+    console = Console(emoji=False)
     for each in found:
         for (given, compared, by), rows in groupby(
             each.rows, key=lambda row: (row.prompt, row.cloud, row.cost)

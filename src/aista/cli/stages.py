@@ -107,7 +107,7 @@ def select(
             f"{row.energy_top_dims_speech:.0%} / {row.energy_top_dims_text:.0%}",
             "yes" * row.selected,
         )
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]{escape(warning)}")

@@ -132,7 +132,7 @@ def _beside(models: Sequence[Probed]) -> list[dict[str, Any]]:
 
 def _clip(row: dict[str, Any]) -> Clip:
     """Return a pair with its sound and its plans; a sound that has gone leaves its plans."""
-    span = {key: row[key] for key in ("offset", "duration", "channel") if key in row}
+    span = {key: row[key] for key in ("offset_seconds", "duration_seconds", "channel") if key in row}
     samples: np.ndarray | None = None
     with contextlib.suppress(AistaError):
         samples = load_audio(row["audio"], **span)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 AISTA = (sys.executable, "-m", "aista")
 TRAINING = ("align", "pretrain", "joint")
 RECORD = "run.json"
-console = Console()
+console = Console(emoji=False)
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _BAR = re.compile(r"(\d+)/(\d+) \(")  # of tqdm; see last_line
@@ -269,7 +269,7 @@ class Queue:
         self.workers = workers
         self.seconds, self.guesses = dict(seconds or {}), dict(guesses or {})
         self.on_time = on_time or (lambda name, spent: None)
-        self.console = console or Console()
+        self.console = console or Console(emoji=False)
         self.commands = {command.name: command for command in commands}
         self.outcomes: dict[str, Outcome] = {}
         self._running: list[_Running] = []

@@ -405,6 +405,13 @@ class SpeechTranslator(ABC):
         self._ask(batch, request, whole)
         yield from _complete(waiting)
 
+    def hears_whole(self, samples: np.ndarray, task: str) -> bool:
+        """Whether an utterance is heard at once and from edge to edge, as its cached features are."""
+        pieces = [
+            (piece.start_sample, piece.end_sample, piece.silent) for piece in self._cut(samples, task, True)
+        ]
+        return pieces == [(0, len(samples), False)]
+
     def _cut(self, content: Content, task: str, whole: bool) -> list[Segment]:
         """Cut samples into what is heard at once; texts and cached features are whole.
 

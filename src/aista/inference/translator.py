@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from aista import processes
-from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
+from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from aista.audio.speech import Segment
 from aista.inference.translating import (
     Answer,
@@ -111,7 +111,8 @@ class Translator(OnSpeechLLM):
         self.model, self.processor = model, processor
         self.speech_llm = SpeechLM(model, processor)
         self.reads_text = not self.speech_llm.kind.takes_files
-        self.shortest_samples = SAMPLES_PER_WINDOW if self.speech_llm.is_ours else 0
+        frames = model.config.frames_per_window if self.speech_llm.is_ours else 0
+        self.shortest_samples = frames * SAMPLES_PER_FRAME
         self.name = name
         self.generation = generation or GenerationSettings()
 

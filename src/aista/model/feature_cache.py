@@ -66,7 +66,7 @@ def cached_features(
             return  # runs side by side get here: they only read
         size = estimate_bytes((int(s * SAMPLE_RATE_HZ) for s in clips.lengths), model.config.feature_dim)
         told = f"encoder features of {len(clips):,} clips: about {size / 1e6:,.0f} MB in {path}"
-        Console(stderr=True).print(told)  # before hours are spent on it
+        Console(stderr=True, emoji=False).print(told, markup=False)  # before hours are spent on it
         with FeatureStoreWriter(path, model.config.feature_dim, fingerprint=fingerprint) as writer:
             _encode(model, processor, clips.without(writer), writer, batch_size)
 

@@ -23,6 +23,7 @@ from aista import processes
 from aista.data.dataset import SpeechDataset
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.errors import AistaError, ModelInputError
+from aista.files import write_whole
 from aista.speech_llm import Batch, SpeechLM
 from aista.speech_llm.pairs import compared, paired_batches, states_of
 
@@ -89,6 +90,7 @@ class Extraction:
         finished, failed = self._own / "finished", self._own / "failed.jsonl"
         starts = range(processes.rank() * batch_size, len(self.dataset), processes.count() * batch_size)
         known = set(finished.read_text().split()) if finished.exists() else set()
+        failures = self._failures(failed)  # of an earlier attempt: they may have been mended
         with ExitStack() as stack:
 
             def writer(name: str, dim: int, dtype: str) -> FeatureStoreWriter:
@@ -103,10 +105,12 @@ class Extraction:
             bar = tqdm(starts, desc="hidden states", unit="batch", disable=not processes.is_main())
             for start in bar:
                 numbers = range(start, min(start + batch_size, len(self.dataset)))
-                if (label := f"{numbers.start}:{numbers.stop}") in known:
+                label = f"{numbers.start}:{numbers.stop}"
+                due = [pair for pair in numbers if label not in known or pair in failures]
+                if not due:
                     continue
                 faults: dict[int, str] = {}
-                good, batches = self._prepared(numbers, faults)
+                good, batches = self._prepared(due, faults)
                 if batches is not None:
                     spoken, written = states_of(self.speech_llm, batches, layers, self.cloud)
                     for place, pair in enumerate(good):
@@ -125,8 +129,8 @@ class Extraction:
                     logger.warning("Clip %s is left out: %s", self.dataset.utterance(pair).id, why)
                 for each in (*writers.values(), *marks.values()):
                     each.flush()
-                with failed.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in faults.items())
+                failures = {pair: why for pair, why in failures.items() if pair not in due} | faults
+                write_whole(failed, "".join(json.dumps(row) + "\n" for row in failures.items()))
                 with finished.open("a", encoding="utf-8") as file:  # last: these pairs are done
                     file.write(f"{label}\n")
         processes.wait()
@@ -170,9 +174,14 @@ class Extraction:
     @property
     def failed(self) -> dict[int, str]:
         """Pairs of all processes that could not be used, and why."""
-        files = [folder / "failed.jsonl" for folder in self._folders]
-        lines = [line for file in files if file.exists() for line in file.read_text().split("\n") if line]
-        return dict(sorted(json.loads(line) for line in lines))
+        found = [self._failures(folder / "failed.jsonl").items() for folder in self._folders]
+        return dict(sorted(row for rows in found for row in rows))
+
+    @staticmethod
+    def _failures(path: Path) -> dict[int, str]:
+        return (
+            dict(json.loads(line) for line in path.read_text().split("\n") if line) if path.exists() else {}
+        )
 
     def _prepared(
         self, numbers: Sequence[int], faults: dict[int, str]

@@ -38,6 +38,8 @@ from aista.selection.hidden_states import Extraction, LayerStates
 from aista.speech_llm import SpeechLM
 
 REPORT = "layers.json"
+#: At least this share of the pairs drawn must be usable.
+LEAST_USABLE = 0.9
 #: A token is massive when its energy |x|^2 is above this many times the median token's.
 MASSIVE = 10.0
 #: How many dimensions "a few" are.
@@ -236,19 +238,26 @@ def select(settings: SelectSettings) -> LayerReport:
 def _select(settings: SelectSettings, output: Path) -> LayerReport:
     place = {"": processes.device()} if torch.cuda.is_available() else None
     speech_llm = SpeechLM.load(settings.model, dtype=settings.dtype, device_map=place)
+    longest = min(settings.max_seconds or math.inf, speech_llm.longest_seconds)  # others are not drawn
     store = None
     if settings.features:
-        longest = min(settings.max_seconds or math.inf, speech_llm.longest_seconds)  # others are not drawn
         store = cached_features(
             speech_llm.model, speech_llm.processor, settings.data, settings.features,
             max_seconds=longest, too_long="skip",
         )  # fmt: skip
     dataset = SpeechDataset([Manifest(path) for path in settings.data], features=store)
-    short = None if settings.max_seconds is None else (dataset.lengths <= settings.max_seconds).tolist()
+    short = (dataset.lengths <= longest).tolist()
     pairs = dataset.subset(draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed, short))
     extraction = Extraction(speech_llm, pairs, output / "states", settings.cloud)
     failed = extraction.run(settings.batch_size)
     texts = [row.text or "" for pair, row in enumerate(pairs.utterances()) if pair not in failed]
+    if len(texts) < max(2, LEAST_USABLE * len(pairs)):
+        raise ManifestError(
+            "Too many pairs cannot be used: layers would be chosen by the few that are left.",
+            got=f"{len(failed)} of {len(pairs)}, e.g. {next(iter(failed.values()))}",
+            expected=f"at most {1 - LEAST_USABLE:.0%}",
+            advice="Mend them (`aista data check --decode`); the same command tries them again.",
+        )
     mine = range(processes.rank(), speech_llm.num_layers + 1, processes.count())
     report = rank_layers(extraction.layers(mine, settings.cloud), texts, settings, name=settings.model)
 

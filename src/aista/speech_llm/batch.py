@@ -241,6 +241,15 @@ class Batcher:
     ) -> None:
         self.processor, self.tokenizer = processor, getattr(processor, "tokenizer", processor)
         self.kind, self.form = speech_class(config.model_type), form
+        if form is not None:
+            try:
+                form.format(audio="", instruction="")
+            except (KeyError, IndexError, ValueError) as error:
+                raise ConfigError(
+                    "A form has a field of its own.",
+                    got=f"{form!r}: {error}",
+                    expected="{audio} and {instruction}, and no other field",
+                ) from None
         self.audio_token_id: Any = placeholder(config)
         self.end: Any = getattr(config, "end_token_id", self.tokenizer.eos_token_id) if end is None else end
         own_pad = self.tokenizer.pad_token_id

@@ -164,7 +164,8 @@ class SpeechTextObjective(nn.Module):
     @torch.no_grad()
     def _text_branch(self, text: Batch) -> tuple[dict[int, Tensor], Tensor | None]:
         """Return the transcripts' hidden states (B, S, d) by layer and logits (B, T, V): what is wanted."""
-        wanted = self.alignment.layers if self.alignment.needs_text else ()
+        needed = self.alignment.needs_text or not self.training  # a validation ranks texts in any case
+        wanted = self.alignment.layers if needed else ()
         if self.alignment.needs_logits:
             lora = not self.alignment.frozen_teacher
             output: Any = self.speech_llm.text_outputs(text, wanted, lora=lora)

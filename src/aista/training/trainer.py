@@ -153,7 +153,8 @@ class AistaTrainer:
         Afterwards the model is the best one, where there were validations; after a signal it is the last one.
         """
         if processes.is_main():
-            Console(stderr=True).print(f"training data: {self.data.train.describe(self.sampler)}")
+            told = f"training data: {self.data.train.describe(self.sampler)}"
+            Console(stderr=True, emoji=False).print(told, markup=False)
         self.prepare()
         random = None if checkpoint is None else checkpointing.load(self, checkpoint)
         self.tell("on_train_begin")

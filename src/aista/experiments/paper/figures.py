@@ -183,7 +183,8 @@ def _computed(context: Context, run: Run) -> MeanStates:
     paths = [str(path) for path in context.tests]
     store = None
     if folder := context.features.get(run.backbone):
-        store = cached_features(model, processor, paths, folder)
+        longest = translator.longest_seconds
+        store = cached_features(model, processor, paths, folder, max_seconds=longest, too_long="skip")
     clips = SpeechDataset([Manifest(path) for path in paths], features=store).clips()
     clips = clips.subset(np.flatnonzero(clips.lengths <= translator.longest_seconds))
     if len(clips) > MOST_PAIRS:

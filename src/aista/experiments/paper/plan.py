@@ -295,7 +295,7 @@ class BasePlan(PaperPlan):
         names: As in ``PaperPlan``; ``all`` is what base and AI-STA alone can fill.
         data: Holds ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl``: speech with transcript and translation,
             as ``aista data prepare covost2`` writes them.
-        changes: ``stage.dotted.key=value``, e.g. ``pretrain.train.max_steps=100``.
+        changes: ``stage.dotted.key=value``, e.g. ``pretrain.train.max_steps=300``.
 
     Raises:
         ConfigError: A change names no stage, or a setting does not allow it.
@@ -315,7 +315,7 @@ class BasePlan(PaperPlan):
                 raise ConfigError(
                     "A change at base scale begins with the stage that it is for.",
                     got=f"--set {text}",
-                    expected=f"{', '.join(STAGES)}: --set pretrain.train.max_steps=100",
+                    expected=f"{', '.join(STAGES)}: --set pretrain.train.max_steps=300",
                 )
             self._changes[stage].append(change)
         align, joint = self.shipped(AlignSettings, "align"), self.shipped(JointSettings, "joint")
@@ -346,8 +346,8 @@ class BasePlan(PaperPlan):
             raise ConfigError(
                 "Base scale needs speech with transcripts and translations.",
                 got=f"missing: {', '.join(missing)}",
-                advice="`aista data prepare covost2 --direction en-zh --out data/covost2-en-zh` makes them; "
-                "--data names their folder.",
+                advice="'aista data prepare covost2 --source cv-corpus-4/en --direction en-zh --out "
+                "data/covost2-en-zh' makes them; --data names their folder.",
             )
         manifests = {part: Manifest(path) for part, path in sources.items()}
         for manifest in manifests.values():
