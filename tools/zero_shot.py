@@ -32,7 +32,7 @@ from aista.demo import corpus
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import EvaluateSettings
 from aista.evaluation.metrics import bleu
-from aista.evaluation.significance import Paired, bootstrap_over_seeds, paired_answers, paired_losses
+from aista.evaluation.significance import Paired, bootstrap_over_seeds, paired_hypotheses, paired_losses
 from aista.experiments.demo import encode, synthesise, write_texts
 from aista.experiments.plan import Job, changed, shipped
 from aista.experiments.runner import Clock, Outcome
@@ -438,7 +438,7 @@ def _difference(
             code: tuple(texts(which, code, "hypotheses", answered) for which in pair) for code in codes
         }
         found["difference"] = {key: compared(key, answered) for key in ("bleu", "wer")}
-        found["pairs"]["bleu"] = paired_answers(texts_of, kept["references"])
+        found["pairs"]["bleu"] = paired_hypotheses(texts_of, kept["references"])
         if kept["wrong"]:
             wrong_of = {
                 code: tuple(texts(which, code, "wrong", answered) for which in pair) for code in codes
@@ -478,7 +478,7 @@ def together(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for key in (*COLUMNS, "identified_wrong"):
             known = [row[key] for row in rows for _ in row["seeds"] if row[key] is not None]
             entry[key] = fmean(known) if known else None
-        for key in rows[0]["difference"]:
+        for key in dict.fromkeys(key for row in rows for key in row["difference"]):
             values = [value for row in rows for value in row["difference"].get(key, {}).get("values", ())]
             entry["difference"][key] = asdict(gain([0.0] * len(values), values))
         pooled.append(entry | _drawn([row["pairs"] for row in rows]))

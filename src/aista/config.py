@@ -428,7 +428,7 @@ class _Stage(Settings):
     Attributes:
         init: What it starts from: the folder of a saved model, such as one that ``aista align`` made; or the
             hub id or folder of any speech LLM of transformers. It may also be called ``model``.
-        lora: Put into a speech LLM of transformers. A model of ours has its own.
+        lora: Put into a speech LLM of transformers. A model of ours has its own: see ``model.lora``.
         dtype: Of the frozen weights of ``init``; None: bfloat16 on a GPU, float32 on a CPU.
     """
 
@@ -465,6 +465,24 @@ class _Stage(Settings):
         if every is None or not isinstance(saved, int) or saved % every == 0:
             return values
         return {**values, "train": {**train, "eval_steps": saved}}
+
+    @model_validator(mode="after")
+    def _what_is_to_be_validated_is(self) -> Self:
+        """Validate at every ``save_steps`` where nothing is said of it; ``eval_steps: null`` says never."""
+        train, some = self.train, bool(self.data.validation)
+        if train.eval_steps and not some:
+            raise ValueError(
+                f"train.eval_steps is {train.eval_steps}, but data.validation names nothing to validate on: "
+                "name a manifest, or set train.eval_steps and train.patience to null"
+            )
+        if some and "eval_steps" not in train.model_fields_set:
+            if train.save_steps > train.max_steps:
+                raise ValueError(
+                    f"data.validation would never be used in {train.max_steps} steps: set train.eval_steps"
+                )
+            every = train.model_copy(update={"eval_steps": train.save_steps})
+            object.__setattr__(self, "train", every)
+        return self
 
 
 class _FromBasesOrModel(_Stage):
@@ -504,30 +522,7 @@ class AlignTargets(Settings):
     options: dict[str, Any] = {}
 
 
-class _Validated(Settings):
-    """Stages in which validation data is validated on, and validations have data."""
-
-    @model_validator(mode="after")
-    def _what_is_to_be_validated_is(self) -> Self:
-        """Validate at every ``save_steps`` where nothing is said of it; ``eval_steps: null`` says never."""
-        settings: Any = self
-        train, some = settings.train, bool(settings.data.validation)
-        if train.eval_steps and not some:
-            raise ValueError(
-                f"train.eval_steps is {train.eval_steps}, but data.validation names nothing to validate on: "
-                "name a manifest, or set train.eval_steps and train.patience to null"
-            )
-        if some and "eval_steps" not in train.model_fields_set:
-            if train.save_steps > train.max_steps:
-                raise ValueError(
-                    f"data.validation would never be used in {train.max_steps} steps: set train.eval_steps"
-                )
-            every = train.model_copy(update={"eval_steps": train.save_steps})
-            object.__setattr__(self, "train", every)
-        return self
-
-
-class AlignSettings(_FromBasesOrModel, _Validated):
+class AlignSettings(_FromBasesOrModel):
     """Alignment first: Q-Former and projection against the frozen backbone's text side, before stage 1.
 
     Attributes:
@@ -543,14 +538,14 @@ class AlignSettings(_FromBasesOrModel, _Validated):
     alignment: AlignTargets = AlignTargets()
 
 
-class PretrainSettings(_FromBasesOrModel, _Validated):
+class PretrainSettings(_FromBasesOrModel):
     """Stage 1 (paper 4.1): speech recognition and audio captioning; the paper aligns nothing here."""
 
     alignment: AlignmentSettings = AlignmentSettings(method="none")
     prompt_pool: bool = True
 
 
-class JointSettings(_Stage, _Validated):
+class JointSettings(_Stage):
     """Stage 3 (paper 4.3): translation and alignment, from a stage-1 model or any speech LLM."""
 
     init: PathName

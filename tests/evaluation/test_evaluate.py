@@ -133,7 +133,15 @@ def test_features_are_of_what_is_heard_at_once_and_the_rest_is_cut(folder, tmp_p
         for row in list(Manifest(folder / "st.jsonl"))[:2]
     ]
     write_audio(tmp_path / "long.wav", (np.random.default_rng(0).normal(size=40 * 16_000) * 0.1).astype("f4"))
-    rows.append(rows[0].model_copy(update={"id": "long", "audio": "long.wav", "duration": 40.0}))
+    voice = (np.random.default_rng(1).normal(size=16_000) * 0.1).astype("f4")
+    write_audio(tmp_path / "late.wav", np.concatenate([np.zeros(48_000, np.float32), voice]))
+    write_audio(tmp_path / "silent.wav", np.zeros(48_000, np.float32))
+    write_audio(tmp_path / "full.wav", np.tile(voice, 30))
+    more = (("long", 40.0), ("late", 4.0), ("silent", 3.0), ("full", 30.02))  # the last: as headers round it
+    rows += [
+        rows[0].model_copy(update={"id": name, "audio": f"{name}.wav", "duration": seconds})
+        for name, seconds in more
+    ]
     write_manifest(long, rows)
     found = []
     for name, more in (("sound", {}), ("cached", {"features": str(tmp_path / "features")})):
@@ -142,7 +150,10 @@ def test_features_are_of_what_is_heard_at_once_and_the_rest_is_cut(folder, tmp_p
         rows_of = read_hypotheses(tmp_path / name / "long.speech.jsonl")
         assert not any(row.error for row in rows_of)
         found.append({row.id: row.hypothesis for row in rows_of})
-    assert found[0] == found[1] and "long" in found[0]
+    assert found[0] == found[1] and found[0]["silent"] == "" and len(found[0]) == 6
+    write_manifest(long, [*rows, rows[2].model_copy(update={"text": "Twice."})])
+    with pytest.raises(EvaluationError, match="stands twice"):
+        evaluate(settings(folder, tmp_path / "twice", data=[str(long)], features=str(tmp_path / "features")))
 
 
 def test_an_interrupted_decoding_goes_on_where_it_stopped(folder, tmp_path, translator):

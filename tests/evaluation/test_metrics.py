@@ -16,8 +16,8 @@ from aista.errors import EvaluationError
 from aista.evaluation.metrics import bleu, chrf, wer
 from aista.evaluation.significance import (
     bootstrap_over_seeds,
-    paired_answers,
     paired_bootstrap,
+    paired_hypotheses,
     paired_losses,
 )
 from aista.model.processing import take
@@ -135,7 +135,7 @@ def test_a_bootstrap_over_seeds_and_sentences_knows_both():
         code: ([[wrong[code]] * size] * 4, [[(wrong, right)[seed % 2][code]] * size for seed in range(4)])
         for code, size in (("zh", 7), ("ja", 5))
     }
-    found = bootstrap_over_seeds(paired_answers(runs, same), num_resamples=2000)
+    found = bootstrap_over_seeds(paired_hypotheses(runs, same), num_resamples=2000)
     gain = np.mean([100 - bleu([wrong[code]] * len(same[code]), same[code], code).value for code in same])
     assert found.difference == pytest.approx(gain / 2)
     rng = np.random.default_rng(0)
@@ -143,15 +143,15 @@ def test_a_bootstrap_over_seeds_and_sentences_knows_both():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
 
     one = {"zh": ([ZH_HYP], [ZH])}
-    found = bootstrap_over_seeds(paired_answers(one, {"zh": ZH}))
+    found = bootstrap_over_seeds(paired_hypotheses(one, {"zh": ZH}))
     assert found.difference == pytest.approx(100 - bleu(ZH_HYP, ZH, "zh").value)
     assert found.low < found.difference <= found.high
-    back = bootstrap_over_seeds(paired_answers({"zh": ([ZH], [ZH_HYP])}, {"zh": ZH}))
+    back = bootstrap_over_seeds(paired_hypotheses({"zh": ([ZH], [ZH_HYP])}, {"zh": ZH}))
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
     with pytest.raises(EvaluationError, match="do not pair up"):
-        paired_answers({"zh": ([ZH, ZH], [ZH])}, {"zh": ZH})
+        paired_hypotheses({"zh": ([ZH, ZH], [ZH])}, {"zh": ZH})
     with pytest.raises(EvaluationError, match="do not pair up"):
-        paired_answers({"zh": ([ZH[:2]], [ZH])}, {"zh": ZH})
+        paired_hypotheses({"zh": ([ZH[:2]], [ZH])}, {"zh": ZH})
 
 
 def test_groups_of_seeds_draw_for_themselves_and_count_by_their_seeds():

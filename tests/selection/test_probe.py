@@ -279,7 +279,6 @@ def test_one_transcript_is_too_few_and_a_plan_must_be_of_a_pair(home: Path, tmp_
 # ---- the page, and the command
 
 
-@pytest.mark.slow
 def test_the_page_plays_the_span_that_was_heard(home: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (home / "six.jsonl").read_text().strip().split("\n")]
     sound = [Utterance(**{**row, "audio": str(home / row["audio"])}) for row in rows]
@@ -290,6 +289,7 @@ def test_the_page_plays_the_span_that_was_heard(home: Path, tmp_path: Path) -> N
     assert len(probe_page._clip(shown).samples) == 4_000
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_and_shows_all(home: Path, tmp_path: Path) -> None:
     costs = ["squared_euclidean", "cosine"]
     probe(settings(home, tmp_path / "out", "qwen2_audio", "ours", costs=costs, plans=["u1"]))

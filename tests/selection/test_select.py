@@ -97,6 +97,7 @@ def test_pairs_are_distinct_clips_and_the_draw_is_fixed() -> None:
         draw_pairs(rows, 11, seed=4, usable=short)
 
 
+@pytest.mark.slow
 def test_clips_that_failed_are_too_many_to_choose_by_and_are_tried_again(tmp_path: Path) -> None:
     model = pretrain(tiny.pretrain_settings(tmp_path, max_steps=1)).folder
     rows = [

@@ -66,6 +66,7 @@ def test_a_resumed_run_logs_the_same_curves(
     assert {name for _, name, _ in found} >= {"ce", "token_accuracy", "wasserstein_0", "train_loss"}
 
 
+@pytest.mark.slow
 def test_the_best_model_is_kept_however_seldom_is_saved(
     init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

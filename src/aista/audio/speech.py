@@ -41,7 +41,7 @@ _HOLDS_ON_FRAMES, _LEAST_LEVELS = 16, 20
 _LEAST_DECIBEL, _MOST_DECIBEL = 2.0, 6.0  # beside the median of a pause: what is as loud as it
 _LOUD_DBFS = -50.0
 _SPECTRUM_SAMPLES = 4096
-_BLOCK_SAMPLES = _LEVEL_SAMPLES * _SPECTRUM_SAMPLES  # 82 s at once: bounds the memory of a long recording
+_BLOCK_SAMPLES = 320 * _SPECTRUM_SAMPLES  # 82 s at once: bounds the memory of a long recording
 _LINES, _WIDTH, _TONE_SHARE = 5, 2, 0.9  # a tone: five lines of the spectrum, two bins wide to either side
 
 Sounding = Literal["silence", "tone", "noise"]

@@ -43,9 +43,6 @@ class Baseline(SpeechTranslator):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.card: dict[str, Any] = {}
 
-    def close(self) -> None:
-        """Let go of what it holds outside this process."""
-
 
 def identity(source: str, revision: str | None = None) -> dict[str, Any]:
     """Identify weights for the card: id, commit, and a digest of the files.

@@ -116,7 +116,7 @@ def read(folder: Path) -> RunState:
     except (OSError, yaml.YAMLError, TypeError, KeyError):
         raise TrainingError(
             f"{folder} holds no training run.",
-            expected="the output folder of `aista pretrain` or `aista joint`",
+            expected="the output folder of `aista align`, `aista pretrain` or `aista joint`",
         ) from None
     rows, finished = _rows(folder), (folder / "training.json").exists()
     curves: dict[str, list[tuple[float, float]]] = {}

@@ -316,20 +316,14 @@ def write_shards(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     name = manifest.path.name
-    if (folder / name).exists() and (folder / name).samefile(manifest.path):
-        raise ManifestError(
-            f"{folder} holds the manifest itself.",
-            got=str(manifest.path),
-            expected="another folder",
-            advice="The manifest of the shards has the same name and would take its place.",
-        )
     order = np.arange(len(manifest))
     if seed is not None:
         order = np.random.default_rng(seed).permutation(len(manifest))
     starts = range(0, len(order), rows_per_shard)
     shards = [folder / f"{manifest.path.stem}-{number:06d}.tar" for number in range(len(starts))]
     archives = {archive_of(manifest.audio_path(row)) for row in manifest if row.audio is not None}
-    refuse_overwriting(shards, (archive for archive in archives if archive is not None))
+    read = [manifest.path, *(archive for archive in archives if archive is not None)]
+    refuse_overwriting([folder / name, *shards], read)
 
     def utterances() -> Iterator[Utterance]:
         for start, shard in zip(starts, shards, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def decode(
     path: Path,
     *,
     from_text: bool = False,
+    sounds: SpeechDataset | None = None,
     fingerprint: str = "",
     description: str = "decoding",
 ) -> list[Hypothesis]:
@@ -81,6 +83,7 @@ def decode(
         dataset: The test set; with ``from_text`` only its utterances are read, not their audio.
         path: The ``.jsonl`` file to fill; beside it lies ``.settings.json`` with what it was made by.
         from_text: Put the transcript where the speech would stand and translate it.
+        sounds: The same rows without cached features, for those of which these do not say the same.
         fingerprint: Whatever identifies the system and the test set.
         description: Shown beside the progress bar.
 
@@ -98,12 +101,16 @@ def decode(
     claim_file(path, {**search, "from_text": from_text, "from": fingerprint})
     done = {row.id: row for row in read_hypotheses(path) if row.id in order and not row.error}
     todo = [index for utterance_id, index in order.items() if utterance_id not in done]
-    groups: dict[Request, list[int]] = defaultdict(list)  # only what is asked alike can share a batch
+    # Only what is asked and given alike can share a batch.
+    groups: dict[tuple[Request, SpeechDataset], list[int]] = defaultdict(list)
     for index in sorted(todo, key=lambda index: (utterances[index].duration or 0.0, index)):
-        groups[request_of(utterances[index])].append(index)
+        given = dataset
+        if sounds is not None and dataset.features is not None and not from_text:
+            given = dataset if _says_the_same(translator, dataset, sounds, index) else sounds
+        groups[request_of(utterances[index]), given].append(index)
     with path.open("a", encoding="utf-8") as file, tqdm(total=len(todo), desc=description, unit="row") as bar:
-        for request, indices in groups.items():
-            contents = (_content(dataset, index, from_text) for index in indices)
+        for (request, given), indices in groups.items():
+            contents = (_content(given, index, from_text) for index in indices)
             for index, answered in zip(indices, translator.answer_all(contents, request), strict=True):
                 row = _hypothesis(utterances[index], answered, from_text)
                 done[row.id] = row
@@ -111,6 +118,19 @@ def decode(
                 file.flush()
                 bar.update()
     return [done[utterance.id] for utterance in utterances]
+
+
+def _says_the_same(
+    translator: SpeechTranslator, dataset: SpeechDataset, sounds: SpeechDataset, index: int
+) -> bool:
+    """Whether a clip's cached features are of all that the system hears of it, at once and to its edges."""
+    assert dataset.features is not None
+    with suppress(AudioError):  # which the sound's own decoding tells
+        utterance, samples = sounds[index]
+        assert not isinstance(samples, str)
+        known = dataset.feature_key(utterance) in dataset.features
+        return known and translator.hears_whole(samples, utterance.task)
+    return False
 
 
 def _content(dataset: SpeechDataset, index: int, from_text: bool) -> Content | AistaError:

@@ -11,8 +11,8 @@ import hashlib
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -280,21 +280,16 @@ class _Bench:
         asked, part = self.settings.measures, Part(len(self.sounds))
         for measure, kind in (("speech", "speech"), ("text_translation", "text")):
             if measure in asked and (rows := self._answerable(from_text=kind == "text")):
-                cached = kind == "speech" and self.dataset.features is not None
-                alike = self._heard_whole_by_the_system(rows) if cached else rows
-                others = sorted(set(rows) - set(alike))  # heard in part, or in pieces: no cache holds these
                 with self._timed(measure):
-                    for data in (self.dataset.subset(alike), self.sounds.subset(others)):
-                        if not len(data):
-                            continue
-                        part.hypotheses += decode(
-                            self.system,
-                            data,
-                            Path(self.settings.output) / f"{self.name}.{kind}.jsonl",
-                            from_text=kind == "text",
-                            fingerprint=self.fingerprint,
-                            description=f"{self.name}: {self.system.name} from {kind}",
-                        )
+                    part.hypotheses += decode(
+                        self.system,
+                        self.dataset.subset(rows),
+                        Path(self.settings.output) / f"{self.name}.{kind}.jsonl",
+                        from_text=kind == "text",
+                        sounds=self.sounds.subset(rows),
+                        fingerprint=self.fingerprint,
+                        description=f"{self.name}: {self.system.name} from {kind}",
+                    )
         if failed := [row for row in part.hypotheses if row.error]:
             many = f"{len(failed)} of {len(part.hypotheses)} rows failed and count as empty answers"
             self.warnings.append(f"{many}, e.g. {failed[0].error}")
@@ -308,16 +303,6 @@ class _Bench:
         if silence and not self._remembered("hears", lambda: hears(self.system, self.sounds)):
             self.warnings.append("the answers are the same without the sound: the model does not hear")
         return part
-
-    def _heard_whole_by_the_system(self, rows: Iterable[int]) -> list[int]:
-        """Return those of some rows of which cached features say the same as their sound."""
-        found = []
-        for row in rows:
-            with suppress(AudioError):  # decoding says it
-                utterance, samples = self.sounds[row]
-                if self.system.hears_whole(samples, utterance.task):
-                    found.append(row)
-        return found
 
     def _answerable(self, *, from_text: bool) -> list[int]:
         """Return the rows that have what this needs; tell of those that the system was not made for."""

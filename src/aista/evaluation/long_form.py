@@ -63,10 +63,11 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
     """
     found: dict[tuple[str, str, str], list[tuple[float, float, str, str]]] = {}
     for path in paths:
-        for row in Manifest(path):
+        manifest = Manifest(path)
+        for row in manifest:
             if row.audio is None or row.task not in ("st", "asr"):
                 continue
-            rows = found.setdefault((str(Path(path).parent / row.audio), row.src_lang, row.answer_lang), [])
+            rows = found.setdefault((str(manifest.audio_path(row)), row.src_lang, row.answer_lang), [])
             parts = row.segments or ()
             for part in parts:
                 text = (part.translation if row.task == "st" else part.text) or ""

@@ -170,7 +170,7 @@ def bootstrap_over_seeds(*groups: Paired, num_resamples: int = 1000, seed: int =
     return Interval(float(whole @ weights), float(low), float(high))
 
 
-def paired_answers(
+def paired_hypotheses(
     systems: Mapping[str, tuple[Sequence[Sequence[str]], Sequence[Sequence[str]]]],
     references: Mapping[str, Sequence[str]],
 ) -> Paired:

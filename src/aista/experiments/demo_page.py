@@ -270,7 +270,7 @@ def chosen_clips(
         clips.append(
             Clip(
                 f"{manifest.stem}-{first.id}",
-                load_audio(manifest.parent / str(first.audio), **first.span),
+                load_audio(Manifest(manifest).audio_path(first), **first.span),
                 first.text or "",
                 f"{title} words · {why}",
                 [

@@ -407,10 +407,8 @@ class SpeechTranslator(ABC):
 
     def hears_whole(self, samples: np.ndarray, task: str) -> bool:
         """Whether an utterance is heard at once and from edge to edge, as its cached features are."""
-        pieces = [
-            (piece.start_sample, piece.end_sample, piece.silent) for piece in self._cut(samples, task, True)
-        ]
-        return pieces == [(0, len(samples), False)]
+        pieces = self._cut(samples, task, whole=True)
+        return len(pieces) == 1 and not pieces[0].silent
 
     def _cut(self, content: Content, task: str, whole: bool) -> list[Segment]:
         """Cut samples into what is heard at once; texts and cached features are whole.

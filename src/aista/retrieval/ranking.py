@@ -294,7 +294,7 @@ class _Search:
         self.known = np.full((self.count, self.count), UNKNOWN, np.int8)
         self.known[cascade.identity[:, None] == cascade.identity] = 2
         self.rivals = (self.known == UNKNOWN).sum(1)
-        self.touched, self.num_hubs = 0, 0
+        self.num_hubs = 0
         self._update()
         pilot = np.random.default_rng(0).permutation(self.count)[:PILOT_ITEMS]
         self._judge(np.sort(pilot), np.arange(self.count))
@@ -306,17 +306,14 @@ class _Search:
         self.hubs = np.argsort(-nearness, kind="stable")
 
     def _judge(self, items: NDArray[np.int64], texts: NDArray[np.int64]) -> None:
-        open_before = (self.known == UNKNOWN).sum()
         for block, verdicts in self.cascade.judge(items, texts):
             self.known[np.ix_(block, texts)] = verdicts
-        self.touched += int(
-            open_before - (self.known == UNKNOWN).sum()
-        )  # what was known does not count again
         self._update()
 
     def _update(self) -> None:
         self.nearer = (self.known == 1).sum(1)
         self.judged = self.rivals - (self.known == UNKNOWN).sum(1)
+        self.touched = int(self.judged.sum())  # a pair counts once, however often it is judged
 
     def interval(self) -> tuple[float, float]:
         """Bounds of the MRR."""

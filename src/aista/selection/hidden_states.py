@@ -90,7 +90,7 @@ class Extraction:
         finished, failed = self._own / "finished", self._own / "failed.jsonl"
         starts = range(processes.rank() * batch_size, len(self.dataset), processes.count() * batch_size)
         known = set(finished.read_text().split()) if finished.exists() else set()
-        failures = self._failures(failed)  # of an earlier attempt: they may have been mended
+        failures = _failures(failed)  # of an earlier attempt: they may have been mended
         with ExitStack() as stack:
 
             def writer(name: str, dim: int, dtype: str) -> FeatureStoreWriter:
@@ -130,7 +130,8 @@ class Extraction:
                 for each in (*writers.values(), *marks.values()):
                     each.flush()
                 failures = {pair: why for pair, why in failures.items() if pair not in due} | faults
-                write_whole(failed, "".join(json.dumps(row) + "\n" for row in failures.items()))
+                if failures or failed.exists():
+                    write_whole(failed, "".join(json.dumps(row) + "\n" for row in failures.items()))
                 with finished.open("a", encoding="utf-8") as file:  # last: these pairs are done
                     file.write(f"{label}\n")
         processes.wait()
@@ -174,14 +175,8 @@ class Extraction:
     @property
     def failed(self) -> dict[int, str]:
         """Pairs of all processes that could not be used, and why."""
-        found = [self._failures(folder / "failed.jsonl").items() for folder in self._folders]
-        return dict(sorted(row for rows in found for row in rows))
-
-    @staticmethod
-    def _failures(path: Path) -> dict[int, str]:
-        return (
-            dict(json.loads(line) for line in path.read_text().split("\n") if line) if path.exists() else {}
-        )
+        every = (_failures(folder / "failed.jsonl").items() for folder in self._folders)
+        return dict(sorted(row for rows in every for row in rows))
 
     def _prepared(
         self, numbers: Sequence[int], faults: dict[int, str]
@@ -234,6 +229,12 @@ class Extraction:
         stores = [FeatureStore(folder / name) for folder in self._folders]
         found: Mapping[str, np.ndarray] = ChainMap(*stores)  # type: ignore[arg-type]  # read only
         return [found[str(pair)] for pair in pairs]
+
+
+def _failures(path: Path) -> dict[int, str]:
+    if not path.exists():
+        return {}
+    return dict(json.loads(line) for line in path.read_text().split("\n") if line)
 
 
 def _store(side: str, layer: int) -> str:

@@ -8,6 +8,7 @@ counts them and warns.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -247,8 +248,10 @@ def _select(settings: SelectSettings, output: Path) -> LayerReport:
         )  # fmt: skip
     dataset = SpeechDataset([Manifest(path) for path in settings.data], features=store)
     short = (dataset.lengths <= longest).tolist()
-    pairs = dataset.subset(draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed, short))
-    extraction = Extraction(speech_llm, pairs, output / "states", settings.cloud)
+    drawn = draw_pairs(dataset.utterances(), settings.num_pairs, settings.seed, short)
+    pairs = dataset.subset(drawn)
+    states = output / "states" / hashlib.sha256(repr(drawn).encode()).hexdigest()[:12]  # of these pairs alone
+    extraction = Extraction(speech_llm, pairs, states, settings.cloud)
     failed = extraction.run(settings.batch_size)
     texts = [row.text or "" for pair, row in enumerate(pairs.utterances()) if pair not in failed]
     if len(texts) < max(2, LEAST_USABLE * len(pairs)):

@@ -137,9 +137,11 @@ def test_other_rows_are_not_mixed_with_what_was_trained(done: tuple[Path, list[s
     before = (root / "data" / "train.jsonl").read_bytes()
     words = ["reproduce", "all", "--scale", "base", "--workers", "0", "--output", str(root / "run")]
     words += ["--data", str(root / "data"), *(word for text in asked for word in ("--set", text))]
-    write_manifest(root / "data" / "train.jsonl", list(Manifest(root / "data" / "train.jsonl"))[1:])
-    changed = CliRunner().invoke(app, words)
-    (root / "data" / "train.jsonl").write_bytes(before)
+    try:
+        write_manifest(root / "data" / "train.jsonl", list(Manifest(root / "data" / "train.jsonl"))[1:])
+        changed = CliRunner().invoke(app, words)
+    finally:
+        (root / "data" / "train.jsonl").write_bytes(before)
     again = CliRunner().invoke(app, words)
     assert changed.exit_code != 0 and "train.asr.jsonl" in changed.output
     assert again.exit_code == 0

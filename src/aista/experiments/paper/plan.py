@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -349,12 +349,11 @@ class BasePlan(PaperPlan):
                 advice="'aista data prepare covost2 --source cv-corpus-4/en --direction en-zh --out "
                 "data/covost2-en-zh' makes them; --data names their folder.",
             )
-        manifests = {part: Manifest(path) for part, path in sources.items()}
-        for manifest in manifests.values():
-            all(_recognition(manifest))  # a row without a transcript is found before anything is written
-        for part, manifest in manifests.items():
-            for kind, rows in (("asr", _recognition), ("mt", _text)):
-                write_manifest(self.folder / "corpus" / f"{part}.{kind}.jsonl", rows(manifest))
+        made = dict[str, Iterable[Utterance]]()
+        for part, path in sources.items():
+            made[f"{part}.asr"], made[f"{part}.mt"] = _recognition(Manifest(path)), _text(Manifest(path))
+        for name, rows in made.items():  # not before all have their transcripts
+            write_manifest(self.folder / "corpus" / f"{name}.jsonl", rows)
 
     def num_layers(self) -> int:
         """Return where layer sets end at the latest; none of them goes beyond the sixth layer."""
@@ -390,13 +389,16 @@ class BasePlan(PaperPlan):
         return kind.of(values, source=f"{path} with --set")
 
 
-def _recognition(manifest: Manifest) -> Iterator[Utterance]:
-    """Yield the rows as recognition rows that can lie in another folder."""
+def _recognition(manifest: Manifest) -> list[Utterance]:
+    """Return the rows as recognition rows that can lie in another folder."""
+    found = []
     for row in manifest:
         if not row.text:
             raise ManifestError("A row has no transcript.", got=f"{manifest.path}: {row.id!r}")
         audio = str(manifest.audio_path(row).resolve())
-        yield row.model_copy(update={"audio": audio, "task": "asr", "translation": None, "tgt_lang": None})
+        told = {"audio": audio, "task": "asr", "translation": None, "tgt_lang": None}
+        found.append(row.model_copy(update=told))
+    return found
 
 
 def _text(manifest: Manifest) -> Iterator[Utterance]:

@@ -169,8 +169,9 @@ def _case_values(case: Case, seeds: list[float]) -> dict[str, Any]:
 
 def saved_clip(context: Context, manifest: Path, index: int, name: str) -> dict[str, Any]:
     """Copy a row's sound beside the figures; returns its file, where it is from, and what is said."""
-    row = Manifest(manifest)[index]
-    samples = load_audio(manifest.parent / str(row.audio or ""), **row.span)
+    rows = Manifest(manifest)
+    row = rows[index]
+    samples = load_audio(rows.audio_path(row), **row.span)
     place = Path(FILES) / f"{name}.flac"
     write_audio(context.folder / place, samples[: int(LONGEST_SECONDS * 16_000)])
     return {"clip": str(place), "audio": str(row.audio), "offset": row.offset, "source": row.text or ""}
