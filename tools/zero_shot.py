@@ -613,7 +613,7 @@ def main() -> None:
         "--to", default="base", help="system that the others are compared with"
     )
     verbs.choices["report"].add_argument(
-        "--together", action="store_true", help="the differences of all experiments as one, too"
+        "--together", nargs="*", default=[], metavar="SPLIT/EXPERIMENT", help="take these as one, too"
     )
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
     verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
@@ -632,12 +632,14 @@ def main() -> None:
         collect(asked["folder"], asked["target"], asked["split"], take)
     else:
         found = [row for target in asked["target"] for row in report(target, asked["to"])]
-        found += together(found) if asked["together"] else []
+        pooled = [row for row in found if row["experiment"] in asked["together"]]
+        found += together(pooled)
         for experiment in dict.fromkeys(row["experiment"] for row in found):
             print(f"\n{experiment}\n")
             print(table([row for row in found if row["experiment"] == experiment]))
         if asked["figure"]:
-            write_whole(asked["figure"], figure(found, dict(pair.split("=", 1) for pair in asked["titles"])))
+            shown = [row for row in found if row["experiment"] not in asked["together"]]
+            write_whole(asked["figure"], figure(shown, dict(pair.split("=", 1) for pair in asked["titles"])))
 
 
 if __name__ == "__main__":
