@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import typer
@@ -57,7 +59,8 @@ def complaint(words: list[str]) -> str:
     if {"--help", "-h"} & set(words):
         return ""
     try:
-        command.make_context(command.name, list(words))
+        with mock.patch.dict(os.environ):  # --base is told to the whole process
+            command.make_context(command.name, list(words))
     except Exception as error:
         said = error.format_message() if hasattr(error, "format_message") else repr(error)
         return "" if "does not exist" in said else said  # a file that does not exist is the reader's
