@@ -158,7 +158,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 SHORT = ("train.max_steps=2", "train.warmup_steps=1", "train.global_batch_size=4", "data.num_workers=0",
-         "train.per_device_train_batch_size=2", "train.save_steps=2", "train.logging_steps=1")  # fmt: skip
+         "train.per_device_train_batch_size=2", "train.save_steps=2", "train.logging_steps=1",
+         "data.max_seconds=2.0")  # fmt: skip
 
 
 @pytest.mark.slow
