@@ -496,15 +496,8 @@ class _FromBasesOrModel(_Stage):
             raise ValueError(
                 "give either model (new adapters on bases) or init (a saved model, or any speech LLM)"
             )
-        ignored = [
-            f"{name} ({given}): {of} says it of new adapters"
-            for name, of, given, usual in (
-                ("lora", "model.lora", self.lora, LoraSettings()), ("dtype", "model.dtype", self.dtype, None),
-            )
-            if self.model is not None and given != usual
-        ]  # fmt: skip
-        if ignored:
-            raise ValueError("; ".join(ignored))
+        if self.model is not None and (self.lora != LoraSettings() or self.dtype is not None):
+            raise ValueError("lora and dtype are of init: new adapters take model.lora and model.dtype")
         return self
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 STDIN = "-"
-_MAX_MINUTES = 720.0
 _TO_A_FILE_EACH = ("srt", "vtt", "tsv")
 _WITH_WORD_TIMES = ("srt", "vtt", "json")
 
@@ -85,8 +84,8 @@ def translate(
         int | None, typer.Option(min=0, help="Channel to hear, from 0.", show_default="the mean of all")
     ] = None,
     max_minutes: Annotated[
-        float, typer.Option(min=0.01, help="Longest recording in minutes.")
-    ] = _MAX_MINUTES,
+        float | None, typer.Option(min=0.01, help="Longest recording in minutes.", show_default="720.0")
+    ] = None,
     vad: Vad = "on",
     coverage: Coverage = "warn",
     live: Annotated[
@@ -110,7 +109,7 @@ def translate(
         f"--output-format {output_format}": output_format in _TO_A_FILE_EACH,
         "--channel": channel is not None,
         f"--coverage {coverage}": coverage != "warn",
-        "--max-minutes": max_minutes != _MAX_MINUTES,
+        "--max-minutes": max_minutes is not None,
     }
     if live and any(of_files.values()):
         told = ", ".join(name for name, given in of_files.items() if given)
@@ -127,13 +126,16 @@ def translate(
         model, device=device, dtype=dtype, batch_size=batch_size, num_beams=beams,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
-    translator.max_minutes, translator.channel = max_minutes, channel
+    translator.channel = channel
+    if max_minutes is not None:
+        translator.max_minutes = max_minutes
     translator.vad, translator.coverage = vad == "on", coverage
     translator.word_times = output_format in _WITH_WORD_TIMES
     if about := ABOUT.get(translator.name):
         typer.echo(f"note: {about} For another: --model", err=True)
     if live:
-        _live(translator, target, source, chunk_seconds, piped=bool(files), as_json=output_format == "json")
+        as_json = output_format == "json"
+        _live(translator, target, source, chunk_seconds or 1.0, piped=bool(files), as_json=as_json)
         return
     failures = 0
     for name, result in zip(files, translator.stream(map(_sound, files), target, source=source), strict=True):
@@ -156,7 +158,7 @@ def translate(
 
 
 def _live(
-    translator: Any, target: str, source: str, chunk_seconds: float | None, *, piped: bool, as_json: bool
+    translator: Any, target: str, source: str, chunk_seconds: float, *, piped: bool, as_json: bool
 ) -> None:
     """Write stable text to stdout as it comes; on a terminal, what may still change stands dim behind it.
 
@@ -173,7 +175,7 @@ def _live(
 
     from aista.inference.streaming import Stream, from_microphone, from_pipe
 
-    stream = Stream(translator, target, source=source, chunk_seconds=chunk_seconds or 1.0)
+    stream = Stream(translator, target, source=source, chunk_seconds=chunk_seconds)
     stop, interrupt = threading.Event(), signal.getsignal(signal.SIGINT)
 
     def end(*_: Any) -> None:
