@@ -14,6 +14,7 @@ from aista.audio import write_audio
 from aista.cli.data import app
 from aista.data.checks import KINDS, check
 from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.errors import ConfigError
 from aista.text.prompts import chinese_form
 
 
@@ -169,6 +170,14 @@ def test_command_line(folder):
     shown = runner.invoke(app, ["show", str(folder / "good.jsonl"), "--json"])
     assert json.loads(shown.stdout)["file"].startswith("2.000 s, 16000 Hz")
     assert "A good clip." in runner.invoke(app, ["show", str(folder / "good.jsonl"), "--id", "u"]).stdout
+    for option in ("--from", "--count"):
+        both = runner.invoke(app, ["show", str(folder / "good.jsonl"), "--id", "u", option, "0"])
+        assert isinstance(both.exception, ConfigError) and "--id shows one row" in str(both.exception)
+    rows = [Utterance(**{**GOOD, "id": f"u{number}"}) for number in range(5)]
+    write_manifest(folder / "five.jsonl", rows)
+    for options, expected in (("", "u0 u1 u2"), ("--from 3", "u3 u4"), ("-n 1 --from 1", "u1")):
+        shown = runner.invoke(app, ["show", str(folder / "five.jsonl"), "--json", *options.split()])
+        assert [json.loads(row)["id"] for row in shown.stdout.splitlines()] == expected.split()
 
 
 def test_strict_makes_warnings_errors(folder):

@@ -11,13 +11,14 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from aista.audio import write_audio
+from aista.audio import load_audio, write_audio
 from aista.cli.data import app
 from aista.data.checks import check
 from aista.data.dataset import SpeechDataset
 from aista.data.importers import Options, export_manifest, import_manifest, importer, names
 from aista.data.manifest import Manifest, TimedText, Utterance, write_manifest
 from aista.data.rearrange import split as split_manifest
+from aista.data.rearrange import write_shards
 from aista.errors import ConfigError, ManifestError
 
 ASR = Utterance(id="a", audio="clips/a.wav", text='Say "a, b".\tTab')
@@ -99,6 +100,23 @@ def test_the_first_piece_of_a_file_is_a_span_too(folder, name, seconds, whole):
     with pytest.raises(ManifestError, match="is a span of its file") as error:
         export_manifest(name, Manifest(folder / "m.jsonl"), folder / "x.json")
     assert "0.2 s of 0.50 s" in str(error.value) and not (folder / "x.json").exists()
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_sounds_in_shards_are_for_this_tool_alone(folder, name):
+    write_manifest(folder / "m.jsonl", [ST])
+    write_shards(Manifest(folder / "m.jsonl"), folder / "shards")
+    shards, file = Manifest(folder / "shards/m.jsonl"), folder / f"x{SUFFIX.get(name, '.jsonl')}"
+    if name != "table":
+        with pytest.raises(ManifestError, match="lies in a tar shard"):
+            export_manifest(name, shards, file)
+        assert not file.exists()
+        return
+    export_manifest(name, shards, file)
+    import_manifest(name, file, folder / "back.jsonl", Options())
+    back = Manifest(folder / "back.jsonl")
+    heard = load_audio(back.audio_path(back[0]))
+    assert np.array_equal(heard, load_audio(shards.audio_path(shards[0]))) and len(heard) == 8_000
 
 
 @pytest.mark.parametrize("name", ["salmonn", "qwen", "slam"])

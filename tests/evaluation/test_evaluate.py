@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from aista.audio.files import write_audio
 from aista.cli import evaluate as evaluate_verb
 from aista.data.dataset import Collator, SpeechDataset
+from aista.data.feature_store import FeatureStore
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError, EvaluationError
 from aista.evaluation import evaluate as module
@@ -123,6 +124,13 @@ def test_cached_features_give_the_same_hypotheses(folder, tmp_path, results):
         )
         assert sorted(one) == sorted(other)
     assert cached["scores"] == pytest.approx(results["scores"], rel=1e-3)
+
+
+def test_features_are_encoded_of_the_rows_that_are_asked_for(folder, tmp_path):
+    """A look at a few rows of a large test set must not encode all of it."""
+    few = {"limit": 2, "features": str(tmp_path / "features")}
+    evaluate(settings(folder, tmp_path / "out", **few))
+    assert 2 <= len(FeatureStore(tmp_path / "features")) <= 4  # of two sets with six clips in all
 
 
 def test_features_are_of_what_is_heard_at_once_and_the_rest_is_cut(folder, tmp_path):

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from aista.audio import speech
 from aista.cli import translate as verb
 from aista.errors import AudioError
 from aista.inference import translator as translator_module
-from aista.inference.streaming import from_microphone
+from aista.inference.streaming import Stream, from_microphone
 from aista.inference.translator import Translator
 from tests.evaluation.standins import Model, Processor, tone
 
@@ -72,6 +73,25 @@ def test_ctrl_c_ends_with_the_last_text(microphone, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     result = CliRunner().invoke(verb.app, ["--live", "--to", "zh"])
     assert (result.exit_code, result.stdout) == (0, "中w6中w3\n")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_ctrl_c_ends_at_once(microphone, monkeypatch):
+    monkeypatch.setattr(speech, "is_installed", lambda: False)
+    monkeypatch.setattr(translator_module, "load", lambda *_, **__: Translator(Model(), Processor()))
+    handler, sent = signal.getsignal(signal.SIGINT), threading.Event()
+
+    def twice(_):
+        os.kill(os.getpid(), signal.SIGINT)
+        while signal.getsignal(signal.SIGINT) is not handler:  # the first one has been taken
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+        sent.set()
+
+    monkeypatch.setattr(Stream, "push", lambda *_: sent.wait(60) and time.sleep(1))
+    microphone(after=staticmethod(twice))
+    result = CliRunner().invoke(verb.app, ["--live", "--to", "zh"])
+    assert result.exit_code != 0 and "中w6" not in result.stdout
     assert signal.getsignal(signal.SIGINT) is handler
 
 

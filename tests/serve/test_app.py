@@ -67,7 +67,8 @@ def test_a_stream_says_the_same_in_pieces(client, target):
     *deltas, done = events(post(client, content=talk(9), to_language=target, stream="true"))
     assert {row["type"] for row in deltas} == {"transcript.text.delta"} and len(deltas) > 1
     assert "".join(row["delta"] for row in deltas) == whole["text"]
-    assert done == {"type": "transcript.text.done", "text": whole["text"]}
+    told = {"warnings": whole["warnings"]} if whole["warnings"] else {}
+    assert done == {"type": "transcript.text.done", "text": whole["text"], **told}
     form = {"to_language": target, "stream": "true", "response_format": "verbose_json"}
     *rows, done = events(post(client, content=talk(9), **form))
     told = [{k: row[k] for k in ("id", "start", "end", "text")} for row in rows if "start" in row]
@@ -83,6 +84,8 @@ def test_silence_is_a_warning(client):
     assert reply.json() == {"text": ""} and "silent" in reply.headers["X-Aista-Warnings"]
     (done,) = events(post(client, content=silence, stream="true", response_format="verbose_json"))
     assert done["text"] == "" and done["warnings"][0]["kind"] == "silence"
+    (plain,) = events(post(client, content=silence, stream="true"))  # no header can tell it by then
+    assert plain == {"type": "transcript.text.done", "text": "", "warnings": done["warnings"]}
 
 
 def test_the_header_of_warnings_is_bounded_and_says_what_it_leaves_out(client, monkeypatch):

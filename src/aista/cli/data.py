@@ -117,8 +117,8 @@ def _print_check(report: CheckReport) -> None:
 def show(
     manifest: ManifestPath,
     row_id: Annotated[str | None, typer.Option("--id", help="Show the row of this id.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", help="How many rows to show.")] = 3,
-    first: Annotated[int, typer.Option("--from", help="Row to begin with, counted from 0.")] = 0,
+    count: Annotated[int | None, typer.Option("--count", "-n", help="How many rows to show. [3]")] = None,
+    first: Annotated[int | None, typer.Option("--from", help="Row to begin with, from 0. [0]")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show rows and what their audio really is."""
@@ -130,11 +130,14 @@ def show(
 
     rows = Manifest(manifest)
     if row_id is not None:
+        if (count, first) != (None, None):
+            raise ConfigError("--id shows one row: it does not go with --from or --count.")
         chosen = [index for index, row in enumerate(rows) if row.id == row_id]
         if not chosen:
             raise ConfigError(f"{manifest} has no row with id {row_id!r}.")
     else:
-        chosen = list(range(max(0, first), min(first + count, len(rows))))
+        begin = max(0, first or 0)
+        chosen = list(range(begin, min(begin + (3 if count is None else count), len(rows))))
     console = Console(highlight=False, emoji=False)
     for index in chosen:
         row = rows[index]

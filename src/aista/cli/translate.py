@@ -199,7 +199,8 @@ def _live(
             for samples in from_pipe(sys.stdin.buffer) if piped else from_microphone(stop):
                 show(stream.push(samples))
         except KeyboardInterrupt:
-            pass
+            if stop.is_set():  # the second one
+                raise
         finally:
             signal.signal(signal.SIGINT, interrupt)
         show(stream.finish())

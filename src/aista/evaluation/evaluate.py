@@ -271,7 +271,7 @@ class _Bench:
 
         store = cached_features(
             self.system.model, self.system.processor, [self.path], folder,
-            max_seconds=longest, too_long="skip",
+            max_seconds=longest, too_long="skip", most=self.settings.limit,
         )  # fmt: skip
         return SpeechDataset([Manifest(self.path)], features=store).subset(range(len(self.sounds)))
 

@@ -29,6 +29,7 @@ def cached_features(
     folder: str,
     *,
     batch_size: int = 16,
+    most: int | None = None,
     **limits: Any,
 ) -> FeatureStore:
     """Return a store that holds the encoder features of every clip, computing what is missing.
@@ -42,6 +43,7 @@ def cached_features(
 
     Args:
         batch_size: Clips at a time.
+        most: Only so many of the first rows that are not too long; None: all.
         limits: ``max_corrupt_share``, ``max_seconds`` and ``too_long`` as those of the training dataset (see
             ``SpeechDataset``), so that its very pieces are encoded.
 
@@ -61,7 +63,8 @@ def cached_features(
 
     def fill() -> None:
         opened = [Manifest(manifest) for manifest in manifests]
-        clips = SpeechDataset(opened, sounds=SoundNames(path), **limits).clips()
+        dataset = SpeechDataset(opened, sounds=SoundNames(path), **limits)
+        clips = dataset.subset(range(min(len(dataset), most or len(dataset)))).clips()
         if is_complete(path) and not len(clips.without(FeatureStore(path, fingerprint=fingerprint))):
             return  # runs side by side get here: they only read
         size = estimate_bytes((int(s * SAMPLE_RATE_HZ) for s in clips.lengths), model.config.feature_dim)

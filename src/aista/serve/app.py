@@ -331,9 +331,12 @@ async def _events(first: News, later: AsyncIterator[News], asked: Asked, target:
                     yield _event({"type": "transcript.text.segment", **_segment(number, news)})
             number += isinstance(news, TranslatedSegment)
             news = await anext(later)
-        body = _verbose(news, asked) if asked.response_format == "verbose_json" else {"text": news.text}
-        subtitles = {kind: render(news, kind) for kind in ("srt", "vtt")} if len(body) > 1 else {}
-        yield _event({"type": "transcript.text.done", **body, **subtitles})
+        body: dict[str, Any] = {"text": news.text}
+        if asked.response_format == "verbose_json":
+            body = _verbose(news, asked) | {kind: render(news, kind) for kind in ("srt", "vtt")}
+        elif news.warnings:  # elsewhere they travel in a header, which has been sent
+            body["warnings"] = [asdict(row) for row in news.warnings]
+        yield _event({"type": "transcript.text.done", **body})
         yield "data: [DONE]\n\n"
     except Exception as error:  # the status is sent: an error can only be an event
         explained = _explain(None, error) if isinstance(error, AistaError) else _explain_fault(None, error)

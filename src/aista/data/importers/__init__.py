@@ -26,6 +26,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from aista import plugins
+from aista.audio.archives import archive_of
 from aista.audio.files import probe
 from aista.data.manifest import (
     Manifest,
@@ -215,7 +216,8 @@ def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> in
 
     Raises:
         ConfigError: Unknown format, or one that can only be read.
-        ManifestError: A row has segments, which no other format holds, or ``out`` is the manifest itself.
+        ManifestError: A row has segments, which no other format holds, or lies in a tar shard, where other
+            tools do not look (a table comes back to this one), or ``out`` is the manifest itself.
     """
     module, path = importer(name), Path(out)
     if not hasattr(module, "write"):
@@ -230,6 +232,12 @@ def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> in
                     advice="Cut the long rows at them first: aista data cut.",
                 )
             audio = utterance.audio and str(manifest.audio_path(utterance))
+            if audio and name != "table" and archive_of(Path(audio)):
+                raise ManifestError(
+                    f"The sound of utterance {utterance.id!r} lies in a tar shard: no other tool reads it.",
+                    got=audio,
+                    advice="Export the manifest that the shards were made from.",
+                )
             yield utterance.model_copy(update={"audio": audio})
 
     with draft_of(path, suffix=path.suffix) as draft:
