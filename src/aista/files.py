@@ -10,12 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 _LARGE_BYTES = 1 << 26
 DRAFTS = ".*.partial*"
 """What the name of an unfinished file matches: a process that was killed leaves it."""
 DISK_WORDS = ("inline_container", "failed writing", "write failed", "I/O error")
 """What torch and safetensors say where a disk refuses: they have no errors of their own for it."""
+
+
+def no_answer() -> tuple[Any, ...]:
+    """Return the errors that mean that a model hub did not give a file, to stand behind ``except``.
+
+    The hub's own descend from those of its HTTP library, whichever that is.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    return (*HfHubHTTPError.__bases__, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
 
 
 @contextmanager

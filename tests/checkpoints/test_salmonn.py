@@ -15,6 +15,7 @@ from aista.checkpoints.beats import convert, inspect
 from aista.errors import CheckpointError
 from aista.model import AistaForConditionalGeneration, BeatsForAudioTagging
 from aista.model.loading import Options
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,33 @@ def test_an_imported_model_refuses_another_llm(kit, tmp_path):
         )
 
 
+def own_model(folder: Path, **settings) -> AistaForConditionalGeneration:
+    bases = str(tiny.whisper(folder / "whisper")), str(tiny.language_model(folder / "lm", "llama"))
+    qformer = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    return AistaForConditionalGeneration.from_bases(
+        *bases, qformer=qformer | settings.pop("q", {}), **settings
+    )
+
+
+@pytest.mark.parametrize("frames", [8, 17, 26, 30, 51])
+def test_an_exported_window_is_read_as_it_was_by_both(tmp_path, frames):
+    model = own_model(tmp_path, q={"frames_per_window": frames})
+    with pytest.warns(UserWarning, match=r"padded \(here voiced\)"):  # SALMONN hears all windows
+        salmonn.export(model, tmp_path / "x.pth")
+    seconds = torch.load(tmp_path / "x.pth", weights_only=True)["config"]["model"]["second_per_window"]
+    assert round(50 * seconds) == frames  # ours; the next is SALMONN's own arithmetic
+    assert round(1500 * seconds / 30.0) == frames
+
+
+@pytest.mark.parametrize(
+    "setting", [{"speech_token_scale": "embeddings"}, {"speech_window_seconds": 1.02}]
+)  # fmt: skip
+def test_what_salmonn_cannot_do_is_not_exported(tmp_path, setting):
+    with pytest.raises(CheckpointError, match=next(iter(setting))):
+        salmonn.export(own_model(tmp_path, **setting), tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
+
+
 def test_by_the_command_line(kit, tmp_path):
     from aista.cli.weights import exports as export_app
     from aista.cli.weights import imports as import_app
@@ -163,6 +191,8 @@ def test_by_the_command_line(kit, tmp_path):
     )
     assert found.exit_code == 0, found.output
     assert "77 taken" in found.output and (out / "tokenizer_config.json").is_file()
+    again = run(import_app, ["salmonn", "x.pth", "--whisper", "w", "--llm", "l", "-o", str(out)])
+    assert "is not empty" in str(again.exception)
     back = tmp_path / "back.pth"
     assert run(export_app, ["salmonn", str(out), "-o", str(back)]).exit_code == 0
     assert back.stat().st_size > 100_000

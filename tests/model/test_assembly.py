@@ -6,17 +6,20 @@ import json
 import os
 import pickle
 import shutil
+from copy import deepcopy as copy_of
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMultimodalLM
 
 import aista
 from aista.errors import CheckpointError, ConfigError
 from aista.model import AistaForConditionalGeneration, AistaProcessor
-from aista.model.bases import identify, load_speech_encoder, load_tokenizer, used_tensors
+from aista.model.bases import describe, identify, load_speech_encoder, load_tokenizer, locate, used_tensors
+from aista.model.feature_cache import encoder_fingerprint
 from aista.model.loading import ALIKE, spare_token_id
 from aista.model.weights import fingerprint, likeness, read_pickle, unlikeness
 from aista.speech_llm import Batcher
@@ -80,6 +83,37 @@ def test_the_placeholder_is_a_row_that_no_token_uses(bases, rows, wanted):
     tokenizer = load_tokenizer(Path(bases.path("qwen2")))
     assert max(tokenizer.get_vocab().values()) == 261
     assert spare_token_id(tokenizer, rows) == wanted
+
+
+@pytest.mark.parametrize("kind", HfHubHTTPError.__bases__)
+def test_a_hub_that_does_not_answer_is_said(monkeypatch, kind):
+    """A proxy's refusal and a torn connection are errors of the HTTP library, which differs by version."""
+
+    def refuse(*_, **__):
+        raise kind("403 Forbidden")
+
+    monkeypatch.setattr("aista.model.bases.snapshot_download", refuse)
+    with pytest.raises(CheckpointError, match="neither a path here"):
+        locate("some/model")
+
+
+def test_a_folder_called_snapshots_is_no_cache_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "snapshots/lm").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert describe("snapshots/lm") == {"source": str(tmp_path / "snapshots/lm"), "revision": None}
+    monkeypatch.setattr("aista.model.bases.snapshot_download", lambda *_, **__: tmp_path / "snapshots/lm")
+    assert describe("some/model") == {"source": "some/model", "revision": "lm"}
+
+
+def test_features_of_batches_as_salmonns_are_other_features(pair):
+    config = copy_of(pair[0].config)
+    config.audio_config.batch_invariant = False
+    assert encoder_fingerprint(config) != encoder_fingerprint(pair[0].config)
+
+
+def test_an_unknown_dtype_is_said(saved):
+    with pytest.raises(ConfigError, match=r"Unknown dtype[^$]*fp16[^$]*bfloat16"):
+        load(saved, dtype="fp16")
 
 
 def test_the_trainable_state_is_strict(pair, bases):

@@ -258,7 +258,8 @@ def test_settings_are_checked(bases):
     for settings, message in (
         ({"speech_tokens": "many"}, "speech tokens"),
         ({"lora": {"rank": 3}}, "LoRA settings"),
-        ({"lora": {"targets": ["w_q"]}}, "target layers"),
+        ({"lora": {"targets": ["w_q"]}}, "cannot be put[^$]*w_q"),
+        ({"lora": {"targets": ["input_layernorm"]}}, "cannot be put[^$]*not supported"),
         ({"qformer": {"hidden": 3}}, "window Q-Former"),
         ({"template": "poem"}, "template"),
         ({"position_ids": "x"}, "position_ids"),

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,10 @@ def test_what_is_kept_and_what_a_crash_leaves(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["checkpoint-1", "checkpoint-10", "checkpoint-3"]  # best, newest, the one before
     assert last_checkpoint(tmp_path) == str(folders[3])
+    for kept in ("checkpoint-10 (copy)", "checkpoint-1-backup"):  # by its user: not ours to read or delete
+        shutil.copytree(folders[3], folders[3].with_name(kept))
+    complete(folders[3], str(folders[0]))
+    assert last_checkpoint(tmp_path) == str(folders[3]) and len(list(folders[3].parent.iterdir())) == 5
     (folders[3] / COMPLETE).unlink()  # half written, or half deleted
     assert last_checkpoint(tmp_path) == str(folders[2]) and not folders[3].exists()
 
@@ -185,14 +191,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_utterances(
     stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny.joint_settings(tmp_path, str(stage1))
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    start = time.perf_counter()
     with monkeypatch.context() as patch:
         poisoned(patch, {3})
         with pytest.raises(TrainingError, match="not finite at step 2") as caught:
             joint(settings)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    before = float((tmp_path / "joint/seconds").read_text())
     (row,) = json.loads((tmp_path / "joint/nonfinite_batch.json").read_text())
     assert row["step"] == 2 and row["loss"] == "nan" and len(row["utterances"]) == 3
     assert all(name in str(caught.value) for name in row["utterances"])
-    assert joint(settings).steps == 4  # from the checkpoint of step 2
+    run = joint(settings)
+    assert run.steps == 4  # from the checkpoint of step 2
+    assert 0 < before < run.seconds < time.perf_counter() - start  # of both attempts
 
 
 def test_a_batch_without_a_finite_loss_can_be_skipped(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from aista.alignment import alignment
 from aista.data.dataset import SpeechDataset
-from aista.data.manifest import Manifest
+from aista.data.manifest import Manifest, write_manifest
 from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.speech_llm import SpeechLM
@@ -42,6 +42,18 @@ def test_ratio_follows_alpha_and_the_scale_of_the_cost(parts):
     expected = sum(row.wasserstein / row.text_spread for row in raw.layers) / 2
     assert scaled.alignment == pytest.approx(expected, rel=1e-4)
     assert raw.swamped == (raw.ratio > 1)
+
+
+def test_transcripts_of_one_token_have_no_spread(parts, tmp_path):
+    """Equal tokens are all at their mean: what is divided by their spread is not shown."""
+    speech_llm, rows = parts
+    alike = [row.model_copy(update={"text": "a"}) for row in rows.utterances()]
+    write_manifest(tmp_path / "alike.jsonl", alike)
+    for count in (1, 5):
+        one = SpeechDataset([Manifest(tmp_path / "alike.jsonl")]).subset(range(count))
+        found = preflight(speech_llm, one, alignment("wasserstein", (0,)), alpha=0.9)
+        found.show(Console(file=(shown := io.StringIO()), width=120))
+        assert " - " in shown.getvalue() and found.layers[0].wasserstein > 0
 
 
 def test_nothing_is_changed(parts):

@@ -16,6 +16,8 @@ from typing import Any
 
 from aista import processes
 from aista.checkpoints.hub import SOURCES
+from aista.errors import CheckpointError
+from aista.model.bases import weight_files
 
 _PACKAGES = ("torch", "transformers", "peft", "POT", "numba", "numpy", "sacrebleu", "soundfile", "soxr",
              "tokenizers")  # fmt: skip
@@ -121,22 +123,29 @@ def _machine() -> list[Check]:
 
 
 def _weights(folder: Path) -> list[Check]:
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path.home() / ".cache/huggingface/hub")
-    checks = []
+    from huggingface_hub import constants
+
+    cache, checks = Path(constants.HF_HUB_CACHE), []
     for name, source in SOURCES.items():
         places = [folder / name]
-        places += [cache / f"{p.kind}s--{p.repository.replace('/', '--')}/snapshots" for p in source.places]
-        beside = {file.name for file in source.places[0].files if file.name.endswith(".json")}
-        found = next((place for place in places if _holds_weights(place, beside)), None)
+        for place in source.places:
+            kept = cache / f"{place.kind}s--{place.repository.replace('/', '--')}/snapshots"
+            places += sorted(kept.iterdir()) if kept.is_dir() else []
+        wanted = [Path(file.name).name for file in source.places[0].files]
+        found = next((place for place in places if _is_whole(place, wanted)), None)
         title, fix = f"{source.title}, {source.gigabytes} GB", f"aista download {name}"
         checks.append(_optional(name, found, str(found), title, fix))
     return checks
 
 
-def _holds_weights(place: Path, beside: set[str]) -> bool:
-    """Whether weights are below a folder, and the files that must come with them."""
+def _is_whole(place: Path, names: list[str]) -> bool:
+    """Whether a folder holds one file of weights, where that is all there is, or every part of a model."""
     if not place.is_dir():
         return False
-    paths = list(place.rglob("*"))
-    weights = any(path.suffix in (".safetensors", ".bin", ".pt", ".pth") for path in paths)
-    return weights and beside <= {path.name for path in paths}
+    if len(names) == 1:
+        return any(path.suffix in (".safetensors", ".pt", ".pth") for path in place.rglob("*"))
+    try:
+        parts = [*weight_files(place), *(place / name for name in names or ["config.json"])]
+    except CheckpointError:
+        return False
+    return all(part.is_file() for part in parts)

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from aista.errors import CheckpointError, ConfigError
-from aista.files import sha256_of
+from aista.files import no_answer, sha256_of
 
 __all__ = ["SOURCES", "File", "Place", "Source", "download", "verify"]
 
 _ENDPOINT = "https://huggingface.co"
-# The hub's own errors descend from those of its HTTP library, whichever that is: nothing here imports one.
-_NO_FILE = (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
-NO_ANSWER: tuple[Any, ...] = (*HfHubHTTPError.__bases__, *_NO_FILE)
+_AGAIN = "Delete it, and run the same command again."
 
 
 @dataclass(frozen=True)
@@ -156,11 +153,13 @@ def verify(path: Path, file: File) -> None:
     if file.size not in (None, size):
         found += f"{size:,} bytes"
         raise CheckpointError(
-            "A downloaded file has the wrong size.", got=found, expected=f"{file.size:,} bytes"
+            "A downloaded file has the wrong size.", got=found, expected=f"{file.size:,} bytes", advice=_AGAIN
         )
     if file.sha256 is not None and (digest := sha256_of(path)) != file.sha256:
         found += digest
-        raise CheckpointError("A downloaded file has other content.", got=found, expected=file.sha256)
+        raise CheckpointError(
+            "A downloaded file has other content.", got=found, expected=file.sha256, advice=_AGAIN
+        )
 
 
 def download(name: str, to: str | Path | None = None, tell: Callable[[str], None] = lambda _: None) -> Path:
@@ -187,7 +186,7 @@ def download(name: str, to: str | Path | None = None, tell: Callable[[str], None
     for place in wanted.places:
         try:
             return _fetch(place, folder, tell)
-        except NO_ANSWER as error:
+        except no_answer() as error:
             failures.append(f"{place.repository}: {type(error).__name__}")
             tell(f"{place.repository} did not give it ({type(error).__name__})")
     raise CheckpointError(

@@ -330,18 +330,38 @@ def export(model: AistaForConditionalGeneration, path: str | Path) -> None:
     """Write a model as a SALMONN checkpoint, leaks included, so that SALMONN's own code can read it.
 
     Args:
-        model: Any model of this package. (SALMONN's code expects a Llama and the Q-Former's real size.)
+        model: A model of this package, with SALMONN's plain projection and whole window of 30 s. (Its code
+            expects a Llama and the Q-Former's real size.)
         path: The ``.pth`` file.
+
+    Raises:
+        CheckpointError: SALMONN's code cannot do what this model was trained with.
+
+    Warns where SALMONN's code will hear or ask otherwise: it takes all windows, those after the sound too.
     """
     config = model.config
+    unknown = {
+        "model.speech_token_scale: embeddings": config.speech_token_length is not None,
+        "model.speech_window_seconds": config.speech_window_seconds is not None,
+    }
+    if refused := [name for name, is_set in unknown.items() if is_set]:
+        raise CheckpointError(
+            "SALMONN's code has no place for a setting that this model was trained with.",
+            got=", ".join(refused),
+            expected="a model trained without it",
+        )
+    other = {"speech_tokens: padded": config.speech_tokens, "template: vicuna": config.template}
+    if differs := [f"{wanted} (here {got})" for wanted, got in other.items() if not wanted.endswith(got)]:
+        warnings.warn(f"SALMONN's code works with {', '.join(differs)}: answers will differ.", stacklevel=2)
+    seconds = 0.333333 if config.frames_per_window == 17 else config.frames_per_window / 50  # as published
     settings = {
         "lora": config.lora["r"] > 0,
         "lora_rank": config.lora["r"],
         "lora_alpha": config.lora["alpha"],
         "lora_dropout": config.lora["dropout"],
         "num_speech_query_token": config.queries_per_window,
-        "second_per_window": round(config.frames_per_window / 51, 6),
-        "second_stride": round(config.frames_per_window / 51, 6),
+        "second_per_window": seconds,
+        "second_stride": seconds,
         "prompt_template": PROMPT_TEMPLATE,
         "end_sym": "</s>",
     }

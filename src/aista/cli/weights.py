@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -80,7 +80,10 @@ def from_salmonn(
     parity: Annotated[
         bool, typer.Option("--parity", help="Keep SALMONN's numbers to the last habit (batches, pads).")
     ] = False,
-    dtype: Annotated[str | None, typer.Option(help="Of the frozen models while importing.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the frozen models while importing."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import a SALMONN checkpoint: every key accounted for, every base recognised, or a reason why not."""
@@ -88,6 +91,8 @@ def from_salmonn(
     from aista.model.loading import Options
     from aista.model.processing import AistaProcessor
 
+    if out.is_dir() and any(out.iterdir()):
+        raise CheckpointError("The output folder is not empty.", got=out, advice="Choose another --out.")
     model = load(
         checkpoint,
         FrozenModels(whisper, beats, llm),

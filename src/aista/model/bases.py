@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -26,6 +26,7 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from aista.errors import CheckpointError
+from aista.files import no_answer
 from aista.model.beats import BeatsModel, read_checkpoint
 from aista.model.configuration import BeatsConfig
 from aista.model.weights import fingerprint, load_strictly, read_pickle, require_match
@@ -64,7 +65,7 @@ def locate(source: str, *, revision: str | None = None, beside: Path | None = No
         raise CheckpointError("This base does not exist.", got=source, advice="Check the path.")
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(_HUB_FILES)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+    except (*no_answer(), HFValidationError) as error:
         raise CheckpointError(
             "This base is neither a path here nor a model that can be fetched from the hub.",
             got=source,
@@ -82,7 +83,8 @@ def describe(source: str, *, revision: str | None = None) -> dict[str, Any]:
     path = locate(source, revision=revision)
     if source.startswith(PACKAGED):
         return {"source": source, "revision": None}
-    if path.parent.name == "snapshots":  # the hub's cache: <repository>/snapshots/<commit>
+    is_here = Path(source).expanduser().exists()
+    if path.parent.name == "snapshots" and not is_here:  # the hub's cache: <repository>/snapshots/<commit>
         return {"source": source, "revision": path.name}
     return {"source": str(path), "revision": None}
 
@@ -93,7 +95,7 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     Raises:
         CheckpointError: There are no weights, or they are damaged or unsafe.
     """
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         if file.suffix == ".safetensors":
             try:
                 with safe_open(file, framework="pt") as content:
@@ -109,7 +111,12 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             yield from read_pickle(file).items()
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold a model's weights, safetensors where there are any.
+
+    Raises:
+        CheckpointError: There are none, or files of an index are missing.
+    """
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if index.is_file():

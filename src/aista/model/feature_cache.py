@@ -83,6 +83,8 @@ def encoder_fingerprint(config: Any) -> str:
     kept: list[Any] = [config.speech_tokens]  # what is as usual is not named: older stores stay valid
     if config.speech_window_seconds is not None:
         kept.append(config.speech_window_seconds)
+    if config.audio_config is not None and not config.audio_config.batch_invariant:
+        kept.append("batches as SALMONN's")  # whose padding reaches what BEATs gives
     if config.frames_per_window != FRAMES_PER_WINDOW:  # whole windows are kept
         kept.append(f"{config.frames_per_window} frames")
     return hashlib.sha256(json.dumps([*known, *kept]).encode()).hexdigest()

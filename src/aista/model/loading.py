@@ -11,7 +11,7 @@ import sys
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, Blip2QFormerConfig
 
 from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from aista.config import Dtype
 from aista.errors import CheckpointError, ConfigError
 from aista.files import draft_of
 from aista.model import bases
@@ -66,10 +67,13 @@ class Options:
         """Return them as ``from_pretrained`` of transformers takes them.
 
         Raises:
-            ConfigError: The quantisation is unknown.
+            ConfigError: The quantisation or the type is unknown.
         """
         dtype = self.dtype or default_dtype()
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        if isinstance(dtype, str):
+            if dtype not in get_args(Dtype):
+                raise ConfigError("Unknown dtype.", got=dtype, expected=", ".join(get_args(Dtype)))
+            dtype = getattr(torch, dtype)
         given: dict[str, Any] = {"dtype": dtype, "device_map": self.device_map}
         if self.attn_implementation:
             given["attn_implementation"] = self.attn_implementation

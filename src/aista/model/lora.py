@@ -51,8 +51,8 @@ def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[st
             inject_adapter_in_model(config, backbone)
     except ValueError as error:
         raise ConfigError(
-            "LoRA found none of its target layers in this backbone.",
-            got=targets,
+            "LoRA cannot be put into these layers of this backbone.",
+            got=f"{', '.join(targets)}: {error}",
             advice="Name them in lora.targets or in a family file (docs/guides/own-backbone.md).",
         ) from error
     for name, parameter in backbone.named_parameters():

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -217,6 +218,25 @@ class StopOnSignal(TrainerCallback):
         for name, handler in self._previous.items():
             signal.signal(name, handler)
         self._previous.clear()
+
+
+class Clock:
+    """Time spent training over all resumptions: kept beside every checkpoint, and however training ends."""
+
+    def __init__(self, output: Path) -> None:
+        self._path, self._start = output / "seconds", time.perf_counter()
+        self._before = float(self._path.read_text()) if self._path.exists() else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Up to now."""
+        return self._before + time.perf_counter() - self._start
+
+    def keep(self) -> None:
+        """Remember them for the next attempt; a disk that is full has been told of already."""
+        if processes.is_main():
+            with suppress(OSError):
+                write_whole(self._path, f"{self.seconds:.3f}")
 
 
 class FiniteLosses:

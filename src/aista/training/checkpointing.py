@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from aista.training.trainer import AistaTrainer
 
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 OPTIMIZER, STATE, SUMS, COMPLETE = "optimizer.pt", "trainer_state.json", "sums.json", "COMPLETE"
 
 
@@ -182,7 +184,9 @@ def complete(folder: Path, best: str | None) -> None:
 
 
 def _oldest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    """Return the checkpoints of a run; what else its user keeps beside them is not ours to read or delete."""
+    found = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
+    return sorted((path for path in found if found[path]), key=lambda path: int(path.name.split("-")[1]))
 
 
 @contextmanager

@@ -86,8 +86,10 @@ class Preflight:
         title = f"Before training, {self.num_pairs} pairs (MRR by chance {self.chance_mrr:.2f})"
         table = Table("layer", "|speech|²", "|text|²", "W", "W / text spread", "MRR", title=title)
         for row in self.layers:
-            figures = (row.speech_norm, row.text_norm, row.wasserstein, row.wasserstein / row.text_spread)
-            table.add_row(str(row.layer), *(f"{value:.3g}" for value in figures), f"{row.mrr:.2f}")
+            figures = [f"{value:.3g}" for value in (row.speech_norm, row.text_norm, row.wasserstein)]
+            is_spread = row.text_spread > 1e-6 * row.text_norm  # tokens that are all alike have no spread
+            spread = f"{row.wasserstein / row.text_spread:.3g}" if is_spread else "-"
+            table.add_row(str(row.layer), *figures, spread, f"{row.mrr:.2f}")
         console.print(table)
         told = f"cross-entropy {self.cross_entropy:.3f}"
         if self.ratio is not None:

@@ -11,7 +11,6 @@ A finished run is a model folder (``aista.load`` reads it) that also holds ``set
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,13 +164,8 @@ def _train(settings: StageSettings, objective: SpeechTextObjective, trainer: typ
     if isinstance(settings, JointSettings) and processes.is_main():
         before_training(speech_llm, data.train, objective.alignment, objective.alpha, output)
     set_seed(settings.seed + processes.rank())  # dropout: every process draws its own
-    start, time_so_far = time.perf_counter(), output / "seconds"
-    seconds_before = float(time_so_far.read_text()) if time_so_far.exists() else 0.0
     checkpoint = processes.by_main(lambda: last_checkpoint(output))
     running.train(Path(checkpoint) if checkpoint else None)
-    seconds = seconds_before + time.perf_counter() - start
-    if processes.is_main():
-        write_whole(time_so_far, f"{seconds:.3f}")
     if running.stop.stopped:
         raise Interrupted(
             f"Stopped at step {running.state.global_step} of {settings.train.max_steps}; nothing is lost.",
@@ -179,7 +173,7 @@ def _train(settings: StageSettings, objective: SpeechTextObjective, trainer: typ
         )
     running.save_model(output)
     with writing(output):
-        return processes.by_main(lambda: _finish(output, running, seconds))
+        return processes.by_main(lambda: _finish(output, running))
 
 
 def speed_up(model: Any, settings: TrainSettings) -> None:
@@ -252,7 +246,7 @@ def _data(settings: StageSettings, objective: SpeechTextObjective) -> TrainingDa
     return TrainingData(datasets[0], validation, collator, data.weights, data.num_workers)
 
 
-def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
+def _finish(output: Path, trainer: AistaTrainer) -> Run:
     """Write what stands beside the model, and the mark of completeness last."""
     speech_llm = trainer.trained_module.speech_llm
     if speech_llm.is_ours:  # somebody else's processor is its base's
@@ -260,6 +254,7 @@ def _finish(output: Path, trainer: AistaTrainer, seconds: float) -> Run:
     (output / OWN_WEIGHTS).unlink(missing_ok=True)  # training alone needs it
     write_whole(output / "history.json", json.dumps(trainer.state.log_history, indent=1))
     best = {f"best_{trainer.metric}": trainer.state.best_metric}
+    seconds = trainer.clock.seconds
     run = Run(output, trainer.state.global_step, seconds, **best)
     row = {
         "steps": run.steps,

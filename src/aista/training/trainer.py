@@ -33,7 +33,7 @@ from aista.retrieval.tokens import under_cost
 from aista.speech_llm import Batch
 from aista.text.normalize import edit_distance
 from aista.training import checkpointing
-from aista.training.callbacks import FiniteLosses, Journal, Meter, Progress, StopOnSignal, Sums
+from aista.training.callbacks import Clock, FiniteLosses, Journal, Meter, Progress, StopOnSignal, Sums
 from aista.training.checkpointing import complete, writing
 from aista.training.objective import SpeechTextObjective
 from aista.training.optimisation import (
@@ -155,6 +155,7 @@ class AistaTrainer:
         if processes.is_main():
             told = f"training data: {self.data.train.describe(self.sampler)}"
             Console(stderr=True, emoji=False).print(told, markup=False)
+        self.clock = Clock(self.output)
         self.prepare()
         random = None if checkpoint is None else checkpointing.load(self, checkpoint)
         self.tell("on_train_begin")
@@ -171,6 +172,9 @@ class AistaTrainer:
             if self.state.global_step % self.settings.save_steps and processes.count() == 1:
                 self.save()
             raise
+        finally:
+            self.stop.on_train_end()  # however it ends, the signals are the caller's again
+            self.clock.keep()
         if not self.stop.stopped:
             self.log({"train_loss": self.sums.total_loss() / max(self.state.global_step, 1)})
             if self.state.best_model_checkpoint is not None:
@@ -388,6 +392,7 @@ class AistaTrainer:
         processes.wait()  # for what the others keep: their random states, their shares of the optimiser
         if processes.is_main():
             complete(folder, self.state.best_model_checkpoint)
+            self.clock.keep()
         self.meter.pause(time.perf_counter() - start)
 
     def save_model(self, folder: Path) -> None:
