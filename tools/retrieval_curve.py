@@ -76,12 +76,16 @@ def main() -> None:
     pairs = dataset.subset(sorted(drawn, key=dataset.lengths.__getitem__))  # less padding
     texts = [row.text or "" for row in pairs.utterances()]
     old = chosen.output.read_text().split("\n") if chosen.output.exists() else []
-    done = {tuple(map(json.loads(line).get, _KEY)) for line in old if line}
+    since = {"data": chosen.data}  # older rows do not name it
+    done = {tuple(map((since | json.loads(line)).get, _KEY)) for line in old if line}
     for prompt in chosen.prompts:
         before = text_ids(speech_llm.batcher.tokenizer, PREFIXES[prompt])
         for ear, source in ears.items():
             for cloud in chosen.clouds if before else ("span",):
-                about = {"backbone": chosen.backbone, "prompt": prompt, "ear": ear, "cloud": cloud}
+                about = {
+                    "backbone": chosen.backbone, "prompt": prompt, "ear": ear, "cloud": cloud,
+                    "data": chosen.data, "num_pairs": len(texts),
+                }  # fmt: skip
                 if tuple(about.values()) in done:
                     continue
                 start = time.process_time()
@@ -104,7 +108,7 @@ def main() -> None:
 
 
 _SIDES = ("speech", "text")
-_KEY = ("backbone", "prompt", "ear", "cloud")
+_KEY = ("backbone", "prompt", "ear", "cloud", "data", "num_pairs")
 
 
 def hear_with(speech_llm: SpeechLM, source: str) -> None:
@@ -147,12 +151,12 @@ def states(
 
 def measured(at: LayerStates, texts: Sequence[str]) -> list[dict[str, Any]]:
     """Return the MRR of one layer under every cost, with the controls."""
-    layer, rows = about_layer(at), []
+    layer, rows = about_layer(at, texts), []
     for cost in COSTS:
         found = retrieved(at, texts, cost)
         rows.append(
             {
-                "layer": at.layer, "cost": cost, "num_pairs": len(texts), "mrr": round(found["mrr"], 4),
+                "layer": at.layer, "cost": cost, "mrr": round(found["mrr"], 4),
                 "shuffled_mrr": round(found["shuffled"], 4), "chance_mrr": round(found["chance"], 4),
                 "length_only_mrr": round(layer["length_only"], 4),
                 **{f"{side}_massive_tokens": round(layer[f"massive_{side}"], 4) for side in _SIDES},

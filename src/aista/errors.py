@@ -6,7 +6,7 @@ AistaError
 |- ManifestError      a row of a manifest cannot be used
 |- ModelInputError    what was handed to the model does not fit it
 |- CheckpointError    weights do not belong together
-|- TransportError     a transport problem cannot be solved
+|- TransportError     a transport problem cannot be solved (NotFiniteError: its states are not finite)
 |- TrainingError      a run cannot go on
 `- EvaluationError    a score would be meaningless
 """
@@ -57,6 +57,10 @@ class CheckpointError(AistaError):
 
 class TransportError(AistaError):
     """A transport problem is malformed or could not be solved to the promised accuracy."""
+
+
+class NotFiniteError(TransportError):
+    """States are NaN or infinite, so that there is no distance between them."""
 
 
 class TrainingError(AistaError):

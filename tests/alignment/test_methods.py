@@ -114,6 +114,33 @@ def test_ctc_reads_what_the_speech_tokens_name(head: str) -> None:
     assert method.read(given) == [[1, 1, 4, 2], [1, 1, 4]]
 
 
+@pytest.mark.parametrize("name", ["ctc", "contrastive", "distillation", "retrieval", "retrieval_ctc"])
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_a_temperature_that_would_turn_the_loss_around_is_refused(name: str, temperature: float) -> None:
+    with pytest.raises(ConfigError, match="temperature must be above 0"):
+        alignment(name, (0,), Sizes(WIDTH, VOCABULARY), temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("wasserstein", {"scal": "cosine"}, "scal[^$]*scale"),
+        ("wasserstein", {"scale": "standardized"}, "standardized[^$]*standardised"),
+        ("wasserstein", {"epsilon": "small"}, "epsilon is a number"),
+        ("retrieval_ctc", {"foo": 1}, "foo[^$]*similarity"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_said(name: str, options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        alignment(name, (0,), Sizes(WIDTH, VOCABULARY), **options)
+
+
+def test_fixed_spreads_come_as_json_has_them() -> None:
+    plain, fixed = (alignment("wasserstein", (0,), **given) for given in ({}, {"spread": {"0": 2.0}}))
+    (one,), (other,) = (method(states()).values() for method in (plain, fixed))
+    torch.testing.assert_close(one, 2.0 * other)
+
+
 def test_an_unknown_head_of_ctc_is_refused() -> None:
     with pytest.raises(ConfigError, match="head"):
         alignment("ctc", (0,), Sizes(WIDTH, VOCABULARY), head="none")

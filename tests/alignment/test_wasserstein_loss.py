@@ -7,7 +7,7 @@ import ot
 import pytest
 import torch
 
-from aista.errors import TransportError
+from aista.errors import NotFiniteError, TransportError
 from aista.ot import exact
 from aista.ot.kernels import CAPPED
 from aista.ot.loss import SCALES, WassersteinLoss
@@ -187,12 +187,37 @@ def test_what_cannot_be_solved_says_so():
     with pytest.raises(TransportError, match="pair 3 has no real token"):
         WassersteinLoss()(speech, speech_mask, text, text_mask & (torch.arange(5) != 3)[:, None])
     speech[4, 0] = torch.nan
-    with pytest.raises(TransportError, match="pair 4 has NaN"):
+    with pytest.raises(TransportError, match="pair 4: NaN"):
         WassersteinLoss()(speech, speech_mask, text, text_mask)
     with pytest.raises(TransportError, match="unknown solver"):
         WassersteinLoss("emd")
     with pytest.raises(TransportError, match="unknown scale"):
         WassersteinLoss(scale="log")
+
+
+@pytest.mark.parametrize("solver", ["sinkhorn", "geomloss_compat"])
+def test_every_solver_says_what_it_cannot_solve(solver):
+    speech, speech_mask, text, text_mask = batch(11)
+    loss = WassersteinLoss(solver)
+    with pytest.raises(TransportError, match="pair 3 has no real token"):
+        loss(speech, speech_mask, text, text_mask & (torch.arange(5) != 3)[:, None])
+    speech[4, 0] = torch.nan
+    with pytest.raises(NotFiniteError, match="pair 4: NaN"):
+        loss(speech, speech_mask, text, text_mask)
+    with pytest.raises(TransportError, match="epsilon must be above 0"):
+        WassersteinLoss(solver, epsilon=-1.0)
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_texts_that_are_all_one_token_have_no_spread_to_divide_by(count):
+    """Commands of one word: the spread is 0, or the rounding of it, and the length takes its place."""
+    speech, speech_mask = (side[:count] for side in batch(2, size=16, d=896)[:2])
+    token = torch.randn(896, generator=torch.Generator().manual_seed(1))
+    speech_mask[:, 0] = True
+    text, text_mask = token.expand(count, 1, 896).clone(), torch.ones(count, 1, dtype=torch.bool)
+    raw, relative = (WassersteinLoss(scale=scale)(speech, speech_mask, text, text_mask)
+                     for scale in ("raw", "text_spread"))  # fmt: skip
+    torch.testing.assert_close(relative, raw / token.square().sum())
 
 
 def test_cosine_is_blind_to_norms_and_equals_the_cost_of_directions():

@@ -135,6 +135,28 @@ def test_extreme_magnitudes_do_not_overflow(name: str, dtype: torch.dtype) -> No
     assert all(x.grad is None or x.grad.isfinite().all() for x in moved(states))
 
 
+@aligning
+def test_states_that_are_not_finite_have_a_loss_that_is_not(name: str) -> None:
+    """Nothing is raised inside a step: the trainer's ``nonfinite`` decides, and names the clips."""
+    method, states = build(name).double(), pairs()
+    with torch.no_grad():
+        for side in (*states.speech.values(), states.speech_logits):
+            side[1, 0, 0] = torch.nan
+    loss = total(method, states)
+    assert loss.isnan()
+    loss.backward()
+    assert any(x.grad is not None for x in moved(states))
+
+
+@aligning
+def test_figures_of_one_batch_are_not_told_of_the_next(name: str) -> None:
+    method, states = build(name).double(), pairs()
+    method(states)
+    known = method.report.keys()
+    method(dataclasses.replace(states, speech_mask=states.speech_mask[:, :0]))
+    assert not method.report or (method.report.keys() == known and method.report["ctc_too_short"] == 1)
+
+
 def rows(states: PairedStates, index: Tensor) -> PairedStates:
     """Some of the pairs, with no more padding than they need."""
 

@@ -78,6 +78,8 @@ def test_sinkhorn_reports_what_did_not_converge():
     result = sinkhorn_batch(cost, rows, cols, epsilon=0.001, max_iterations=3)
     assert not bool(result.converged.all())
     assert torch.isfinite(result.values).all()
+    early = sinkhorn_batch(cost, rows, cols, epsilon=0.02, max_iterations=10)  # epsilon has not fallen yet
+    assert early.converged.tolist() == [k == 3 for k in range(6)] and early.error[2] < 1e-3  # 3: one row
     with pytest.raises(TransportError, match="epsilon"):
         sinkhorn_batch(cost, rows, cols, epsilon=0.0)
 

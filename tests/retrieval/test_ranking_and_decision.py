@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import ot
 import pytest
@@ -79,9 +77,8 @@ def test_ranks_equal_pot(options):
     assert ranking.num_ties == 0
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif("AISTA_SLOW" not in os.environ, reason="minutes of POT: set AISTA_SLOW=1")
 @pytest.mark.parametrize("alignment", [0.0, 0.15, 0.4])
 @pytest.mark.parametrize("massive", [False, True])
 def test_ranks_equal_pot_on_200_by_200(alignment, massive):
@@ -210,6 +207,17 @@ def test_scores():
     assert np.isnan(mrr([]))
     assert chance_mrr(1) == 1.0
     assert chance_mrr(1000) == pytest.approx(0.00749, abs=1e-5)
+    assert chance_mrr(2, "aa") == 1.0 and chance_mrr(3, "aab") == pytest.approx((0.75 + 0.75 + 11 / 18) / 3)
+
+
+def test_chance_is_what_random_states_reach_where_sentences_are_spoken_often():
+    named, values = [i % 3 for i in range(60)], []
+    for seed in range(40):
+        sides = torch.randn(2, 60, 3, 4, generator=torch.Generator().manual_seed(seed))
+        found = exact_ranks(*map(list, sides), texts=named)
+        values.append(found.mrr)
+    assert found.chance == chance_mrr(60, named) > 1.3 * chance_mrr(60)
+    assert np.mean(values) == pytest.approx(found.chance, rel=0.05)
 
 
 def test_what_cannot_be_compared_says_so():

@@ -86,7 +86,9 @@ def test_crowding_counts_what_was_put_in() -> None:
     tokens = torch.ones(50, 10)
     tokens[:3, 2] = 100.0
     even = torch.ones(5, 10)
-    found = about_layer(LayerStates(6, [tokens[:20].numpy(), tokens[20:].numpy()], [even.numpy()] * 2))
+    found = about_layer(
+        LayerStates(6, [tokens[:20].numpy(), tokens[20:].numpy()], [even.numpy()] * 2), ["a", "b"]
+    )
     assert found["massive_speech"] == pytest.approx(3 / 50) and found["massive_text"] == 0.0
     assert found["energy_top_dims_speech"] == pytest.approx((3e4 + 47 + 150) / (3e4 + 47 + 450))
     assert found["energy_top_dims_text"] == pytest.approx(0.4)
@@ -104,11 +106,14 @@ def test_lengths_alone() -> None:
     def clouds(lengths: list[int]) -> list[torch.Tensor]:
         return [torch.zeros(length, 2) for length in lengths]
 
-    written = [3, 5, 8, 13, 21, 34]
-    assert length_only_mrr(clouds([2 * n + 1 for n in written]), clouds(written)) == 1.0
+    written, names = [3, 5, 8, 13, 21, 34], list("abcdef")
+    assert length_only_mrr(clouds([2 * n + 1 for n in written]), clouds(written), names) == 1.0
     twice = [3, 3, 5, 5, 8, 8]
-    assert length_only_mrr(clouds([2 * n for n in twice]), clouds(twice)) == pytest.approx(1 / 1.5)
-    assert length_only_mrr(clouds([4] * 6), clouds([7] * 6)) == pytest.approx(1 / 3.5)
+    assert length_only_mrr(clouds([2 * n for n in twice]), clouds(twice), names) == pytest.approx(1 / 1.5)
+    assert length_only_mrr(clouds([4] * 6), clouds([7] * 6), names) == pytest.approx(1 / 3.5)
+    voices = "aabbcc"  # each sentence by two voices: no rivals, so lengths decide
+    assert length_only_mrr(clouds([2 * n for n in twice]), clouds(twice), voices) == 1.0
+    assert length_only_mrr(clouds([4] * 6), clouds([7] * 6), voices) == pytest.approx(1 / 3)
 
 
 def test_costs_are_squared_distances_of_mapped_clouds() -> None:

@@ -29,7 +29,6 @@ from aista.training.stages import fresh_model
 from tests import tiny
 from tests.baselines import tiny_systems
 
-REAL = Path(__file__).parents[3] / "shared" / "audio"
 OWN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nAudio 1: <|audio_bos|>"
 
 
@@ -276,6 +275,20 @@ def test_one_transcript_is_too_few_and_a_plan_must_be_of_a_pair(home: Path, tmp_
     assert list(found.plans) == ["u4"] and found.rows[0].num_pairs == 2
 
 
+def test_clips_of_two_manifests_may_have_one_id(home: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (home / "six.jsonl").read_text().strip().split("\n")]
+    rows = [Utterance(**{**row, "audio": str(home / row["audio"]), "id": "0"}) for row in rows[:2]]
+    files = [tmp_path / name for name in ("one.jsonl", "two.jsonl")]
+    for row, file in zip(rows, files, strict=True):
+        write_manifest(file, [row])
+    (found,) = probe(settings(home, tmp_path / "out", data=[str(file) for file in files], plans=["0"]))
+    shown = json.loads((tmp_path / "out" / PLANS).read_text())
+    assert [clip["text"] for clip in shown] == [row.text for row in rows]
+    assert [clip["id"] for clip in shown] == list(found.plans) == ["0", "0 (no. 2 of this id)"]
+    spelt = ["".join(plan.tokens) for plan in found.plans.values()]
+    assert spelt == [row.text for row in rows]
+
+
 # ---- the page, and the command
 
 
@@ -328,8 +341,7 @@ def test_a_prompt_with_brackets_is_printed_as_it_is(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.exists(), reason="../shared/audio is not there")
-def test_real_speech_from_the_command_line(tmp_path: Path) -> None:
+def test_real_speech_from_the_command_line(shared_dir: Path, tmp_path: Path) -> None:
     """Five voices through a Qwen2-Audio that hears 30 s, with its own processor."""
     from aista.cli.probe import app
 
@@ -341,7 +353,7 @@ def test_real_speech_from_the_command_line(tmp_path: Path) -> None:
         "common_voice_en_651325.mp3": "Something short.",
     }
     rows = [
-        Utterance(id=name, audio=str(REAL / name), text=text, task="asr", tgt_lang="en")
+        Utterance(id=name, audio=str(shared_dir / "audio" / name), text=text, task="asr", tgt_lang="en")
         for name, text in spoken.items()
     ]
     write_manifest(tmp_path / "real.jsonl", rows)

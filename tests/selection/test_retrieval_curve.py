@@ -50,6 +50,11 @@ def test_every_factor_is_measured_once_and_drawn(tmp_path: Path, capsys: pytest.
     assert set(at_0) == set(EARS)
     run("retrieval_curve.py", *arguments)  # nothing is measured again
     assert len(output.read_text().strip().split("\n")) == len(rows)
+    fewer = [word if word != "6" else "4" for word in arguments]
+    run("retrieval_curve.py", *fewer, "--clouds", "span")
+    last = json.loads(output.read_text().strip().split("\n")[-1])
+    assert last["num_pairs"] == 4 and last["data"] == rows[0]["data"]
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows))
     renamed = output.read_text().replace('"ear": "saved"', '"ear": "aligned-1"')
     output.write_text(renamed)
     run("draw_retrieval_curve.py", str(output), str(tmp_path / "curve.svg"))
@@ -76,5 +81,7 @@ def test_alignment_is_timed_once_by_similarity_and_seed_and_drawn(tmp_path: Path
     assert all(0 < row["mrr"] <= 1 and row["cpu_seconds"] >= 0 for row in rows)
     run("align_curve.py", *arguments)
     assert len(output.read_text().strip().split("\n")) == len(rows)
+    run("align_curve.py", *arguments, "--set", "train.max_steps=3")
+    assert len(output.read_text().strip().split("\n")) == len(rows) + 2 * 3
     run("align_curve.py", "--output", str(output), "--draw", str(tmp_path / "align.svg"))
     assert "CPU seconds" in (tmp_path / "align.svg").read_text()

@@ -219,6 +219,35 @@ def test_a_batch_without_a_finite_loss_can_be_skipped(
     assert [row["step"] for row in rows] == [1, 2]
 
 
+@pytest.mark.parametrize("method", ["wasserstein", "retrieval"])
+@pytest.mark.parametrize("action", ["skip", "stop"])
+def test_states_that_are_not_finite_are_treated_as_losses_are(
+    stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, action: str
+) -> None:
+    """The exact solver refuses them; the run names the clips all the same, or goes on without them."""
+    calls, heard = [], SpeechTextObjective.paired_states
+
+    def spoiled(self: SpeechTextObjective, *given: Any) -> Any:
+        states = heard(self, *given)
+        calls.append(self.training)
+        if sum(calls) == 2:
+            states.speech[0] = states.speech[0] * float("nan")
+        return states
+
+    train = {"nonfinite": action, "save_steps": 4} | NO_VALIDATION
+    values = {"alignment": {"method": method, "layers": [0]}, "train": train}
+    settings = tiny.joint_settings(tmp_path, str(stage1), **values)
+    monkeypatch.setattr(SpeechTextObjective, "paired_states", spoiled)
+    if action == "stop":
+        with pytest.raises(TrainingError, match="not finite at step"):
+            joint(settings)
+    else:
+        run = joint(settings)
+        assert run.steps == 4 and all(tensor.isfinite().all() for tensor in weights(run.folder).values())
+    (row,) = json.loads((tmp_path / "joint/nonfinite_batch.json").read_text())
+    assert len(row["utterances"]) == 3
+
+
 def test_a_skipped_step_leaves_no_trace(
     stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

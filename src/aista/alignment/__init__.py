@@ -98,7 +98,8 @@ def alignment(name: str, layers: tuple[int, ...], sizes: Sizes | None = None, **
         sizes: Of the backbone; handed on to methods whose ``__init__`` has a parameter of that name.
         options: Keyword arguments of the method.
 
-    Its parameters are drawn from ``sizes.seed`` and leave the global random state untouched.
+    Its parameters are drawn from ``sizes.seed`` and leave the random state of the CPU untouched (a GPU's is
+    seeded alike).
 
     Raises:
         ConfigError: No such method, it does not take these options, or it needs sizes and there are none.

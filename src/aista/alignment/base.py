@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from aista.alignment import PairedStates
+from aista.errors import ConfigError, NotFiniteError
 from aista.ot.loss import Moments, standardise
 
 
@@ -109,6 +110,8 @@ class Alignment(nn.Module):
 
         Args:
             num_pairs: The divisor: usable pairs of the whole optimisation step. None: those of these states.
+
+        States that are not finite have losses of NaN.
         """
         if not states.speech_mask.shape[1]:
             return self._no_losses(states)
@@ -118,14 +121,29 @@ class Alignment(nn.Module):
                 return self._no_losses(states)
             states, usable = take_pairs(states, usable), usable[usable]
         divisor = usable.sum().clamp(min=1) if num_pairs is None else num_pairs
-        losses = self.pair_losses(states).items()
+        try:
+            losses = self.pair_losses(states).items()
+        except NotFiniteError:  # whoever trains decides what becomes of such a batch, and knows its clips
+            total = torch.stack([side.float().sum() for side in states.speech.values()]).sum()
+            return dict.fromkeys(self.loss_names, total * float("nan"))
         return {name: values.masked_fill(~usable, 0.0).sum() / divisor for name, values in losses}
 
     def _no_losses(self, states: PairedStates) -> dict[str, Tensor]:
         """Zeros that depend on the method's own parameters, so that engines find their gradients."""
+        self.report = {}
         zero = states.speech_mask.new_zeros((), dtype=torch.float32)
         zero = sum((parameter.sum() * 0.0 for parameter in self.parameters()), start=zero)
         return dict.fromkeys(self.loss_names, zero)
+
+
+def require_positive(temperature: float) -> None:
+    """Refuse a temperature that would turn a loss around, or divide by zero.
+
+    Raises:
+        ConfigError: It is not above 0.
+    """
+    if not temperature > 0:
+        raise ConfigError("The temperature must be above 0.", got=temperature, advice="Leave it out.")
 
 
 def take_pairs(states: PairedStates, chosen: Tensor) -> PairedStates:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates
-from aista.alignment.base import Alignment
+from aista.alignment.base import Alignment, require_positive
 
 
 class Method(Alignment):
@@ -35,6 +35,7 @@ class Method(Alignment):
         self, layers: tuple[int, ...] = (0,), temperature: float = 1.0, normalise: bool = False
     ) -> None:
         super().__init__(layers)
+        require_positive(temperature)
         self.temperature, self.normalise = temperature, normalise
 
     def pair_losses(self, states: PairedStates) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes
-from aista.alignment.base import Alignment
+from aista.alignment.base import Alignment, require_positive
 from aista.errors import ConfigError
 
 
@@ -46,6 +46,7 @@ class Method(Alignment):
         head: Literal["own", "embeddings"] = "own", temperature: float = 0.07,
     ) -> None:  # fmt: skip
         super().__init__(layers)
+        require_positive(temperature)
         if sizes is None:
             raise ConfigError(
                 "CTC needs the sizes of the backbone.", advice="alignment('ctc', layers, sizes=Sizes(d, V))"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates
-from aista.alignment.base import Alignment
+from aista.alignment.base import Alignment, require_positive
 from aista.errors import ConfigError
 
 
@@ -40,6 +40,7 @@ class Method(Alignment):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(())
+        require_positive(temperature)
         if teacher not in ("same", "frozen"):
             raise ConfigError("Unknown teacher.", got=teacher, expected="same | frozen")
         self.frozen_teacher, self.temperature = teacher == "frozen", temperature

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes
-from aista.alignment.base import Alignment, LayerMoments
+from aista.alignment.base import Alignment, LayerMoments, require_positive
 from aista.alignment.contrastive import masked_mean, same_transcript
 from aista.errors import ConfigError, TransportError
 from aista.ot.exact import solve_flat
-from aista.ot.loss import COSTS, squared_euclidean, unit_length
+from aista.ot.loss import COSTS, refuse_nonfinite, squared_euclidean, unit_length
 
 SIMILARITIES = ("wasserstein", "maxsim", "mean")
 
@@ -64,10 +64,7 @@ class Method(Alignment):
         for name, value, known in (("similarity", similarity, SIMILARITIES), ("cost", cost, COSTS)):
             if value not in known:
                 raise ConfigError(f"Unknown {name} of the retrieval objective.", got=value, expected=known)
-        if not temperature > 0:
-            raise ConfigError(
-                "The temperature must be above 0.", got=temperature, advice="0.1 is the default."
-            )
+        require_positive(temperature)
         if similarity != "wasserstein" and cost != "cosine":
             raise ConfigError(
                 f"similarity={similarity!r} compares cosines: it takes no other cost.", got=f"cost={cost!r}"
@@ -147,7 +144,8 @@ def all_distances(x: Tensor, x_mask: Tensor, y: Tensor, y_mask: Tensor, *, threa
         (B, C) float32 (float64 if the states are).
 
     Raises:
-        TransportError: A cloud has no real token, or real tokens are not finite.
+        TransportError: A cloud has no real token.
+        NotFiniteError: Real tokens are not finite.
 
     Equation: 1. Gradient: envelope theorem, the plans are constants, dW/dx_i = 2 (a_i x_i - sum_j Z_ij y_j);
         none into y.
@@ -203,13 +201,9 @@ def _solve_blocks(
     sizes = np.stack([np.repeat(ns, len(ms)), np.tile(ms, len(ns))], 1)
     strides = np.full(len(sizes), host.shape[1], dtype=np.int64)
     raw = solve_flat(host.ravel(), offsets, strides, sizes, threads=threads)
-    if np.isnan(raw.values).any():
-        row, col = divmod(int(np.isnan(raw.values).argmax()), len(ms))
-        raise TransportError(
-            f"clouds {row} and {col} have NaN or infinite distances",
-            advice="lower the learning rate or look at the last gradient norm; avoid float16 hidden states",
-        )
-    values = torch.from_numpy(raw.values.reshape(len(ns), len(ms))).to(cost.device, cost.dtype)
+    solved = raw.values.reshape(len(ns), len(ms))
+    refuse_nonfinite(np.isfinite(solved), "clouds {} and {}")
+    values = torch.from_numpy(solved).to(cost.device, cost.dtype)
     return values, torch.from_numpy(raw.plans.reshape(host.shape)).to(cost.device, cost.dtype)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from aista import plugins
 from aista.alignment import PairedStates, Sizes
 from aista.alignment.base import Alignment, LayerMoments
 from aista.errors import ConfigError
-from aista.ot.loss import WassersteinLoss
+from aista.ot.loss import SCALES, WassersteinLoss
 
 
 class Method(Alignment):
@@ -43,10 +44,16 @@ class Method(Alignment):
         **options: Any,
     ) -> None:
         super().__init__(layers)
+        if spread is not None:  # keys of JSON, and of the command line, are text
+            spread = {int(layer): number for layer, number in spread.items()}
         self.moments: LayerMoments | None = None
         scale = options.get("scale")
         self.cost = scale if scale in ("cosine", "standardised") else "squared_euclidean"
-        if options.get("scale") == "standardised":
+        if scale is not None and scale not in (scales := (*SCALES, "standardised")):
+            raise ConfigError(
+                "Unknown scale of the Wasserstein distance.", got=scale, expected=" | ".join(scales)
+            )
+        if scale == "standardised":
             if sizes is None or spread is not None:
                 raise ConfigError(
                     "scale='standardised' needs the backbone's sizes, and takes no spread.",
@@ -54,6 +61,7 @@ class Method(Alignment):
                 )
             self.moments = LayerMoments(layers, sizes.hidden_size)
             options = {**options, "scale": "raw"}
+        options = plugins.options_of(WassersteinLoss, options, kind="The Wasserstein distance")
         self.distance = WassersteinLoss(**options)
         self.over_batch = self.distance.over_batch or self.moments is not None
         if spread is not None and (

@@ -330,7 +330,7 @@ def _masses(
         # What the totals may differ by, as a share: half precision rounds each mass.
         types = {str(getattr(side[k], "dtype", "")) for side in (a, b) if side is not None}
         coarse = 1e-2 if "torch.bfloat16" in types else 2e-3 if any("float16" in x for x in types) else 1e-5
-        if not np.isclose(totals[k], col.sum(), rtol=coarse):
+        if not np.isclose(totals[k], col.sum(), rtol=coarse, atol=0.0):
             raise TransportError(
                 f"problem {k}: the two sides must carry the same mass", got=(totals[k], col.sum()),
                 advice="divide each side by its sum",

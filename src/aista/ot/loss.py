@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aista.errors import TransportError
+from aista.errors import NotFiniteError, TransportError
 from aista.ot.exact import solve_flat, starts
 
 SOLVERS = ("exact", "sinkhorn", "geomloss_compat")
@@ -31,6 +31,8 @@ COSTS = ("squared_euclidean", "cosine", "standardised")
 
 #: A dimension is massive when its largest value exceeds this many times the median dimension's largest value.
 MASSIVE = 50.0
+#: A spread of less than this share of the squared length is rounding.
+ALIKE = 1e-6
 #: More massive dimensions than this are left to the product (direct differences cost n m each).
 MAX_PEELED = 16
 
@@ -164,9 +166,12 @@ def text_spread(text: Tensor, text_mask: Tensor) -> Tensor:
 
     Args:
         text: (B, M, d). text_mask: (B, M) bool.
+
+    Tokens that are all alike (commands of one word) have no spread: then it is their mean squared length.
     """
     tokens = text[text_mask].float()
-    spread = (tokens - tokens.mean(0)).square().sum(1).mean()
+    spread, size = (tokens - tokens.mean(0)).square().sum(1).mean(), tokens.square().sum(1).mean()
+    spread = torch.where(spread > ALIKE * size, spread, size)
     return spread.clamp(min=torch.finfo(torch.float32).tiny)
 
 
@@ -213,6 +218,10 @@ class WassersteinLoss(torch.nn.Module):
             raise TransportError(
                 "geomloss_compat takes no position_weight", advice="append it as a coordinate"
             )
+        if not epsilon > 0:
+            raise TransportError(
+                "epsilon must be above 0", got=epsilon, advice="use solver='exact' for epsilon = 0"
+            )
         self.solver, self.scale, self.position_weight = solver, scale, position_weight
         self.epsilon, self.max_iterations, self.threads = epsilon, max_iterations, threads
         self.report: dict[str, int] = {}
@@ -230,12 +239,18 @@ class WassersteinLoss(torch.nn.Module):
             text: (B, M, d). text_mask: (B, M).
 
         Returns:
-            (B,) loss per pair, float32 (float64 if the states are).
+            (B,) loss per pair, float32 (float64 if the states are, by the exact solver).
 
         Raises:
-            TransportError: Shapes do not fit, a row has no real token, or real tokens are not finite.
+            TransportError: Shapes do not fit, or a row has no real token.
+            NotFiniteError: Real tokens are not finite.
         """
         check_batch(speech, speech_mask, text, text_mask)
+        if self.solver != "exact":  # which looks at both itself
+            require_tokens(speech_mask.sum(1), text_mask.sum(1))
+            sides = (speech, speech_mask), (text, text_mask)
+            fine = [side.isfinite().all(-1).logical_or(~mask).all(1) for side, mask in sides]
+            refuse_nonfinite((fine[0] & fine[1]).cpu().numpy(), "pair {}")
         with torch.autocast(speech.device.type, enabled=False):
             if self.scale == "cosine":
                 speech, text = unit_length(speech, speech_mask), unit_length(text, text_mask)
@@ -343,25 +358,48 @@ class _Transport(torch.autograd.Function):
         return slope.masked_fill_(~speech_mask[..., None], 0.0).to(speech.dtype), None, None, None, None
 
 
-def solve_masked(cost: Tensor, row_mask: Tensor, col_mask: Tensor, threads: int) -> tuple[Tensor, Tensor]:
-    """Exact values (B,) and plans (B, N, M) of padded costs with any masks; only real costs go to the CPU.
+def refuse_nonfinite(fine: np.ndarray, what: str) -> None:
+    """Name the first of some distances that is none.
+
+    Args:
+        fine: Bool, of any shape. what: Takes the place's numbers, such as "pair {}".
 
     Raises:
-        TransportError: A pair has no real row or column, or its costs are not finite.
+        NotFiniteError: One of them is false.
     """
-    sizes = torch.stack([row_mask.sum(1), col_mask.sum(1)], 1).cpu().numpy()
+    if not fine.all():
+        raise NotFiniteError(
+            f"{what.format(*np.argwhere(~fine)[0])}: NaN or infinite hidden states",
+            advice="lower the learning rate or look at the last gradient norm; avoid float16 hidden states",
+        )
+
+
+def require_tokens(rows: Tensor, cols: Tensor) -> np.ndarray:
+    """Return the sizes (B, 2) of pairs, given how many real tokens each side has.
+
+    Raises:
+        TransportError: A side has none.
+    """
+    sizes = torch.stack([rows, cols], 1).cpu().numpy()
     if sizes.min() < 1:
         raise TransportError(
             f"pair {int(sizes.min(1).argmin())} has no real token on one side",
             advice="drop pairs without speech tokens or transcript from the alignment loss",
         )
+    return sizes
+
+
+def solve_masked(cost: Tensor, row_mask: Tensor, col_mask: Tensor, threads: int) -> tuple[Tensor, Tensor]:
+    """Exact values (B,) and plans (B, N, M) of padded costs with any masks; only real costs go to the CPU.
+
+    Raises:
+        TransportError: A pair has no real row or column.
+        NotFiniteError: Its costs are not finite.
+    """
+    sizes = require_tokens(row_mask.sum(1), col_mask.sum(1))
     real = row_mask[:, :, None] & col_mask[:, None, :]
     costs = cost.masked_select(real).cpu().numpy()  # one pair after another, row by row
     raw = solve_flat(costs, starts(sizes.prod(1)), sizes[:, 1], sizes, threads=threads)
-    if np.isnan(raw.values).any():
-        raise TransportError(
-            f"pair {int(np.isnan(raw.values).argmax())} has NaN or infinite hidden states",
-            advice="lower the learning rate or look at the last gradient norm; avoid float16 hidden states",
-        )
+    refuse_nonfinite(np.isfinite(raw.values), "pair {}")
     values, plans = (torch.from_numpy(x).to(cost.device, cost.dtype) for x in (raw.values, raw.plans))
     return values, torch.zeros_like(cost).masked_scatter_(real, plans)

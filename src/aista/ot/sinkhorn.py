@@ -31,7 +31,7 @@ class SinkhornResult:
 
     Attributes:
         values: (B,) <plan, cost>. plan: (B, N, M), zero at masked places.
-        converged: (B,) whether the marginal error fell below the tolerance.
+        converged: (B,) whether the marginal error fell below the tolerance, at the epsilon asked for.
         iterations: (B,) updates used. error: (B,) L1 error of the row marginals.
     """
 
@@ -104,7 +104,7 @@ def sinkhorn_batch(
     exponent = (f[:, :, None] + g[:, None, :] - centred) / eps[:, None, None]
     plan = (log_a[:, :, None] + log_b[:, None, :] + exponent).exp()
     values = (plan.double() * cost.double().masked_fill(plan == 0, 0.0)).sum((1, 2)).float()
-    return SinkhornResult(values, plan, error < tolerance, iterations, error)
+    return SinkhornResult(values, plan, (error < tolerance) & (eps <= target), iterations, error)
 
 
 def _log_uniform(mask: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ The next move follows the best guess of the MRR; the answer follows only from th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,16 +58,21 @@ def select_layers(mrr_by_layer: Iterable[float], threshold: float) -> list[int]:
     return [layer for layer, value in enumerate(mrr_by_layer) if value > threshold]
 
 
-def chance_mrr(num_items: int) -> float:
+def chance_mrr(num_items: int, texts: Sequence[Hashable] | None = None) -> float:
     """Expected MRR when all ranks are equally likely: H_Q / Q.
 
     Args:
         num_items: Q >= 1, the number of candidates.
+        texts: Q strings or ids; items of equal text are no rivals, so that an item of a text that stands k
+            times has Q - k + 1 candidates.
 
     Returns:
-        0.0075 at Q = 1000, 0.052 at Q = 100: a threshold means nothing without Q.
+        0.0075 at Q = 1000, 0.052 at Q = 100, and 0.09 for 10 sentences spoken 100 times each: a threshold
+        means nothing without them.
     """
-    return float(np.mean(1.0 / np.arange(1, num_items + 1)))
+    by_candidates = np.cumsum(1.0 / np.arange(1, num_items + 1)) / np.arange(1, num_items + 1)
+    copies = Counter(range(num_items) if texts is None else texts)
+    return float(sum(count * by_candidates[num_items - count] for count in copies.values()) / num_items)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Ranking:
         stages: How many pairs each stage of the cascade decided; ``undecided`` ones were recomputed in
             float64.
         ties: (K,) different texts exactly as far as the gold text (float64).
-        queries: (K,) which items these are. num_texts: Q.
+        queries: (K,) which items these are. num_texts: Q. chance: The MRR of a random order.
     """
 
     ranks: NDArray[np.int64]
@@ -88,6 +94,7 @@ class Ranking:
     ties: NDArray[np.int64]
     queries: NDArray[np.int64]
     num_texts: int
+    chance: float
 
     @property
     def mrr(self) -> float:
@@ -98,11 +105,6 @@ class Ranking:
     def mrr_pessimistic(self) -> float:
         """The same when every tie counts against the gold text."""
         return mrr(self.ranks + self.ties)
-
-    @property
-    def chance(self) -> float:
-        """The MRR of a random order (H_Q / Q)."""
-        return chance_mrr(self.num_texts)
 
     @property
     def num_ties(self) -> int:
@@ -147,7 +149,7 @@ def exact_ranks(
         speech: Q tensors (n_i, d). text: Q tensors (m_i, d); text i belongs to speech i. All on one device.
         queries: Items to rank, such as ``range(rank, Q, world)`` in one of several processes; only their
             speech is looked at. :func:`merge` joins the parts. None: all.
-        texts: Q strings or ids; items with equal text count as gold, never as rivals.
+        texts: Q strings or ids; items of equal text are no rivals of each other.
         block_size: Tokens along each side of a tile: memory is about 4 block_size (block_size + 2 d) bytes.
         threads: CPU threads, 0 = torch's number. progress: Called with (speech items done, all of them).
 
@@ -169,7 +171,8 @@ def exact_ranks(
         done += len(items)
         if progress is not None:
             progress(done, count)
-    return Ranking(ranks, cascade.gold, cascade.stages(), ties, cascade.queries, len(text))
+    chance = chance_mrr(len(text), texts)
+    return Ranking(ranks, cascade.gold, cascade.stages(), ties, cascade.queries, len(text), chance)
 
 
 def merge(parts: Sequence[Ranking]) -> Ranking:
@@ -196,7 +199,7 @@ def merge(parts: Sequence[Ranking]) -> Ranking:
         np.concatenate([getattr(part, name) for part in parts])[order] for name in ("ranks", "ties", "gold")
     )
     stages = {name: sum(part.stages[name] for part in parts) for name in parts[0].stages}
-    return Ranking(ranks, gold, stages, ties, queries[order], parts[0].num_texts)
+    return Ranking(ranks, gold, stages, ties, queries[order], parts[0].num_texts, parts[0].chance)
 
 
 def control_ranks(
@@ -228,7 +231,7 @@ class Decision:
     Attributes:
         selected: True, False, or None when the budget ended first.
         low, high: The MRR lies in [low, high].
-        threshold: What was asked. chance: H_Q / Q.
+        threshold: What was asked. chance: The MRR of a random order.
         pairs_touched, num_pairs: Pairs judged, and all pairs.
         nearer, judged: (Q,) nearer texts found and rivals judged for each item: the certificate.
         stages: How many pairs each stage of the cascade decided.
@@ -281,7 +284,7 @@ def decide_mrr(
         else:
             search.try_hubs()
     return Decision(
-        search.verdict(), *search.interval(), threshold, chance_mrr(search.count), search.touched,
+        search.verdict(), *search.interval(), threshold, chance_mrr(search.count, texts), search.touched,
         search.count**2, search.nearer, search.judged, cascade.stages(),
     )  # fmt: skip
 

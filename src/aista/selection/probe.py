@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -123,9 +124,9 @@ def _finish(output: Path, settings: ProbeSettings, pairs: SpeechDataset, found: 
     """Write the report last, and drop the hidden states."""
     shown = {id for each in found for id in each.plans}
     clips = [
-        {**row.model_dump(include={"id", "audio", "text"}), **row.span, "plans": {}}
-        for row in pairs.utterances()
-        if row.id in shown
+        {**row.model_dump(include={"audio", "text"}), "id": name, **row.span, "plans": {}}
+        for name, row in zip(_names(pairs), pairs.utterances(), strict=True)
+        if name in shown
     ]
     for clip in clips:
         clip["plans"] = {p.model: p.plans[clip["id"]].model_dump() for p in found if clip["id"] in p.plans}
@@ -181,6 +182,15 @@ def _pairs(settings: ProbeSettings) -> SpeechDataset:
             advice="Add rows with audio and text to the data; a clip that stands in several counts once.",
         )
     return dataset.subset(drawn)
+
+
+def _names(pairs: SpeechDataset) -> list[str]:
+    """Return the clips' ids; of equal ones, which two manifests may have, the later ones say so."""
+    seen, names = Counter[str](), list[str]()
+    for row in pairs.utterances():
+        seen[row.id] += 1
+        names.append(row.id if seen[row.id] == 1 else f"{row.id} (no. {seen[row.id]} of this id)")
+    return names
 
 
 def _probed(number: int, pairs: SpeechDataset, settings: ProbeSettings, folder: Path) -> Probed:
@@ -246,7 +256,8 @@ def _measured(source: str, extraction: Extraction, settings: ProbeSettings, prom
     """Measure all layers of one model after one prompt."""
     speech_llm, pairs, left_out = extraction.speech_llm, extraction.dataset, extraction.failed
     kept = [pair for pair in range(len(pairs)) if pair not in left_out]
-    failed = {pairs.utterance(pair).id: why for pair, why in left_out.items()}
+    names = _names(pairs)
+    failed = {names[pair]: why for pair, why in left_out.items()}
     texts = [pairs.utterance(pair).text or "" for pair in kept]
     if len(set(texts)) < 2:
         raise ManifestError(
@@ -258,7 +269,7 @@ def _measured(source: str, extraction: Extraction, settings: ProbeSettings, prom
         mine = range(processes.rank(), speech_llm.num_layers + 1, processes.count())
         bar = {"desc": f"ranking, {cloud}", "unit": "layer", "disable": not processes.is_main()}
         for states in tqdm(extraction.layers(mine, cloud), total=len(mine), **bar):
-            about = {**about_layer(states), "model": source, "cloud": cloud, "prompt": prompt}
+            about = {**about_layer(states, texts), "model": source, "cloud": cloud, "prompt": prompt}
             own += [ProbeRow(**about, **retrieved(states, texts, cost)) for cost in settings.costs]
     clouds, costs = [str(name) for name in settings.clouds], [str(name) for name in settings.costs]
     rows = sorted(
@@ -298,14 +309,15 @@ def _plans(extraction: Extraction, layer: int, settings: ProbeSettings) -> dict[
     (states,) = extraction.layers([layer], "span")
     left_out = extraction.failed
     kept = [pair for pair in range(len(extraction.dataset)) if pair not in left_out]
-    ids = [extraction.dataset.utterance(pair).id for pair in kept]
+    names, asked = _names(extraction.dataset), settings.plans
+    chosen = [i for i, pair in enumerate(kept) if extraction.dataset.utterance(pair).id in asked]
     tokenizer = extraction.speech_llm.batcher.tokenizer
     speech, text = under_cost(*as_clouds(states), settings.costs[0])
     found = {}
-    for place in [i for i, id in enumerate(ids) if id in settings.plans] or range(min(_SHOWN, len(ids))):
+    for place in chosen or range(min(_SHOWN, len(kept))):
         solution = ot.solve(ot.squared_euclidean(speech[place].double(), text[place].double()).numpy())
         _, written = extraction.tokens(kept[place])
-        found[ids[place]] = Plan(
+        found[names[kept[place]]] = Plan(
             layer=layer,
             cost=settings.costs[0],
             value=solution.value,

@@ -62,7 +62,7 @@ class Measured(BaseModel):
         prompt: What stands before the span: ``own``, the model's chat template, or the text that was given.
         mrr: Mean reciprocal rank of the right transcript for a clip (Eq. 4).
         mrr_text_to_speech: The same for the right clip of a transcript.
-        chance: H_Q / Q, the MRR of a random order.
+        chance: The MRR of a random order: H_Q / Q; more where transcripts are equal, which are no rivals.
         shuffled: MRR when every clip is given a wrong transcript of like length.
         length_only: MRR of a retriever that knows only how many tokens each side has.
         mean_distance: Mean Wasserstein distance (Eq. 1) of the matching pairs under this cost.
@@ -135,7 +135,7 @@ class LayerReport(BaseModel):
         model: The stage-1 model that was probed.
         num_pairs: Q, the number of speech-text pairs.
         threshold: What the MRR has to exceed.
-        chance_mrr: H_Q / Q, the MRR of a random order.
+        chance_mrr: The MRR of a random order.
         cost: Between tokens. cloud: Which positions were compared, ``span`` or ``sequence``.
         rows: One row per layer, embedding layer first.
     """
@@ -313,7 +313,7 @@ def rank_layers(
     Args:
         layers: This process's share; the report holds the layers of all processes.
     """
-    chance = retrieval.chance_mrr(len(texts))
+    chance = retrieval.chance_mrr(len(texts), texts)
     multiple = settings.threshold_times_chance
     threshold = settings.threshold if multiple is None else multiple * chance
     shares = processes.gather([_rank_layer(states, texts, threshold, settings) for states in layers])
@@ -337,8 +337,8 @@ def _rank_layer(
     clouds = as_clouds(states)
     speech, text = under_cost(*clouds, settings.cost)
     figures: dict[str, Any] = {
-        **about_layer(states), "cost": settings.cost, "cloud": settings.cloud, "prompt": "own",
-        "chance": retrieval.chance_mrr(len(texts)), "num_pairs": len(texts),
+        **about_layer(states, texts), "cost": settings.cost, "cloud": settings.cloud, "prompt": "own",
+        "chance": retrieval.chance_mrr(len(texts), texts), "num_pairs": len(texts),
     }  # fmt: skip
     if settings.mode == "decide":  # rank as few pairs as the question "MRR above the threshold?" needs
         decision = retrieval.decide_mrr(speech, text, threshold, texts=texts)
@@ -366,11 +366,11 @@ def _rank_layer(
     return LayerRow(seconds=time.perf_counter() - start, **figures)
 
 
-def about_layer(states: LayerStates) -> dict[str, Any]:
-    """Return the fields of ``Measured`` that do not depend on a cost."""
+def about_layer(states: LayerStates, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of ``Measured`` that do not depend on a cost; arguments as of :func:`retrieved`."""
     speech, text = as_clouds(states)
     found: dict[str, Any] = {"layer": states.layer, "depth": states.depth}
-    found["length_only"] = length_only_mrr(speech, text)
+    found["length_only"] = length_only_mrr(speech, text, texts)
     sums = {}
     for side, clouds in (("speech", speech), ("text", text)):
         tokens: list[Tensor] = []
@@ -395,7 +395,7 @@ def retrieved(states: LayerStates, texts: Sequence[str], cost: str) -> dict[str,
 
     Args:
         states: Of Q pairs.
-        texts: Their transcripts. Pairs of equal transcript count as right for one another.
+        texts: Their transcripts. Pairs of equal transcript are no rivals of one another.
         cost: One of ``aista.ot.loss.COSTS``.
     """
     speech, text = under_cost(*as_clouds(states), cost)
@@ -416,7 +416,7 @@ def as_clouds(states: LayerStates) -> tuple[list[Tensor], list[Tensor]]:
     return [torch.from_numpy(x) for x in states.speech], [torch.from_numpy(x) for x in states.text]
 
 
-def length_only_mrr(speech: Sequence[Tensor], text: Sequence[Tensor]) -> float:
+def length_only_mrr(speech: Sequence[Tensor], text: Sequence[Tensor], texts: Sequence[str]) -> float:
     """Return the MRR of a retriever that knows nothing but how many tokens each cloud has.
 
     It guesses the text's length from the speech's by least squares over these very pairs, and ranks texts by
@@ -427,5 +427,7 @@ def length_only_mrr(speech: Sequence[Tensor], text: Sequence[Tensor]) -> float:
     guess = design @ np.linalg.lstsq(design, written, rcond=None)[0]
     distance = np.abs(guess[:, None] - written[None])
     own = np.diag(distance)[:, None]
+    named = np.unique(list(texts), return_inverse=True)[1]
+    distance = np.where(named[:, None] == named, np.inf, distance)  # a text is no rival of its equal
     nearer, equal = (distance < own - 1e-9).sum(1), (np.abs(distance - own) <= 1e-9).sum(1)
-    return retrieval.mrr(1.0 + nearer + (equal - 1) / 2.0)
+    return retrieval.mrr(1.0 + nearer + equal / 2.0)

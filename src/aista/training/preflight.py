@@ -21,6 +21,7 @@ from aista.alignment.base import Alignment
 from aista.data.dataset import Collator, SpeechDataset
 from aista.files import write_whole
 from aista.model.speech_lm import eval_mode
+from aista.ot.loss import ALIKE
 from aista.retrieval import chance_mrr, exact_ranks
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.pairs import paired_batches, states_of
@@ -87,7 +88,7 @@ class Preflight:
         table = Table("layer", "|speech|²", "|text|²", "W", "W / text spread", "MRR", title=title)
         for row in self.layers:
             figures = [f"{value:.3g}" for value in (row.speech_norm, row.text_norm, row.wasserstein)]
-            is_spread = row.text_spread > 1e-6 * row.text_norm  # tokens that are all alike have no spread
+            is_spread = row.text_spread > ALIKE * row.text_norm  # tokens that are all alike have no spread
             spread = f"{row.wasserstein / row.text_spread:.3g}" if is_spread else "-"
             table.add_row(str(row.layer), *figures, spread, f"{row.mrr:.2f}")
         console.print(table)

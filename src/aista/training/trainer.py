@@ -452,7 +452,7 @@ class AlignTrainer(AistaTrainer):
         for layer in objective.alignment.layers:
             sides = [pair[0][layer] for pair in pairs], [pair[1][layer] for pair in pairs]
             values.append(retrieval.exact_ranks(*under_cost(*sides, cost), texts=texts).mrr)
-        result = {"mrr": sum(values) / len(values), "mrr_by_chance": retrieval.chance_mrr(len(pairs))}
+        result = {"mrr": sum(values) / len(values), "mrr_by_chance": retrieval.chance_mrr(len(pairs), texts)}
         if read:
             edits = sum(edit_distance(answer or (), ids) for _, _, ids, answer in pairs)
             result["token_accuracy"] = 1.0 - edits / max(sum(map(len, texts)), 1)
