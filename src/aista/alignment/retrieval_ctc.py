@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from aista import plugins
 from aista.alignment import PairedStates, Sizes, ctc, retrieval
 from aista.alignment.base import Alignment
+from aista.plugins import options_of
 
 
 class Method(Alignment):
@@ -39,7 +39,7 @@ class Method(Alignment):
         retrieval_temperature: float = 0.1, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(layers)
-        options = plugins.options_of(retrieval.Method, options, kind="Its retrieval")
+        options = options_of(retrieval.Method, options, kind="Its retrieval")
         self.retrieval = retrieval.Method(layers, sizes, temperature=retrieval_temperature, **options)
         self.ctc = ctc.Method(layers, sizes, True, "embeddings", temperature)
         self.cost = self.retrieval.cost

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from aista import plugins
 from aista.alignment import PairedStates, Sizes
 from aista.alignment.base import Alignment, LayerMoments
 from aista.errors import ConfigError
 from aista.ot.loss import SCALES, WassersteinLoss
+from aista.plugins import options_of
 
 
 class Method(Alignment):
@@ -61,7 +61,7 @@ class Method(Alignment):
                 )
             self.moments = LayerMoments(layers, sizes.hidden_size)
             options = {**options, "scale": "raw"}
-        options = plugins.options_of(WassersteinLoss, options, kind="The Wasserstein distance")
+        options = options_of(WassersteinLoss, options, kind="The Wasserstein distance")
         self.distance = WassersteinLoss(**options)
         self.over_batch = self.distance.over_batch or self.moments is not None
         if spread is not None and (
