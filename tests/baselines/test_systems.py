@@ -186,6 +186,16 @@ def test_the_cascade_translates_what_it_wrote_down(home):
         system(home, "salmonn").answer_texts(["a"], ZH)
 
 
+@pytest.mark.parametrize("template", ["plain", "chat"])
+def test_a_transcript_gives_no_control_token_to_the_cascade(home, template):
+    found = system(home, "cascade")
+    end = found.tokenizer.eos_token
+    chat = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    found.tokenizer.chat_template, found.template = chat, template
+    [ids], _ = found._prompts([f"The bell {end} rings."], JA)
+    assert found.tokenizer.eos_token_id not in ids and "rings." in found.tokenizer.decode(ids)
+
+
 def test_a_cascade_whose_transcript_was_cut_says_so(home, monkeypatch):
     found = system(home, "cascade")
     assert not found.answer(noise(8_000), EN)[0].finished  # random weights find no end
@@ -220,6 +230,9 @@ def test_names_options_and_prompts_that_are_wrong_say_what_is_right(home):
         baseline("nobody")
     with pytest.raises(ConfigError, match="does not take these options"):
         baseline("cascade", whisper="x")
+    for dtype in ("bf16", "auto"):
+        with pytest.raises(ConfigError, match="Unknown dtype"):
+            baseline("cascade", asr="nowhere", llm="nowhere", dtype=dtype)
     with pytest.raises(ConfigError, match="Which speech LLM"):
         baseline("speech_llm")
     with pytest.raises(ConfigError, match="no placeholder"):

@@ -101,6 +101,14 @@ def test_spans_of_one_file_are_no_mismatch_but_must_lie_in_it(folder):
     assert list(run(folder, [{**GOOD, "offset": 1.5}], decode=True).problems) == ["unreadable audio"]
 
 
+def test_a_clip_with_two_translations_has_one_span(folder):
+    rows = [
+        {**GOOD, "id": code, "duration": 1.0, "task": "st", "tgt_lang": code, "translation": "Gut."}
+        for code in ("de", "nl")
+    ]
+    assert run(folder, rows).problems["duration mismatch"].count == 2
+
+
 @pytest.mark.parametrize("mark", "\u200b\u200c\u200d\ufeff\u00ad\u2060\u200e\u202e\u2066")
 def test_invisible_characters_are_odd(folder, mark):
     for field, text in (("text", f"do{mark}or"), ("translation", f"门{mark}开")):
@@ -177,7 +185,7 @@ def test_command_line(folder):
     write_manifest(folder / "five.jsonl", rows)
     for options, expected in (("", "u0 u1 u2"), ("--from 3", "u3 u4"), ("-n 1 --from 1", "u1")):
         shown = runner.invoke(app, ["show", str(folder / "five.jsonl"), "--json", *options.split()])
-        assert [json.loads(row)["id"] for row in shown.stdout.splitlines()] == expected.split()
+        assert [json.loads(row)["id"] for row in shown.stdout.strip().split("\n")] == expected.split()
 
 
 def test_strict_makes_warnings_errors(folder):

@@ -201,6 +201,8 @@ def test_long_clips_are_an_error_or_used_as_far_as_is_honest(tmp_path):
     captions = prepared("audiocaps", "sounds-a", too_long="segment")
     assert captions.cropped == captions.rows == 1 and "longer than 0.5 s" not in captions.left_out
     assert Manifest(captions.manifest)[0].duration == 0.5
+    shorter = prepared("audiocaps", "sounds-c", too_long="segment", crop_seconds=0.3)
+    assert shorter.cropped == 1 and Manifest(shorter.manifest)[0].duration == 0.3
     with pytest.raises(ManifestError, match="nothing says where its words are"):
         prepared("librispeech", "speech-a", too_long="segment")
     with pytest.raises(ManifestError, match="are too long"):
@@ -232,6 +234,9 @@ def test_interrupted_goes_on_and_finished_is_kept(tmp_path, monkeypatch):
         "dev-clean.jsonl",
         "dev-clean.report.json",
     ]
+    (tmp_path / "out" / "dev-clean.jsonl").unlink()  # its report alone is nothing finished
+    assert prepare("librispeech", tmp_path / "source", tmp_path / "out", **arguments)[0] == first
+    assert len(Manifest(first.manifest)) == 3
     with pytest.raises(ConfigError, match="prepared otherwise"):
         prepare(
             "librispeech", tmp_path / "source", tmp_path / "out", limits=Limits(crop_seconds=3.0), **arguments

@@ -127,6 +127,16 @@ def test_a_text_has_no_file_to_name(folder, name):
         export_manifest(name, Manifest(folder / "m.jsonl"), folder / "x.json")
 
 
+@pytest.mark.parametrize("name", ["nemo", "qwen"])
+@pytest.mark.parametrize("task", ["mt", "aac"])
+def test_a_task_that_the_format_cannot_name_is_refused(folder, name, task):
+    held = {"tgt_lang": "zh", "translation": "x"} if task == "mt" else {"audio": "clips/a.wav"}
+    write_manifest(folder / "m.jsonl", [Utterance(id="t", task=task, text="x", **held)])
+    with pytest.raises(ManifestError, match=r"is of task|has no audio"):
+        export_manifest(name, Manifest(folder / "m.jsonl"), folder / "x.json")
+    assert not (folder / "x.json").exists()
+
+
 @pytest.fixture
 def linked(tmp_path, monkeypatch):
     """A project whose folder data is a link, and recordings beside it; it is the working directory."""
@@ -241,6 +251,51 @@ def test_qwen_directions(tmp_path):
     assert (third.task, third.text) == ("asr", "Hello.")
 
 
+@pytest.mark.parametrize(
+    ("source", "task", "src", "tgt"),
+    [
+        ("covost2_test_en_zh", "st", "en", "zh"),
+        ("demo_en_zh", "st", "en", "zh"),
+        ("st_en_ja", "st", "en", "ja"),
+        ("own_de", "asr", "de", None),
+        ("own", "asr", "en", None),
+    ],
+)
+def test_the_last_languages_of_a_qwen_source_are_its_direction(tmp_path, source, task, src, tgt):
+    file = lines(tmp_path / "q.jsonl", {"audio": "1.mp3", "gt": "x", "source": source})
+    import_manifest("qwen", file, tmp_path / "m.jsonl", Options())
+    (row,) = Manifest(tmp_path / "m.jsonl")
+    assert (row.task, row.src_lang, row.tgt_lang, row.target) == (task, src, tgt, "x")
+
+
+@pytest.mark.parametrize("row", [ASR.model_copy(update={"src_lang": "de"}), ST])
+def test_what_qwen_is_exported_for_comes_back(folder, row):
+    write_manifest(folder / "m.jsonl", [row.model_copy(update={"corpus": "demo"})])
+    export_manifest("qwen", Manifest(folder / "m.jsonl"), folder / "q.jsonl")
+    import_manifest("qwen", folder / "q.jsonl", folder / "back.jsonl", Options())
+    (back,) = Manifest(folder / "back.jsonl")
+    assert (back.task, back.src_lang, back.tgt_lang) == (row.task, row.src_lang, row.tgt_lang)
+
+
+@pytest.mark.parametrize(
+    ("given", "task", "target"),
+    [
+        ({"source_lang": "en", "target_lang": "zh", "text": "你好。"}, "st", "你好。"),
+        ({"source_lang": "en", "target_lang": "en-US", "text": "Hi."}, "asr", "Hi."),
+        ({"source_lang": "en", "target_lang": "zh", "taskname": "asr", "text": "Hi."}, "asr", "Hi."),
+        ({"text": "Hi.", "answer": "na"}, "asr", "Hi."),
+        ({"text": "Hi.", "answer": None}, "asr", "Hi."),
+        ({"text": "", "answer": "Hi."}, "asr", "Hi."),
+        ({"answer": "na"}, "asr", None),
+    ],
+)
+def test_what_a_nemo_row_without_a_plain_task_says(tmp_path, given, task, target):
+    source = lines(tmp_path / "n.json", {"audio_filepath": "a.wav", "duration": 2.5} | given)
+    import_manifest("nemo", source, tmp_path / "m.jsonl", Options())
+    (row,) = Manifest(tmp_path / "m.jsonl")
+    assert (row.task, row.translation if task == "st" else row.text) == (task, target)
+
+
 def test_nemo_translation(tmp_path):
     row = {"audio_filepath": "a.wav", "duration": 2.5, "taskname": "s2t_translation", "source_lang": "en"}
     source = lines(tmp_path / "n.json", row | {"target_lang": "de", "answer": "Hallo."})
@@ -266,6 +321,46 @@ def test_lhotse_supervisions_and_what_is_skipped(tmp_path):
     first, second = Manifest(tmp_path / "m.jsonl")
     assert (first.id, first.offset, first.duration, first.src_lang) == ("s1", 10.0, 1.5, "en")
     assert (second.offset, second.duration, second.speaker) == (11.5, 2.0, "z")
+
+
+def test_a_window_that_begins_or_ends_within_what_is_said(tmp_path):
+    recording = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "/x/r.flac"}]}
+    cut = {"id": "c", "start": 30.0, "duration": 20.0, "recording": recording, "type": "MonoCut"}
+    windows = [(30.0, -5.0), (30.0, 15.0), (2.0, -5.0), (30.0, 5.0)]
+    rows = [
+        {**cut, "start": start, "supervisions": [{"id": f"s{at}", "start": said, "duration": 8, "text": "x"}]}
+        for at, (start, said) in enumerate(windows)
+    ]
+    imported = import_manifest("lhotse", lines(tmp_path / "c.jsonl", *rows), tmp_path / "m.jsonl", Options())
+    assert imported.skipped == {"a supervision that begins before its recording": 1}
+    assert [(row.id, row.offset, row.duration) for row in Manifest(tmp_path / "m.jsonl")] == [
+        ("s0", 25.0, 8.0), ("s1", 45.0, 8.0), ("c", 30.0, 20.0),
+    ]  # fmt: skip
+
+
+def test_a_packed_export_comes_back(folder):
+    write_manifest(folder / "m.jsonl", [SPAN])
+    export_manifest("lhotse", Manifest(folder / "m.jsonl"), folder / "cuts.jsonl.gz")
+    assert (folder / "cuts.jsonl.gz").read_bytes().startswith(b"\x1f\x8b")
+    import_manifest("lhotse", folder / "cuts.jsonl.gz", folder / "back.jsonl", Options())
+    assert Manifest(folder / "back.jsonl")[0].text == SPAN.text
+
+
+@pytest.mark.parametrize("name", ["t.TSV", "t.CSV"])
+def test_paths_ids_and_texts_keep_their_blanks_in_a_table(folder, name):
+    write_audio(folder / "two  and\u3000one\xa0.wav", 0.1 * np.sin(np.arange(8_000) / 7))
+    row = Utterance(id="a  b", audio="two  and\u3000one\xa0.wav", text='x  "y"\u3000z')
+    write_manifest(folder / "m.jsonl", [row])
+    export_manifest("table", Manifest(folder / "m.jsonl"), folder / name)
+    import_manifest("table", folder / name, folder / "back.jsonl", Options())
+    (back,) = Manifest(folder / "back.jsonl")
+    assert (back.id, back.audio, back.text, back.duration) == (row.id, row.audio, row.text, 0.5)
+
+
+def test_a_path_that_a_tsv_would_change_is_refused(folder):
+    write_manifest(folder / "m.jsonl", [ASR.model_copy(update={"audio": "clips/a\tb.wav"})])
+    with pytest.raises(ManifestError, match="cannot hold its path"):
+        export_manifest("table", Manifest(folder / "m.jsonl"), folder / "x.tsv")
 
 
 def test_tables_with_mapped_columns(folder):
@@ -296,6 +391,18 @@ def test_a_folder_of_sounds_and_texts(folder):
         "第一行。",
     )
     assert check(Manifest(folder / "st.jsonl"), decode=True).ok
+
+
+@pytest.mark.parametrize("code", ["zh", "zh-CN"])
+def test_lines_of_chinese_texts_in_a_folder_are_joined_without_spaces(folder, code):
+    (folder / "clips" / "a.txt").write_text("The bell\nrings.")
+    (folder / "clips" / f"a.{code}.txt").write_text("铃响了，\n很晚了。\n", encoding="utf-8")
+    (folder / "clips" / "b.srt").write_text(SRT)
+    (folder / "clips" / f"b.{code}.srt").write_text(SRT.replace("<i>First</i>\nline", "第一\n行"))
+    import_manifest("folder", folder / "clips", folder / "st.jsonl", Options({"tgt_lang": code}))
+    first, second = Manifest(folder / "st.jsonl")
+    assert (first.text, first.translation, first.tgt_lang) == ("The bell rings.", "铃响了，很晚了。", "zh")
+    assert second.segments[0].translation == "第一行." and second.translation == "第一行. Second line."
 
 
 SRT = """1

@@ -47,6 +47,17 @@ def test_the_line_of_an_error_is_an_editors(tmp_path, mark):
         list(read_json_lines(tmp_path / "rows.jsonl"))
 
 
+def test_a_packed_file_that_is_cut_off_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl.gz"
+    write_json_lines(path, [{"text": str(number)} for number in range(9999)])
+    assert len(list(read_json_lines(path))) == 9999
+    whole = path.read_bytes()
+    for broken in (whole[:-9], whole[:99] + bytes(99) + whole[198:]):
+        path.write_bytes(broken)
+        with pytest.raises(ManifestError, match=r"rows\.jsonl\.gz: cannot be read"):
+            list(read_json_lines(path))
+
+
 def test_nobody_splits_json_lines_as_text():
     """A loop or a comprehension that holds ``splitlines`` and ``loads`` would be such a reader."""
     files = [path for room in ("src", "benchmarks", "tests", "tools") for path in (ROOT / room).rglob("*.py")]

@@ -17,6 +17,7 @@ from aista.cli.data import app
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.data.rearrange import cut, mix, split, subset, write_shards
 from aista.data.recordings import same_recordings
+from aista.data.too_long import Limits
 from aista.errors import ConfigError, ManifestError
 
 
@@ -152,6 +153,25 @@ def test_two_parts_are_not_written_to_one_file(tmp_path):
         split(both, {"b.c": 1, "c": 1})
     with pytest.raises(ConfigError, match="one file"):
         split([both[0], manifest(tmp_path / "sub" / "a.jsonl")], {"x": 1, "y": 1}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda whole, out: subset(whole, out, count=-1),
+        lambda whole, out: subset(whole, out, hours=float("nan")),
+        lambda whole, out: subset(whole, out, hours=-1.0),
+        lambda whole, out: mix([whole], [float("nan")], out),
+        lambda whole, out: mix([whole], [1.0], out, count=-3),
+        lambda whole, out: cut(whole, out, max_seconds=float("nan")),
+        lambda whole, out: Limits(crop_seconds=0.0),
+        lambda whole, out: Limits(max_seconds=float("inf")),
+    ],
+)
+def test_a_number_out_of_range_is_refused(tmp_path, verb):
+    with pytest.raises(ConfigError, match=r"out of range|positive"):
+        verb(manifest(tmp_path / "all.jsonl"), tmp_path / "x.jsonl")
+    assert not (tmp_path / "x.jsonl").exists()
 
 
 @pytest.mark.parametrize("verb", ["split", "mix"])

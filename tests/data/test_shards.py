@@ -124,6 +124,14 @@ def test_a_member_that_leads_out_of_its_shard_is_not_followed(folder, tmp_path, 
         load_audio(tmp_path / "bad.tar" / "000000.flac")
 
 
+def test_members_that_tar_names_from_the_folder_are_found(folder, tmp_path):
+    """By ``tar cf x.tar .``: ``./0.wav``."""
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(folder / "0.wav", arcname="./0.wav")
+        assert tar.getnames() == ["./0.wav"]
+    assert np.array_equal(load_audio(tmp_path / "x.tar" / "0.wav"), load_audio(folder / "0.wav"))
+
+
 def test_members_with_paths_stay_in_their_shard(folder, tmp_path):
     """Nothing is unpacked: a member called ../x is at most the member of that name."""
     with tarfile.open(tmp_path / "bad.tar", "w") as tar:
@@ -153,6 +161,15 @@ def test_shards_are_not_replaced_while_they_are_read(folder, tmp_path):
     with pytest.raises(ManifestError, match="would overwrite"):
         write_shards(Manifest(tmp_path / "m.jsonl"), shards)
     assert {path.name: path.read_bytes() for path in shards.iterdir()} == before
+
+
+def test_rows_of_text_are_refused_before_the_first_shard(folder, tmp_path):
+    rows = [Utterance(id=f"u{i}", audio=str(folder / f"{i}.wav"), text="x") for i in range(3)]
+    text = Utterance(id="t", task="mt", tgt_lang="zh", text="x", translation="x")
+    write_manifest(tmp_path / "m.jsonl", [*rows, text])
+    with pytest.raises(ManifestError, match="'t' has no audio"):
+        write_shards(Manifest(tmp_path / "m.jsonl"), tmp_path / "out", rows_per_shard=2, seed=None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_half_written_stays(folder, tmp_path):

@@ -190,6 +190,23 @@ def test_what_translate_writes_comes_back(tmp_path, said, web):
     assert times(found) == [(8 * n, 8 * n + 2) for n in range(len(said))]
 
 
+def test_two_lines_of_chinese_are_one_text_without_a_space(tmp_path):
+    (tmp_path / "a.srt").write_text(PLAIN.replace("One.", "铃响\n了。").replace("Two.", "很\n晚了。"))
+    found = read_subtitles(tmp_path / "a.srt", "zh")
+    assert texts(found) == ["铃响了。", "很晚了。"] and found.joined("zh") == "铃响了。很晚了。"
+    assert texts(read_subtitles(tmp_path / "a.srt", "ko")) == ["铃响 了。", "很 晚了。"]
+
+
+@pytest.mark.parametrize(
+    "text", ["铃响了很晚了我们回家吧" * 3, "我们用deep learning and much of our own data训练"]
+)
+def test_chinese_that_translate_writes_in_two_lines_comes_back_whole(tmp_path, text):
+    talk = Translation(text, [TranslatedSegment(0, 6, text, 1)], "t.wav", "zh", "st", 6, "stand-in")
+    (tmp_path / "t.srt").write_text(render(talk, "srt"), encoding="utf-8")
+    found = read_subtitles(tmp_path / "t.srt", "zh")
+    assert [len(cue.texts) for cue in found.cues] == [2] and found.joined("zh") == text
+
+
 # ---- captions that roll
 
 

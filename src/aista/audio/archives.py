@@ -48,6 +48,10 @@ def read_member(archive: Path, path: Path) -> bytes:
 
 @lru_cache(maxsize=_ARCHIVES_KEPT)
 def _contents(archive: str, size: int, changed_ns: int) -> dict[str, tuple[int, int]]:
-    """Return name -> (offset, size) of the files in an archive; a rewritten one is another."""
+    """Return name -> (offset, size) of the files in an archive; a rewritten one is another.
+
+    ``tar cf x.tar .`` names them ``./a.flac``: names are brought to the form of paths.
+    """
     with tarfile.open(archive, "r:") as tar:
-        return {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
+        files = [member for member in tar if member.isfile()]
+        return {Path(each.name).as_posix(): (each.offset_data, each.size) for each in files}

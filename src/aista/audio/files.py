@@ -177,7 +177,24 @@ def read_audio(
             expected="a sample or more",
             advice="Correct offset and duration.",
         )
-    if not np.isfinite(peak := np.abs(samples).max()):
+    check_peak(samples, name)
+    remarks = [*_remarks(found), *dict.fromkeys(remark for piece in pieces for remark in piece.remarks)]
+    if offset := offset_of(samples):
+        remarks.append(told_offset(offset))
+    return Recording(without_offset(samples), pieces[0].start_seconds, tuple(remarks))
+
+
+def check_peak(samples: np.ndarray, name: str) -> None:
+    """Demand that float samples are finite and not far beyond full scale, as integers made floats are.
+
+    Args:
+        samples: float (n,).
+        name: What the message calls them.
+
+    Raises:
+        AudioError: They are not.
+    """
+    if not np.isfinite(peak := np.abs(samples).max(initial=0.0)):
         raise AudioError(f"{name}: holds samples that are not numbers.", got="NaN or infinity")
     if peak > _PEAK_LIMIT:
         raise AudioError(
@@ -186,10 +203,6 @@ def read_audio(
             expected="floats within -1 .. 1",
             advice="Divide the samples by 32768 if they were 16-bit integers.",
         )
-    remarks = [*_remarks(found), *dict.fromkeys(remark for piece in pieces for remark in piece.remarks)]
-    if offset := offset_of(samples):
-        remarks.append(told_offset(offset))
-    return Recording(without_offset(samples), pieces[0].start_seconds, tuple(remarks))
 
 
 def write_audio(
@@ -206,12 +219,7 @@ def write_audio(
         AudioError: The samples cannot be written so, or the suffix is unknown.
     """
     path = Path(path)
-    if samples.ndim != 1 or len(samples) == 0 or not np.isfinite(samples).all():
-        raise AudioError(
-            f"{path}: these samples cannot be written.",
-            got=f"an array of shape {samples.shape}",
-            expected="a non-empty one-dimensional array of finite numbers",
-        )
+    _check_floats(samples, str(path))
     kind, subtype = ("OGG", "OPUS") if path.suffix.lower() == ".opus" else (None, None)
     try:
         with draft_of(path, suffix=path.suffix) as draft:
@@ -222,10 +230,26 @@ def write_audio(
 
 
 def as_flac(samples: np.ndarray) -> bytes:
-    """Return mono samples (n,) at 16 kHz as the bytes of a FLAC file of 16 bits: every browser plays it."""
+    """Return mono float samples (n,) at 16 kHz as a FLAC file's bytes, of 16 bits: every browser plays it.
+
+    Raises:
+        AudioError: The samples cannot be written so.
+    """
+    _check_floats(samples, "<samples>")
     out = io.BytesIO()
     soundfile.write(out, np.clip(samples, -1.0, 1.0), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
     return out.getvalue()
+
+
+def _check_floats(samples: np.ndarray, name: str) -> None:
+    floats = np.issubdtype(samples.dtype, np.floating)  # clipped integers would become a square wave
+    if not floats or samples.ndim != 1 or len(samples) == 0 or not np.isfinite(samples).all():
+        raise AudioError(
+            f"{name}: these samples cannot be written.",
+            got=f"{samples.dtype} array of shape {samples.shape}",
+            expected="a non-empty one-dimensional array of finite floats, full scale 1.0",
+            advice="Divide 16-bit integers by 32768.",
+        )
 
 
 _UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT

@@ -19,9 +19,11 @@ from transformers import WhisperForConditionalGeneration
 
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.baselines.base import Baseline, identity
+from aista.config import Dtype
 from aista.errors import ConfigError
 from aista.inference.translating import Answer, Request
 from aista.inference.translator import read_answer
+from aista.model import loading
 from aista.model.backbones import family
 from aista.model.bases import (
     load_backbone,
@@ -32,8 +34,17 @@ from aista.model.bases import (
     read_config,
     speech_config,
 )
-from aista.model.loading import default_dtype
-from aista.text.prompts import end_token_id, instruction, language, render, suitable_template, text_ids
+from aista.text.prompts import (
+    broken_up,
+    control_tokens,
+    end_token_id,
+    instruction,
+    language,
+    plain_ids,
+    render,
+    suitable_template,
+    text_ids,
+)
 
 CHAT = "chat"
 _MOST_PROMPT_TOKENS = 4  # start, language, task, no timestamps
@@ -52,7 +63,7 @@ class Options:
             its own tokenizer brings (an instruct model). By default the template that a model of ours was
             trained with, else its family's.
         asr_beams: Beams of the recognition.
-        dtype: Of the language model, e.g. ``bfloat16``; by default that on a GPU, else float32.
+        dtype: Of the language model; by default ``bfloat16`` on a GPU, else ``float32``.
     """
 
     asr: str = "openai/whisper-large-v2"
@@ -61,7 +72,7 @@ class Options:
     llm_revision: str | None = None
     template: str | None = None
     asr_beams: int = 1
-    dtype: str | None = None
+    dtype: Dtype | None = None
 
 
 class System(Baseline):
@@ -73,6 +84,7 @@ class System(Baseline):
 
     Raises:
         CheckpointError: A part is nowhere, or of another kind.
+        ConfigError: There is no such dtype, or the language model brings no chat form.
     """
 
     options = Options
@@ -82,6 +94,7 @@ class System(Baseline):
         self, options: Options, *, generation: dict[str, Any] | None = None, device: str | None = None
     ) -> None:
         super().__init__(generation=generation, device=device)
+        kind = loading.Options(options.dtype).to_dict()["dtype"]
         asr, llm, template = options.asr, options.llm, options.template
         hearing = locate(asr, revision=options.asr_revision)
         writing = locate(llm, revision=options.llm_revision)
@@ -89,7 +102,6 @@ class System(Baseline):
         self.extractor = load_feature_extractor(hearing)
         self.asr_tokenizer = load_tokenizer(hearing)
         self.asr_beams = int(options.asr_beams)
-        kind = getattr(torch, options.dtype) if options.dtype else default_dtype()
         self.llm: Any = load_backbone(writing, kind).to(self.device).eval()
         self.tokenizer = load_tokenizer(writing)
         if template != CHAT:
@@ -176,17 +188,16 @@ class System(Baseline):
         """Return the token ids of every prompt, and the token that ends an answer."""
         if self.template == CHAT:
             names = {"source": language(request.source).name, "target": language(request.target).name}
-            messages = [
-                [{"role": "user", "content": _CHAT_WORDING.format(text=text, **names)}] for text in texts
-            ]
+            control = control_tokens(self.tokenizer)  # which a transcript may spell, and must not give
+            contents = [_CHAT_WORDING.format(text=broken_up(text, control), **names) for text in texts]
+            messages = [[{"role": "user", "content": content}] for content in contents]
             written = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             return [text_ids(self.tokenizer, row) for row in written], int(self.tokenizer.eos_token_id)
         prompt = render(self.template, instruction("st", request.target))
         end = end_token_id(self.tokenizer, self.template)
         bos = [self.tokenizer.bos_token_id] if prompt.bos and self.tokenizer.bos_token_id is not None else []
-        pieces = [[prompt.prefix, text, prompt.suffix] for text in texts]
-        ids = [[token for piece in row for token in text_ids(self.tokenizer, piece)] for row in pieces]
-        return [bos + row for row in ids], end
+        before, after = text_ids(self.tokenizer, prompt.prefix), text_ids(self.tokenizer, prompt.suffix)
+        return [bos + before + plain_ids(self.tokenizer, text) + after for text in texts], end
 
 
 def _whisper(folder: Path) -> Any:

@@ -117,8 +117,10 @@ def _print_check(report: CheckReport) -> None:
 def show(
     manifest: ManifestPath,
     row_id: Annotated[str | None, typer.Option("--id", help="Show the row of this id.")] = None,
-    count: Annotated[int | None, typer.Option("--count", "-n", help="How many rows to show. [3]")] = None,
-    first: Annotated[int | None, typer.Option("--from", help="Row to begin with, from 0. [0]")] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", min=0, help="How many rows to show. [3]")
+    ] = None,
+    first: Annotated[int | None, typer.Option("--from", min=0, help="Row to begin with, from 0. [0]")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show rows and what their audio really is."""
@@ -136,7 +138,7 @@ def show(
         if not chosen:
             raise ConfigError(f"{manifest} has no row with id {row_id!r}.")
     else:
-        begin = max(0, first or 0)
+        begin = first or 0
         chosen = list(range(begin, min(begin + (3 if count is None else count), len(rows))))
     console = Console(highlight=False, emoji=False)
     for index in chosen:
@@ -208,7 +210,7 @@ def mix(
     parts: Annotated[list[str], typer.Argument(help="Manifests and weights: asr.jsonl=0.7 aac.jsonl=0.3")],
     out: Out,
     count: Annotated[
-        int | None, typer.Option(help="Rows of the mixture; default: all of them together.")
+        int | None, typer.Option(min=1, help="Rows of the mixture; default: all of them together.")
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -230,8 +232,8 @@ def mix(
 def subset(
     manifest: ManifestPath,
     out: Out,
-    count: Annotated[int | None, typer.Option(help="How many rows.")] = None,
-    hours: Annotated[float | None, typer.Option(help="How much audio.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many rows.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="How much audio.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Write a random subset of a manifest, by rows or by hours."""
@@ -294,7 +296,7 @@ def prepare(
     out: Out,
     split: Annotated[list[str], typer.Option(help="Split to prepare; default: all that are there.")] = [],
     direction: Annotated[str | None, typer.Option(help="For CoVoST 2: en-zh, en-ja, fr-en, ...")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="The longest clip.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(min=0.1, help="The longest clip.")] = None,
     too_long: Annotated[
         TooLongOption, typer.Option(help="Longer clips; segment: captions keep the beginning of the sound.")
     ] = "skip",
@@ -303,7 +305,7 @@ def prepare(
         typer.Option(help="For WavCaps: JSON of clips to leave out; none; default: the one shipped."),
     ] = None,
     crop_seconds: Annotated[
-        float | None, typer.Option(help="Use only the beginning of longer clips.")
+        float | None, typer.Option(min=0.1, help="Use only the beginning of longer clips.")
     ] = None,
     workers: Workers = 4,
     as_json: AsJson = False,

@@ -36,7 +36,7 @@ from aista.data.manifest import (
 )
 from aista.data.recordings import same_recordings
 from aista.data.sampling import rounds, shares
-from aista.data.too_long import LengthReport, fit
+from aista.data.too_long import LengthReport, fit, must_be_positive
 from aista.errors import AudioError, ConfigError, ManifestError
 from aista.files import draft_of
 
@@ -174,11 +174,13 @@ def subset(
         The number of rows written.
 
     Raises:
-        ConfigError: Neither or both of ``count`` and ``hours`` are given, or a row has no duration.
+        ConfigError: Neither or both of ``count`` and ``hours`` are given, one is not positive, or a row has
+            no duration.
         ManifestError: ``out`` is the manifest itself.
     """
     if (count is None) == (hours is None):
         raise ConfigError("A subset is asked for by count or by hours, one of them.")
+    must_be_positive(count=count, hours=hours)
     keys = np.fromiter((_hash(row.id, seed) for row in manifest), dtype=np.uint64, count=len(manifest))
     order = np.argsort(keys, kind="stable")
     if hours is not None:
@@ -214,10 +216,13 @@ def mix(
         The number of rows written.
 
     Raises:
-        ConfigError: Weights and manifests do not fit, or a manifest with a weight is empty.
+        ConfigError: Weights and manifests do not fit, ``count`` is not positive, or a manifest with a weight
+            is empty.
         ManifestError: ``out`` is one of the manifests.
     """
-    if len(weights) != len(manifests) or not weights or min(weights) <= 0 or not all(map(len, manifests)):
+    must_be_positive(count=count)
+    positive = all(0 < weight < float("inf") for weight in weights)
+    if len(weights) != len(manifests) or not weights or not positive or not all(map(len, manifests)):
         raise ConfigError(
             "A mixture needs manifests with rows and a positive weight for each.",
             got=f"{[len(m) for m in manifests]} rows, weights {list(weights)}",
@@ -242,8 +247,10 @@ def cut(manifest: Manifest, out: str | os.PathLike, *, max_seconds: float) -> Le
 
     Raises:
         AudioError: A row has no duration and its file cannot be read.
+        ConfigError: ``max_seconds`` is not positive.
         ManifestError: A row's segments go on after its file ends, or ``out`` is the manifest itself.
     """
+    must_be_positive(max_seconds=max_seconds)
     report = LengthReport(max_seconds)
     folder = Path(out).parent
     refuse_overwriting([Path(out)], [manifest.path])
@@ -313,6 +320,11 @@ def write_shards(
         ManifestError: A row has no audio, or the manifest itself, or shards that it leads into, would be
             overwritten.
     """
+    if text := next((row for row in manifest if row.audio is None), None):
+        raise ManifestError(
+            f"Utterance {text.id!r} has no audio: shards hold sounds.",
+            advice="Keep rows of text (task mt) in a manifest of their own.",
+        )
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     name = manifest.path.name
@@ -321,7 +333,7 @@ def write_shards(
         order = np.random.default_rng(seed).permutation(len(manifest))
     starts = range(0, len(order), rows_per_shard)
     shards = [folder / f"{manifest.path.stem}-{number:06d}.tar" for number in range(len(starts))]
-    archives = {archive_of(manifest.audio_path(row)) for row in manifest if row.audio is not None}
+    archives = {archive_of(manifest.audio_path(row)) for row in manifest}
     read = [manifest.path, *(archive for archive in archives if archive is not None)]
     refuse_overwriting([folder / name, *shards], read)
 

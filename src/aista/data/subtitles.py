@@ -37,23 +37,26 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+# Where a line break stands for a space in any language, as aista.inference.formats sets lines.
+_BETWEEN_WORDS = re.compile(r"(?<=[!-~])\n(?=[0-9A-Za-z])")
 _SAME_SECONDS = 0.25
 _TOUCHING_SECONDS = 0.1  # rolling captions follow one another without a pause
 
 
 @dataclass(frozen=True)
 class Cue:
-    """One cue: its line in the file, its times in seconds, and its lines of text without markup."""
+    """One cue: its line in the file, times in seconds, lines of text without markup, and their language."""
 
     line: int
     start: float
     end: float
     texts: tuple[str, ...]
+    code: str | None = None
 
     @property
     def text(self) -> str:
         """The text as one line."""
-        return " ".join(self.texts)
+        return one_line(self.texts, self.code)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Subtitles:
 
     def joined(self, code: str) -> str | None:
         """Return everything that is said, joined as the language does; None if that is nothing."""
-        return joined((cue.text for cue in self.cues), code) or None
+        return one_line((cue.text for cue in self.cues), code) or None
 
     def beyond(self, seconds: float) -> str | None:
         """Say, with the line, which cue ends after a sound of this length."""
@@ -98,11 +101,14 @@ class Subtitles:
         return f"{self.path}:{late.line}: a cue ends at {late.end:g} s, the sound at {seconds:.2f} s"
 
 
-def read_subtitles(path: Path) -> Subtitles:
+def read_subtitles(path: Path, code: str | None = None) -> Subtitles:
     """Read a subtitle file.
 
     Captions that roll up the screen (each shows the line before it once more, as those that are made live or
     by a machine do) give every line once.
+
+    Args:
+        code: The language; the lines of a cue are joined as it does, of an unknown one with spaces.
 
     Raises:
         ManifestError: The file is no text in UTF-8, or something in it cannot be read; the message names
@@ -111,7 +117,7 @@ def read_subtitles(path: Path) -> Subtitles:
     text = read_text(path)
     read = _substation if path.suffix.lower() in (".ass", ".ssa") else _timed_lines
     cues = read(text, path)
-    spoken = sorted((cue for cue in cues if cue.texts), key=lambda cue: cue.start)
+    spoken = sorted((replace(cue, code=code) for cue in cues if cue.texts), key=lambda cue: cue.start)
     return Subtitles(path, tuple(_unrolled(spoken)))
 
 
@@ -127,6 +133,11 @@ def read_text(path: Path) -> str:
         return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         raise ManifestError(f"{path}: is not UTF-8.", advice="Convert it: iconv -f ... -t utf-8") from None
+
+
+def one_line(lines: Iterable[str], code: str | None) -> str:
+    """Join the lines of a text as its language does; Latin words at a break stay apart in every language."""
+    return joined(_BETWEEN_WORDS.sub(" ", "\n".join(lines)).split("\n"), code)
 
 
 def with_translations(cues: list[TimedText], translated: list[TimedText]) -> list[TimedText] | None:
@@ -295,9 +306,10 @@ def _unrolled(cues: list[Cue]) -> list[Cue]:
                 shared = ""  # said again after a pause
         new = cue.text[len(shared) :].strip()
         if new:
-            kept.append(Cue(cue.line, max(cue.start, kept[-1].end if shared else 0.0), cue.end, (new,)))
+            start = max(cue.start, kept[-1].end if shared else 0.0)
+            kept.append(replace(cue, start=start, texts=(new,)))
         elif kept:
-            kept[-1] = Cue(kept[-1].line, kept[-1].start, max(kept[-1].end, cue.end), kept[-1].texts)
+            kept[-1] = replace(kept[-1], end=max(kept[-1].end, cue.end))
     return kept
 
 
@@ -305,6 +317,6 @@ def _shared(before: Cue, cue: Cue) -> str:
     """Return the beginning of a cue that the one before it showed already: its last lines, or its text."""
     for count in range(min(len(before.texts), len(cue.texts)), 0, -1):
         if before.texts[-count:] == cue.texts[:count]:
-            return " ".join(cue.texts[:count])
+            return one_line(cue.texts[:count], cue.code)
     grows = len(cue.text) > len(before.text) and cue.text.startswith(before.text)
     return before.text if grows and (cue.text[len(before.text)] == " " or not before.text.isascii()) else ""

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         ManifestError: The file is missing, or a line is no JSON object.
     """
-    opening = gzip.open if path.suffix == ".gz" else open
+    opening = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         with opening(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -37,13 +38,14 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 if not isinstance(row, dict):
                     raise ManifestError(f"{where}: no JSON object.", got=type(row).__name__)
                 yield where, row
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write objects, one a line, leaving out keys whose value is None."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    """Write objects, one a line, leaving out keys whose value is None; ``.gz`` is packed."""
+    opening = gzip.open if path.suffix.lower() == ".gz" else open
+    with opening(path, "wt", encoding="utf-8", newline="\n") as file:
         for row in rows:
             kept = {key: value for key, value in row.items() if value is not None}
             file.write(json.dumps(kept, ensure_ascii=False) + "\n")
@@ -99,7 +101,10 @@ def _from_array_start(file: TextIO, path: Path, key: str) -> str:
 Row = TypeVar("Row")
 
 # What code raises over a value of another kind than it was written for.
-_UNFORESEEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, csv.Error)
+_UNFORESEEN = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, EOFError, zlib.error,
+    csv.Error,
+)  # fmt: skip
 
 
 def guarded(rows: Iterator[Row], source: str, name: Callable[[Row], str], advice: str) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aista.data.manifest import TimedText, Utterance
-from aista.errors import ManifestError
+from aista.errors import ConfigError, ManifestError
 from aista.text.prompts import joined
 
 TooLong = Literal["error", "skip", "segment"]
@@ -30,11 +30,28 @@ class Limits:
             as is honest (``segment``): captioned sounds from their beginning.
         crop_seconds: Use no more than so much of each clip's beginning (SALMONN hears 30 s of a longer
             sound); the manifest says so in ``duration``.
+
+    Raises:
+        ConfigError: A length is not positive.
     """
 
     max_seconds: float | None = None
     too_long: TooLong = "skip"
     crop_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        must_be_positive(max_seconds=self.max_seconds, crop_seconds=self.crop_seconds)
+
+
+def must_be_positive(**numbers: float | None) -> None:
+    """Refuse a number that is zero, negative, infinite or none at all; ``None`` passes.
+
+    Raises:
+        ConfigError: One is; the message names it.
+    """
+    for name, number in numbers.items():
+        if number is not None and not 0 < number < float("inf"):
+            raise ConfigError(f"{name} is out of range.", got=number, expected="a positive number")
 
 
 NO_LIMITS = Limits()

@@ -168,8 +168,8 @@ def prepare(
 ) -> list[SplitReport]:
     """Write ``OUT/SPLIT.jsonl`` and, last, ``OUT/SPLIT.report.json`` for every split.
 
-    A split whose report is there is not done again; one that was interrupted goes on with the durations that
-    were measured before.
+    A split whose report and manifest are there is not done again; one that was interrupted goes on with the
+    durations that were measured before.
 
     Args:
         name: A module of ``aista.data.corpora``, or a dotted name.
@@ -227,9 +227,9 @@ def prepare(
 
 
 def _finished(report: SplitReport, out: Path) -> SplitReport | None:
-    """Return the report of a split that was prepared before."""
+    """Return the report of a split that was prepared before and is still there."""
     finished = out / f"{report.split}.report.json"
-    if not finished.exists():
+    if not finished.exists() or not Path(report.manifest).exists():
         return None
     held = json.loads(finished.read_text(encoding="utf-8"))
     if held["options"] == report.options and held["corpus"] == report.corpus:
@@ -295,7 +295,7 @@ def _limited(row: Utterance | LeftOut, limits: Limits, report: SplitReport) -> S
     if most is not None and seconds > most:
         if limits.too_long == "error":
             raise refuse(1, row, seconds, most)
-        kept = fit(row, most, limits.too_long)
+        kept = fit(row, min(most, crop or most), limits.too_long)
         if not kept:
             unknown = "" if limits.too_long == "skip" else ", and nothing says where its words are"
             report.leave_out(LeftOut(row.id, f"longer than {most:g} s{unknown}"))

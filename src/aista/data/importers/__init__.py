@@ -247,7 +247,7 @@ def export_manifest(name: str, manifest: Manifest, out: str | os.PathLike) -> in
 
 def _utterance(row: Row, where: str) -> Utterance:
     texts = {key: str(value) for key, value in row.items() if key in _TEXTS and type(value) in (int, float)}
-    codes = {key: _code(row[key]) for key in _LANGUAGES if isinstance(row.get(key), str)}
+    codes = {key: language_code(row[key]) for key in _LANGUAGES if isinstance(row.get(key), str)}
     try:
         return Utterance(**row | texts | codes)
     except ValidationError as error:
@@ -259,7 +259,7 @@ def _utterance(row: Row, where: str) -> Utterance:
         ) from None
 
 
-def _code(form: str) -> str:
+def language_code(form: str) -> str:
     """Return the ISO code of a language in any form; of one that is not known, its primary subtag."""
     try:
         return code_of(form)

@@ -11,8 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aista.audio.files import probe
-from aista.data.importers import NOTE, Options, Row, Skipped
-from aista.data.subtitles import SUFFIXES, Subtitles, read_subtitles, read_text, with_translations
+from aista.data.importers import NOTE, Options, Row, Skipped, language_code
+from aista.data.subtitles import (
+    SUFFIXES,
+    Subtitles,
+    one_line,
+    read_subtitles,
+    read_text,
+    with_translations,
+)
 from aista.errors import AudioError, ManifestError
 
 # What libsndfile and FFmpeg read: a sound is known by its suffix here and by its first bytes when it is read.
@@ -52,7 +59,8 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
             if sound.with_suffix("") in taken:
                 raise _Unusable("another sound has this name", str(sound))
             taken.add(sound.with_suffix(""))
-            yield str(sound), _row(source, sound, target, options.defaults.get("src_lang", "en"))
+            spoken = language_code(options.defaults.get("src_lang", "en"))
+            yield str(sound), _row(source, sound, target, spoken)
         except _Unusable as error:
             yield error.where, Skipped(error.reason)
     for text in (path for path in files if path.suffix.lower() in (".txt", *SUFFIXES)):
@@ -82,17 +90,18 @@ def _row(source: Path, sound: Path, target: str | None, spoken: str) -> Row:
         str(sound).encode()
     except UnicodeEncodeError:
         raise _Unusable("a name that is no UTF-8", ascii(str(sound))) from None
-    subtitles = _subtitles(sound.with_suffix(""))
+    subtitles = _subtitles(sound.with_suffix(""), spoken)
     text = (
-        _text(sound.with_suffix(".txt"))
-        or _text(sound.with_suffix(".TXT"))
+        _text(sound.with_suffix(".txt"), spoken)
+        or _text(sound.with_suffix(".TXT"), spoken)
         or (subtitles.joined(spoken) if subtitles else None)
     )
     translated, translation = None, None
     if target is not None:
-        translated = _subtitles(sound.with_suffix(f".{target}"))
-        translation = _text(sound.with_suffix(f".{target}.txt"))
-        translation = translation or (translated.joined(target) if translated else None)
+        code = language_code(target)  # files are named by the form that was given
+        translated = _subtitles(sound.with_suffix(f".{target}"), code)
+        translation = _text(sound.with_suffix(f".{target}.txt"), code)
+        translation = translation or (translated.joined(code) if translated else None)
     if (translation if target else text) is None:
         raise _Unusable(
             f"no {target} translation beside it" if target else "no transcript beside it", str(sound)
@@ -129,20 +138,21 @@ def _length_and_segments(sound: Path, timed: list[Subtitles], target: str | None
     return {"duration": seconds, "segments": segments or None, NOTE: note and (note, untimed)}
 
 
-def _subtitles(stem: Path) -> Subtitles | None:
+def _subtitles(stem: Path, code: str) -> Subtitles | None:
     """Return the subtitles ``STEM.srt`` (or of another kind), or None."""
     paths = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
     path = next((path for path in paths if path.is_file()), None)
     try:
-        return None if path is None else read_subtitles(path)
+        return None if path is None else read_subtitles(path, code)
     except (ManifestError, OSError) as error:
         what = f"{error.what} {error.got or ''}" if isinstance(error, ManifestError) else str(error)
         raise _Unusable("subtitles that cannot be read", what.strip()) from None
 
 
-def _text(path: Path) -> str | None:
+def _text(path: Path, code: str) -> str | None:
     try:
-        return " ".join(read_text(path).split()) or None
+        lines = (" ".join(line.split()) for line in read_text(path).splitlines())
+        return one_line(filter(None, lines), code) or None
     except FileNotFoundError:
         return None
     except OSError:

@@ -9,7 +9,7 @@ from typing import Any
 from aista.audio.files import probe
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.importers import Options, Row, Skipped
-from aista.data.manifest import Utterance
+from aista.data.manifest import OVERLAP_SECONDS, Utterance
 from aista.data.text_files import read_json_lines, write_json_lines
 from aista.errors import ManifestError
 from aista.text.prompts import LANGUAGES
@@ -47,8 +47,11 @@ def _rows(cut: Row, where: str) -> Iterator[Row | Skipped | ManifestError]:
             place = _place(cut, supervision, sources)
             if isinstance(place, Skipped):
                 yield place
+            elif cut["start"] + supervision.get("start", 0.0) < 0:
+                yield Skipped("a supervision that begins before its recording")
             else:
-                yield _row(cut, supervision, whole=len(supervisions) == 1) | place
+                whole = len(supervisions) == 1 and _inside(cut, supervision)
+                yield _row(cut, supervision, whole) | place
 
 
 def _effect(cut: Row, recording: Row) -> str | None:
@@ -89,11 +92,18 @@ def _channels(value: Any) -> list[int]:
     return [] if value is None else [int(each) for each in (value if isinstance(value, list) else [value])]
 
 
+def _inside(cut: Row, supervision: Row) -> bool:
+    """Whether a cut holds all that is said; a window of a recording may begin or end within it."""
+    start = supervision.get("start", 0.0)
+    end = start + supervision.get("duration", 0.0)
+    return start >= -OVERLAP_SECONDS and end <= cut["duration"] + OVERLAP_SECONDS
+
+
 def _row(cut: Row, supervision: Row, whole: bool) -> Row:
-    """Return the span of a supervision: the whole cut if it is the only one."""
+    """Return the span of a supervision: the whole cut if it is the only one and lies inside."""
     custom: dict[str, Any] = supervision.get("custom") or {}
     span = cut if whole else supervision
-    begin = cut["start"] + (0.0 if whole else max(0.0, supervision.get("start", 0.0)))
+    begin = cut["start"] + (0.0 if whole else supervision.get("start", 0.0))
     return {
         "id": span["id"],
         "offset": round(begin, 6),

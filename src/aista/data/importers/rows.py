@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
-from aista.data.importers import Options, Row, Skipped, stem
+from aista.data.importers import Options, Row, Skipped, language_code, stem
 from aista.data.manifest import Utterance, answer_field
 from aista.data.text_files import (
     Broken,
@@ -74,6 +74,20 @@ def _must_be_a_whole_file(row: Utterance, format_name: str) -> None:
         )
 
 
+def _must_be_speech(row: Utterance, format_name: str) -> None:
+    """Refuse what a format of recognition and speech translation alone cannot say.
+
+    Raises:
+        ManifestError: The row is of another task.
+    """
+    if row.task not in ("asr", "st"):
+        raise ManifestError(
+            f"Utterance {row.id!r} is of task {row.task}: {format_name} cannot say so.",
+            expected="rows of task asr or st",
+            advice="Keep the others in a manifest of their own.",
+        )
+
+
 # ---- NeMo: audio_filepath, duration, text, source_lang, target_lang, taskname
 
 _NEMO_TRANSLATIONS = {"ast", "s2t_translation", "translate"}
@@ -82,9 +96,10 @@ _NEMO_CHANNELS = ("channel_selector", "channel", "audio_channel", "channel_id")
 
 
 def _from_nemo(row: Row, where: str, options: Options) -> Row | Skipped | ManifestError:
-    """Read a row; where ``taskname`` translates, ``text`` or ``answer`` is the translation.
+    """Read a row; where it translates, ``text`` (or else ``answer``) is the translation.
 
-    ``average`` is the mean of all channels. Rows of several channels, or of several files, are skipped.
+    It does if ``taskname`` says so, or without one if its two languages differ. The channel ``average`` is
+    the mean of all. Rows of several channels, or of several files, are skipped.
     """
     if "audio_filepath" not in row:
         return ManifestError(f"{where}: lacks audio_filepath.", got=sorted(row))
@@ -100,16 +115,21 @@ def _from_nemo(row: Row, where: str, options: Options) -> Row | Skipped | Manife
         channel = int(channel)
     if channel != "average" and (type(channel) is not int or channel < 0):
         return Skipped(f"channel {str(channel)[:40]} of a recording, where one number is expected")
+    src, tgt = row.get("source_lang") or row.get("lang"), row.get("target_lang")
     translates = row.get("taskname") in _NEMO_TRANSLATIONS
-    answer = row.get("answer", row.get("text"))
+    if not row.get("taskname") and src and tgt:
+        translates = language_code(str(src)) != language_code(str(tgt))
+    answer = row.get("text")
+    if answer is None or not str(answer).strip():
+        answer = None if row.get("answer") == "na" else row.get("answer")  # "na": still to be transcribed
     return {
         "id": next((row[key] for key in ("id", "utt_id") if row.get(key) not in (None, "")), stem(path)),
         "audio": path,
         "offset": row.get("offset"),
         "duration": row.get("duration"),
         "channel": None if channel == "average" else channel,
-        "src_lang": row.get("source_lang") or row.get("lang"),
-        "tgt_lang": row.get("target_lang") if translates else None,
+        "src_lang": src,
+        "tgt_lang": tgt if translates else None,
         "text": row.get("source_text") if translates else answer,
         "translation": answer if translates else None,
         "task": "st" if translates else None,
@@ -118,7 +138,8 @@ def _from_nemo(row: Row, where: str, options: Options) -> Row | Skipped | Manife
 
 
 def _to_nemo(row: Utterance) -> Row:
-    translates = row.task in ("st", "mt")
+    _must_be_speech(row, "NeMo")
+    translates = row.task == "st"
     return {
         "id": row.id,
         "audio_filepath": row.audio,
@@ -136,13 +157,15 @@ def _to_nemo(row: Utterance) -> Row:
 
 # ---- Qwen-Audio: audio, gt, source; "source" names the test set, e.g. covost2_en_zh_test
 
-_QWEN_DIRECTION = re.compile(r"(?:^|_)([a-z]{2})[-_2]*([a-z]{2})(?=_|$)")
+_QWEN_DIRECTION = re.compile(r"(?:^|(?<=_))(?=([a-z]{2})[-_2]*([a-z]{2})(?:_|$))")  # they may overlap
+_QWEN_LANGUAGE = re.compile(r"(?:^|_)([a-z]{2})$")
 _QWEN_TAGGED = re.compile(r"^(.*?)<\|([a-z]{2})\|>(.*)$", re.DOTALL)
 
 
 def _from_qwen(row: Row, where: str, options: Options) -> Row | ManifestError:
-    """Read a row; the direction comes from its tag, its ``source``, or the defaults.
+    """Read a row; the direction comes from its tag, the last one in its ``source``, or the defaults.
 
+    A language alone at the end of ``source`` is that of a transcript.
     ``gt`` may hold transcript and translation around a language tag (``Hello.<|zh|>你好。``), as
     chain-of-thought recipes write it.
     """
@@ -150,8 +173,7 @@ def _from_qwen(row: Row, where: str, options: Options) -> Row | ManifestError:
         return ManifestError(f"{where}: lacks audio or gt.", got=sorted(row))
     test_set = str(row.get("source", ""))
     fields: Row = {"id": stem(row["audio"]), "audio": row["audio"], "corpus": test_set or None}
-    if found := _QWEN_DIRECTION.search(test_set):
-        src, tgt = found.groups()
+    for src, tgt in _QWEN_DIRECTION.findall(test_set):
         if src in LANGUAGES and tgt in LANGUAGES and src != tgt:
             fields |= {"src_lang": src, "tgt_lang": tgt, "task": "st"}
     if tagged := _QWEN_TAGGED.match(str(row["gt"])):
@@ -159,11 +181,15 @@ def _from_qwen(row: Row, where: str, options: Options) -> Row | ManifestError:
         texts = {"text": text.strip(), "translation": translation.strip()}
         return fields | texts | {"tgt_lang": tgt, "task": "st"}
     task = fields.get("task", options.defaults.get("task", "asr"))
+    spoken = _QWEN_LANGUAGE.search(test_set)
+    if task == "asr" and spoken and spoken[1] in LANGUAGES:
+        fields["src_lang"] = spoken[1]
     return fields | {"translation" if task == "st" else "text": row["gt"]}
 
 
 def _to_qwen(row: Utterance) -> Row:
     _must_be_a_whole_file(row, "Qwen-Audio")
+    _must_be_speech(row, "Qwen-Audio")
     direction = f"{row.src_lang}_{row.tgt_lang}" if row.task == "st" else row.src_lang
     return {"audio": row.audio, "gt": row.target, "source": f"{row.corpus or 'own'}_{direction}"}
 
@@ -248,6 +274,7 @@ def _write_salmonn(rows: Iterable[Utterance], path: Path) -> None:
 # ---- tables: CSV with quotes, or TSV without, with a header; columns are named as our fields or mapped
 
 _FIELDS = tuple(field for field in Utterance.model_fields if field != "segments")
+_APART = re.compile(r"[\t\r\n]+")  # what ends a cell or a row of a TSV
 _NUMBERS: dict[str, type[int] | type[float]] = {"offset": float, "duration": float, "channel": int}
 
 
@@ -309,16 +336,27 @@ def _number(text: str, kind: type[int] | type[float], where: str, field: str) ->
 
 
 def _write_table(rows: Iterable[Utterance], path: Path) -> None:
-    """Write a table with a column per field; tabs and line ends inside a text become spaces in a TSV."""
-    quoted = path.suffix == ".csv"
+    """Write a table with a column per field; tabs and line ends inside a text become spaces in a TSV.
+
+    Raises:
+        ManifestError: One stands in the path of a sound.
+    """
+    quoted = path.suffix.lower() == ".csv"
     dialect: Row = {} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, **dialect, lineterminator="\n")
         writer.writerow(_FIELDS)
         for row in rows:
+            if not quoted and _APART.search(row.audio or ""):
+                raise ManifestError(
+                    f"Utterance {row.id!r}: a TSV cannot hold its path.",
+                    got=repr(row.audio),
+                    expected="no tab and no line end",
+                    advice="Write a table with quotes: --out NAME.csv",
+                )
             values = [getattr(row, field) for field in _FIELDS]
             cells = ["" if value is None else str(value) for value in values]
-            writer.writerow(cells if quoted else [" ".join(cell.split()) for cell in cells])
+            writer.writerow(cells if quoted else [_APART.sub(" ", cell) for cell in cells])
 
 
 FORMATS = {
