@@ -5,7 +5,7 @@
     python tools/align_curve.py --draw docs/findings/align-first.svg --output docs/results/base/align.jsonl
 
 One row a validation. Loading, encoding (once, into the feature store) and validation are not counted. What
-stands in the output is not run again; a run that was interrupted starts anew.
+stands in the output, with as many rows and steps, is not run again; a run that was interrupted starts anew.
 """
 
 from __future__ import annotations
@@ -51,18 +51,23 @@ def main() -> None:
         return
     for similarity in chosen.similarities:
         for seed in chosen.seeds:
-            if any((row["similarity"], row["seed"]) == (similarity, seed) for row in rows_of(chosen.output)):
+            settings = AlignSettings.load(chosen.config, [*chosen.changes, f"seed={seed}"])
+            num_train = sum(len(Manifest(path)) for path in settings.data.train)
+            run = (similarity, seed, num_train, settings.train.max_steps)
+            if any(tuple(map(row.get, _KEY)) == run for row in rows_of(chosen.output)):
                 continue
-            rows = measured(chosen.config, chosen.changes, similarity, seed)
+            rows = measured(settings, similarity, seed, num_train)
             chosen.output.parent.mkdir(parents=True, exist_ok=True)
             with chosen.output.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
             print(similarity, seed, [(row["cpu_seconds"], row["mrr"]) for row in rows], flush=True)
 
 
-def measured(config: str, changes: list[str], similarity: str, seed: int) -> list[dict[str, Any]]:
+_KEY = ("similarity", "seed", "num_train", "max_steps")
+
+
+def measured(settings: AlignSettings, similarity: str, seed: int, num_train: int) -> list[dict[str, Any]]:
     """Align once from new weights and return a row for every validation."""
-    settings = AlignSettings.load(config, [*changes, f"seed={seed}"])
     folder = (
         f"{settings.output}-{seed}"
         if similarity == "wasserstein"
@@ -75,7 +80,6 @@ def measured(config: str, changes: list[str], similarity: str, seed: int) -> lis
     settings = settings.model_copy(update={"output": folder, "alignment": alignment})
     shutil.rmtree(folder, ignore_errors=True)
     rows: list[dict[str, Any]] = []
-    num_train = sum(len(Manifest(path)) for path in settings.data.train)
 
     class Timed(AlignTrainer):
         uncounted = 0.0

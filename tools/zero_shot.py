@@ -562,9 +562,10 @@ def _interval(mean: float, ends: Mapping[str, Any], digits: int = 1) -> str:
 
 
 def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
-    """Return the differences to base as an SVG, right of 0 what helps; ``titles`` name the experiments.
+    """Return the differences to base as an SVG; ``titles`` name the experiments.
 
-    Where nobody answered: what is saved of the cross-entropy.
+    Right of 0 is what helps in BLEU and what harms in the word error rate. Where nobody answered: what is
+    saved of the cross-entropy.
     """
     rows = []
     for row in found:

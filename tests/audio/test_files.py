@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aista.audio import is_silent, load_audio, probe, write_audio
+from aista.audio.files import as_flac
 from aista.errors import AudioError
 
 
@@ -226,9 +227,11 @@ def test_written_files_are_whole_and_clipped(tmp_path):
     path = write_audio(tmp_path / "new" / "a.flac", 4 * tone(0.5))
     assert np.abs(load_audio(path)).max() <= 1.0
     assert [p.name for p in path.parent.iterdir()] == ["a.flac"]
-    for samples in (np.zeros(0), np.full(10, np.nan), np.zeros((5, 2))):
+    for samples in (np.zeros(0), np.full(10, np.nan), np.zeros((5, 2)), np.full(10, 9, np.int16)):
         with pytest.raises(AudioError):
             write_audio(tmp_path / "b.wav", samples)
+        with pytest.raises(AudioError):
+            as_flac(samples)
     with pytest.raises(AudioError):
         write_audio(tmp_path / "b.xyz", tone(0.1))
     assert not list(tmp_path.glob("*b.*"))

@@ -45,7 +45,8 @@ def stand_in(monkeypatch):
 
 def translate(*words, **options):
     """Of tones, which are no speech."""
-    return run.invoke(translate_verb.app, [*(str(word) for word in words), "--vad", "off"], **options)
+    vad = [] if "--live" in words else ["--vad", "off"]
+    return run.invoke(translate_verb.app, [*(str(word) for word in words), *vad], **options)
 
 
 def test_one_file_prints_the_text_alone(talk):
@@ -151,7 +152,7 @@ def test_live_from_a_pipe_gives_text_as_it_becomes_stable(monkeypatch):
     [
         ["--output-dir", "out"], ["--output-format", "srt"], ["--output-format", "vtt"],
         ["--output-format", "tsv"], ["--channel", "0"], ["--coverage", "fail"], ["--coverage", "retry"],
-        ["--max-minutes", "5"],
+        ["--max-minutes", "5"], ["--vad", "off"],
     ],
 )  # fmt: skip
 def test_live_refuses_what_is_for_files(monkeypatch, option):

@@ -13,9 +13,10 @@ from sacrebleu.metrics import bleu as bleu_module
 from aista.audio.files import write_audio
 from aista.data.manifest import Utterance, write_manifest
 from aista.errors import ConfigError, EvaluationError
-from aista.evaluation.decode import read_hypotheses
+from aista.evaluation.decode import Hypothesis, read_hypotheses
 from aista.evaluation.evaluate import ScoreSettings, compare, score
 from aista.evaluation.metrics import obeys
+from aista.evaluation.results import part_warnings
 from aista.inference.translating import Answer, GenerationSettings, Request, SpeechTranslator
 from aista.text.prompts import LANGUAGES
 
@@ -148,6 +149,16 @@ def test_only_evaluations_of_the_same_data_are_compared(tmp_path):
         compare(tmp_path / "one/out", tmp_path / "same/out")
 
 
+def test_only_the_rows_of_the_last_limit_are_compared_and_there_must_be_some(tmp_path):
+    run(tmp_path, [("st", "良い", "良い"), ("st", "悪い", "悪い")])
+    assert compare(tmp_path / "out", tmp_path / "out")["bleu_ja"].num_segments == 2
+    values = {"output": str(tmp_path / "out"), "data": [str(tmp_path / "set.jsonl")], "limit": 1}
+    score(Parrot({}), ScoreSettings.of({**values, "silence_check": False}))
+    assert compare(tmp_path / "out", tmp_path / "out")["bleu_ja"].num_segments == 1
+    with pytest.raises(EvaluationError, match="holds no hypotheses"):
+        compare(tmp_path / "missing", tmp_path / "gone")
+
+
 def test_what_cannot_be_scored_is_refused_before_anything_is_decoded(tmp_path, monkeypatch):
     rows = [("st", "良い", "良い"), ("asr", "Well.", "well")]
     with monkeypatch.context() as patch:
@@ -184,6 +195,14 @@ def test_rows_without_a_transcript_are_told_where_text_is_translated(tmp_path, b
 def test_an_answer_in_other_chinese_characters_than_its_reference_is_told(tmp_path, answer, told):
     found = run(tmp_path, [("st", "这是一个梦。", answer), ("st", "我们走。", "我们走。")], language="zh")
     assert sum("traditional" in text and "1 of 2 rows (r0)" in text for text in found["warnings"]) == told
+
+
+def test_warnings_name_the_score_and_count_the_rows_that_they_are_of():
+    rows = [Hypothesis(f"ja{i}", "st", "ja", "良い", "良い", None) for i in range(8)]
+    rows += [Hypothesis("cut", "asr", "zh", "好", "好", None, finished=False)]
+    rows += [Hypothesis("old", "st", "zh", "這是一個夢。", "这是一个梦。", None)]
+    cut, traditional = part_warnings([], rows, 5)
+    assert "1 of 1 rows (cut) (cer_zh)" in cut and "1 of 2 rows (old)" in traditional
 
 
 OBEYED = {

@@ -339,7 +339,12 @@ def test_a_clip_that_cannot_be_read_costs_its_row_alone(folder, tmp_path):
     whole = rows[0].model_copy(update={"audio": str(folder / rows[0].audio)})
     broken = rows[1].model_copy(update={"audio": "broken.wav", "duration": 1.0})
     write_manifest(tmp_path / "mixed.jsonl", [whole, broken])
-    changes = {"data": [str(tmp_path / "mixed.jsonl")], "measures": ["speech"]}
+    changes = {
+        "data": [str(tmp_path / "mixed.jsonl")],
+        "measures": ["speech", "token_accuracy", "log_wasserstein"],
+    }
     found = evaluate(settings(folder, tmp_path / "out", **changes))
     assert found["num_scored"]["bleu_zh"] == 2
     assert any("1 of 2 rows failed" in text and "broken.wav" in text for text in found["warnings"])
+    assert found["num_scored"]["token_accuracy"] == found["num_scored"]["log_wasserstein"] == 1
+    assert any("1 clips cannot be read" in text for text in found["warnings"])

@@ -58,9 +58,38 @@ def recordings(tmp_path, monkeypatch):
 def test_rows_become_talks(recordings, tmp_path):
     assert [len(talk.segments) for talk in recordings] == [2, 2]
     assert recordings[0].segments[1] == (2.5, 1.6, "onetwothree") and recordings[0].target == "zh"
-    write_manifest(tmp_path / "bare.jsonl", [Utterance(id="a", audio="a.wav", text="x")])
-    with pytest.raises(EvaluationError, match="no test set of recordings"):
-        talks([str(tmp_path / "bare.jsonl")])
+    for row in ({"task": "aac", "text": "x"}, {"task": "asr", "text": "\u200b"}, {"task": "asr"}):
+        write_manifest(tmp_path / "bare.jsonl", [Utterance(id="a", audio="a.wav", **row)])
+        with pytest.raises(EvaluationError, match="no test set of recordings"):
+            talks([str(tmp_path / "bare.jsonl")])
+
+
+def test_a_row_without_a_length_goes_to_the_end_and_one_without_a_reference_is_blank(recordings, tmp_path):
+    common = {"audio": "a.wav", "task": "st", "tgt_lang": "zh"}
+    rows = [
+        Utterance(id="to", duration=1.6, **common),
+        Utterance(id="end", offset=2.5, translation="three", **common),
+    ]
+    write_manifest(tmp_path / "rows.jsonl", rows)
+    [talk] = talks([str(tmp_path / "rows.jsonl")])
+    assert talk.segments == ((0.0, 1.6, ""), (2.5, 2.5, "three"))
+
+
+@needs_mweralign
+def test_each_channel_is_a_recording_of_its_own(recordings, tmp_path):
+    sound, _ = soundfile.read(recordings[0].audio)
+    soundfile.write(tmp_path / "call.wav", np.stack([sound, np.zeros_like(sound)], axis=1), 16_000)
+    common = {"audio": "call.wav", "task": "st", "tgt_lang": "zh", "translation": "onetwothree"}
+    write_manifest(
+        tmp_path / "call.jsonl",
+        [Utterance(id=f"{n}", channel=n % 2, offset=0.5 * n, duration=1.0, **common) for n in range(4)],
+    )
+    whole = talks([str(tmp_path / "call.jsonl")])
+    assert [talk.name[-6:] for talk in whole] == [".wav#0", ".wav#1"]
+    assert [[start for start, *_ in talk.segments] for talk in whole] == [[0.0, 1.0], [0.5, 1.5]]
+    found = long_form(Counter(), whole, tmp_path / "out")
+    assert [row["text"] for row in found["recordings"]] == ["onetwothree" * 2, ""]
+    assert [streamed(Counter(), talk, 1.0)["prediction"] for talk in whole] == ["onetwothree" * 2, ""]
 
 
 @needs_mweralign
@@ -68,6 +97,7 @@ def test_a_text_is_cut_where_its_references_are():
     references = ["The doctor left.", "She will return by plane.", "We sing."]
     assert resegmented(" ".join(references), references, "en") == references
     assert resegmented("", references, "en") == ["", "", ""]
+    assert resegmented("a b c", [""], "en") == ["a b c"]  # which ends mweralign's process
     assert resegmented("医生走了。她会乘飞机回来。", ["医生走了。", "她会坐飞机回来。"], "zh") == [
         "医生走了。", "她会乘飞机回来。",
     ]  # fmt: skip
@@ -124,6 +154,22 @@ def test_whole_recordings_are_scored(recordings, tmp_path):
     with_broken = long_form(Counter(), [*recordings, broken], tmp_path / "broken")
     assert "missing.wav" in with_broken["recordings"][2]["error"]
     assert with_broken["scores"]["chrf_zh"] < 100.0
+    assert "1 of 3 recordings failed" in with_broken["warnings"][0] and found["warnings"] == []
+
+
+class Cut(Counter):
+    """Says something that nobody sees, and is cut."""
+
+    def answer(self, pieces, request):
+        return [Answer("one\u200b", finished=False) for _ in pieces]
+
+
+@needs_mweralign
+def test_what_bends_the_scores_of_recordings_is_told(recordings, tmp_path):
+    blank = replace(recordings[1], segments=((0.0, 1.0, ""),))
+    told = long_form(Cut(), [recordings[0], blank], tmp_path)["warnings"]
+    assert "1 of 3 segments have no reference" in told[0] and "nobody sees" in told[2]
+    assert "2 of 2 recordings" in told[1] and "max_new_tokens = 200" in told[1]
 
 
 @needs_mweralign
@@ -175,6 +221,7 @@ def test_by_the_command_line_in_the_precision_that_is_asked_for(recordings, tmp_
         closed = 0
 
         def close(self):
+            assert self.vad  # of a baseline, too
             Closed.closed += 1
 
     loaded = []
@@ -187,12 +234,29 @@ def test_by_the_command_line_in_the_precision_that_is_asked_for(recordings, tmp_
         asked = ["--long-form", *places, "--output", str(tmp_path / "out"), *words]
         return CliRunner().invoke(evaluate_verb.app, asked)
 
-    assert run("--set", "dtype=bfloat16").exit_code == 0
+    Path(recordings[1].audio).unlink()
+    first = run("--set", "dtype=bfloat16")
+    assert first.exit_code == 0 and "warning: 1 of 2 recordings failed" in first.stderr
     assert loaded[0]["dtype"] == "bfloat16" and Closed.closed == 1
     mixed = run("--set", "dtype=float32")
     assert isinstance(mixed.exception, EvaluationError) and "other settings" in str(mixed.exception)
     assert Closed.closed == 2
     assert "--streaming" in str(run("--chunk-seconds", "2").exception) and len(loaded) == 2
+
+
+@needs_mweralign
+def test_recordings_of_a_baseline_with_other_options_are_not_gone_on_with(recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr("aista.baselines.baseline", lambda *_, **__: Counter())
+
+    def run(*words):
+        places = ["--data", str(tmp_path / "talks.jsonl"), "--output", str(tmp_path / "out")]
+        asked = ["--long-form", "--baseline", "mine", *places, *words]
+        return CliRunner().invoke(evaluate_verb.app, asked)
+
+    assert run("--baseline-option", "dtype=float32").exit_code == 0
+    assert run("--baseline-option", "dtype=float32", "--set", "generation.batch_size=2").exit_code == 0
+    other = run("--baseline-option", "dtype=bfloat16")
+    assert isinstance(other.exception, EvaluationError) and "other settings" in str(other.exception)
 
 
 @pytest.mark.slow
@@ -202,6 +266,13 @@ def test_omnisteval_scores_what_is_written(recordings, tmp_path):
     assert found["0.5"]["chrf"] == found["2"]["chrf"] == pytest.approx(100.0)
     assert 0 < found["0.5"]["long_yaal"] < found["2"]["long_yaal"]
     assert (tmp_path / "streaming.png").stat().st_size > 1_000
+    blank = replace(recordings[1], segments=((0.0, 1.0, ""),))  # which OmniSTEval cannot score
+    found = streaming(Counter(), [recordings[0], blank], tmp_path / "blank", [2.0])
+    assert found["by_chunk_seconds"]["2"]["chrf"] == pytest.approx(100.0)
+    assert "1 of 3 segments have no reference" in found["warnings"][0]
+    halves = [replace(recordings[0], channel=0), replace(recordings[1], audio=recordings[0].audio)]
+    found = streaming(Counter(), halves, tmp_path / "channels", [2.0])["by_chunk_seconds"]
+    assert found["2"]["chrf"] == pytest.approx(100.0)
 
 
 class Victim(Counter):

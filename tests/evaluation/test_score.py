@@ -156,6 +156,18 @@ def test_a_system_that_does_not_hear_is_told(folder):
     assert not any("does not hear" in warning for warning in quiet["warnings"])
 
 
+def test_a_service_that_is_down_is_not_called_deaf(folder, monkeypatch):
+    answer = German.answer
+    monkeypatch.setattr(German, "answer", lambda self, pieces, _: [Answer("", error="down") for _ in pieces])
+    dataset = SpeechDataset(Manifest(folder / "set.jsonl"))
+    assert hears(German(), dataset) is None
+    down = score(German(), settings(folder))
+    assert not any("does not hear" in warning for warning in down["warnings"])
+    monkeypatch.setattr(German, "answer", answer)
+    later = score(German(deaf=True), settings(folder, limit=16))  # another attempt in the same folder
+    assert any("does not hear" in warning for warning in later["warnings"])
+
+
 def test_text_in_place_of_speech_limits_and_what_cannot_be_asked(folder):
     found = score(German(), settings(folder, measures=["text_translation"], limit=6))
     assert set(found["scores"]) == {"mt_bleu_zh", "mt_chrf_zh", "mt_bleu_ja", "mt_chrf_ja"}

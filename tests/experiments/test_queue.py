@@ -16,7 +16,7 @@ from aista.config import SelectSettings
 from aista.errors import ConfigError, TrainingError
 from aista.experiments.demo import DemoPlan, run
 from aista.experiments.plan import Job
-from aista.experiments.runner import Command, Outcome, Queue, duration
+from aista.experiments.runner import Command, Outcome, Queue, Runner, duration
 
 FINISHED, RESULT, FAILED, BLOCKED = Outcome.FINISHED, Outcome.RESULT, Outcome.FAILED, Outcome.BLOCKED
 
@@ -105,6 +105,11 @@ def test_a_failed_stage_says_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no/such/model") as caught:
         run(Broken(tmp_path))
     assert caught.value.what == "`aista select` failed."
+
+
+def test_nothing_is_launched_without_workers(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--workers 1"):
+        Runner(Broken(tmp_path), workers=0, launch=("torchrun", "-m", "aista"))
 
 
 def test_a_scale_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -98,6 +98,24 @@ def test_differences_are_of_the_same_seed() -> None:
     assert figure([finding(base, theirs, theirs)]) is None
 
 
+def test_a_study_shows_every_variant_and_seed_that_is_there(tmp_path: Path) -> None:
+    for name, seeds in (("base", 5), ("cosine", 5), ("spread", 3)):
+        for seed in range(1, seeds + 1):
+            run = tmp_path / "runs" / name / f"seed_{seed}"
+            (run / "evaluate").mkdir(parents=True)
+            values = {f"{kind}_{code}": 50.0 + seed for kind in ("bleu", "mt_bleu") for code in ("zh", "ja")}
+            (run / "evaluate" / "results.json").write_text(json.dumps({"scores": values}))
+            (run / "training.json").write_text(json.dumps({"best_token_accuracy": 0.9, "steps": 160}))
+    for words in (["--no-run"], ["cosine", "--seeds", "1", "--no-run"]):
+        result = CliRunner().invoke(app, ["study", *words, "--output", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        found = json.loads((tmp_path / "study.json").read_text())
+        assert {row["name"]: len(row["seeds"]) for row in found["ideas"]} == {
+            "base": 5, "cosine": 5, "spread": 3,
+        }  # fmt: skip
+        assert found["seeds"] == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_tiny_study_from_nothing(tmp_path: Path) -> None:

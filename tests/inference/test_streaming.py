@@ -171,6 +171,8 @@ def test_bad_samples_and_settings():
         Stream(Counter(), "en").push(np.zeros(5, np.int16))
     with pytest.raises(AudioError):
         Stream(Counter(), "en").push(np.full(5, np.nan, np.float32))
+    with pytest.raises(AudioError, match="full scale"):
+        Stream(Counter(), "en").push(np.full(5, 11_999, np.int16).astype(np.float32))
     with pytest.raises(ConfigError):
         Stream(Counter(), "en", chunk_seconds=0.0)
 

@@ -107,8 +107,11 @@ def test_one_bad_sound_stands_in_its_place_and_stops_no_other(tmp_path):
 
 @pytest.mark.parametrize(
     "samples",
-    [np.zeros((2, 100), np.float32), np.zeros(0, np.float32), np.zeros(9, np.int16), np.full(9, np.nan)],
-)
+    [
+        np.zeros((2, 100), np.float32), np.zeros(0, np.float32), np.zeros(9, np.int16), np.full(9, np.nan),
+        np.full(9, 11_999.0),
+    ],
+)  # fmt: skip
 def test_samples_that_are_none_are_refused(samples):
     with pytest.raises(AudioError):
         translator().translate(samples, target="zh")

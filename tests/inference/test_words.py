@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aista.inference.translating import Request
+from aista.inference.translator import load
 from aista.inference.words import (
     Word,
     evenly,
@@ -89,6 +91,13 @@ def test_letters_have_the_times_of_their_tokens(lengths):
 def test_a_character_of_several_tokens_has_the_time_of_all():
     found = letter_times([(0, 1), (0, 1), (1, 2)], np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]), 2)
     assert found.tolist() == [[0, 2], [2, 3]]
+
+
+def test_an_answer_that_holds_the_text_of_a_control_token_has_its_times():
+    text = "a <|im_end|> b"
+    sound = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    [times] = load(device="cpu").time_words([sound], [text], Request("st", "en", "zh"))
+    assert times.shape == (len(text), 2)
 
 
 def test_no_word_ends_in_a_pause():

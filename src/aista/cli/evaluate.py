@@ -133,15 +133,19 @@ def _recordings(
 
     output, found = Path(settings.output), long_form.talks(settings.data, settings.limit)
     system = _system(settings)
+    system.vad = True  # a baseline, too, looks for speech in a recording
     try:
-        about = [inputs_of(settings), getattr(settings, "dtype", None), getattr(system, "card", None)]
+        asked = settings.model_dump(mode="json", include={"dtype", "baseline", "options"})
+        about = [inputs_of(settings), asked, getattr(system, "card", None)]
         made_by = json.dumps(about, sort_keys=True)
         if whole:
-            scores = long_form.long_form(system, found, output, comet, made_by)["scores"]
-            typer.echo(json.dumps(scores, indent=1))
+            results = long_form.long_form(system, found, output, comet, made_by)
+            typer.echo(json.dumps(results["scores"], indent=1))
+            _warn(results)
         if chunk_seconds:
-            scores = long_form.streaming(system, found, output, chunk_seconds, made_by)["by_chunk_seconds"]
-            typer.echo(json.dumps(scores, indent=1))
+            results = long_form.streaming(system, found, output, chunk_seconds, made_by)
+            typer.echo(json.dumps(results["by_chunk_seconds"], indent=1))
+            _warn(results)
     finally:
         system.close()
 
@@ -161,5 +165,9 @@ def _show(results: dict[str, Any]) -> None:
     Console(emoji=False).print(table)
     for measure, signature in results["signatures"].items():
         typer.echo(f"{measure}: {signature}")
+    _warn(results)
+
+
+def _warn(results: dict[str, Any]) -> None:
     for warning in results["warnings"]:
         typer.echo(f"warning: {warning}", err=True)

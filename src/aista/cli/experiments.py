@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,6 +68,7 @@ def demo(
     )
 )
 def reproduce(
+    context: typer.Context,
     names: Annotated[list[str], typer.Argument(help="`all`, or table1 ... table5, figure4 ... figure7.")],
     scale: Annotated[
         str,
@@ -103,7 +104,12 @@ def reproduce(
     launch: Annotated[str | None, typer.Option(help="Command that starts a training verb.")] = None,
     dry_run: DryRun = False,
     no_run: Annotated[
-        bool, typer.Option("--no-run", help="Make tables, figures and page from what is there.")
+        bool,
+        typer.Option(
+            "--no-run",
+            help="Make tables, figures and page from what is there: every seed, and the folder's own scale, "
+            "data and methods where they are not named.",
+        ),
     ] = False,
     redraw: Annotated[
         bool, typer.Option("--redraw", help="Only draw figures and page again, from their saved numbers.")
@@ -116,7 +122,7 @@ def reproduce(
     import shlex
 
     from aista.experiments.paper.page import write_report
-    from aista.experiments.paper.plan import paper_plan
+    from aista.experiments.paper.plan import paper_plan, plan_there
     from aista.experiments.results import draw_again
     from aista.experiments.runner import AISTA, Runner
 
@@ -124,10 +130,19 @@ def reproduce(
         draw_again(output)
         typer.echo(write_report(output))
         return
-    plan = paper_plan(
-        scale, output, names, seeds, data=data, models=models, changes=changes, every_seed=all_seeds,
-        methods=method,
-    )  # fmt: skip
+    asked: dict[str, Any] = {
+        "scale": scale, "seeds": seeds, "data": data, "models": models, "changes": changes,
+        "every_seed": all_seeds, "methods": method,
+    }  # fmt: skip
+    if no_run:
+        options = {"every_seed": "all_seeds", "methods": "method"}
+        given = {
+            name: value for name, value in asked.items()
+            if getattr(context.get_parameter_source(options.get(name, name)), "name", "") != "DEFAULT"
+        }  # fmt: skip
+        plan = plan_there(output, names, **given)
+    else:
+        plan = paper_plan(folder=output, names=names, **asked)
     runner = Runner(
         plan,
         workers={"small": None, "nano": 0}.get(scale, 1) if workers is None else workers,
@@ -159,15 +174,18 @@ def study(
         int | None, typer.Option(min=0, help="Runs at once (one per core; 0: in this process).")
     ] = None,
     dry_run: DryRun = False,
-    no_run: Annotated[bool, typer.Option("--no-run", help="Make the table from what is there.")] = False,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="Only make the table, which shows every run that is there.")
+    ] = False,
     redraw: Annotated[
         bool, typer.Option("--redraw", help="Only draw the figure again, from its saved numbers.")
     ] = False,
 ) -> None:
     """Try what might make alignment help, beyond the paper: costs, weights, layers, data, stage 1.
 
-    Every variant is compared with a run that lacks it, seed by seed, on the dev set. Stop it with Ctrl-C:
-    runs save what they have and the same command goes on. Exit code 1: a run failed.
+    Every variant is compared with a run that lacks it, seed by seed, on the dev set; the table shows every
+    variant and seed that the folder holds. Stop it with Ctrl-C: runs save what they have and the same command
+    goes on. Exit code 1: a run failed.
     """
     from aista.experiments.results import draw_again
     from aista.experiments.runner import Runner, console

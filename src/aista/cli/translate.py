@@ -110,6 +110,7 @@ def translate(
         "--channel": channel is not None,
         f"--coverage {coverage}": coverage != "warn",
         "--max-minutes": max_minutes is not None,
+        "--vad off": vad == "off",
     }
     if live and any(of_files.values()):
         told = ", ".join(name for name, given in of_files.items() if given)

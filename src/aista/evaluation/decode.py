@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from aista import ot
+from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SAMPLES_PER_WINDOW
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Utterance
 from aista.data.text_files import read_json_lines
@@ -232,22 +233,29 @@ class TransportMap:
         tokens: m transcript tokens as text.
         plan: n rows of m numbers: the mass that moves from window i to token j; all sum to 1.
         value: The transport cost W.
+        token_seconds: Of sound that a window stands for; by default one of the paper's.
     """
 
     layer: int
     tokens: list[str]
     plan: list[list[float]]
     value: float
+    token_seconds: float = SAMPLES_PER_WINDOW / SAMPLE_RATE_HZ
 
 
 def transport_map(speech_llm: SpeechLM, dataset: SpeechDataset, layer: int) -> list[TransportMap]:
     """Return the exact transport plan of every utterance of a (small) dataset at one layer."""
-    maps = []
+    maps: list[TransportMap] = []
     texts = iter(dataset.utterances())
     for speech, text in paired_states(speech_llm, dataset, (layer,), _BATCH):
         for s, t in zip(speech[layer], text[layer], strict=True):
             solution = ot.solve(ot.squared_euclidean(s, t).numpy())
             tokenizer = speech_llm.batcher.tokenizer
             tokens = [tokenizer.decode([token]) for token in plain_ids(tokenizer, next(texts).text or "")]
-            maps.append(TransportMap(layer, tokens, solution.plan.tolist(), solution.value))
+            each = float(dataset.lengths[len(maps)]) / len(s)
+            if speech_llm.is_ours:
+                config = speech_llm.model.config
+                frames = config.frames_per_window / config.queries_per_window
+                each = frames * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+            maps.append(TransportMap(layer, tokens, solution.plan.tolist(), solution.value, each))
     return maps

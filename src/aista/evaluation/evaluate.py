@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from aista.audio.rates import SAMPLE_RATE_HZ
@@ -141,8 +142,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         (each with its ``scores``, ``num_scored``, ``num_unfinished``, ``num_utterances``); ``warnings``,
         ``seconds`` by measure, ``versions``, ``settings`` and what identifies them and the model. The keys of
         the scores: ``bleu_zh``, ``chrf_zh`` (speech translation), ``mt_bleu_zh``, ``mt_chrf_zh`` (text in the
-        speech slot), ``wer_en``, ``chrf_captions``, ``token_accuracy`` (percent), ``log_wasserstein``,
-        ``obedience`` (percent).
+        speech slot), ``wer_en`` (``cer_zh`` where words have no spaces between them), ``chrf_captions``,
+        ``token_accuracy`` (percent), ``log_wasserstein``, ``obedience`` (percent).
 
     Raises:
         EvaluationError: Two manifests have one name.
@@ -300,7 +301,7 @@ class _Bench:
         if {"token_accuracy", "log_wasserstein"} & set(asked):
             self._look_inside(part)
         silence = self.settings.silence_check and "speech" in asked
-        if silence and not self._remembered("hears", lambda: hears(self.system, self.sounds)):
+        if silence and self._remembered("hears", lambda: hears(self.system, self.sounds)) is False:
             self.warnings.append("the answers are the same without the sound: the model does not hear")
         return part
 
@@ -336,21 +337,24 @@ class _Bench:
     def _look_inside(self, part: Part) -> None:
         """Take the measures that need the model itself."""
         asked, speech_llm = self.settings.measures, self.system.speech_llm
-        whole = self._heard_whole()
+        whole, unread = self._heard_whole()
         rows = _only(whole, has_target)
         if "token_accuracy" in asked and len(rows):
             part.num_accuracy_rows = len(rows)
             part.correct_tokens = self._remembered(
-                "token_accuracy", lambda: teacher_forced_accuracy(speech_llm, rows)
+                "token_accuracy", lambda: teacher_forced_accuracy(speech_llm, rows), *unread
             )
         pairs = _only(whole, lambda row: row.task != "aac" and has_text(row)).clips()
         if "log_wasserstein" in asked and len(pairs):
             part.log_costs = self._remembered(
-                "log_wasserstein", lambda: transport_costs(speech_llm, pairs, self.layers), self.layers
+                "log_wasserstein",
+                lambda: transport_costs(speech_llm, pairs, self.layers),
+                self.layers,
+                *unread,
             )
 
-    def _heard_whole(self) -> SpeechDataset:
-        """Return the rows with sound, but what is longer than the model hears at once."""
+    def _heard_whole(self) -> tuple[SpeechDataset, list[str]]:
+        """Return the rows with sound that can be read and heard at once, and the ids of those unreadable."""
         dataset = _only(self.dataset, lambda row: row.audio is not None)
         longest = self.system.longest_seconds
         short = dataset.lengths <= longest
@@ -359,7 +363,13 @@ class _Bench:
                 f"{int((~short).sum())} clips are longer than {longest:.1f} s; token accuracy and transport "
                 "leave them out (their texts are scored)"
             )
-        return dataset.subset(short.nonzero()[0])
+        dataset = dataset.subset(short.nonzero()[0])
+        good = np.array([bool(dataset.readable([index])) for index in range(len(dataset))], dtype=bool)
+        unread = [dataset.utterance(index).id for index in (~good).nonzero()[0].tolist()]
+        if unread:
+            told = f"{len(unread)} clips cannot be read; token accuracy and transport leave them out"
+            self.warnings.append(told)
+        return dataset.subset(good.nonzero()[0]), unread
 
     def _check_obedience(self, part: Part) -> None:
         """Count the answers that do what is said, and name the first."""
@@ -374,14 +384,18 @@ class _Bench:
             self.warnings.append(f"{told}, e.g. {', '.join(found[:3])}")
 
     def _remembered(self, measure: str, compute: Callable[[], Any], *terms: Any) -> Any:
-        """Return a measure that an earlier attempt finished under the same terms, or compute and keep it."""
+        """Return a measure that an earlier attempt finished under the same terms, or compute and keep it.
+
+        None, which is no measure, is not kept.
+        """
         path = Path(self.settings.output) / f"{self.name}.{measure}.json"
         key = hashlib.sha256(repr((self.fingerprint, self.settings.limit, terms)).encode()).hexdigest()
         with self._timed(measure):
             if path.exists() and (kept := json.loads(path.read_text()))["key"] == key:
                 return kept["value"]
             value = compute()
-            write_whole(path, json.dumps({"key": key, "value": value}))
+            if value is not None:
+                write_whole(path, json.dumps({"key": key, "value": value}))
             return value
 
     @contextmanager
@@ -395,14 +409,16 @@ def _only(dataset: SpeechDataset, keep: Callable[[Utterance], bool]) -> SpeechDa
     return dataset.subset([i for i, row in enumerate(dataset.utterances()) if keep(row)])
 
 
-def hears(translator: SpeechTranslator, dataset: SpeechDataset) -> bool:
+def hears(translator: SpeechTranslator, dataset: SpeechDataset) -> bool | None:
     """Whether taking the sound away changes any answer to the first few clips that can be read.
+
+    None: no clip was answered both ways.
 
     Cost:
         At most eight answers; of a long clip the beginning is heard.
     """
     most = int(translator.longest_seconds * SAMPLE_RATE_HZ)
-    asked = 0
+    asked = answered = 0
     for index in range(len(dataset)):
         row = dataset.utterance(index)
         if row.audio is None or row.task not in ("st", "asr") or asked == _HEARING_CLIPS:
@@ -414,6 +430,9 @@ def hears(translator: SpeechTranslator, dataset: SpeechDataset) -> bool:
             continue
         asked += 1
         answers = [translator.answer([samples * loudness], request_of(row))[0] for loudness in (1.0, 0.0)]
+        if any(answer.error for answer in answers):
+            continue
+        answered += 1
         if answers[0].text != answers[1].text:
             return True
-    return asked == 0
+    return False if answered else None

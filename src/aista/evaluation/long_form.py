@@ -24,14 +24,16 @@ from tqdm import tqdm
 from aista.audio import speech
 from aista.audio.files import load_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import AistaError, EvaluationError
-from aista.evaluation.decode import claim_file, read_finished_lines
+from aista.evaluation.decode import Hypothesis, claim_file, read_finished_lines
 from aista.evaluation.metrics import Comet, bleu, chrf
-from aista.evaluation.results import versions
+from aista.evaluation.results import part_warnings, versions
 from aista.files import write_whole
 from aista.inference.streaming import Stream
 from aista.inference.translating import SpeechTranslator
+from aista.text.normalize import is_blank
 from aista.text.prompts import language
 
 LONG_FORM, STREAMING = "long_form.json", "streaming.json"
@@ -44,8 +46,9 @@ class Talk:
     Attributes:
         audio: Path of the file.
         source, target: ISO codes; the same where the task is to transcribe.
-        segments: (offset, duration, reference) in seconds, in order.
+        segments: (offset, duration, reference) in seconds, in order; a blank reference is not scored.
         transcripts: What is said in each segment, where that is known.
+        channel: Which channel of the file it is, counted from 0; None: the mean of all.
     """
 
     audio: str
@@ -53,40 +56,49 @@ class Talk:
     target: str
     segments: tuple[tuple[float, float, str], ...]
     transcripts: tuple[str, ...] = ()
+    channel: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other channels of its file."""
+        return self.audio if self.channel is None else f"{self.audio}#{self.channel}"
 
 
 def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
-    """Gather the rows of manifests by their recordings, of at most ``limit`` recordings.
+    """Gather the rows of manifests by their recordings, of at most ``limit``; a channel is one of its own.
 
     Raises:
-        EvaluationError: No row has a place in its recording, or languages are mixed.
+        EvaluationError: No row has a reference, or languages are mixed.
     """
-    found: dict[tuple[str, str, str], list[tuple[float, float, str, str]]] = {}
+    found: dict[tuple[str, str, str, int | None], list[tuple[float, float, str, str]]] = {}
     for path in paths:
-        manifest = Manifest(path)
-        for row in manifest:
+        dataset = SpeechDataset(Manifest(path))
+        for row, seconds in zip(dataset.utterances(), dataset.lengths.tolist(), strict=True):
             if row.audio is None or row.task not in ("st", "asr"):
                 continue
-            rows = found.setdefault((str(manifest.audio_path(row)), row.src_lang, row.answer_lang), [])
-            parts = row.segments or ()
-            for part in parts:
-                text = (part.translation if row.task == "st" else part.text) or ""
-                place = row.offset + part.offset
-                rows.append((place, part.duration, " ".join(text.split()), part.text or ""))
-            if not parts and row.duration is not None:
-                rows.append((row.offset, row.duration, " ".join(row.target.split()), row.text or ""))
+            rows = found.setdefault((row.audio, row.src_lang, row.answer_lang, row.channel), [])
+            parts = [(part.offset, part.duration, part.text, part.translation) for part in row.segments or ()]
+            for offset, length, text, translation in parts or [(0.0, seconds, row.text, row.translation)]:
+                reference = (translation if row.task == "st" else text) or ""
+                reference = "" if is_blank(reference) else " ".join(reference.split())
+                rows.append((row.offset + offset, length, reference, text or ""))
     whole = [
-        Talk(*key, tuple(row[:3] for row in sorted(rows)), tuple(text for *_, text in sorted(rows)))
-        for key, rows in found.items()
-        if rows
-    ]
-    if not whole or len({talk.target for talk in whole}) > 1:
+        Talk(audio, source, target, tuple(row[:3] for row in rows), tuple(row[3] for row in rows), channel)
+        for (audio, source, target, channel), rows in ((key, sorted(rows)) for key, rows in found.items())
+    ][:limit]
+    targets = sorted({target for _, _, target, _ in found})
+    if len(targets) != 1 or not any(map(_is_scored, whole)):
         raise EvaluationError(
             "These manifests are no test set of recordings.",
-            got=f"{len(whole)} recordings with segments, into {sorted({talk.target for talk in whole})}",
-            expected="rows of task st or asr with offset and duration, into one language",
+            got=f"{sum(map(_is_scored, whole))} recordings with a reference, into {targets}",
+            expected="rows of task st or asr with references, into one language",
         )
-    return whole[:limit]
+    return whole
+
+
+def _is_scored(talk: Talk) -> bool:
+    """Whether any segment has a reference."""
+    return any(text for *_, text in talk.segments)
 
 
 def long_form(
@@ -110,8 +122,9 @@ def long_form(
 
     Returns:
         ``scores`` (``bleu_zh``, ``chrf_zh``, over all segments), ``signatures``, ``recordings`` (text and
-        warnings of each, or its error), ``num_segments``; also written to ``long_form.json``, and the
-        segments as they were cut to ``long_form.jsonl``.
+        warnings of each, or its error), ``num_segments``, and ``warnings``: what a reader of the scores
+        should know; also written to ``long_form.json``, and the segments as they were cut to
+        ``long_form.jsonl``.
 
     Raises:
         EvaluationError: mweralign is not installed, or the output holds recordings of something else.
@@ -119,20 +132,22 @@ def long_form(
     code, log = whole[0].target, output / "recordings.jsonl"
     claim_file(log, _maker(system, whole, fingerprint))
     done = {row["index"]: row for row in read_finished_lines(log) if "error" not in row}
-    todo: dict[str, list[int]] = defaultdict(list)  # by what is spoken
+    todo: dict[tuple[str, int | None], list[int]] = defaultdict(list)  # by what is spoken, and where
     for index, talk in enumerate(whole):
         if index not in done:
-            todo[talk.source].append(index)
+            todo[talk.source, talk.channel].append(index)
     with log.open("a", encoding="utf-8") as file, tqdm(desc="recordings", total=len(whole)) as bar:
         bar.update(len(done))
-        for source, indices in todo.items():
+        for (source, channel), indices in todo.items():
+            system.channel = channel
             results = system.stream([whole[index].audio for index in indices], code, source=source)
             for index, result in zip(indices, results, strict=True):
-                row: dict[str, Any] = {"index": index, "audio": whole[index].audio}
+                row: dict[str, Any] = {"index": index, "audio": whole[index].name}
                 if isinstance(result, AistaError):
                     row["error"] = str(result)
                 else:
                     row |= {"text": result.text, "warnings": [str(each) for each in result.warnings]}
+                    row["finished"] = all(each.kind != "cut" for each in result.warnings)
                 done[index] = row
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
@@ -143,7 +158,7 @@ def long_form(
         for talk, row in zip(whole, recordings, strict=True)
         for part in resegmented(row.get("text", ""), [text for *_, text in talk.segments], code)
     ]
-    segments = [(talk.audio, *row) for talk in whole for row in talk.segments]
+    segments = [(talk.name, *row) for talk in whole for row in talk.segments]
     references = [text for *_, text in segments]
     names = ("audio", "offset", "duration", "reference", "hypothesis")
     rows = [(*row, text) for row, text in zip(segments, hypotheses, strict=True)]
@@ -159,11 +174,43 @@ def long_form(
         "scores": {name: score.value for name, score in scored.items()},
         "signatures": {name: score.signature for name, score in scored.items()},
         "num_segments": len(references),
+        "warnings": _warnings(system, whole, recordings, rows),
         "recordings": recordings,
         "versions": versions(),
     }
     write_whole(output / LONG_FORM, json.dumps(found, ensure_ascii=False, indent=1))
     return found
+
+
+def _warnings(
+    system: SpeechTranslator,
+    whole: Sequence[Talk],
+    recordings: Sequence[dict[str, Any]],
+    rows: Sequence[tuple[str, float, float, str, str]],
+) -> list[str]:
+    """Say what a reader of the scores should know of recordings and texts, as of rows elsewhere."""
+    told, count = _blank_references(whole), len(recordings)
+    if failed := [row["error"] for row in recordings if "error" in row]:
+        told.append(
+            f"{len(failed)} of {count} recordings failed and count as empty answers, e.g. {failed[0]}"
+        )
+    most = system.generation.max_new_tokens
+    if cut := [row["audio"] for row in recordings if not row.get("finished", True)]:
+        told.append(
+            f"{len(cut)} of {count} recordings hold answers that reached max_new_tokens = {most} and may be "
+            f"cut, e.g. {cut[0]}: the scores count them as they are"
+        )
+    texts = [
+        Hypothesis(f"{Path(name).name} at {start:g} s", "st", whole[0].target, text, reference, None)
+        for name, start, _, reference, text in rows
+    ]
+    return told + part_warnings([], texts, most)
+
+
+def _blank_references(whole: Sequence[Talk]) -> list[str]:
+    references = [text for talk in whole for *_, text in talk.segments]
+    told = f"{references.count('')} of {len(references)} segments have no reference, or a blank one, and are"
+    return [f"{told} not scored"] if "" in references else []
 
 
 def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
@@ -187,6 +234,8 @@ def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
 
     if not text.strip():
         return [""] * len(references)
+    if not any(line.strip() for line in references):  # mweralign ends the process at a single blank one
+        return [" ".join(text.split()), *[""] * (len(references) - 1)]
     cut = align_texts("\n".join(map(tokens, references)), tokens(text)).split("\n")
     ends = [0, *(place for place, letter in enumerate(text, start=1) if not letter.isspace())]
     edges = [ends[count] for count in accumulate(len("".join(line.split())) for line in cut)]
@@ -215,14 +264,18 @@ def streaming(
         fingerprint: Whatever identifies the system and the test set.
 
     Returns:
-        ``by_chunk_seconds``: OmniSTEval's scores and the real-time factor, as in ``streaming.json``.
+        ``by_chunk_seconds``: OmniSTEval's scores and the real-time factor, and ``warnings``, as in
+        ``streaming.json``. Recordings without a reference are not streamed.
 
     Raises:
         EvaluationError: OmniSTEval is not installed, or the output holds streams of something else.
         AudioError, ModelInputError: A recording cannot be heard to its end.
     """
+    warnings = _blank_references(whole)
+    whole = list(filter(_is_scored, whole))  # OmniSTEval fails where there is no word
     maker = _maker(system, whole, fingerprint)
-    found: dict[str, Any] = {"model": system.name, "by_chunk_seconds": {}, "versions": versions()}
+    found: dict[str, Any] = {"model": system.name, "by_chunk_seconds": {}, "warnings": warnings}
+    found["versions"] = versions()
     for seconds in chunk_seconds:
         folder = output / f"chunk-{seconds:g}"
         log = folder / "instances.log"
@@ -235,7 +288,7 @@ def streaming(
                 file.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
                 file.flush()
         places = [
-            {"wav": talk.audio, "offset": start, "duration": length}
+            {"wav": talk.name, "offset": start, "duration": length}
             for talk in whole
             for start, length, _ in talk.segments
         ]
@@ -253,7 +306,9 @@ def streaming(
 def _maker(system: SpeechTranslator, whole: Sequence[Talk], fingerprint: str) -> dict[str, Any]:
     """Return what a log of recordings is made by."""
     search = system.generation.model_dump(mode="json", exclude={"batch_size"})
-    return {**search, "detector": speech.is_installed(), "recordings": len(whole), "from": fingerprint}
+    maker = {**search, "detector": speech.is_installed(), "recordings": len(whole), "from": fingerprint}
+    channels = [talk.channel for talk in whole]
+    return {**maker, "channels": channels} if any(each is not None for each in channels) else maker
 
 
 def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> dict[str, Any]:
@@ -263,7 +318,7 @@ def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> dict
     sound had been heard when it was given out, and when that was had the sound come in real time;
     ``computation`` and ``source_length`` are those of the whole.
     """
-    samples = load_audio(talk.audio)
+    samples = load_audio(talk.audio, channel=talk.channel)
     stream = Stream(system, talk.target, source=talk.source, chunk_seconds=chunk_seconds)
     size = max(1, round(chunk_seconds * SAMPLE_RATE_HZ)) if math.isfinite(chunk_seconds) else len(samples)
     spaces = language(talk.target).spaces
@@ -281,7 +336,7 @@ def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> dict
         delays += [1000 * emission.end] * (count - len(delays))
         elapsed += [1000 * clock] * (count - len(elapsed))
     return {
-        "source": [talk.audio],
+        "source": [talk.name],
         "prediction": stream.text,
         "delays": delays,
         "elapsed": elapsed,

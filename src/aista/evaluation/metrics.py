@@ -95,7 +95,8 @@ def bleu(
         hypotheses: One translation per segment, raw text.
         references: One reference per segment, in the same order. A segment whose reference is blank cannot be
             scored and is left out; ``num_segments`` says how many are in.
-        target: ISO code of their language; it decides the tokenizer (``zh``, ``ja-mecab``, ``13a``).
+        target: ISO code of their language; it decides the tokenizer (``zh``, ``ja-mecab``, ``ko-mecab``, else
+            ``13a``).
         tokenize: Another sacreBLEU tokenizer.
         force: Allow ``13a`` and its like in a language written without spaces.
 

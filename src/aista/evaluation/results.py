@@ -21,7 +21,7 @@ from aista.evaluation import metrics
 from aista.evaluation.decode import Hypothesis, read_hypotheses
 from aista.files import write_whole
 from aista.text.normalize import is_blank, without_invisible
-from aista.text.prompts import chinese_form
+from aista.text.prompts import chinese_form, language
 
 RESULTS = "results.json"
 # Another attempt may ask for more in the same folder: what is there is used again, the results are made anew.
@@ -85,7 +85,9 @@ def part_warnings(
     for row in found:
         groups[row.task, row.language].append(row)
     for (task, code), answers in sorted(groups.items()):
-        names = {"asr": f"wer_{code}", "aac": "chrf_captions", "mt": f"mt_bleu_{code}", "st": f"bleu_{code}"}
+        rate = "wer" if language(code).spaces else "cer"
+        names = {"asr": f"{rate}_{code}", "aac": "chrf_captions"}
+        names |= {"mt": f"mt_bleu_{code}", "st": f"bleu_{code}"}
         if cut := [row.id for row in answers if not row.finished]:
             told.append(
                 f"{_some(cut, len(answers))} ({names[task]}) reached max_new_tokens = "
@@ -108,7 +110,7 @@ def part_warnings(
     chinese = [row for row in found if row.language == "zh"]
     if odd := [row.id for row in chinese if len({*map(chinese_form, _texts_of(row))} - {None}) == 2]:
         told.append(
-            f"{_some(odd, len(found))} are answered in traditional characters where the reference has "
+            f"{_some(odd, len(chinese))} are answered in traditional characters where the reference has "
             "simplified ones, or the other way round: every score counts them as differences"
         )
     return told

@@ -7,12 +7,14 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import sacrebleu
 from sacrebleu.significance import estimate_ci
 
+from aista.data.manifest import Manifest
 from aista.errors import EvaluationError
 from aista.evaluation.decode import Hypothesis, read_hypotheses
 from aista.evaluation.metrics import bleu_metric, scored_pairs
@@ -248,8 +250,9 @@ def compare(base: str | Path, system: str | Path) -> dict[str, Comparison]:
         One comparison per score name (``bleu_zh``, ``mt_bleu_ja``, ...), all test sets together.
 
     Raises:
-        EvaluationError: The folders do not hold answers to the same questions: rows, sources, references, or
-            the manifests themselves differ.
+        EvaluationError: A folder holds no answers, or not both to the same questions: rows, sources,
+            references, or the manifests themselves differ.
+        ManifestError: The manifest of an evaluation with a ``limit`` is gone.
     """
     one, other = _hypotheses_of(Path(base)), _hypotheses_of(Path(system))
     if one.keys() != other.keys():
@@ -306,5 +309,23 @@ def _check_same_manifests(base: Path, system: Path) -> None:
 
 
 def _hypotheses_of(folder: Path) -> dict[tuple[str, str], Hypothesis]:
+    """Return the answers of an evaluation, less those that a larger ``limit`` before this one left there."""
     files = sorted(folder.glob("*.speech.jsonl")) + sorted(folder.glob("*.text.jsonl"))
-    return {(file.name, row.id): row for file in files for row in read_hypotheses(file)}
+    found = {(file.name, row.id): row for file in files for row in read_hypotheses(file)}
+    if not found:
+        raise EvaluationError(
+            "An evaluation to compare holds no hypotheses.",
+            got=str(folder),
+            expected="the output folder of `aista evaluate`",
+        )
+    results = folder / RESULTS
+    settings = json.loads(results.read_text(encoding="utf-8"))["settings"] if results.exists() else {}
+    if (limit := settings.get("limit")) is None:
+        return found
+    taken = {
+        (f"{Path(path).stem}.{kind}.jsonl", row.id)
+        for path in settings["data"]
+        for row in islice(Manifest(path), limit)
+        for kind in ("speech", "text")
+    }
+    return {key: row for key, row in found.items() if key in taken}

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 
 import aista
 from aista.audio.files import as_flac
-from aista.audio.rates import SAMPLE_RATE_HZ, SAMPLES_PER_WINDOW
+from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.evaluation.decode import TransportMap
 from aista.experiments.results import Figure, Table
 from aista.figures import NARROW, WIDE, charts, colour_variables, signed
@@ -185,11 +185,11 @@ def drawn_plan(clip: Clip, system: str, role: str = "", width: float | None = No
     Args:
         role: Its colour; empty: the system's.
         width: Of the picture at most, and then the speech tokens share the clip's length among them; by
-            default each is a window of AI-STA's.
+            default each has the length that the plan says.
     """
     plan = clip.maps[system]
     n, samples = len(plan.plan), np.zeros(1, np.float32) if clip.samples is None else clip.samples
-    each = SAMPLES_PER_WINDOW if width is None else -(-len(samples) // n)
+    each = round(plan.token_seconds * SAMPLE_RATE_HZ) if width is None else -(-len(samples) // n)
     values = {
         "plan": plan.plan, "tokens": plan.tokens, "role": role or charts.role_of(system), "samples": samples,
         "samples_per_token": each, "label": f"transport plan of {words(system)} for: {clip.source}",

@@ -40,7 +40,7 @@ class Job:
         verb: ``align``, ``pretrain``, ``select``, ``joint`` or ``evaluate``.
         settings: What it is called with; ``BaselineSettings`` evaluate a baseline.
         needs: Names of other jobs.
-        all_cores: It gets every core: nothing else can run beside it.
+        all_cores: It has a thread per core, not its share of them; others may run beside it.
     """
 
     name: str
@@ -72,12 +72,14 @@ class Job:
                 return outcome
         return None
 
+    def config(self, folder: Path) -> Path:
+        """Return where a runner writes its settings."""
+        return folder / "configs" / f"{self.file_name}.yaml"
+
     def arguments(self, folder: Path, launch: Sequence[str] = AISTA) -> list[str]:
-        """Write the settings into ``folder/configs`` and return the command that uses them."""
-        config = folder / "configs" / f"{self.file_name}.yaml"
-        self.settings.save(config)
+        """Return the command that uses the settings in ``folder/configs``."""
         start = launch if self.verb in (*TRAINING, "select") else AISTA
-        words = [*start, self.verb, "--config", str(config)]
+        words = [*start, self.verb, "--config", str(self.config(folder))]
         if isinstance(self.settings, BaselineSettings):
             words += ["--baseline", self.settings.baseline]
         return words
@@ -125,9 +127,11 @@ class Plan(ABC):
     Attributes:
         folder: Where everything goes; the same plan goes on there.
         guesses: Kind of job -> seconds, before one has been timed.
+        asked: What it was asked for, which the runner writes down.
     """
 
     guesses: Mapping[str, float] = {}
+    asked: Mapping[str, Any] = {}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

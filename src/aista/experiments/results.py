@@ -185,18 +185,23 @@ class Table(Result):
         return out.getvalue()
 
     def to_latex(self) -> str:
-        """Return a table for the LaTeX package ``booktabs``; a star marks p < 0.05 against the base."""
+        """Return a table for the LaTeX package ``booktabs``: bold as on the page, a star for p < 0.05."""
         heading, rows = self.grid()
         lines = [
             r"\begin{table}", r"\centering", rf"\caption{{{_tex(self.title)}. {_tex(self.caption)}}}",
             rf"\label{{tab:{self.name}}}", rf"\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}", r"\toprule",
             " & ".join(map(_tex, heading)) + r" \\", r"\midrule",
         ]  # fmt: skip
+        beside = self.beside()
+        places = [1 + i + sum(beside[:i]) for i in range(len(self.columns))]
         for row, texts in zip(self.rows, rows, strict=True):
             if row.is_heading:
                 lines.append(rf"\multicolumn{{{len(heading)}}}{{l}}{{\textit{{{_tex(row.label)}}}}} \\")
             else:
-                lines.append(" & ".join(map(_tex, texts)) + r" \\")
+                shown = list(map(_tex, texts))
+                for place, cell in zip(places, row.cells, strict=False):
+                    shown[place] = rf"\textbf{{{shown[place]}}}" if cell.best else shown[place]
+                lines.append(" & ".join(shown) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
         below = " ".join([*self.notes, *self.signatures])
         lines += [rf"\par\smallskip{{\footnotesize {_tex(below)}\par}}"] if below else []
@@ -321,7 +326,8 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 _TEX = str.maketrans(
     {
         **{letter: f"\\{letter}" for letter in "%&_#${}"}, **{letter: f"${letter}$" for letter in "|<>"},
-        "±": r"$\pm$", "×": r"$\times$", "\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}",
+        "±": r"$\pm$", "×": r"$\times$", "Δ": r"$\Delta$", "α": r"$\alpha$",
+        "\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}",
     }
 )  # fmt: skip
 

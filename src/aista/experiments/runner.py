@@ -37,6 +37,7 @@ from rich.progress import (
 )
 
 from aista import processes
+from aista.errors import ConfigError
 from aista.files import sha256_of, write_whole
 
 if TYPE_CHECKING:
@@ -73,16 +74,24 @@ class Runner:
         workers: Processes at once, the cores shared out among them; 0: one after the other in this process.
             None: one per core.
         launch: Command that starts a training verb, e.g. ``torchrun --nproc_per_node 8 -m aista``.
+
+    Raises:
+        ConfigError: A command to launch, and no process to launch it in.
     """
 
     def __init__(self, plan: Plan, *, workers: int | None = None, launch: Sequence[str] = AISTA) -> None:
         self.plan, self.launch = plan, tuple(launch)
         self.workers = processes.cores() if workers is None else workers
-        plan.folder.mkdir(parents=True, exist_ok=True)
+        if self.workers == 0 and self.launch != AISTA:
+            raise ConfigError(
+                "Without workers everything runs in this process: nothing is launched.",
+                got=f"--workers 0 --launch {shlex.join(launch)!r}",
+                advice="Use --workers 1, or leave --launch out.",
+            )
         self.clock = Clock(plan.folder / "seconds.json")
 
     def commands(self) -> list[str]:
-        """Return what would be run, as a shell understands it; the settings are written into the folder."""
+        """Return what would be run, as a shell understands it; nothing is written."""
         lines = (shlex.join(job.arguments(self.plan.folder, self.launch)) for job in self.plan.jobs())
         return [line.replace(shlex.join(AISTA), "aista") for line in lines]
 
@@ -114,6 +123,8 @@ class Runner:
         return self.plan.folder / "logs" / f"{job.file_name}.log"
 
     def _side_by_side(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
+        for job in jobs:
+            job.settings.save(job.config(self.plan.folder))
         commands = [
             Command(
                 job.name, job.kind, job.arguments(self.plan.folder, self.launch), self.log(job), job.needs,
@@ -159,13 +170,21 @@ class Runner:
         values = {
             "command": shlex.join(["aista", *sys.argv[1:]]), "machine": machine() | {"workers": self.workers},
             "versions": versions(), "started": recorded(folder).get("started", now), "finished": now,
+            **self.plan.asked,
         }  # fmt: skip
         write_whole(folder / RECORD, json.dumps(values, ensure_ascii=False, indent=1))
 
     def _note(self, jobs: Sequence[Job]) -> None:
-        """Write down what each training is about to be made from: settings, data, versions."""
+        """Write down what each training is about to be made from: settings, data, versions.
+
+        A folder that is claimed keeps what it has: a run with other settings or data may be refused there.
+        """
+        from aista.run_folder import SETTINGS
+
         record = recorded(self.plan.folder)
-        for job in (job for job in jobs if job.verb in TRAINING and job.already() is None):
+        for job in jobs:
+            if job.verb not in TRAINING or (job.output / SETTINGS).exists():
+                continue
             data = job.settings.data
             values = {
                 "name": job.name, "seed": job.settings.seed, "settings_sha256": job.settings.sha256(),
@@ -216,7 +235,7 @@ class Command:
         already: How it ended in an earlier attempt; None: it has to run.
         is_result: Given the end of the log of a failed command: whether failing is what came out.
         is_steady: Its log is one progress bar, which tells how far it is.
-        all_cores: It gets every core, not its share: nothing else runs beside it.
+        all_cores: It has a thread per core, not its share of them; others may run beside it.
     """
 
     name: str

@@ -134,7 +134,12 @@ COSINE = Alignment("all")
 SPREAD = Alignment("all", "text_spread", 0.99)
 LITERAL = Alignment("all", "raw", 0.99)
 _WEAK = ("a weak stage 1", "700 steps of recognition on 3,000 sentences, from new adapters.", "pretrain", 700)
-_LONG = ("a longer stage 1", "the shipped one, 1,000 steps further on 3,000 other sentences.", "joint", 1_000)
+_LONG = (
+    "a longer stage 1",
+    "the shipped one, 1,000 steps further on 3,000 sentences in other voices, nearly all of them its own.",
+    "joint",
+    1_000,
+)
 STAGES: Mapping[str, Stage1] = {
     "weak": Stage1(*_WEAK),
     "weak_aligned": Stage1(*_WEAK, COSINE),
@@ -269,12 +274,13 @@ class StudyPlan(Plan):
     def results(self, clock: Clock) -> Table:
         """Write table, figure and ``study.json`` from what is there; returns the table."""
         found = self.findings()
+        seeds = sorted({seed for row in found for seed in row.seeds})
         shown, picture = table(found), figure(found)
         save(shown, self.folder)
         if picture is not None:
             save(picture, self.folder)
         values = recorded(self.folder) | {
-            "seeds": list(self.seeds), "seconds": clock.seconds,
+            "seeds": seeds, "seconds": clock.seconds,
             "word_error_rate_of_stage1": self._word_error_rates(),
             "ideas": [
                 {
@@ -291,8 +297,8 @@ class StudyPlan(Plan):
         return shown
 
     def findings(self) -> list[Finding]:
-        """Return what came out for every variant with a run beside what it is compared with."""
-        variants = [variant for group in self.groups for variant in group]
+        """Return what came out for every variant, asked for or not, with a run beside its base's."""
+        variants = [variant for group in GROUPS for variant in group]
         scores = {variant.name: self._scores(variant) for variant in variants}
         found = (finding(one, scores[one.name], scores[one.against]) for one in variants)
         return [row for row in found if row is not None]
@@ -367,29 +373,29 @@ class StudyPlan(Plan):
         """Return by stage 1 and seed the word error rate on the dev set, where it was measured."""
         rates: dict[str, dict[int, float]] = {}
         for name in STAGES:
-            for seed in self.seeds:
-                path = self._place("stage1", name, seed) / "evaluate" / "results.json"
-                if path.exists():
-                    rates.setdefault(name, {})[seed] = json.loads(path.read_text())["scores"]["wer_en"]
+            for seed, run in self._there("stage1", name).items():
+                scores = json.loads((run / "evaluate" / "results.json").read_text())["scores"]
+                rates.setdefault(name, {})[seed] = scores["wer_en"]
         return rates
 
     def _scores(self, variant: Variant) -> dict[int, dict[str, float]]:
         """Return by seed the scores of the runs that are finished."""
         found = {}
-        for seed in self.seeds:
-            run = self._place("runs", variant.name, seed)
-            if (run / "evaluate" / "results.json").exists():
-                scores = json.loads((run / "evaluate" / "results.json").read_text())["scores"]
-                training = json.loads((run / "training.json").read_text())
-                found[seed] = {
-                    **{
-                        name: (scores[f"{name}_zh"] + scores[f"{name}_ja"]) / 2
-                        for name in ("bleu", "mt_bleu")
-                    },
-                    "token_accuracy": 100 * training["best_token_accuracy"],
-                    "steps": float(training["steps"]),
-                }
+        for seed, run in self._there("runs", variant.name).items():
+            scores = json.loads((run / "evaluate" / "results.json").read_text())["scores"]
+            training = json.loads((run / "training.json").read_text())
+            found[seed] = {
+                **{name: (scores[f"{name}_zh"] + scores[f"{name}_ja"]) / 2 for name in ("bleu", "mt_bleu")},
+                "token_accuracy": 100 * training["best_token_accuracy"],
+                "steps": float(training["steps"]),
+            }
         return found
+
+    def _there(self, kind: str, name: str) -> dict[int, Path]:
+        """Return by seed the runs (``runs``) or stages 1 (``stage1``) that are evaluated."""
+        paths = (self.folder / kind / name).glob("seed_*/evaluate/results.json")
+        runs = {int(path.parts[-3].removeprefix("seed_")): path.parents[1] for path in paths}
+        return dict(sorted(runs.items()))
 
 
 # ---- table and figure ----

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from aista.audio.files import check_peak
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.audio.speech import SpeechFinder, segment
 from aista.errors import AudioError, ConfigError, ModelInputError
@@ -102,19 +103,19 @@ class Stream:
         """Hear the next samples and return what they made stable.
 
         Args:
-            samples: float32 (n,), 16 kHz mono, any n.
+            samples: float32 (n,), full scale 1.0, 16 kHz mono, any n.
 
         Raises:
             AudioError: They are not samples.
             ModelInputError: The translator failed.
         """
-        floats = samples.ndim == 1 and np.issubdtype(samples.dtype, np.floating)
-        if not floats or not np.isfinite(samples).all():
+        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
             raise AudioError(
                 "These samples cannot be heard.",
                 got=f"{samples.dtype} array of shape {samples.shape}",
                 expected="a one-dimensional array of finite floats, mono, 16 kHz",
             )
+        check_peak(samples, "<samples>")
         self._coming = np.concatenate([self._coming, samples.astype(np.float32, copy=False)])
         self._hear()
         return self._emission()

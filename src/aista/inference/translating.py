@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from aista.audio import speech
-from aista.audio.files import MAX_MINUTES, AudioSource, Recording, read_audio
+from aista.audio.files import MAX_MINUTES, AudioSource, Recording, check_peak, read_audio
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.audio.signal import offset_of, told_offset, without_offset
 from aista.audio.speech import Segment, segment, without_idle_edges
@@ -582,7 +582,7 @@ def listen(
 
     Raises:
         AudioError: The sound cannot be read, or is longer than ``max_minutes``; samples must be a
-            one-dimensional array of finite floats.
+            one-dimensional array of finite floats, full scale 1.0.
     """
     if isinstance(sound, Recording):
         return sound, "<recording>"
@@ -596,8 +596,7 @@ def listen(
             expected="a non-empty one-dimensional float array, mono, 16 kHz",
             advice="Pass the file itself (any rate, any channels), or convert first.",
         )
-    if not np.isfinite(sound).all():
-        raise AudioError("The samples hold something that is no number.", got="NaN or infinity")
+    check_peak(sound, "<samples>")
     samples = sound.astype(np.float32, copy=False)
     remarks = (told_offset(offset),) if (offset := offset_of(samples)) else ()
     return Recording(without_offset(samples), remarks=remarks), "<samples>"

@@ -156,8 +156,10 @@ class Translator(OnSpeechLLM):
             windows = functional.normalize(heard[row][spoken.span[row].to(device)], dim=-1)
             tokens = functional.normalize(read[row][written.span[row].to(device)], dim=-1)
             times = token_times((1.0 - windows @ tokens.T).cpu().numpy(), len(piece) / SAMPLE_RATE_HZ)
-            offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            found.append(letter_times(offsets, times, len(text)))
+            cut = tokenizer(  # as plain_ids cut it for the states
+                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+            )
+            found.append(letter_times(cut["offset_mapping"], times, len(text)))
         return found
 
 

@@ -57,7 +57,7 @@ def evaluate(run: Run, wrong: int = 0) -> dict[str, float]:
         lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
         (run.evaluation / f"test.{kind}.jsonl").write_text("".join(lines), encoding="utf-8")
     results = {
-        "scores": scores, "signatures": signatures, "warnings": [],
+        "scores": scores, "signatures": signatures, "warnings": [], "settings": {},
         "by_set": {"test": {"scores": scores, "num_utterances": 8}},
     }  # fmt: skip
     (run.evaluation / "results.json").write_text(json.dumps(results))

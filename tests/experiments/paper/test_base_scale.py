@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from aista.cli.experiments import app
 from aista.config import AlignSettings
-from aista.data.manifest import Manifest, write_manifest
+from aista.data.manifest import Manifest, TimedText, Utterance, write_manifest
 from aista.errors import ConfigError, ManifestError
-from aista.experiments.paper.plan import STAGES, BasePlan, paper_plan
+from aista.experiments.paper.plan import STAGES, BasePlan, paper_plan, plan_there
+from aista.experiments.paper.tables import table2
 from aista.experiments.runner import Outcome
 from tests import tiny
 
@@ -152,9 +153,82 @@ def test_nothing_is_written_from_rows_that_lack_a_transcript(tmp_path: Path) -> 
     data = manifests(tmp_path)
     silent = [row.model_copy(update={"text": None}) for row in Manifest(data / "test.jsonl")]
     write_manifest(data / "test.jsonl", silent)
-    with pytest.raises(ManifestError, match="no transcript"):
+    with pytest.raises(ManifestError, match="no text"):
         BasePlan(tmp_path / "run", ["figure4"], data=data).prepare(None)  # type: ignore[arg-type]
     assert not (tmp_path / "run" / "corpus").exists()
+
+
+@pytest.mark.parametrize("change", [{"task": "asr"}, {"translation": None}])
+def test_a_row_that_is_no_speech_translation_is_named(tmp_path: Path, change: dict[str, str | None]) -> None:
+    (tmp_path / "data").mkdir()
+    data = manifests(tmp_path)
+    rows = list(Manifest(data / "dev.jsonl"))
+    write_manifest(data / "dev.jsonl", [*rows[1:], rows[0].model_copy(update=change)])
+    with pytest.raises(ManifestError, match=r"dev\.jsonl: 'u0'"):
+        BasePlan(tmp_path / "run", ["figure4"], data=data).prepare(None)  # type: ignore[arg-type]
+
+
+def test_recognition_asks_for_the_transcript_alone(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    data = manifests(tmp_path)
+    parts = (TimedText(offset=0.0, duration=0.1, translation="好"),)
+    rows = [
+        row.model_copy(update={"prompt": "Translate into Chinese.", "segments": parts})
+        for row in Manifest(data / "test.jsonl")
+    ]
+    write_manifest(data / "test.jsonl", rows)
+    BasePlan(tmp_path / "run", ["figure4"], data=data).prepare(None)  # type: ignore[arg-type]
+    made = Manifest(tmp_path / "run" / "corpus" / "test.asr.jsonl")
+    assert {(row.prompt, row.segments) for row in made} == {(None, None)}
+    assert all(Utterance.model_validate(row.model_dump()) == row for row in made)
+
+
+def test_layers_are_chosen_on_dev_clips_as_many_as_there_are(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    plan = BasePlan(tmp_path / "run", ["all"], data=tmp_path / "data")
+    settings = plan.select(plan.backbones[0])
+    assert settings.data == [str(tmp_path / "run" / "corpus" / "dev.asr.jsonl")]
+    assert settings.num_pairs == 200
+    manifests(tmp_path)
+    assert plan.select(plan.backbones[0]).num_pairs == 6
+
+
+def test_the_caption_says_how_many_rows_are_scored(tmp_path: Path) -> None:
+    plan = BasePlan(tmp_path, ["table2"], data=tmp_path)
+    assert "at most the first 400 rows of" in table2(plan.context()).caption
+    every = BasePlan(tmp_path, ["table2"], data=tmp_path, changes=["evaluate.limit=null"])
+    assert "first" not in table2(every.context()).caption
+
+
+def test_tables_of_what_is_there_keep_every_seed_and_the_folders_scale(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        (tmp_path / "runs" / "base" / "ai_sta" / f"seed_{seed}").mkdir(parents=True)
+    asked = paper_plan("base", tmp_path, ["all"], data=tmp_path / "d", changes=["evaluate.limit=3"]).asked
+    (tmp_path / "run.json").write_text(json.dumps(asked))
+    again = ["reproduce", "all", "--no-run", "--output", str(tmp_path)]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    record = json.loads((tmp_path / "reproduce.json").read_text())
+    assert (record["scale"], record["seeds"]) == ("base", [1, 2, 3])
+    (tmp_path / "run.json").unlink()  # a folder without it, e.g. one that was committed
+    plan = plan_there(tmp_path, ["all"])
+    assert plan.tests() == [tmp_path / "d" / "test.jsonl"] and plan.context().limit == 3
+    assert plan_there(tmp_path, ["all"], seeds=1).scope.seeds == (1,)
+    refused = CliRunner().invoke(app, [*again, "--scale", "small"])
+    assert "another scale" in str(refused.exception)
+
+
+@pytest.mark.slow
+def test_a_refused_change_leaves_the_record_of_what_was_run(done: tuple[Path, list[str], str]) -> None:
+    root, asked, _ = done
+    kept = root / "run" / "runs" / "base" / "base" / "seed_1" / "provenance.yaml"
+    before = kept.read_bytes()
+    words = ["reproduce", "all", "--scale", "base", "--workers", "0", "--output", str(root / "run")]
+    changed = [*asked, "joint.train.max_steps=3"]
+    words += ["--data", str(root / "data"), *(word for text in changed for word in ("--set", text))]
+    assert CliRunner().invoke(app, words).exit_code == 1
+    assert kept.read_bytes() == before
+    shown = json.loads((root / "run" / "reproduce.json").read_text())["settings"]
+    assert "max_steps: 2" in shown["joint base"] and "max_steps: 3" not in shown["joint base"]
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:

@@ -11,12 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aista.audio.files import load_audio
+from aista.audio.files import load_audio, write_audio
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.evaluation.metrics import chrf
+from aista.experiments.page import drawn_plan
 from aista.experiments.paper.figures import all_figures, figure4, figure5, figure6
-from aista.experiments.paper.page import write_report
-from aista.experiments.paper.sentences import chosen_sentences, figure7, pairs_of_runs
+from aista.experiments.paper.page import _clip, write_report
+from aista.experiments.paper.sentences import (
+    LONGEST_SECONDS,
+    chosen_sentences,
+    figure7,
+    pairs_of_runs,
+    saved_clip,
+)
 from aista.experiments.paper.systems import Context, Run
 from aista.experiments.results import Figure, load_all, save
 from aista.model import AistaForConditionalGeneration, AistaProcessor
@@ -29,7 +36,9 @@ ABOUT = (
     "depth", "length_only", "norm_speech", "norm_text", "massive_speech", "massive_text", "cosine_of_means",
     "energy_top_dims_speech", "energy_top_dims_text",
 )  # fmt: skip
-QFORMER = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+QFORMER = {
+    "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "frames_per_window": 8,
+}  # fmt: skip
 
 
 def layers(path: Path, mrr: list[float], threshold: float) -> Path:
@@ -156,6 +165,16 @@ def test_cases_are_balanced_and_say_what_other_seeds_do(sweep):
     assert set(better["texts"]) >= {"base", "ai_sta", "ctc"} and better["source"] == tiny.TEXTS[0]
     original = load_audio(sweep.folder / better["audio"])
     assert np.abs(load_audio(sweep.folder / better["clip"]) - original).max() < 1e-3
+    assert [Path(case["clip"]).name for case in (better, worse)] == ["case-0.flac", "case-1.flac"]  # not ids
+
+
+def test_a_case_is_cut_but_a_plan_has_its_whole_sound(tmp_path):
+    write_audio(tmp_path / "long.wav", np.zeros(13 * 16_000, np.float32))
+    write_manifest(tmp_path / "test.jsonl", [Utterance(id="../../out", audio="long.wav", text="a")])
+    there = replace(context(plan(tmp_path)), folder=tmp_path)
+    for most, seconds in ((LONGEST_SECONDS, 12), (None, 13)):
+        found = saved_clip(there, tmp_path / "test.jsonl", 0, "a", most)
+        assert len(load_audio(tmp_path / found["clip"])) == seconds * 16_000
 
 
 def test_pairs_need_both_systems(sweep):
@@ -204,6 +223,10 @@ def test_figures_from_inside_the_models(inside, drawn):
     assert clips[0]["why"] == "first of test" and set(clips[0]["maps"]) == {"base", "ai_sta"}
     for plan_of in clips[0]["maps"].values():
         assert np.sum(plan_of["plan"]) == pytest.approx(1, abs=1e-3) and plan_of["value"] > 0
+        assert plan_of["token_seconds"] == 8 * 0.02  # base scale's windows, not the paper's
+    assert "each column is 0.16 s" in found["transport"].caption
+    clip = _clip(clips[0], inside.folder)
+    assert drawn_plan(clip, "base")["seconds"] == pytest.approx(0.16 * len(plan_of["plan"]))
 
 
 def test_states_are_computed_once(inside, monkeypatch):

@@ -118,6 +118,17 @@ def test_what_was_not_measured_has_no_verdict():
     assert compared(table([1.0, 2.0], [1.0]), [0]) == []  # a sweep that is half done
 
 
+def test_other_languages_than_english_are_compared_too(folder):
+    results = load_all(folder)
+    before = claims(results), gaps_of(results)
+    for name in ("table2", "table5"):
+        titles = [title.replace("En-", "It-") for title in results[name].columns]
+        results[name] = results[name].model_copy(update={"columns": titles})
+    now = claims(results), gaps_of(results)
+    assert [len(found) for found in now] == [len(found) for found in before]
+    assert [gap["name"].replace("It-", "En-") for gap in now[1]] == [gap["name"] for gap in before[1]]
+
+
 def test_seeds_are_paired_by_their_numbers():
     """Seed 1 of CTC diverged: its seeds 2 and 3 are compared with the same two of AI-STA."""
 

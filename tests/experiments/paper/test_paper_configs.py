@@ -40,12 +40,12 @@ def test_there_is_a_file_for_every_stage_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", [name for name in STAGES if not name.startswith("select")])
 def test_optimisation_is_the_papers(name: str, tmp_path: Path) -> None:
-    """5.2 and A.1, as they arrive at transformers."""
+    """5.2 and A.1, as the training loop reads them."""
     train = load(name).train
     args = training_arguments(tmp_path, train.model_copy(update={"precision": "fp32"}), seed=42)
-    assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon) == (0.9, 0.999, 1e-8)
-    assert (args.weight_decay, args.max_grad_norm) == (0.05, 0.0)
-    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 32
+    assert (train.adam_beta1, train.adam_beta2, train.adam_epsilon) == (0.9, 0.999, 1e-8)
+    assert (train.weight_decay, train.max_grad_norm) == (0.05, 0.0)
+    assert train.per_device_train_batch_size * args.gradient_accumulation_steps == 32
     assert train.precision == "bf16"
     joint_stage = name.startswith("joint")
     warmup = 3_000 if joint_stage else 9_000
@@ -53,9 +53,9 @@ def test_optimisation_is_the_papers(name: str, tmp_path: Path) -> None:
     assert learning_rate(warmup - 1, train) == pytest.approx(3e-5, rel=1e-3)
     assert learning_rate(train.max_steps, train) == pytest.approx(1e-5)
     if joint_stage:
-        assert (args.eval_steps, train.patience) == (3_000, 4)
+        assert (train.eval_steps, train.patience) == (3_000, 4)
     else:
-        assert args.max_steps == 80_000
+        assert train.max_steps == 80_000
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

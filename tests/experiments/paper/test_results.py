@@ -65,6 +65,14 @@ def test_latex_escapes_and_has_a_cell_per_column() -> None:
     assert r"AI-STA & 46.0 $\pm$ 0.2* & 46.0 &  \\" in lines
 
 
+def test_latex_is_bold_where_the_page_is_and_writes_greek() -> None:
+    cells = [Cell(value=1.0, paper=2.0), Cell(value=3.0, best=True)]
+    table = Table(name="t", title="Δ, α .9", columns=["a", "b"], rows=[Row(label="x", cells=cells)])
+    lines = table.to_latex().splitlines()
+    assert r"x & 1.0 & 2.0 & \textbf{3.0} \\" in lines
+    assert r"\caption{$\Delta$, $\alpha$ .9. }" in lines
+
+
 def test_latex_carries_the_rules_and_signatures() -> None:
     table = TABLE.model_copy(update={"notes": ["p < 0.05 {a}"]})
     assert r"{\footnotesize p $<$ 0.05 \{a\} nrefs:1$|$tok:zh\par}" in table.to_latex()

@@ -153,7 +153,9 @@ def test_the_papers_scale_says_what_is_missing_and_shows_its_commands(tmp_path: 
     assert len(joint) == 8 and all(line.startswith(f"{launch} joint --config") for line in joint)
     verbs = [line.split(" --config")[0].split(" ")[-1] for line in shown]
     assert verbs[:4] == ["pretrain", "select", "pretrain", "select"]
-    settings = JointSettings.load(joint[-1].split("--config ")[1])
+    assert not (tmp_path / "configs").exists()  # a sweep that is at work there keeps its settings
+    jobs = paper_plan("paper", tmp_path, ["table2"], data=tmp_path / "d").jobs()
+    settings = [job.settings for job in jobs if job.verb == "joint"][-1]
     assert settings.data.train == [str(tmp_path / "d/covost2-en-ja/train.jsonl")]
     assert settings.init == str(tmp_path / "pretrain/vicuna-13b")
     assert settings.alignment.options == {"scale": "raw"} and settings.train.warmup_steps == 3000

@@ -60,6 +60,13 @@ def test_every_method_is_a_system_with_settings_that_can_be_read() -> None:
         assert changed(start, alignment=system.alignment).alignment.method
 
 
+@pytest.mark.parametrize("name", ["other.base", "my_package.ctc", "b.x", "my.ai_sta_raw"])
+def test_a_method_does_not_take_the_place_of_another_system(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        systems(6, ["a.x", name])
+    assert systems(6, ["ctc", "a.x", "a.x"]).keys() == {*systems(6), "x"}
+
+
 def test_layer_sets_end_at_the_last_block() -> None:
     assert systems(2)["layers_0_5"].alignment == {"layers": [0, 1, 2]}
     assert systems(28)["layers_1_6"].alignment == {"layers": [1, 2, 3, 4, 5, 6]}

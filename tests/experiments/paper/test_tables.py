@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from aista.data.manifest import Manifest, write_manifest
 from aista.evaluation.evaluate import compare
 from aista.experiments.paper.systems import Run, with_best
 from aista.experiments.paper.tables import all_tables, table1, table2, table3, table4, table5
@@ -69,6 +70,10 @@ def test_tables_have_the_languages_of_the_tests(tmp_path: Path) -> None:
     assert all(cell.value is not None for cell in row(table, "base").cells)
     assert "salmonn" not in {line.key for line in table.rows}
     assert table5(there).columns == ["ST En-De", "MT En-De", "ST En-Fr", "MT En-Fr"]
+    tiny.manifest(tmp_path / "test.jsonl", count=2)
+    rows = [row.model_copy(update={"src_lang": "it"}) for row in Manifest(tmp_path / "test.jsonl")]
+    write_manifest(tmp_path / "test.jsonl", rows)
+    assert table2(replace(there, tests=[tmp_path / "test.jsonl"])).columns == ["It-De", "It-Fr"]
     assert table4(there).columns[:2] == ["En-De", "En-Fr"] and table3(there).columns[:2] == ["En-De", "En-Fr"]
 
 

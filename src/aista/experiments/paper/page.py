@@ -73,7 +73,7 @@ def render(results: Results, record: Mapping[str, Any], folder: Path, notice: st
         notice: Shown in a box at the head.
     """
     figures = {name: result for name, result in results.items() if isinstance(result, Figure)}
-    main, found = _compared(results, "table2", "En-"), claims(results)
+    main, found = _compared(results, "table2"), claims(results)
     map_of_states, scatter, cases, plans = map(figures.get, ("figure5", "figure6", "figure7", "transport"))
     return page.render(
         "paper.html.j2",
@@ -204,8 +204,8 @@ def compared(table: Table, columns: Sequence[int]) -> list[Compared]:
     return found
 
 
-def _compared(results: Results, name: str, beginning: str) -> list[Compared]:
-    """Compare in the columns whose names begin so: ``En-`` is BLEU of speech, ``MT`` BLEU of text."""
+def _compared(results: Results, name: str, beginning: str = "") -> list[Compared]:
+    """Compare in the columns whose names begin so: ``ST`` is BLEU of speech, ``MT`` BLEU of text."""
     table = results.get(name)
     if not isinstance(table, Table):
         return []
@@ -216,9 +216,7 @@ def claims(results: Results) -> list[Claim]:
     """Return every claim of the paper that these results can speak to, in the paper's order."""
     tables = {name: result for name, result in results.items() if isinstance(result, Table)}
     figures = {name: result for name, result in results.items() if isinstance(result, Figure)}
-    found = [
-        row.claim(f"Speech translation, {row.name}", "table2") for row in _compared(results, "table2", "En-")
-    ]
+    found = [row.claim(f"Speech translation, {row.name}", "table2") for row in _compared(results, "table2")]
     if figure := figures.get("figure4"):
         found += [_early_layers(line) for line in figure.data["lines"]]
     if table := tables.get("table3"):
@@ -312,7 +310,7 @@ def _number(cell: Cell) -> str:
 def gaps_of(results: Results) -> list[dict[str, Any]]:
     """Return, by backbone and direction, what each system loses between reading and hearing (Table 5)."""
     spoken, written = (
-        {re.sub(rf"\b{kind} (?=En-)", "", row.name): row for row in _compared(results, "table5", kind)}
+        {re.sub(rf"\b{kind} (?=\S+$)", "", row.name): row for row in _compared(results, "table5", kind)}
         for kind in ("ST", "MT")
     )
     gaps = []

@@ -7,6 +7,7 @@ Paper: its own models and data on a GPU node.
 from __future__ import annotations
 
 import json
+import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,9 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aista.config import AlignSettings, JointSettings, PretrainSettings, SelectSettings
+from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.demo import corpus
 from aista.errors import ConfigError, ManifestError
@@ -40,7 +40,8 @@ from aista.experiments.results import save
 from aista.experiments.runner import Clock, console, recorded
 from aista.files import sha256_of, write_whole
 from aista.model.bases import locate
-from aista.selection.select import REPORT
+from aista.run_folder import SETTINGS
+from aista.selection.select import REPORT, clips_with_text
 from aista.settings_text import override
 
 SCALES = ("small", "base", "paper", "nano")
@@ -197,6 +198,7 @@ class PaperPlan(Plan):
             diverged=[run for run in runs if has_diverged(run)],
             layers={row.name: path for row in probed if (path := self.layers(row.name)).exists()},
             tests=[path for path in self.tests() if path.exists()],
+            limit=self.evaluation(runs[0]).limit if runs else None,
             training={name: path for name, path in self.training().items() if path.exists()},
             features={name: store for name, store in stores.items() if store},
             titles={**titles, **self.baseline_titles},
@@ -211,10 +213,12 @@ class PaperPlan(Plan):
         shown: dict[str, str] = {}  # the settings of one selection, the base, AI-STA and one evaluation
         for job in self.jobs():
             key = f"joint {job.name.split('/')[1]}" if job.kind == "joint" else job.kind
-            if key in _SHOWN_SETTINGS and key not in shown:
-                values = job.settings.model_dump(mode="json")
-                shown[key] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        summary = recorded(self.folder) | {
+            made_with = job.output / SETTINGS  # what was asked now may have been refused
+            if key in _SHOWN_SETTINGS and key not in shown and made_with.exists():
+                shown[key] = made_with.read_text(encoding="utf-8")
+        summary = {
+            **recorded(self.folder),
+            **self.asked,
             "scale": self.scale,
             "seeds": list(self.scope.seeds),
             "exhibits": list(self.scope.names),
@@ -339,7 +343,7 @@ class BasePlan(PaperPlan):
         They are written each time: stages that were trained on other rows of the same folder are refused.
 
         Raises:
-            ConfigError: A manifest is missing. ManifestError: A row has no transcript.
+            ConfigError: A manifest is missing. ManifestError: A row is no speech with both texts.
         """
         sources = {part: self.data / f"{part}.jsonl" for part in PARTS}
         if missing := [str(path) for path in sources.values() if not path.exists()]:
@@ -352,7 +356,7 @@ class BasePlan(PaperPlan):
         made = dict[str, Iterable[Utterance]]()
         for part, path in sources.items():
             made[f"{part}.asr"], made[f"{part}.mt"] = _recognition(Manifest(path)), _text(Manifest(path))
-        for name, rows in made.items():  # not before all have their transcripts
+        for name, rows in made.items():  # not before all rows are checked
             write_manifest(self.folder / "corpus" / f"{name}.jsonl", rows)
 
     def num_layers(self) -> int:
@@ -360,7 +364,15 @@ class BasePlan(PaperPlan):
         return 6
 
     def select(self, backbone: Backbone) -> SelectSettings:
-        return self.shipped(SelectSettings, "select")
+        """Return the shipped settings; of a small dev set every clip is taken."""
+        settings, dev = self.shipped(SelectSettings, "select"), self.data / "dev.jsonl"
+        if not dev.exists():
+            return settings
+        model, rows = self.shipped(AlignSettings, "align").model, SpeechDataset([Manifest(dev)])
+        ends = settings.max_seconds, model.speech_window_seconds if model else None
+        short = (rows.lengths <= min(filter(None, ends), default=math.inf)).tolist()
+        there = len(clips_with_text(rows.utterances(), short))
+        return changed(settings, num_pairs=max(2, min(settings.num_pairs, there)))
 
     def joint(self, run: Run, system: System) -> JointSettings:
         settings = self.shipped(JointSettings, "joint")
@@ -393,11 +405,17 @@ def _recognition(manifest: Manifest) -> list[Utterance]:
     """Return the rows as recognition rows that can lie in another folder."""
     found = []
     for row in manifest:
-        if not row.text:
-            raise ManifestError("A row has no transcript.", got=f"{manifest.path}: {row.id!r}")
+        if row.task != "st" or not row.text or not row.translation:
+            raise ManifestError(
+                "Base scale needs speech with a transcript and a translation in every row.",
+                got=f"{manifest.path}: {row.id!r}, task {row.task}, "
+                + ", ".join(f"{'a' if getattr(row, key) else 'no'} {key}" for key in ("text", "translation")),
+                expected="task st, text, translation, tgt_lang",
+            )
+        parts = row.segments if all(part.text for part in row.segments or ()) else None
         audio = str(manifest.audio_path(row).resolve())
-        told = {"audio": audio, "task": "asr", "translation": None, "tgt_lang": None}
-        found.append(row.model_copy(update=told))
+        told = {"audio": audio, "task": "asr", "translation": None, "tgt_lang": None, "prompt": None}
+        found.append(row.model_copy(update={**told, "segments": parts}))
     return found
 
 
@@ -505,6 +523,34 @@ class FullPlan(PaperPlan):
         return self.data / f"covost2-{direction}" / f"{part}.jsonl"
 
 
+def plan_there(
+    folder: Path, names: Sequence[str], *, scale: str | None = None, seeds: int | None = None, **options: Any
+) -> PaperPlan:  # fmt: skip
+    """Return the plan of the runs that lie in a folder: for tables of what is there.
+
+    Args:
+        folder, names: As in ``PaperPlan``.
+        scale, seeds, options: As in ``paper_plan``; by default as the folder was made, with every seed found.
+
+    Raises:
+        ConfigError: The folder is of another scale; or as ``paper_plan``.
+    """
+    path = folder / RECORD
+    record = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | recorded(folder)
+    was = record.get("scale")
+    if scale and was and scale != was:
+        raise ConfigError(
+            f"{folder} is of another scale.", got=f"--scale {scale}", expected=f"--scale {was}, or none"
+        )
+    found = [path.name.removeprefix("seed_") for path in folder.glob("runs/**/seed_*")]
+    before = {name: record[name] for name in ("data", "models", "changes", "methods") if name in record}
+    options = {"every_seed": True, **before, **options}
+    for name in {"data", "models"} & options.keys():
+        options[name] = Path(options[name])
+    most = max((int(name) for name in found if name.isdecimal()), default=1)
+    return paper_plan(scale or was or "small", folder, names, seeds or most, **options)
+
+
 def paper_plan(
     scale: str, folder: Path, names: Sequence[str], seeds: int = 1, *, data: Path = Path("data"),
     models: Path = Path("models"), changes: Sequence[str] = (), **options: Any,
@@ -520,10 +566,17 @@ def paper_plan(
     Raises:
         ConfigError: There is no such size, table or figure; or changes of another scale than ``base``.
     """
+    plan: PaperPlan
     if scale_named(scale, SCALES) == "base":
-        return BasePlan(folder, names, seeds, data=data, changes=changes, **options)
-    if changes:
+        plan = BasePlan(folder, names, seeds, data=data, changes=changes, **options)
+    elif changes:
         raise ConfigError("Only base scale takes --set.", got=f"--scale {scale} --set {changes[0]}")
-    if scale == "paper":
-        return FullPlan(folder, names, seeds, data=data, models=models, **options)
-    return SmallPlan(folder, names, seeds, nano=scale == "nano", **options)
+    elif scale == "paper":
+        plan = FullPlan(folder, names, seeds, data=data, models=models, **options)
+    else:
+        plan = SmallPlan(folder, names, seeds, nano=scale == "nano", **options)
+    plan.asked = {
+        "scale": scale, "data": str(data), "models": str(models), "changes": list(changes),
+        "methods": list(options.get("methods", ())),
+    }  # fmt: skip
+    return plan

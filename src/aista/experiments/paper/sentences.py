@@ -11,6 +11,7 @@ import numpy as np
 
 from aista.analysis.comparison import Answered, Case, find_cases
 from aista.audio.files import load_audio, write_audio
+from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.data.dataset import SpeechDataset
 from aista.data.manifest import Manifest
 from aista.evaluation.decode import Hypothesis, read_hypotheses, transport_map
@@ -62,8 +63,8 @@ def figure7(context: Context) -> dict[str, Any] | None:
             counts.append({**about, "language": code, **numbers, **_histogram(rows)})
             for way, shown in (("better", found.better), ("worse", found.worse)):
                 for case in shown:
-                    name = f"{backbone}-{code}-{case.row.id}"
-                    sound = saved_clip(context, *places[case.row.id], name)
+                    name = f"case-{len(cases)}"
+                    sound = saved_clip(context, *places[case.row.id], name, LONGEST_SECONDS)
                     seeds = [_difference(texts[case.row.id], case.row.reference) for texts in others]
                     cases.append({"id": name, "way": way, **about, **sound, **_case_values(case, seeds)})
     if not counts:
@@ -167,13 +168,15 @@ def _case_values(case: Case, seeds: list[float]) -> dict[str, Any]:
     }
 
 
-def saved_clip(context: Context, manifest: Path, index: int, name: str) -> dict[str, Any]:
+def saved_clip(
+    context: Context, manifest: Path, index: int, name: str, most_seconds: float | None = None
+) -> dict[str, Any]:
     """Copy a row's sound beside the figures; returns its file, where it is from, and what is said."""
     rows = Manifest(manifest)
     row = rows[index]
     samples = load_audio(rows.audio_path(row), **row.span)
     place = Path(FILES) / f"{name}.flac"
-    write_audio(context.folder / place, samples[: int(LONGEST_SECONDS * 16_000)])
+    write_audio(context.folder / place, samples[: most_seconds and int(most_seconds * SAMPLE_RATE_HZ)])
     return {"clip": str(place), "audio": str(row.audio), "offset": row.offset, "source": row.text or ""}
 
 
@@ -221,6 +224,7 @@ def transport(context: Context) -> dict[str, Any] | None:
     layer = min(LayerReport.load(context.layers[backbone]).selected, default=0)
     clips: list[dict[str, Any]] = []
     for number, sentence in enumerate(chosen):
+        # The whole sound: the plan covers it.
         sound = saved_clip(context, sentence.manifest, sentence.index, f"transport-{number}")
         clips.append({"id": f"transport-{number}", **sound, "why": sentence.why, "maps": {}})
     for run in pairs[0]:
@@ -230,14 +234,16 @@ def transport(context: Context) -> dict[str, Any] | None:
             found = transport_map(speech_llm, one, layer)[0]
             plan = [[round(mass, 5) for mass in row] for row in found.plan]
             clip["maps"][run.system] = {
-                "layer": layer, "tokens": found.tokens, "plan": plan, "value": found.value
+                "layer": layer, "tokens": found.tokens, "plan": plan, "value": found.value,
+                "token_seconds": found.token_seconds,
             }  # fmt: skip
     return {
         "name": "transport",
         "title": "From sound to token",
         "caption": "The cheapest transport between the windows of a clip and the tokens of its transcript at "
-        f"layer {layer}: each column is a third of a second, each row a token, and the tint says where the "
-        "mass of that window goes. Where speech has become text, the dark cells run down the diagonal.",
+        f"layer {layer}: each column is {found.token_seconds:.2g} s, each row a token, and the tint says "
+        "where the mass of that window goes. Where speech has become text, the dark cells run down the "
+        "diagonal.",
         "notes": [f"{context.backbone(backbone)}, seed {pairs[0][0].seed}. W in the model's own units."],
         "data": {
             "layer": layer,

@@ -11,10 +11,12 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from aista import alignment
+from aista.data.manifest import Manifest
 from aista.errors import ConfigError
 from aista.evaluation.evaluate import compare
 from aista.evaluation.significance import TEST
@@ -132,9 +134,12 @@ def systems(num_layers: int, methods: Iterable[str] = ()) -> dict[str, System]:
     Args:
         num_layers: Layer sets are cut off at the last block.
         methods: Dotted names of third parties' alignment methods; each is known by its last part.
+
+    Raises:
+        ConfigError: Two systems would have one key.
     """
     found = [System("base", "base", {"method": "none"}), System("ai_sta", "AI-STA")]
-    for method in [*alignment.names(), *methods]:
+    for method in dict.fromkeys([*alignment.names(), *methods]):
         if method not in ("none", "wasserstein"):  # they are `base` and `ai_sta`
             key = method.rsplit(".", 1)[-1]
             # The paper compares CTC and contrastive learning at the embedding layer (6.3); a method that is
@@ -154,6 +159,14 @@ def systems(num_layers: int, methods: Iterable[str] = ()) -> dict[str, System]:
         System("layer_1_raw", "Layer 1, literal cost", {"layers": [1], **_RAW}, once=True),
         System("ai_sta_raw", "AI-STA, literal cost", _RAW, once=True),
     ]
+    keys = [system.name for system in found]
+    if taken := {key for key in keys if keys.count(key) > 1}:
+        raise ConfigError(
+            "A method is known by the last part of its name, and there is such a system already.",
+            got=", ".join(method for method in methods if method.rsplit(".", 1)[-1] in taken),
+            expected=f"none of {', '.join(dict.fromkeys(keys))}",
+            advice="Give the module another name.",
+        )
     return {system.name: system for system in found}
 
 
@@ -235,6 +248,7 @@ class Context:
         diverged: Runs whose training failed by ``X_RULE``.
         layers: Backbone -> ``layers.json`` of ``aista select``, where it is there.
         tests: Manifests of the test sets.
+        limit: Rows that are scored from the head of each; None: all.
         training: Name of a corpus -> its manifest, where it is there (Table 1).
         features: Backbone -> folder of cached encoder outputs.
         titles: Key of a system or baseline -> what a reader sees.
@@ -246,6 +260,7 @@ class Context:
     diverged: Sequence[Run] = ()
     layers: Mapping[str, Path] = field(default_factory=dict)
     tests: Sequence[Path] = ()
+    limit: int | None = None
     training: Mapping[str, Path] = field(default_factory=dict)
     features: Mapping[str, str] = field(default_factory=dict)
     titles: Mapping[str, str] = field(default_factory=dict)
@@ -298,12 +313,19 @@ class Measured:
         self._kept = context.folder / _COMPARISONS
         self._comparisons: dict[str, Any] = json.loads(self._kept.read_text()) if self._kept.exists() else {}
 
+    @cached_property
+    def source(self) -> str:
+        """The code of the language that the test sets speak, or of several: ``de+en``."""
+        found = {row.src_lang for path in self.context.tests for row in Manifest(path)}
+        return "+".join(sorted(found)) or "en"
+
     def languages(self) -> dict[str, str]:
         """Return the title of each language's column: the paper's pair, or what other tests hold."""
         names = {name for row in self._results.values() for name in row["scores"]}
         found = {name.removeprefix("bleu_") for name in names if name.startswith("bleu_")}
         pair = ("zh", "ja") if not found or found & {"zh", "ja"} else ()
-        return {code: f"En-{code.capitalize()}" for code in [*pair, *sorted(found - set(pair))]}
+        source = self.source.title()
+        return {code: f"{source}-{code.capitalize()}" for code in [*pair, *sorted(found - set(pair))]}
 
     def seeds(self, backbone: str, system: str) -> list[int]:
         """Return the seeds of which every direction is there."""

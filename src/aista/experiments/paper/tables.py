@@ -92,6 +92,7 @@ BOLD_RULE = (
     "together."
 )
 RULES = (SEED_RULE, P_RULE, BOLD_RULE)
+_PAPERS = "En-Zh"  # the column of tables 3 and 4 in the paper
 _BASELINES = ("salmonn", "blsp_kd", "qwen_audio", "qwen2_audio")
 
 
@@ -162,13 +163,14 @@ def _stand_ins(context: Context, task: str) -> list[Row]:
         return [Row(label=label, cells=list(cells))]
     seconds: dict[str, list[float]] = defaultdict(list)
     for row in Manifest(context.training["ST"]):
-        seconds[row.answer_lang].append(row.duration or 0.0)
+        pair = f"{row.src_lang.capitalize()}-{row.answer_lang.capitalize()}"
+        seconds[pair].append(row.duration or 0.0)
     return [
         Row(
-            label=f"{kind}: spoken sentences En-{code.capitalize()}",
+            label=f"{kind}: spoken sentences {pair}",
             cells=list(_data(sum(found) / 3600, len(found))),
         )
-        for code, found in seconds.items()
+        for pair, found in seconds.items()
     ]
 
 
@@ -194,7 +196,7 @@ def table2(context: Context) -> Table:
         ran["blsp_kd"] = ran.get("blsp_kd", {}) | own
     for row in (row for row in REPORTED if row.system in _BASELINES):
         ours = ran.pop(row.system, {})
-        theirs = {code: row.bleu.get(f"en-{code}") for code in titles}
+        theirs = {code: row.bleu.get(f"{measured.source}-{code}") for code in titles}
         if ours or any(value is not None for value in theirs.values()):
             cells = [ours.get(code, Cell()).model_copy(update={"paper": theirs[code]}) for code in titles]
             rows.append(Row(label=row.title, cells=cells, key=row.system))
@@ -243,7 +245,7 @@ def table3(context: Context) -> Table:
         shown["ai_sta"] = System("ai_sta", f"Layer {selected} (selected)", alignment)
     seeds = measured.shared_seeds(backbone.name, shown)
     titles = measured.languages()
-    columns = [Column(f"bleu_{code}", TABLE3 if code == "zh" else {}) for code in titles]
+    columns = [Column(f"bleu_{code}", TABLE3 if title == _PAPERS else {}) for code, title in titles.items()]
     rows = [
         row.model_copy(update={"cells": [*row.cells, _final_loss(context, backbone, row.key, seeds)]})
         for row in _rows(measured, backbone, list(shown.values()), columns, seeds)
@@ -282,7 +284,7 @@ def table4(context: Context) -> Table:
     systems = sorted(context.scope.systems_of("table4"), key=lambda system: system.name.startswith("ai_sta"))
     titles = measured.languages()
     columns = [
-        *(Column(f"bleu_{code}", TABLE4 if code == "zh" else {}) for code in titles),
+        *(Column(f"bleu_{code}", TABLE4 if title == _PAPERS else {}) for code, title in titles.items()),
         Column("log_wasserstein", digits=2, bold=False),
         Column("token_accuracy", bold=False),
     ]
@@ -362,7 +364,8 @@ def _over(context: Context) -> str:
 
 def _caption(context: Context, theirs: str) -> str:
     tests = " + ".join(path.stem for path in context.tests) or "the test set"
-    return f"Ours: sacreBLEU on {tests}, all sentences together. Paper: {theirs}."
+    most = f"at most the first {context.limit} rows of " if context.limit else ""
+    return f"Ours: sacreBLEU on {most}{tests}, all sentences together. Paper: {theirs}."
 
 
 def _missing(context: Context, name: str) -> list[str]:
