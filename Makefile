@@ -14,7 +14,7 @@ demo: $(VENV)/.demo ## See the paper work: select layers, train base and AI-STA,
 check: lint ## Style, types, floors, and the tests that are not slow.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not stress"
 
-test: $(VENV)/.dev ## Run every test, a process per core.
+test: $(VENV)/.dev ## Run every test but those of stress, a process per core.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 stress: $(VENV)/.dev ## The tests that take minutes each, one after the other.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections import deque
@@ -39,6 +40,8 @@ from aista.data.rearrange import write_shards
 from aista.data.sampling import LengthGroupedSampler, padding_waste
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.speech_llm import SpeechLM
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of a script only its own folder is there
 from tests.tiny import tokenizer
 
 

@@ -172,7 +172,11 @@ VARIANTS = {"base": base_step, "aista": aista_step, "obvious": obvious_step}
 def turns(
     size: Size, names: Iterable[str], repeats: int, layers: tuple[int, ...] = (0, 1)
 ) -> dict[str, dict[str, float]]:
-    """Time the variants in turns on the same model and batches: medians of wall and CPU seconds of a step."""
+    """Time the variants in turns, each in a drawn order, on the same model and batches.
+
+    Returns:
+        Medians of wall and CPU seconds of a step.
+    """
     model = model_of(size)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
@@ -180,7 +184,7 @@ def turns(
     batches = [batch_of(size, model.config, seed) for seed in range(3)]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in losses}
     for repeat in range(-1, repeats):
-        for name in sorted(losses, key=lambda _: np.random.default_rng(repeat + 1).random()):
+        for name in np.random.default_rng(repeat + 1).permutation(list(losses)).tolist():
             batch = dict(batches[repeat % len(batches)])
             wall, cpu = time.perf_counter(), time.process_time()
             losses[name](batch).backward()

@@ -7,6 +7,8 @@ import importlib
 import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,3 +150,27 @@ def test_every_link_leads_somewhere() -> None:
             if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
                 dead.append(f"{page.relative_to(ROOT)}: {path}#{anchor}")
     assert len(pages) > 30 and headings > 20 and not dead
+
+
+# A process for each script, as `python SCRIPT --help` has it; what most of them import is imported once.
+STARTS = """
+import os, runpy, sys
+import aista.training.stages
+for script in sys.argv[1:]:
+    if not os.fork():
+        sys.path[0], sys.argv = os.path.dirname(script), [script, "--help"]
+        runpy.run_path(script, run_name="__main__")
+    print("started" if os.wait()[1] == 0 else "failed", script, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_script_starts_from_anywhere(tmp_path: Path) -> None:
+    files = [*ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py")]
+    scripts = [str(path) for path in files if "ArgumentParser" in path.read_text(encoding="utf-8")]
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", STARTS, *scripts]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    started = [line for line in done.stdout.split("\n") if line.startswith("started ")]
+    assert len(started) == len(scripts) > 15, done.stderr

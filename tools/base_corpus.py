@@ -37,6 +37,8 @@ from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.files import write_whole
 from aista.model.feature_cache import cached_features
 from aista.training.stages import starting_model
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of a script only its own folder is there
 from tools.zero_shot import with_others_transcripts
 
 TATOEBA = ("de", "es", "fr")
@@ -205,7 +207,8 @@ def write(home: Path, test: int, dev: int, seed: int = 5) -> dict[str, int]:
 
 def recognition(row: Utterance) -> Utterance:
     """Return the row that asks for the transcript alone."""
-    return row.model_copy(update={"task": "asr", "tgt_lang": "en", "translation": None})
+    told = {"task": "asr", "tgt_lang": "en", "translation": None, "prompt": None}
+    return row.model_copy(update=told)
 
 
 def encode(home: Path, config: Path, store: Path, share: int, shares: int) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +32,7 @@ from aista.baselines.cascade import Options, System
 from aista.config import AlignSettings, PretrainSettings
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest, write_manifest
+from aista.errors import ConfigError
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import EvaluateSettings, evaluate
 from aista.files import write_whole
@@ -40,6 +42,8 @@ from aista.speech_llm import SpeechLM
 from aista.speech_llm.decoder import Targets
 from aista.text.prompts import script_complaint
 from aista.training.stages import align, pretrain
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of a script only its own folder is there
 from tools.zero_shot import cpu_seconds
 
 RESULTS = Path(__file__).parent.parent / "docs/results/base"
@@ -156,7 +160,7 @@ def write_rows(
             )
         )
         answers = read_hypotheses(output / f"{Path(data[0]).stem}.{kind}.jsonl")
-    losses = cross_entropies(model, data[0], chosen.dtype, chosen.batch // 5)
+    losses = cross_entropies(model, data[0], chosen.dtype, max(1, chosen.batch // 5))
     rows = []
     for code in sorted({row.tgt_lang or "" for row in Manifest(data[0])}):
         asked = [r for r in Manifest(data[0]) if r.tgt_lang == code]
@@ -234,6 +238,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         translator()
     elif chosen.verb == "bounds":
         bounds(chosen)
+    elif chosen.pairs and "shuffled" in chosen.systems:
+        raise ConfigError(
+            "Of pairs of speech translation there are no shuffled transcripts.",
+            got=f"--systems shuffled --pairs {chosen.pairs}",
+            advice="Leave out --pairs, or shuffled.",
+        )
     else:
         for seed in chosen.seeds:
             for name in chosen.systems:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of a script only its own folder is there
 from tools import zero_shot_base
 
 FOLDER = zero_shot_base.HOME

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,23 @@ def test_out_of_memory_halves_the_batch() -> None:
 )
 def test_peaks_by_name(card: str, peak: float | None) -> None:
     assert flops.peak_flops(card) == peak
+
+
+def test_every_turn_has_all_variants_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def variant(name: str) -> Any:
+        def loss(model: Any, batch: Any) -> torch.Tensor:
+            ran.append(name)
+            return sum(p.sum() for p in model.parameters() if p.requires_grad)
+
+        return lambda model, layers: partial(loss, model)
+
+    monkeypatch.setattr(step, "VARIANTS", {name: variant(name) for name in "abc"})
+    step.turns(step.Size(layers=1, hidden=64, batch=1, seconds=1.0, vocabulary=100), "abc", repeats=11)
+    turns = ["".join(ran[i : i + 3]) for i in range(0, len(ran), 3)]
+    assert len(turns) == 12 and all(sorted(turn) == list("abc") for turn in turns)
+    assert len(set(turns)) > 3
 
 
 @pytest.mark.parametrize("layers", [(), (0, 1), (2,)])

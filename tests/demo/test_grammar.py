@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise, product
 
 import pytest
@@ -132,8 +133,20 @@ def test_equal_seeds_give_equal_text_and_prefixes() -> None:
 
 
 def test_phrases_are_short_and_without_a_held_out_pair() -> None:
+    held_out = {
+        (adjective.en, form)
+        for adjective, noun in product(grammar.ADJECTIVES, (*grammar.PERSONS, *grammar.THINGS))
+        if grammar.is_held_out((adjective.en, noun.en))
+        for form in (noun.en, noun.plural)
+    }
+
+    def held_out_in(text: str) -> set[tuple[str, str]]:
+        return held_out & set(pairwise(re.findall(r"\w+|,", text.lower())))
+
     for text in grammar.phrases(300, seed=1):
         assert 1 <= len(text.split()) <= 8 and text.endswith(".") and text[0].isupper()
+        assert not held_out_in(text), text
+    assert all(map(held_out_in, grammar.phrases(100, seed=1, split="test")))
 
 
 def test_unknown_split() -> None:

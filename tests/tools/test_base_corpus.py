@@ -11,7 +11,7 @@ import pytest
 
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest
-from tools.base_corpus import LONGEST_SECONDS, TATOEBA, draw, join, letters, write
+from tools.base_corpus import LONGEST_SECONDS, TATOEBA, draw, join, letters, recognition, write
 
 SIZES = {"test": 4, "dev": 2, "pairs": 5, "text": 6, "train": 30}
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -68,6 +68,8 @@ def test_what_is_too_long_or_too_many_is_left_out(corpus: dict[str, Manifest]) -
 def test_speech_comes_with_its_transcript_alone(corpus: dict[str, Manifest]) -> None:
     rows = [*corpus["train.asr"], *corpus["dev.asr"], *corpus["fresh.asr"]]
     assert {(row.task, row.tgt_lang, row.translation) for row in rows} == {("asr", "en", None)}
+    asked = corpus["dev"][0].model_copy(update={"prompt": "Translate into German."})
+    assert recognition(asked).prompt is None
 
 
 def test_the_control_has_other_clips_transcripts(corpus: dict[str, Manifest]) -> None:

@@ -46,6 +46,12 @@ def test_sounds_fit_the_encoder() -> None:
     assert max(lengths) <= speech.MAX_SAMPLES
 
 
+def test_the_longest_pair_fits_the_encoder() -> None:
+    bell, siren = sounds.Event("bell", pitch="low", count="four"), sounds.Event("siren", loudness="loud")
+    lengths = [len(sounds.render(sounds.Sound((bell, siren)), seed=seed)) for seed in range(150)]
+    assert max(lengths) == speech.MAX_SAMPLES
+
+
 def test_counts_are_counts() -> None:
     def bursts(count: str) -> int:
         samples = sounds.render(sounds.Sound((sounds.Event("beep", pitch="high", count=count),)), seed=4)

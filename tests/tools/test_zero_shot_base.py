@@ -8,10 +8,11 @@ import pytest
 
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest
+from aista.errors import ConfigError
 from aista.speech_llm import SpeechLM
 from aista.training.stages import fresh_model
 from tests import tiny
-from tools.zero_shot_base import cross_entropies
+from tools.zero_shot_base import cross_entropies, main
 
 
 def test_a_loss_is_that_of_its_sentence_alone(tmp_path: Path) -> None:
@@ -28,3 +29,8 @@ def test_a_loss_is_that_of_its_sentence_alone(tmp_path: Path) -> None:
         alone = speech_llm.predict(collator([dataset[place]])["speech"]).loss.detach()
         assert losses[row.id] == pytest.approx(float(alone), rel=1e-4)
     assert len(losses) == len(dataset) == 6
+
+
+def test_right_transcripts_do_not_pass_for_the_control() -> None:
+    with pytest.raises(ConfigError, match="no shuffled transcripts"):
+        main(["run", "--systems", "base", "shuffled", "--pairs", "200"])

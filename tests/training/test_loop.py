@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from aista.config import AlignSettings, JointSettings, SelectSettings
 from aista.data.dataset import SpeechDataset
@@ -15,7 +16,7 @@ from aista.data.manifest import Manifest
 from aista.errors import ConfigError, ManifestError
 from aista.selection.select import select
 from aista.training.callbacks import Sums
-from aista.training.optimisation import require_one_kind
+from aista.training.optimisation import learning_rate, require_one_kind
 from aista.training.stages import Interrupted, align, joint
 from aista.training.trainer import AistaTrainer, own_shares
 from tests import tiny
@@ -67,6 +68,58 @@ def test_a_resumed_run_logs_the_same_curves(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bound", [0.0, 0.05])
+def test_a_step_is_plain_adamws(
+    init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: float
+) -> None:
+    """torch's AdamW on copies of the parameters, by name: what decays, betas, epsilon, rate, clipping."""
+    train = {
+        "max_steps": 4, "weight_decay": 0.2, "adam_beta1": 0.6, "adam_beta2": 0.9,
+        "adam_epsilon": 1e-3, "max_grad_norm": bound, "learning_rates": {"lora": 4e-3},
+    }  # fmt: skip
+    copies: dict[str, nn.Parameter] = {}
+    plain: list[torch.optim.AdamW] = []
+    norms: list[float] = []
+    prepare, clip, after = AistaTrainer.prepare, AistaTrainer.clip_gradients, AistaTrainer.after_step
+
+    def prepared(trainer: AistaTrainer) -> None:
+        prepare(trainer)
+        for name, parameter in trainer.trained_module.named_parameters():
+            if parameter.requires_grad:
+                copies[name] = nn.Parameter(parameter.detach().clone())
+        never = {name for name in copies if name.endswith("bias") or "norm" in name.lower()}
+        assert 0 < len(never) < len(copies)
+        groups = [
+            {"params": [copy], "weight_decay": 0.0 if name in never else 0.2} for name, copy in copies.items()
+        ]
+        plain.append(torch.optim.AdamW(groups, betas=(0.6, 0.9), eps=1e-3))
+
+    def clipped(trainer: AistaTrainer) -> None:
+        for name, parameter in trainer.trained_module.named_parameters():
+            if name in copies:
+                assert parameter.grad is not None
+                copies[name].grad = parameter.grad.clone()
+        norms.append(float(nn.utils.clip_grad_norm_(copies.values(), bound or float("inf"))))
+        rate = learning_rate(trainer.state.global_step, trainer.settings)
+        for name, group in zip(copies, plain[0].param_groups, strict=True):
+            group["lr"] = rate * (4 if "lora_" in name else 1)  # 4e-3, where the others' peak is 1e-3
+        plain[0].step()
+        clip(trainer)
+
+    def stepped(trainer: AistaTrainer) -> None:
+        for name, parameter in trainer.trained_module.named_parameters():
+            if name in copies:
+                torch.testing.assert_close(parameter, copies[name], rtol=1e-6, atol=1e-7)
+        after(trainer)
+
+    monkeypatch.setattr(AistaTrainer, "prepare", prepared)
+    monkeypatch.setattr(AistaTrainer, "clip_gradients", clipped)
+    monkeypatch.setattr(AistaTrainer, "after_step", stepped)
+    joint(tiny.joint_settings(tmp_path, str(init), train=train))
+    assert len(norms) == 4 and min(norms) > 0.05
+
+
+@pytest.mark.slow
 def test_the_best_model_is_kept_however_seldom_is_saved(
     init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +156,11 @@ def test_the_last_step_of_an_epoch_is_the_same_however_it_is_cut(init: Path, tmp
     for size in (8, 4, 2, 1):
         train = {"global_batch_size": 8, "per_device_train_batch_size": size}
         settings = stages.joint_yaml(tmp_path, init, f"of_{size}", **train)[1]
-        found.append(stages.history(joint(settings).folder))
+        folder = joint(settings).folder
+        rows = json.loads((folder / "history.json").read_text())
+        norms = [(row["step"], "grad_norm", row["grad_norm"]) for row in rows if "grad_norm" in row]
+        assert len(norms) == 4  # of gradients: Adam's steps would be the same in any scale
+        found.append(stages.history(folder) + norms)
     for other in found[1:]:
         assert [row[:2] for row in other] == [row[:2] for row in found[0]]
         assert [row[2] for row in other] == pytest.approx([row[2] for row in found[0]], rel=2e-5)

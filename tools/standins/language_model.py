@@ -111,7 +111,7 @@ def irregular(text: str, rng: Random) -> str:
 
 
 def examples(recipe: Recipe, phase: int) -> list[Example]:
-    """Draw the training text of phase 1 or 2: no held-out pair in it, every word."""
+    """Draw the training text of phase 1 or 2: every word, no held-out pair but where loose words meet."""
     rng = Random(f"language model {recipe.seed}" + (" second" if phase == 2 else ""))
     sentences = grammar.sentences(recipe.num_sentences, recipe.seed)
     phrases = grammar.phrases(recipe.num_phrases, recipe.seed)

@@ -15,7 +15,7 @@ from random import Random
 import numpy as np
 import soundfile
 
-from aista.demo.speech import SAMPLE_RATE_HZ, coloured_noise
+from aista.demo.speech import MAX_SAMPLES, SAMPLE_RATE_HZ, coloured_noise
 
 COUNTS = {"one": "once", "two": "twice", "three": "three times", "four": "four times"}
 PITCHES, LOUDNESSES, SPEEDS = ("high", "low"), ("loud", "quiet"), ("fast", "slow")
@@ -280,7 +280,7 @@ def render(sound: Sound, *, seed: int) -> np.ndarray:
             event.loudness, rng.uniform(0.3, 0.5)
         )
         pieces += [wave * (peak / (np.abs(wave).max() + 1e-9)), pause()]
-    samples = np.concatenate(pieces)
+    samples = np.concatenate(pieces)[:MAX_SAMPLES]  # four rings and a siren take up to 0.15 s more
     floor = 10 ** rng.uniform(-3.5, -2.7) * coloured_noise(len(samples), 0.5, rng)
     return np.clip(samples + floor, -1.0, 1.0).astype(np.float32)
 
