@@ -303,7 +303,8 @@ class PartRates(Settings):
 
 
 class TrainSettings(Settings):
-    """Optimisation; the defaults are the paper's stage 1 (A.1). Names are those of ``TrainingArguments``.
+    """Optimisation; the defaults are the paper's stage 1 (A.1), but for ``precision``, and for the global
+    batch on several devices. Names are those of ``TrainingArguments``.
 
     Attributes:
         global_batch_size: Utterances per optimiser step over all processes. Set, it decides how many

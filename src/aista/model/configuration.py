@@ -83,8 +83,8 @@ class AistaConfig(PreTrainedConfig):
         pad_token_id, end_token_id: Fills rows; closes an answer.
         audio_token_id: Placeholder of a speech token in ``input_ids``. It is never looked up. None: one past
             the backbone's vocabulary (its ``extra_rows`` included).
-        extra_rows: Rows of zeros after the backbone's vocabulary (SALMONN adds one for its ``[PAD]``, and its
-            zero logit takes part in the softmax).
+        extra_rows: Rows of zeros after the backbone's vocabulary (SALMONN adds a random one for its
+            ``[PAD]``, whose logit takes part in the softmax).
         seed: Of the trainable parts' first values.
     """
 

@@ -213,7 +213,7 @@ def _compared(results: Results, name: str, beginning: str = "") -> list[Compared
 
 
 def claims(results: Results) -> list[Claim]:
-    """Return every claim of the paper that these results can speak to, in the paper's order."""
+    """Return the claims about AI-STA itself that these results can speak to, in the paper's order."""
     tables = {name: result for name, result in results.items() if isinstance(result, Table)}
     figures = {name: result for name, result in results.items() if isinstance(result, Figure)}
     found = [row.claim(f"Speech translation, {row.name}", "table2") for row in _compared(results, "table2")]

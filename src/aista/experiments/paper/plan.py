@@ -461,7 +461,7 @@ class FullPlan(PaperPlan):
             ConfigError: Something is missing; the message names each file.
         """
         needed = [self._manifest(way, part) for way in self.directions for part in PARTS]
-        for backbone in self.backbones:
+        for backbone in self.scope.probed():
             model, data = self.pretrain(backbone).model, self.pretrain(backbone).data
             needed += [Path(path) for path in (*data.train, *data.validation, *self.select(backbone).data)]
             bases = (model.speech_encoder, model.audio_encoder, model.backbone) if model else ()

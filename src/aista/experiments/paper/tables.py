@@ -91,6 +91,10 @@ BOLD_RULE = (
     "Bold: the highest mean of its group, where it stands above every other by more than both deviations "
     "together."
 )
+CAPTIONS_RULE = (
+    "Hours are those that are trained on: a sound that was cropped counts as it is now. Samples are rows: "
+    "Clotho has five captions a clip, and the paper counts clips."
+)
 RULES = (SEED_RULE, P_RULE, BOLD_RULE)
 _PAPERS = "En-Zh"  # the column of tables 3 and 4 in the paper
 _BASELINES = ("salmonn", "blsp_kd", "qwen_audio", "qwen2_audio")
@@ -134,9 +138,7 @@ def table1(context: Context) -> Table:
         columns=["hours", "samples"],
         rows=rows,
         caption="Hours and samples as counted from the manifests; the paper's beside them.",
-        notes=[
-            "In the paper's table WavCaps stands beside ASR; its text (5.1) uses it for captioning, as here."
-        ],
+        notes=[CAPTIONS_RULE] if any(name.startswith("clotho") for name in context.training) else [],
     )
 
 
@@ -206,7 +208,8 @@ def table2(context: Context) -> Table:
     if any(row.key == "blsp_kd" for row in rows):
         about.append(
             "In BLSP-KD's row, where there is a number of ours, it is our model trained with the method "
-            "`distillation`, which does the same: no code or weights of it are public."
+            "`distillation`, which has its idea (the divergence of the answers) and neither its adapter nor "
+            "its partial LoRA: no code or weights of it are public."
         )
     if rows:
         rows.insert(0, Row(label="Baseline models", is_heading=True))
