@@ -148,6 +148,20 @@ def test_states_that_are_not_finite_have_a_loss_that_is_not(name: str) -> None:
     assert any(x.grad is not None for x in moved(states))
 
 
+@pytest.mark.parametrize(("name", "option"), [("wasserstein", "scale"), ("retrieval", "cost")])
+def test_states_that_are_not_finite_leave_no_trace_in_running_moments(name: str, option: str) -> None:
+    methods = [alignment(name, LAYERS, SIZES, **{option: "standardised"}) for _ in range(2)]
+    bad = pairs(1)
+    with torch.no_grad():
+        bad.speech[2][1, 0, 0] = torch.inf
+    assert all(loss.isnan() for loss in methods[0](bad).values())
+    for method in methods:
+        method(pairs(2))
+    held = [method.state_dict() for method in methods]
+    assert all(torch.equal(held[0][key], held[1][key]) for key in held[1] if key.endswith("_2.mean"))
+    assert all(value.isfinite().all() for value in held[0].values())
+
+
 @aligning
 def test_figures_of_one_batch_are_not_told_of_the_next(name: str) -> None:
     method, states = build(name).double(), pairs()

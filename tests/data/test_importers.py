@@ -326,22 +326,38 @@ def test_lhotse_supervisions_and_what_is_skipped(tmp_path):
 def test_a_window_that_begins_or_ends_within_what_is_said(tmp_path):
     recording = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "/x/r.flac"}]}
     cut = {"id": "c", "start": 30.0, "duration": 20.0, "recording": recording, "type": "MonoCut"}
-    windows = [(30.0, -5.0), (30.0, 15.0), (2.0, -5.0), (30.0, 5.0)]
+    windows = [(30.0, -5.0), (30.0, 15.0), (2.0, -5.0), (30.0, 5.0), (0.0, -0.001)]
     rows = [
-        {**cut, "start": start, "supervisions": [{"id": f"s{at}", "start": said, "duration": 8, "text": "x"}]}
+        {
+            **cut,
+            "id": f"c{at}",
+            "start": start,
+            "supervisions": [{"id": f"s{at}", "start": said, "duration": 8, "text": "x"}],
+        }
         for at, (start, said) in enumerate(windows)
     ]
     imported = import_manifest("lhotse", lines(tmp_path / "c.jsonl", *rows), tmp_path / "m.jsonl", Options())
     assert imported.skipped == {"a supervision that begins before its recording": 1}
     assert [(row.id, row.offset, row.duration) for row in Manifest(tmp_path / "m.jsonl")] == [
-        ("s0", 25.0, 8.0), ("s1", 45.0, 8.0), ("c", 30.0, 20.0),
+        ("s0", 25.0, 8.0), ("s1", 45.0, 8.0), ("c3", 30.0, 20.0), ("c4", 0.0, 20.0),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("table", "t.tsv.gz"), ("table", "t.csv.gz"), ("salmonn", "a.json.gz")]
+)
+def test_what_is_not_read_packed_is_not_called_so(folder, name, file):
+    write_manifest(folder / "m.jsonl", [ST])
+    with pytest.raises(ConfigError, match="packed"):
+        export_manifest(name, Manifest(folder / "m.jsonl"), folder / file)
+    assert not (folder / file).exists()
 
 
 def test_a_packed_export_comes_back(folder):
     write_manifest(folder / "m.jsonl", [SPAN])
     export_manifest("lhotse", Manifest(folder / "m.jsonl"), folder / "cuts.jsonl.gz")
-    assert (folder / "cuts.jsonl.gz").read_bytes().startswith(b"\x1f\x8b")
+    packed = (folder / "cuts.jsonl.gz").read_bytes()
+    assert packed.startswith(b"\x1f\x8b\x08\x00\x00\x00\x00\x00")  # no name, no time: the same each time
     import_manifest("lhotse", folder / "cuts.jsonl.gz", folder / "back.jsonl", Options())
     assert Manifest(folder / "back.jsonl")[0].text == SPAN.text
 

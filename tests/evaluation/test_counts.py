@@ -11,7 +11,7 @@ import pytest
 from sacrebleu.metrics import bleu as bleu_module
 
 from aista.audio.files import write_audio
-from aista.data.manifest import Utterance, write_manifest
+from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.errors import ConfigError, EvaluationError
 from aista.evaluation.decode import Hypothesis, read_hypotheses
 from aista.evaluation.evaluate import ScoreSettings, compare, score
@@ -155,6 +155,10 @@ def test_only_the_rows_of_the_last_limit_are_compared_and_there_must_be_some(tmp
     values = {"output": str(tmp_path / "out"), "data": [str(tmp_path / "set.jsonl")], "limit": 1}
     score(Parrot({}), ScoreSettings.of({**values, "silence_check": False}))
     assert compare(tmp_path / "out", tmp_path / "out")["bleu_ja"].num_segments == 1
+    rows = [row.model_copy(update={"id": f"new-{row.id}"}) for row in Manifest(tmp_path / "set.jsonl")]
+    write_manifest(tmp_path / "set.jsonl", rows)
+    with pytest.raises(EvaluationError, match="have changed since"):
+        compare(tmp_path / "out", tmp_path / "out")
     with pytest.raises(EvaluationError, match="holds no hypotheses"):
         compare(tmp_path / "missing", tmp_path / "gone")
 

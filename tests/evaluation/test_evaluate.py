@@ -348,3 +348,11 @@ def test_a_clip_that_cannot_be_read_costs_its_row_alone(folder, tmp_path):
     assert any("1 of 2 rows failed" in text and "broken.wav" in text for text in found["warnings"])
     assert found["num_scored"]["token_accuracy"] == found["num_scored"]["log_wasserstein"] == 1
     assert any("1 clips cannot be read" in text for text in found["warnings"])
+
+
+def test_a_distance_without_a_layer_is_left_out_and_told(folder, tmp_path):
+    (tmp_path / "layers.json").write_text('{"selected": []}')
+    chosen = {"layers": str(tmp_path / "layers.json"), "measures": ["token_accuracy", "log_wasserstein"]}
+    found = evaluate(settings(folder, tmp_path / "out", data=[str(folder / "asr.jsonl")], **chosen))
+    assert set(found["scores"]) == {"token_accuracy"}
+    assert found["warnings"] == ["asr: log_wasserstein left out: no layer is chosen (layers)"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,7 @@ def test_a_study_shows_every_variant_and_seed_that_is_there(tmp_path: Path) -> N
             values = {f"{kind}_{code}": 50.0 + seed for kind in ("bleu", "mt_bleu") for code in ("zh", "ja")}
             (run / "evaluate" / "results.json").write_text(json.dumps({"scores": values}))
             (run / "training.json").write_text(json.dumps({"best_token_accuracy": 0.9, "steps": 160}))
+    shutil.copytree(tmp_path / "runs/cosine/seed_1", tmp_path / "runs/cosine/seed_1_old")  # its user's own
     for words in (["--no-run"], ["cosine", "--seeds", "1", "--no-run"]):
         result = CliRunner().invoke(app, ["study", *words, "--output", str(tmp_path)])
         assert result.exit_code == 0, result.output

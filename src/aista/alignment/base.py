@@ -237,8 +237,14 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, tokens: Tensor) -> None:
-        """Take a batch of tokens (T, d) in."""
+        """Take a batch of tokens (T, d) in.
+
+        Raises:
+            NotFiniteError: They are not finite, and would stay in the mean for good.
+        """
         real = tokens.detach().double()
+        if not real.isfinite().all():
+            raise NotFiniteError("NaN or infinite hidden states")
         weight = (len(real) / (self.count + len(real))).clamp(min=self.momentum)
         shift = real.mean(0) - self.mean
         spread = real.var(0, correction=0).lerp(self.variance, 1.0 - weight)

@@ -135,8 +135,9 @@ def _recordings(
     system = _system(settings)
     system.vad = True  # a baseline, too, looks for speech in a recording
     try:
-        asked = settings.model_dump(mode="json", include={"dtype", "baseline", "options"})
-        about = [inputs_of(settings), asked, getattr(system, "card", None)]
+        about = [inputs_of(settings), getattr(settings, "dtype", None), getattr(system, "card", None)]
+        if asked := settings.model_dump(mode="json", include={"baseline", "options"}):
+            about.append(asked)
         made_by = json.dumps(about, sort_keys=True)
         if whole:
             results = long_form.long_form(system, found, output, comet, made_by)

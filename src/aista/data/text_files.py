@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -43,9 +45,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write objects, one a line, leaving out keys whose value is None; ``.gz`` is packed."""
-    opening = gzip.open if path.suffix.lower() == ".gz" else open
-    with opening(path, "wt", encoding="utf-8", newline="\n") as file:
+    """Write objects, one a line, leaving out keys whose value is None; ``.gz`` is packed, undated."""
+    with ExitStack() as stack:
+        binary: Any = stack.enter_context(open(path, "wb"))
+        if path.suffix.lower() == ".gz":
+            binary = stack.enter_context(gzip.GzipFile("", "wb", fileobj=binary, mtime=0))
+        file = stack.enter_context(io.TextIOWrapper(binary, encoding="utf-8", newline="\n"))
         for row in rows:
             kept = {key: value for key, value in row.items() if value is not None}
             file.write(json.dumps(kept, ensure_ascii=False) + "\n")

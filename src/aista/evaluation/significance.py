@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -320,7 +320,8 @@ def _hypotheses_of(folder: Path) -> dict[tuple[str, str], Hypothesis]:
         )
     results = folder / RESULTS
     settings = json.loads(results.read_text(encoding="utf-8"))["settings"] if results.exists() else {}
-    if (limit := settings.get("limit")) is None:
+    limit = settings.get("limit")
+    if limit is None or max(Counter(name for name, _ in found).values()) <= limit:
         return found
     taken = {
         (f"{Path(path).stem}.{kind}.jsonl", row.id)
@@ -328,4 +329,11 @@ def _hypotheses_of(folder: Path) -> dict[tuple[str, str], Hypothesis]:
         for row in islice(Manifest(path), limit)
         for kind in ("speech", "text")
     }
-    return {key: row for key, row in found.items() if key in taken}
+    kept = {key: row for key, row in found.items() if key in taken}
+    if len(kept) < sum(min(count, limit) for count in Counter(name for name, _ in found).values()):
+        raise EvaluationError(
+            "An evaluation holds more answers than its limit, and its manifests have changed since.",
+            got=f"{len(kept)} of the first {limit} rows of each are among its answers",
+            advice=f"Evaluate again into another folder than {folder}.",
+        )
+    return kept

@@ -108,8 +108,11 @@ class Runner:
             self.plan.prepare(self.clock)
             jobs = self.plan.jobs()
             self._note(jobs)
+            for job in jobs:
+                job.settings.save(job.config(self.plan.folder))
             outcomes = self._one_by_one(jobs) if self.workers == 0 else self._side_by_side(jobs)
-        failed = [job.name for job in jobs if outcomes[job.name] in _BAD]
+            failed = [job.name for job in jobs if outcomes[job.name] in _BAD]
+            self._record(accepted=not failed)
         for name in failed:
             console.print(f"{name}: {outcomes[name].value}", markup=False, style="red")
         return failed
@@ -123,8 +126,6 @@ class Runner:
         return self.plan.folder / "logs" / f"{job.file_name}.log"
 
     def _side_by_side(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
-        for job in jobs:
-            job.settings.save(job.config(self.plan.folder))
         commands = [
             Command(
                 job.name, job.kind, job.arguments(self.plan.folder, self.launch), self.log(job), job.needs,
@@ -163,14 +164,19 @@ class Runner:
             self.clock.add("wall", time.perf_counter() - begin)
             self._record()
 
-    def _record(self) -> None:
+    def _record(self, accepted: bool = False) -> None:
+        """Write it down; what was asked for stays as it was until a run that was asked so has ended well."""
         from aista.evaluation.evaluate import versions
 
         folder, now = self.plan.folder, time.strftime("%Y-%m-%d %H:%M:%S")
+        before, asked = recorded(folder), dict(self.plan.asked)
+        if not accepted:
+            asked |= {name: before[name] for name in asked if name in before}
+        if "methods" in asked:  # runs of earlier ones lie there still
+            asked["methods"] = sorted({*asked["methods"], *before.get("methods", ())})
         values = {
             "command": shlex.join(["aista", *sys.argv[1:]]), "machine": machine() | {"workers": self.workers},
-            "versions": versions(), "started": recorded(folder).get("started", now), "finished": now,
-            **self.plan.asked,
+            "versions": versions(), "started": before.get("started", now), "finished": now, **asked,
         }  # fmt: skip
         write_whole(folder / RECORD, json.dumps(values, ensure_ascii=False, indent=1))
 

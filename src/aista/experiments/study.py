@@ -394,8 +394,8 @@ class StudyPlan(Plan):
     def _there(self, kind: str, name: str) -> dict[int, Path]:
         """Return by seed the runs (``runs``) or stages 1 (``stage1``) that are evaluated."""
         paths = (self.folder / kind / name).glob("seed_*/evaluate/results.json")
-        runs = {int(path.parts[-3].removeprefix("seed_")): path.parents[1] for path in paths}
-        return dict(sorted(runs.items()))
+        runs = {path.parts[-3].removeprefix("seed_"): path.parents[1] for path in paths}
+        return dict(sorted((int(seed), run) for seed, run in runs.items() if seed.isdecimal()))
 
 
 # ---- table and figure ----

@@ -218,7 +218,7 @@ class WassersteinLoss(torch.nn.Module):
             raise TransportError(
                 "geomloss_compat takes no position_weight", advice="append it as a coordinate"
             )
-        if not epsilon > 0:
+        if solver == "sinkhorn" and not epsilon > 0:
             raise TransportError(
                 "epsilon must be above 0", got=epsilon, advice="use solver='exact' for epsilon = 0"
             )

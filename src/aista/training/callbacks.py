@@ -220,6 +220,10 @@ class StopOnSignal(TrainerCallback):
         self._previous.clear()
 
 
+def _any_rank(name: str) -> str:
+    return name if processes.count() == 1 else f"*{name}"
+
+
 class Clock:
     """Time spent training over all resumptions: kept beside every checkpoint, and however training ends."""
 
@@ -278,8 +282,11 @@ class FiniteLosses:
         Raises:
             TrainingError: One of them is not finite.
         """
-        if bad := self._read():
-            raise self._error(bad, f"The loss is not finite at step {bad[0]['step']}.")
+        found = [row for rows in processes.gather(self._read()) for row in rows]
+        if found:  # a bad gradient spoils everybody's next step: the first one tells
+            first = min(row["step"] for row in found)
+            bad = [row for row in found if row["step"] == first]
+            raise self._error(bad, f"The loss is not finite at step {first}.")
 
     def _read(self) -> list[dict]:
         """Return the bad ones among the unread, and write them down."""
@@ -302,6 +309,6 @@ class FiniteLosses:
         return TrainingError(
             what,
             got="; ".join(f"{row['loss']} for {', '.join(row['utterances'])}" for row in bad) or None,
-            advice=f"Look at these utterances ({self.output / NONFINITE}), lower the learning rate, "
-            "raise alignment.alpha, or set train.nonfinite=skip.",
+            advice=f"Look at these utterances ({self.output / _any_rank(NONFINITE)}), lower the learning "
+            "rate, raise alignment.alpha, or set train.nonfinite=skip.",
         )

@@ -57,7 +57,7 @@ class Preflight:
 
     Attributes:
         num_pairs: Utterances looked at.
-        chance_mrr: H_Q / Q for this many pairs.
+        chance_mrr: The MRR of a random order of these pairs.
         cross_entropy: Of the target tokens, per token, before the first step.
         alignment: The method's own loss, averaged as Eq. 6 does; None for a method that cannot be asked here.
         ratio: (1 - alpha) alignment / (alpha cross-entropy).
@@ -144,7 +144,7 @@ def preflight(
     if not chosen:
         return None
     pairs = dataset.subset(list(chosen.values()))
-    items = [pairs[i] for i in range(len(pairs))]
+    items, texts = [pairs[i] for i in range(len(pairs))], [row.text or "" for row in pairs.utterances()]
     layers = tuple(objective.layers) or (0,)
     with eval_mode(speech_llm.model):
         speech, text = states_of(speech_llm, paired_batches(speech_llm.batcher, items), layers)
@@ -154,13 +154,13 @@ def preflight(
     count = len(speech[layers[0]])
     return Preflight(
         num_pairs=count,
-        chance_mrr=chance_mrr(count),
+        chance_mrr=chance_mrr(count, texts),
         cross_entropy=cross_entropy,
         alignment=value,
         ratio=None if value is None else (1 - alpha) * value / max(alpha * cross_entropy, 1e-12),
         unscaled=getattr(getattr(objective, "distance", None), "scale", None) in ("raw", "per_dimension")
         and not objective.state_dict(),
-        layers=[_figures(layer, speech[layer], text[layer]) for layer in layers],
+        layers=[_figures(layer, speech[layer], text[layer], texts) for layer in layers],
     )
 
 
@@ -189,9 +189,9 @@ def _own_loss(
     return float(torch.stack([value.float() for value in parts.values()]).mean()) if parts else None
 
 
-def _figures(layer: int, speech: list[Tensor], text: list[Tensor]) -> LayerFigures:
+def _figures(layer: int, speech: list[Tensor], text: list[Tensor], texts: list[str]) -> LayerFigures:
     tokens, words = torch.cat(speech), torch.cat(text)
-    ranking = exact_ranks(speech, text)
+    ranking = exact_ranks(speech, text, texts=texts)
     return LayerFigures(
         layer=layer,
         speech_norm=float(tokens.square().sum(1).mean()),

@@ -14,7 +14,7 @@ from aista.data.manifest import Manifest, TimedText, Utterance, write_manifest
 from aista.errors import ConfigError, ManifestError
 from aista.experiments.paper.plan import STAGES, BasePlan, paper_plan, plan_there
 from aista.experiments.paper.tables import table2
-from aista.experiments.runner import Outcome
+from aista.experiments.runner import Outcome, recorded
 from tests import tiny
 
 SHORT = {
@@ -229,6 +229,7 @@ def test_a_refused_change_leaves_the_record_of_what_was_run(done: tuple[Path, li
     assert kept.read_bytes() == before
     shown = json.loads((root / "run" / "reproduce.json").read_text())["settings"]
     assert "max_steps: 2" in shown["joint base"] and "max_steps: 3" not in shown["joint base"]
+    assert recorded(root / "run")["changes"] == asked  # which --no-run goes by
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def _rows(cut: Row, where: str) -> Iterator[Row | Skipped | ManifestError]:
             place = _place(cut, supervision, sources)
             if isinstance(place, Skipped):
                 yield place
-            elif cut["start"] + supervision.get("start", 0.0) < 0:
+            elif cut["start"] + supervision.get("start", 0.0) < -OVERLAP_SECONDS:
                 yield Skipped("a supervision that begins before its recording")
             else:
                 whole = len(supervisions) == 1 and _inside(cut, supervision)
@@ -106,7 +106,7 @@ def _row(cut: Row, supervision: Row, whole: bool) -> Row:
     begin = cut["start"] + (0.0 if whole else supervision.get("start", 0.0))
     return {
         "id": span["id"],
-        "offset": round(begin, 6),
+        "offset": round(max(0.0, begin), 6),
         "duration": span["duration"],
         "src_lang": str(supervision.get("language") or "") or None,
         "tgt_lang": custom.get("tgt_lang"),

@@ -74,6 +74,20 @@ def _must_be_a_whole_file(row: Utterance, format_name: str) -> None:
         )
 
 
+def _must_be_plain(path: Path, format_name: str) -> None:
+    """Refuse to write what would be called packed and is not read so either.
+
+    Raises:
+        ConfigError: The path ends in ``.gz``.
+    """
+    if path.suffix.lower() == ".gz":
+        raise ConfigError(
+            f"{format_name} is not read from a packed file.",
+            got=path.suffix,
+            advice="Leave .gz out of --out.",
+        )
+
+
 def _must_be_speech(row: Utterance, format_name: str) -> None:
     """Refuse what a format of recognition and speech translation alone cannot say.
 
@@ -256,6 +270,7 @@ def _read_salmonn(source: Path, options: Options) -> Given:
 
 
 def _write_salmonn(rows: Iterable[Utterance], path: Path) -> None:
+    _must_be_plain(path, "SALMONN's annotation")
     annotation = []
     for row in rows:
         _must_be_a_whole_file(row, "SALMONN")
@@ -341,6 +356,7 @@ def _write_table(rows: Iterable[Utterance], path: Path) -> None:
     Raises:
         ManifestError: One stands in the path of a sound.
     """
+    _must_be_plain(path, "A table")
     quoted = path.suffix.lower() == ".csv"
     dialect: Row = {} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
     with open(path, "w", encoding="utf-8", newline="") as file:

@@ -216,16 +216,18 @@ class PaperPlan(Plan):
             made_with = job.output / SETTINGS  # what was asked now may have been refused
             if key in _SHOWN_SETTINGS and key not in shown and made_with.exists():
                 shown[key] = made_with.read_text(encoding="utf-8")
+        before = json.loads((self.folder / RECORD).read_text()) if (self.folder / RECORD).exists() else {}
+        record = {**self.asked, **recorded(self.folder)}  # which knows what was refused
+        is_other = record.get("data") != self.asked.get("data")
         summary = {
-            **recorded(self.folder),
-            **self.asked,
+            **record,
             "scale": self.scale,
             "seeds": list(self.scope.seeds),
             "exhibits": list(self.scope.names),
             "seconds": {name: round(value, 1) for name, value in totals.items()},
-            "data_sha256": {
-                "/".join(Path(row).parts[-2:]): sha256_of(Path(row)) for row in data if Path(row).exists()
-            },
+            "data_sha256": before.get("data_sha256", {})
+            if is_other
+            else {"/".join(Path(row).parts[-2:]): sha256_of(Path(row)) for row in data if Path(row).exists()},
             "settings": shown,
         }
         write_whole(self.folder / RECORD, json.dumps(summary, ensure_ascii=False, indent=1))
