@@ -1,4 +1,4 @@
-"""One command, one table: the transport engine against the public ways to do the same.
+"""One command, JSON of it all: the transport engine against the public ways to do the same.
 
     python benchmarks/transport.py --quick        a minute or two, small sizes
     python benchmarks/transport.py                the sizes of docs/benchmarks/transport.md (Q = 1000)
@@ -224,9 +224,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="rank only every so-manyth item among all texts")
     parser.add_argument("--layers", nargs="+", choices=[*DIFFICULTIES], help="difficulties (default all)")
     parser.add_argument("--dims", type=int, nargs="+", help="dimensions (default 896 3584, quick 896)")
-    parser.add_argument(
-        "--only", choices=["solvers", "retrieval", "loss", "growth"], help="one part of the table"
-    )
+    parser.add_argument("--only", choices=["solvers", "retrieval", "loss", "growth"], help="one part alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write everything as JSON here")
     parser.add_argument("--plot", type=Path, help="draw the growth of the cost into this PNG")

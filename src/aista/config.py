@@ -384,7 +384,7 @@ class TrainSettings(Settings):
         return self
 
 
-# Keys of AlignmentSettings up to the tag before-redesign, with the only meaning that is left.
+# Keys of AlignmentSettings up to commit c232558, with the only meaning that is left.
 _RETIRED = {"balance": "fixed", "alpha_end": None, "reselect": None}
 
 
@@ -414,7 +414,7 @@ class AlignmentSettings(Settings):
         kept = {name: value for name, value in values.items() if name not in (*_RETIRED, "ratio")}
         for name, only in _RETIRED.items():
             if values.get(name, only) != only:
-                raise ValueError(f"{name} is gone: it did not help (LOG.md); the tag before-redesign has it")
+                raise ValueError(f"{name} is gone: it did not help (LOG.md); commit c232558 has it")
         return kept
 
     def named_contents(self) -> Iterator[tuple[str, Content, str]]:

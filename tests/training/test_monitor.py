@@ -78,6 +78,12 @@ def test_the_stage_is_told_from_the_settings(tmp_path: Path, stage: str, setting
     assert "best MRR 0.5000 at step 10" in "\n".join(summary(found))
 
 
+def test_the_checks_since_the_best_are_told_without_patience(tmp_path: Path) -> None:
+    checks = [{"step": step, "eval_token_accuracy": 1 / step} for step in (10, 20, 30)]
+    said = "\n".join(summary(read(a_run(tmp_path, checks, patience=None))))
+    assert "at step 10; 2 checks since\n" in said + "\n" and "stops after" not in said
+
+
 def test_a_silent_run_and_an_empty_one(tmp_path: Path) -> None:
     old = a_run(tmp_path, rows(range(10, 101, 10), time.time() - 86_400))
     assert "silent, perhaps stopped" in summary(read(old))[0]

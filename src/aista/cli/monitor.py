@@ -36,7 +36,7 @@ _RECENT = 20
     )
 )
 def monitor(
-    folder: Annotated[Path, typer.Argument(help="Output folder of `aista pretrain` or `aista joint`.")],
+    folder: Annotated[Path, typer.Argument(help="Output folder of `aista align`, `pretrain` or `joint`.")],
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Stay and redraw until it is finished.")
     ] = False,
@@ -203,9 +203,10 @@ def summary(state: RunState) -> list[str]:
     if state.seconds_per_step is not None and not state.finished:
         lines[-1] += f", {state.seconds_per_step:.2f} s a step, {_span(state.remaining_seconds or 0)} to go"
     if state.best is not None:
-        lines.append(f"best {state.measure} {state.best:.4f} at step {state.best_step:,}")
+        best = f"best {state.measure} {state.best:.4f} at step {state.best_step:,}"
+        lines.append(f"{best}; {state.checks_without_gain} checks since")
         if state.patience:
-            lines[-1] += f"; {state.checks_without_gain} checks since, stops after {state.patience}"
+            lines[-1] += f", stops after {state.patience}"
     figures = [f"{n.replace('_', ' ')} {state.newest[n]:,.4g}" for n in _SPEED if n in state.newest]
     losses = [f"{n} {value:.4g}" for n, value in state.newest.items() if n not in _HIDDEN]
     return [*lines, *(", ".join(part) for part in (losses, figures) if part)]

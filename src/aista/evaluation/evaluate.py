@@ -345,7 +345,9 @@ class _Bench:
                 "token_accuracy", lambda: teacher_forced_accuracy(speech_llm, rows), *unread
             )
         pairs = _only(whole, lambda row: row.task != "aac" and has_text(row)).clips()
-        if "log_wasserstein" in asked and len(pairs):
+        if "log_wasserstein" in asked and not self.layers:
+            self.warnings.append("log_wasserstein left out: no layer is chosen (layers)")
+        elif "log_wasserstein" in asked and len(pairs):
             part.log_costs = self._remembered(
                 "log_wasserstein",
                 lambda: transport_costs(speech_llm, pairs, self.layers),

@@ -56,7 +56,8 @@ def load(
             ``{"backbone": "models/qwen2.5-0.5b"}``.
         options: Search settings, e.g. ``num_beams=4`` (see ``GenerationSettings``).
 
-    Speech is looked for before it is translated: set ``vad`` to False to have everything heard.
+    Speech is looked for before it is translated: set ``vad`` to False to have all heard but what is steady
+    (silence, noise, a tone) for two seconds at the ends of a piece.
 
     Raises:
         CheckpointError: There is no such model, or its parts do not belong together.
