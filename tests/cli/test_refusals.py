@@ -115,6 +115,28 @@ def test_a_folder_at_work_and_a_folder_that_cannot_be_made(
     assert "cannot be written" in told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--answer-seconds", "inf"], ["answer_seconds", "inf", "finite"]),
+        (["--upload-seconds", "inf"], ["upload_seconds"]),
+        (["--max-upload-mb", "inf"], ["max_upload_mb"]),
+        (["--max-minutes", "nan"], ["--max-minutes"]),
+        (["--host", "256.0.0.1"], ["another --host"]),
+        (["--host", "192.0.2.1"], ["another --host"]),
+    ],
+)
+def test_what_cannot_be_served_is_told_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    pytest.importorskip("fastapi")
+    told = said(monkeypatch, capsys, "serve", "--model", "no-model", *arguments)
+    assert all(word in told for word in words), told
+
+
 def test_a_disk_that_refuses_is_told_in_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

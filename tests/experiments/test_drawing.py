@@ -165,6 +165,14 @@ def test_lines_without_points_are_left_out() -> None:
     assert "nan" not in str(charts.curves(empty).svg())
 
 
+@pytest.mark.parametrize("points", [(2.7, 3.7), (4e6, 9e6), (3e7, 8e9), (0.02, 30.0)])
+def test_every_log_scale_has_numbers(points: tuple[float, float]) -> None:
+    series = [{"name": "", "role": "base", "points": list(enumerate(points))}]
+    found = words(str(charts.curves({"title": "t", "log": True, "series": series}).svg()))
+    across = {"0", "0.2", "0.4", "0.6", "0.8", "1", "step", ""}
+    assert len([word for word in found if word not in across]) >= 2, found
+
+
 def test_signs() -> None:
     assert [signed(v) for v in (1.25, -0.75, 0.04, -0.04)] == ["+1.2", "−0.8", "0.0", "0.0"]
     assert [signed(v, None) for v in (2.5, -80, 0)] == ["+2.5", "−80", "0"]

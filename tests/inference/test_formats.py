@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aista.errors import ConfigError
+from aista.inference import formats
 from aista.inference.coverage import TranslationWarning
 from aista.inference.formats import (
     COLUMNS,
@@ -83,6 +84,22 @@ def test_a_second_format_keeps_the_warnings_of_the_first(kind, tmp_path):
     assert write(TALK, kind, tmp_path / f"talk.en.{kind}") is None and beside.exists()
     write(replace(TALK, warnings=()), kind, tmp_path / f"talk.en.{kind}")
     assert not beside.exists()
+
+
+def test_no_arrow_of_any_length_stays_in_a_text():
+    warning = TranslationWarning("silence", "c ---> d")
+    talk = replace(TALK, segments=(TranslatedSegment(0.0, 2.0, "a ----> b"),), warnings=(warning,))
+    assert all(render(talk, kind).count("-->") == 1 for kind in ("srt", "vtt"))
+    assert "c -> d" in render(talk, "vtt") and "\ta -> b\n" in render(talk, "tsv")
+
+
+def test_the_work_of_setting_subtitles_grows_with_their_letters_alone(monkeypatch):
+    measured = []
+    monkeypatch.setattr(formats, "columns", lambda text: measured.append(text) or columns(text))
+    rows = tuple(
+        TranslatedSegment(5.0 * i, 5.0 * i + 5.0, "医生昨天在公园里买了一本书给律师") for i in range(20)
+    )
+    assert cues(replace(TALK, segments=rows, language="zh")) and len(measured) < 3 * 16 * 20
 
 
 def test_unknown_format():

@@ -139,6 +139,42 @@ def test_what_cannot_be_done_is_refused_in_openais_form(client, form, status, wo
     assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        ({"language": "klingon"}, "language"),
+        ({"to_language": "zh-TW"}, "to_language"),
+        ({"model": "whisper-1"}, "model"),
+        ({"prompt": "names"}, "prompt"),
+        ({"stream": "perhaps"}, "stream"),
+        ({"to_lang": "zh"}, "to_lang"),
+        ({"to_language": ["zh", "ja"]}, "to_language"),
+        ({"timestamp_granularities[]": "segment"}, "timestamp_granularities[]"),
+        ({"timestamp_granularities[]": "letter"}, "timestamp_granularities[]"),
+    ],
+)
+def test_a_refusal_names_its_field(client, form, field):
+    error = post(client, **form).json()["error"]
+    assert error["param"] == field and field in error["message"] + "model"
+
+
+def test_an_empty_field_counts_as_left_out(client):
+    fields = ["model", "language", "to_language", "response_format", "timestamp_granularities[]", "stream"]
+    assert post(client, **dict.fromkeys([*fields, "prompt", "temperature"], "")).json() == {"text": "ew3"}
+
+
+def test_an_answer_that_is_refused_is_no_fault_of_the_server_and_names_the_upload(monkeypatch):
+    def warnings(self, recording, answered):
+        yield TranslationWarning("repeats", "the answer repeats itself")
+
+    monkeypatch.setattr(SpeechTranslator, "_warnings", warnings)
+    strict = stand_in()
+    strict.coverage = "fail"
+    reply = post(TestClient(create_app(strict)))
+    assert reply.status_code == 422 and reply.json()["error"]["type"] == "invalid_request_error"
+    assert reply.json()["error"]["message"].startswith("talk.wav: an answer cannot be right.")
+
+
 def test_a_transcription_takes_no_target(client):
     assert "to_language" in post(client, "transcriptions", to_language="zh").json()["error"]["message"]
 
@@ -163,12 +199,13 @@ def test_health_models_and_the_page(client):
     health = client.get("/health").json()
     assert (health["status"], health["model"], health["requests"]) == ("ok", "stand-in", 0)
     assert health["directions"] == ["en-zh", "en-ja", "en-en"] and health["about"] == ""
+    assert (health["max_upload_mb"], health["max_minutes"]) == (1.0, 120.0)
     (row,) = client.get("/v1/models").json()["data"]
     assert row["id"] == "stand-in" and client.get("/v1/models/stand-in").json() == row
     assert client.get("/v1/models/whisper-1").status_code == 404
     assert client.head("/").status_code == client.head("/health").status_code == 200
     page = client.get("/").text
-    assert '<form method="post" action="/v1/audio/translations"' in page and "http:" not in page
+    assert '<form method="post" action="v1/audio/translations"' in page and "http:" not in page
     sample = client.get("/sample.flac")
     assert sample.content.startswith(b"fLaC") and post(client, content=sample.content).status_code == 200
 
@@ -181,5 +218,13 @@ def test_who_has_no_key_is_not_let_in():
         assert post(at).json()["error"]["code"] == "invalid_api_key"
     at.headers["Authorization"] = "Bearer s3cret"
     assert at.get("/v1/models").status_code == 200 and post(at).json() == {"text": "ew3"}
+    umlaut = TestClient(create_app(stand_in(), Limits(api_key="schlüssel")))
+    for key, form, status in (
+        ("schlüssel", "utf-8", 200),
+        ("schlüssel", "latin-1", 200),
+        ("schlussel", "utf-8", 401),
+    ):
+        told = umlaut.get("/v1/models", headers={"Authorization": f"Bearer {key}".encode(form)})
+        assert told.status_code == status
     del at.headers["Authorization"]
     assert at.get("/health").json()["asks_for_key"] and at.get("/").status_code == 200

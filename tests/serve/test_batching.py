@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from aista.inference import translating
 from aista.inference.translating import Answer, GenerationSettings, Request, SpeechTranslator
 from aista.serve.batching import Batcher, Caller, Left
 from tests.evaluation.standins import tone
@@ -115,3 +116,14 @@ def test_segments_come_one_by_one_and_then_the_whole():
     translator.batches.clear()
     next(translator.by_segment(sound, "zh"))
     assert len(translator.batches) == 1
+
+
+def test_the_words_of_a_segment_are_placed_once_as_it_comes_and_once_for_the_whole(monkeypatch):
+    placed = []
+    monkeypatch.setattr(translating, "words_at", lambda text, *_: placed.append(text) or ())
+    translator = Counting(batch_size=1)
+    translator.gate.set()
+    translator.word_times = True
+    monkeypatch.setattr(translator, "time_words", lambda pieces, texts, _: [np.zeros((9, 2))] * len(texts))
+    *segments, whole = translator.by_segment(tone(30.0), "zh", name="a talk")
+    assert len(placed) == 2 * len(segments) >= 14 and whole.source == "a talk"

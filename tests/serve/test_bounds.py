@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +17,8 @@ pytest.importorskip("httpx")
 import httpx
 from fastapi.testclient import TestClient
 
+from aista.errors import ConfigError
+from aista.serve import app
 from aista.serve.app import create_app
 from aista.serve.bounds import Limits, PromptH11
 from tests.audio.sounds import encoded, tone
@@ -86,6 +89,51 @@ def test_decoding_does_not_wait_for_the_model():
         assert not first.done()
         model.gate.set()
         assert first.result().json() == {"text": "ew3"}
+
+
+def test_a_short_recording_passes_long_ones_that_wait_for_room(monkeypatch):
+    """A silent one needs no model: it is answered while the room is full and the decoders' queue is long."""
+    monkeypatch.setattr(app, "_DECODED_SECONDS", 60.0)
+    model = Gated()
+    with served(model) as (at, _), ThreadPoolExecutor(4) as threads:
+        first = threads.submit(send, at, wav(62.0))
+        assert model.at_work.wait(20)
+        later = [threads.submit(send, at, wav(62.0)) for _ in range(3)]
+        while httpx.get(at + "/health").json()["requests"] < 4:
+            time.sleep(0.01)
+        assert send(at, encoded(np.zeros(32_000), format="WAV")).json() == {"text": ""}
+        assert not first.done() and not any(reply.done() for reply in later)
+        model.gate.set()
+        assert {reply.result().status_code for reply in [first, *later]} == {200}
+
+
+def test_health_does_not_wait_for_subtitles(monkeypatch):
+    at_work, gate = threading.Event(), threading.Event()
+
+    def slow(*_) -> str:
+        at_work.set()
+        assert gate.wait(20)
+        return "WEBVTT"
+
+    monkeypatch.setattr(app, "render", slow)
+    for form in ({"response_format": "vtt"}, {"response_format": "verbose_json", "stream": "true"}):
+        at_work.clear()
+        gate.clear()
+        with served(stand_in()) as (at, _), ThreadPoolExecutor(1) as threads:
+            url, files = at + "/v1/audio/translations", {"file": ("talk.wav", wav(1.0))}
+            reply = threads.submit(httpx.post, url, files=files, data=form, timeout=30)
+            assert at_work.wait(20)
+            try:
+                assert httpx.get(at + "/health", timeout=3).status_code == 200
+            finally:
+                gate.set()
+            assert "WEBVTT" in reply.result().text
+
+
+def test_a_limit_is_a_finite_number():
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="answer_seconds"):
+            Limits(answer_seconds=value)
 
 
 def test_health_and_a_full_house():
@@ -178,3 +226,5 @@ def test_warnings_of_the_sound_travel_and_late_sound_is_late():
 
 def test_what_the_framework_refuses_has_the_form_too():
     assert client().get("/nowhere").json()["error"]["message"] == "Not Found"
+    told = client().get("/v1/audio/translations")
+    assert told.status_code == 405 and told.headers["Allow"] == "POST"

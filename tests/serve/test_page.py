@@ -10,8 +10,10 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
 from playwright import sync_api
 
+from aista.inference.coverage import TranslationWarning
+from aista.inference.translating import SpeechTranslator
 from aista.serve.bounds import Limits
-from tests.serve.serving import served, stand_in, talk
+from tests.serve.serving import Gated, served, stand_in, talk
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -142,6 +144,79 @@ def test_an_error_is_read_out_and_the_next_file_is_taken(page):
     assert translated(page).count() and alert.is_hidden()
 
 
+def test_another_file_ends_the_translation_that_runs(browser):
+    model = Gated()
+    with served(model) as (at, _):
+        page = browser.new_page()
+        page.goto(at)
+        choose(page, talk(9))
+        page.get_by_role("button", name="Translate").click()
+        assert model.at_work.wait(20)
+        choose(page, talk(1))
+        sync_api.expect(page.get_by_role("button", name="Translate")).to_be_visible()
+        sync_api.expect(page.get_by_role("status")).to_have_text("Ready: talk.wav")
+        model.gate.set()
+        assert translated(page).count() == 1 and page.locator("#result").is_visible()
+        page.close()
+
+
+def test_record_pressed_twice_makes_one_recording(page):
+    page.evaluate("""() => {
+        window.asked = 0;
+        const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = async (wanted) => {
+            asked += 1; await new Promise((go) => setTimeout(go, 300)); return real(wanted); }; }""")
+    page.evaluate("() => { for (const _ of 'ab') document.getElementById('record').click(); }")
+    page.wait_for_timeout(1_500)
+    page.get_by_role("button", name="Stop recording").click()
+    sync_api.expect(page.get_by_role("status")).to_contain_text("your recording")
+    assert page.evaluate("asked") == 1
+
+
+def test_a_recording_ends_before_the_longest_that_is_taken(browser):
+    with served(stand_in(), Limits(max_minutes=0.06)) as (at, _):
+        page = browser.new_page()
+        page.goto(at)
+        sync_api.expect(page.locator("#foot")).to_contain_text("0.06 minutes")
+        page.get_by_role("button", name="Record", exact=True).click()
+        sync_api.expect(page.get_by_role("status")).to_contain_text("your recording")
+        assert translated(page).count() == 1
+        page.close()
+
+
+def test_the_slider_leaves_the_segment_that_was_played(page):
+    choose(page, talk(9))
+    translated(page).first.click()
+    page.wait_for_function("() => document.querySelector('audio').currentTime > .1")
+    page.evaluate("() => { document.querySelector('audio').currentTime = 9; }")
+    page.wait_for_function("() => document.querySelector('audio').currentTime > 9.5")
+    assert not page.evaluate("document.querySelector('audio').paused")
+
+
+def test_behind_a_proxy_the_page_asks_below_its_own_address(browser, address):
+    page = browser.new_page()
+    page.route("**/below/**", lambda route: route.continue_(url=route.request.url.replace("/below", "")))
+    page.goto(address + "/below/")
+    choose(page, talk(1))
+    assert translated(page).count() == 1
+    page.route("**/v1/**", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>"))
+    page.get_by_role("button", name="Translate").click()
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("status 502")
+    page.close()
+
+
+def test_a_warning_of_many_places_says_how_many_more(page, monkeypatch):
+    spans = tuple((float(n), n + 0.5) for n in range(5))
+    warnings = lambda *_: iter([TranslationWarning("noise", "not translated", spans)])  # noqa: E731
+    monkeypatch.setattr(SpeechTranslator, "_warnings", warnings)
+    choose(page, talk(1))
+    translated(page)
+    assert (
+        page.locator("#warnings p").inner_text()
+        == "0:00–0:00, 0:01–0:01, 0:02–0:02 and 2 more: not translated"
+    )
+
+
 def test_everything_can_be_read_and_nothing_sticks_out(page):
     choose(page, talk(3))
     translated(page)
@@ -155,12 +230,12 @@ def test_everything_can_be_read_and_nothing_sticks_out(page):
 
 @pytest.mark.slow
 def test_a_server_with_a_key_asks_for_it(browser):
-    with served(stand_in(), Limits(api_key="s3cret")) as (at, _):
+    with served(stand_in(), Limits(api_key="s3cret鍵")) as (at, _):
         page = browser.new_page()
         page.goto(at)
         choose(page, talk(1))
         page.get_by_role("button", name="Translate").click()
         sync_api.expect(page.get_by_role("alert")).to_contain_text("key")
-        page.get_by_label("Key of this server").fill("s3cret")
+        page.get_by_label("Key of this server").fill("s3cret鍵")
         assert translated(page).count() == 1
         page.close()

@@ -48,6 +48,7 @@ def serve(
     bases: Bases = [],
 ) -> None:
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
+    import errno
     import socket
 
     from aista.inference.translator import ABOUT, load
@@ -68,9 +69,11 @@ def serve(
     try:  # before the model is loaded: a port that is taken is told at once
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ConfigError(
-            f"Cannot listen at {host}, port {port}.", got=error, advice="another --port; 0 takes a free one"
-        ) from None
+        advice = {
+            errno.EADDRINUSE: "another --port; 0 takes a free one",
+            errno.EACCES: "a --port from 1024 on",
+        }.get(error.errno or 0, "another --host: an address of this machine, such as 127.0.0.1")
+        raise ConfigError(f"Cannot listen at {host}, port {port}.", got=error, advice=advice) from None
     translator = load(model, device=device, dtype=dtype, num_beams=beams, batch_size=batch_size)
     translator.vad, translator.coverage = vad == "on", coverage
     service = create_app(translator, limits)

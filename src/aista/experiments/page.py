@@ -94,7 +94,7 @@ def _environment() -> Environment:
         "colour_variables": Markup(colour_variables()), "drawn": drawn, "drawn_plan": drawn_plan,
         "drawn_wave": drawn_wave, "downloads": downloads, "grid": grid, "language": language,
         "marked_difference": marked_difference, "paper_url": PAPER_URL, "sound_uri": sound_uri,
-        "shared_notes": shared_notes, "drawings": charts.DRAWINGS,
+        "shared_notes": shared_notes, "drawings": charts.DRAWINGS, "zip": zip,
     }  # fmt: skip
     found.filters |= {
         "base64": lambda text: base64.b64encode(text.encode()).decode(),

@@ -248,9 +248,11 @@ def curves(data: Data, width: float = WIDE) -> Canvas:
     if data.get("log"):
         area.set(yscale="log", ylim=ends)
         area.minorticks_off()
-        powers = [10.0**n * factor for n in range(-6, 7) for factor in (1, 2, 5)]
+        powers = [10.0**n * factor for n in range(-6, 16) for factor in (1, 2, 5)]
         inside = [tick for tick in powers if ends[0] <= tick <= ends[1]]
-        _horizontal_rules(area, inside if len(inside) <= 6 else [t for t in inside if f"{t:e}"[0] == "1"])
+        if len(inside) > 6:
+            inside = [tick for tick in inside if f"{tick:e}"[0] == "1"]
+        _horizontal_rules(area, inside if len(inside) > 1 else _ticks(*ends, 4))
     else:
         _horizontal_rules(area, _ticks(*ends, 4))
     _numbers_below(area, _ticks(min(across), max(across), 4 if narrow else 8))

@@ -9,9 +9,12 @@ to seven seconds, broken at punctuation; a Chinese, Japanese or Korean character
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +117,7 @@ def _span(row: Cue, decimal_mark: str) -> str:
 
 def _one_line(text: str) -> str:
     """A subtitle ends at an empty line and a table row at a newline: neither may stand inside a text."""
-    return " ".join(text.split()).replace("-->", "->")
+    return re.sub("-{2,}>", "->", " ".join(text.split()))
 
 
 def _escaped(text: str) -> str:
@@ -187,11 +190,12 @@ def _break_cost(text: str) -> float:
 
 def _grouped(words: Sequence[Word], costs: Sequence[float], joint: str) -> list[tuple[int, int]]:
     """Return the words of each subtitle, (first, after the last): of all ways to break, the cheapest."""
+    begins, ends = _laid_out(words, joint)
     best, came_from = [0.0], [0]
     for stop in range(1, len(words) + 1):
         found = (float("inf"), stop - 1)
         for first in range(stop - 1, -1, -1):
-            if first < stop - 1 and not _may_stand_together(words, first, stop, joint):
+            if first < stop - 1 and not _may_stand_together(words, begins, ends, first, stop):
                 break
             end = words[stop].start_seconds if stop < len(words) else float("inf")
             shown = max(words[stop - 1].end_seconds, min(words[first].start_seconds + SHORTEST_SECONDS, end))
@@ -208,46 +212,55 @@ def _grouped(words: Sequence[Word], costs: Sequence[float], joint: str) -> list[
     return groups[::-1]
 
 
-def _may_stand_together(words: Sequence[Word], first: int, stop: int, joint: str) -> bool:
+def _may_stand_together(
+    words: Sequence[Word], begins: Sequence[int], ends: Sequence[int], first: int, stop: int
+) -> bool:
     """Whether words fit one subtitle; if some do not, neither do more of them."""
-    group = words[first:stop]
-    if group[-1].end_seconds - group[0].start_seconds > LONGEST_SECONDS:
+    if words[stop - 1].end_seconds - words[first].start_seconds > LONGEST_SECONDS:
         return False
-    if group[1].start_seconds - group[0].end_seconds > _PAUSE_SECONDS:
+    if words[first + 1].start_seconds - words[first].end_seconds > _PAUSE_SECONDS:
         return False
-    return _split(group, [0.0] * len(group), joint) is not None
+    place = bisect_right(ends, begins[first] + COLUMNS)  # the first word that the first line has no room for
+    return place >= stop or ends[stop - 1] - begins[place] <= COLUMNS
 
 
-def _split(group: Sequence[Word], costs: Sequence[float], joint: str) -> tuple[str, ...] | None:
-    """Return a group in one line, or in two alike ones broken at punctuation; None: it does not fit."""
-    whole = _joined(group, joint)
-    if columns(whole) <= COLUMNS:
-        return (whole,)
-    if columns(whole) > 2 * COLUMNS + 1:
-        return None
+def _split(group: Sequence[Word], costs: Sequence[float], joint: str) -> tuple[str, ...]:
+    """Return a group that fits in one line, or in two alike ones broken at punctuation."""
+    begins, ends = _laid_out(group, joint)
+    if ends[-1] <= COLUMNS:
+        return (_joined(group, joint),)
     found = []
     for place in range(1, len(group)):
-        lines = (_joined(group[:place], joint), _joined(group[place:], joint))
-        widths = [columns(line) for line in lines]
+        widths = ends[place - 1], ends[-1] - begins[place]
         if max(widths) <= COLUMNS:
-            found.append((costs[place - 1] + abs(widths[0] - widths[1]) / COLUMNS, lines))
-    return min(found)[1] if found else None
+            found.append((costs[place - 1] + abs(widths[0] - widths[1]) / COLUMNS, place))
+    _, place = min(found)
+    return _joined(group[:place], joint), _joined(group[place:], joint)
+
+
+def _laid_out(words: Sequence[Word], joint: str) -> tuple[list[int], list[int]]:
+    """Return the columns where each word begins and ends, were all of them in one line."""
+    begins: list[int] = []
+    ends: list[int] = []
+    for number, word in enumerate(words):
+        begins.append(ends[-1] + len(_apart(words[number - 1], word, joint)) if number else 0)
+        ends.append(begins[-1] + columns(word.text))
+    return begins, ends
+
+
+def _apart(before: Word, after: Word, joint: str) -> str:
+    """Return what stands between two words: where words are not spaced, a space after and before Latin."""
+    latin = before.text[-1].isascii() and after.text[0].isascii() and after.text[0].isalnum()
+    return joint or (" " if latin else "")
 
 
 def _joined(group: Sequence[Word], joint: str) -> str:
-    text = group[0].text
-    for word in group[1:]:
-        apart = joint or (
-            " " if text[-1].isascii() and word.text[0].isascii() and word.text[0].isalnum() else ""
-        )
-        text += apart + word.text
-    return text
+    rest = (_apart(before, after, joint) + after.text for before, after in pairwise(group))
+    return "".join([group[0].text, *rest])
 
 
 def _cue(group: Sequence[Word], costs: Sequence[float], joint: str) -> Cue:
-    lines = _split(group, costs, joint)
-    assert lines is not None  # groups were made so
-    return Cue(group[0].start_seconds, group[-1].end_seconds, lines)
+    return Cue(group[0].start_seconds, group[-1].end_seconds, _split(group, costs, joint))
 
 
 def _timed(found: list[Cue]) -> list[Cue]:

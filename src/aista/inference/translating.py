@@ -346,16 +346,21 @@ class SpeechTranslator(ABC):
             yield self._failure(result) or result
 
     def by_segment(
-        self, audio: Sound, target: str, *, source: str = "en"
+        self, audio: Sound, target: str, *, source: str = "en", name: str | None = None
     ) -> Iterator[TranslatedSegment | Translation]:
         """Translate one recording; its segments come in order as they are answered, and last the whole.
+
+        Args:
+            audio, target, source: As of :meth:`translate`.
+            name: What to call it in results and messages; left out: as its file is called.
 
         Raises:
             AudioError, ConfigError, ModelInputError: As :meth:`translate`.
         """
         request = Request("asr" if target == source else "st", source, target)
         self.check(request)
-        recording, name = listen(audio, max_minutes=self.max_minutes, channel=self.channel)
+        recording, known_as = listen(audio, max_minutes=self.max_minutes, channel=self.channel)
+        name = name or known_as
         answered = Answered(self._cut(recording.samples, request.task, whole=False))
         spoken = [
             (answered, number, _part(recording.samples, piece))
@@ -367,9 +372,9 @@ class SpeechTranslator(ABC):
             self._ask(spoken[start : start + self.generation.batch_size], request, whole=False)
             if answered.error:
                 raise ModelInputError(f"{name}: {self.name} failed on it.", got=answered.error)
-            known = list(self._segments(recording, answered, request.target))
-            yield from known[told:]
-            told = len(known)
+            for row in self._segments(recording, answered, request.target, first=told):
+                told += 1
+                yield row
         result = self._translation(recording, name, answered, request)
         if failure := self._failure(result):
             raise failure
@@ -520,10 +525,14 @@ class SpeechTranslator(ABC):
             return None
         return ModelInputError(f"{result.source}: an answer cannot be right.", got=against[0])
 
-    def _segments(self, recording: Recording, answered: Answered, code: str) -> Iterator[TranslatedSegment]:
-        """Return the segments of a recording, up to the first that has no answer yet."""
+    def _segments(
+        self, recording: Recording, answered: Answered, code: str, first: int = 0
+    ) -> Iterator[TranslatedSegment]:
+        """Return the segments of a recording from a number on, up to the first that has no answer yet."""
         late = recording.start_seconds
         for number, (piece, text) in enumerate(zip(answered.segments, answered.texts, strict=True)):
+            if number < first:
+                continue
             if not piece.silent and number not in answered.answers:
                 return
             start, times = late + piece.start_seconds, answered.letter_times.get(number)

@@ -22,12 +22,12 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, FastAPI, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from aista.audio.files import Overlong, Recording
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.errors import AistaError, AudioError, ConfigError
+from aista.errors import AistaError, AudioError, ConfigError, ModelInputError
 from aista.inference.coverage import TranslationWarning
 from aista.inference.formats import render
 from aista.inference.translating import Request as Question
@@ -42,9 +42,11 @@ News = TranslatedSegment | Translation | None
 """What comes of a recording: its segments, last the whole; None is a sign of life in between."""
 
 _DECODERS = 2  # files that are decoded at once
-_DECODED_SECONDS = 3_600.0  # of sound in memory, beyond which no other file is decoded
+_DECODED_SECONDS = 3_600.0  # of sound in memory, beyond which no other file is decoded that is not short
+_SHORT_MINUTES = 1.0
 _SIGN_OF_LIFE_SECONDS = 15.0  # proxies cut connections on which nothing comes
 _HEADER_BYTES = 2_000  # of warnings; proxies refuse answers whose headers take 4 or 8 kB
+_GRANULARITIES = "timestamp_granularities[]"
 _UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -55,9 +57,19 @@ class TooLarge(AistaError):
 class UnknownModel(AistaError):
     """A request names a model that is not served here."""
 
+    param = "model"
+
 
 class TooSlow(AistaError):
     """No answer was ready in time."""
+
+
+class InvalidForm(ConfigError):
+    """A field of a form, ``param``, holds what cannot be done."""
+
+    def __init__(self, param: str, what: str, **more: Any) -> None:
+        super().__init__(what, **more)
+        self.param = param
 
 
 _STATUS: dict[type[AistaError], int] = {
@@ -68,7 +80,12 @@ _STATUS: dict[type[AistaError], int] = {
     Left: 499,
     AudioError: 400,
     ConfigError: 400,
+    ModelInputError: 422,
 }
+
+
+def _without_empty(items: Any) -> Any:
+    return [item for item in items if item != ""] if isinstance(items, list) else items
 
 
 class Asked(BaseModel):
@@ -80,8 +97,8 @@ class Asked(BaseModel):
     model: str = ""
     language: str = "en"
     response_format: ResponseFormat = "json"
-    timestamp_granularities: list[Literal["word", "segment"]] = Field(
-        default=[], alias="timestamp_granularities[]"
+    timestamp_granularities: Annotated[list[Literal["word", "segment"]], BeforeValidator(_without_empty)] = (
+        Field(default=[], alias="timestamp_granularities[]")
     )
     stream: bool = False
     prompt: str = ""
@@ -133,6 +150,7 @@ def create_app(translator: SpeechTranslator, limits: Limits | None = None) -> Fa
             "directions": list(translator.directions),
             "requests": load.requests,
             "max_upload_mb": limits.max_upload_mb,
+            "max_minutes": limits.max_minutes,
             "asks_for_key": limits.api_key is not None,
         }
 
@@ -149,11 +167,11 @@ def create_app(translator: SpeechTranslator, limits: Limits | None = None) -> Fa
 
     @app.post("/v1/audio/transcriptions", dependencies=[Depends(_each_once)])
     async def transcriptions(request: Request, asked: Annotated[Asked, _FORM]) -> Response:
-        return await answering.respond(request, asked, asked.language)
+        return await answering.respond(request, asked, "language")
 
     @app.post("/v1/audio/translations", dependencies=[Depends(_each_once)])
     async def translations(request: Request, asked: Annotated[AskedInto, _FORM]) -> Response:
-        return await answering.respond(request, asked, asked.to_language)
+        return await answering.respond(request, asked, "to_language")
 
     app.add_exception_handler(AistaError, _explain)
     app.add_exception_handler(RequestValidationError, _explain_form)
@@ -175,22 +193,24 @@ class _Answering:
         self._recordings = ThreadPoolExecutor(2 * translator.generation.batch_size, "recording")
         self._decoders = threading.Semaphore(_DECODERS)
         self._room = threading.Condition()
+        self._long = threading.Lock()
         self._decoded_seconds = 0.0
 
-    async def respond(self, request: Request, asked: Asked, to: str) -> Response:
-        """Answer a request: whole, or as a stream of events."""
+    async def respond(self, request: Request, asked: Asked, into: str) -> Response:
+        """Answer a request in the language that its field ``into`` names: whole, or as a stream of events."""
         translator = self._batcher.translator
-        source, target = code_of(asked.language), code_of(to)
+        source, target = _language_in(asked, "language"), _language_in(asked, into)
         _refuse_what_is_not_done(asked, translator.name)
         translator.check(Question("asr" if source == target else "st", source, target))
         coming = self._news(request, asked, source, target)
         if asked.stream:
-            first = await anext(coming)  # what fails before it is an error with a status of its own
+            # What fails before the first news, a sign of life at the latest, has a status of its own.
+            first = await anext(coming)
             events = _events(first, coming, asked, target)
             return StreamingResponse(events, media_type="text/event-stream", headers=_UNBUFFERED)
         *_, result = [news async for news in coming]
         assert isinstance(result, Translation)
-        return _response(result, asked)
+        return await asyncio.to_thread(_response, result, asked)  # setting subtitles takes its time
 
     async def _news(self, request: Request, asked: Asked, source: str, target: str) -> AsyncIterator[News]:
         """Yield the segments of an upload as they are answered, and last the whole translation.
@@ -241,21 +261,31 @@ class _Answering:
     def _translate(
         self, caller: Caller, file: UploadFile, source: str, target: str
     ) -> Iterator[TranslatedSegment | Translation]:
-        caller.stay()
-        with self._decoders:
-            with self._room:
-                self._room.wait_for(lambda: self._decoded_seconds < _DECODED_SECONDS)
-            caller.stay()
-            recording = _read(file, self._limits)
-            seconds = len(recording.samples) / SAMPLE_RATE_HZ
-            with self._room:
-                self._decoded_seconds += seconds
+        recording, name = self._decoded(caller, file)
         try:
-            yield from caller.translator.by_segment(recording, target, source=source)
+            yield from caller.translator.by_segment(recording, target, source=source, name=name)
         finally:
             with self._room:
-                self._decoded_seconds -= seconds
+                self._decoded_seconds -= len(recording.samples) / SAMPLE_RATE_HZ
                 self._room.notify_all()
+
+    def _decoded(self, caller: Caller, file: UploadFile) -> tuple[Recording, str]:
+        """Decode an upload: a short one when its turn comes, a longer one when there is room for it too."""
+        longest = self._limits.max_minutes
+        with contextlib.suppress(Overlong):
+            return self._counted(caller, file, min(longest, _SHORT_MINUTES))
+        with self._long:  # those that wait for room wait here, not at the decoders
+            with self._room:
+                self._room.wait_for(lambda: self._decoded_seconds < _DECODED_SECONDS)
+            return self._counted(caller, file, longest)
+
+    def _counted(self, caller: Caller, file: UploadFile, max_minutes: float) -> tuple[Recording, str]:
+        with self._decoders:
+            caller.stay()
+            recording, name = _read(file, self._limits.max_upload_mb, max_minutes)
+            with self._room:
+                self._decoded_seconds += len(recording.samples) / SAMPLE_RATE_HZ
+        return recording, name
 
 
 async def _each_once(request: Request) -> None:
@@ -263,7 +293,17 @@ async def _each_once(request: Request) -> None:
     form = await request.form()
     counts = Counter(name for name, _ in form.multi_items() if not name.endswith("[]"))
     if twice := sorted(name for name, count in counts.items() if count > 1):
-        raise ConfigError(f"The form says more than once: {', '.join(twice)}.", expected="each field once")
+        told = f"The form says more than once: {', '.join(twice)}."
+        raise InvalidForm(twice[0], told, expected="each field once")
+
+
+def _language_in(asked: Asked, field: str) -> str:
+    """Return the code of the language that a field names."""
+    try:
+        return code_of(getattr(asked, field))
+    except ConfigError as error:
+        told = f"{field!r}: {error.what}"
+        raise InvalidForm(field, told, got=error.got, expected=error.expected, advice=error.advice) from None
 
 
 def _refuse_other_models(asked: str, served: str) -> None:
@@ -276,16 +316,15 @@ def _refuse_what_is_not_done(asked: Asked, served: str) -> None:
         _refuse_other_models(asked.model, served)
     for name in ("prompt", "temperature"):
         if value := getattr(asked, name):
-            raise ConfigError(f"This service does not take {name!r}.", got=value, advice="Leave it out.")
+            told = f"This service does not take {name!r}."
+            raise InvalidForm(name, told, got=value, advice="Leave it out.")
     wanted = asked.response_format
     if asked.stream and wanted not in ("json", "verbose_json"):
-        raise ConfigError(
-            f"'stream' does not go with the response_format {wanted!r}.", expected="json or verbose_json"
-        )
+        told = f"'stream' does not go with the response_format {wanted!r}."
+        raise InvalidForm("stream", told, expected="json or verbose_json")
     if asked.timestamp_granularities and wanted != "verbose_json":
-        raise ConfigError(
-            "'timestamp_granularities[]' needs another response_format.", got=wanted, expected="verbose_json"
-        )
+        told = f"{_GRANULARITIES!r} needs another response_format."
+        raise InvalidForm(_GRANULARITIES, told, got=wanted, expected="verbose_json")
 
 
 def _needs_words(asked: Asked) -> bool:
@@ -298,22 +337,21 @@ def _needs_words(asked: Asked) -> bool:
     )
 
 
-def _read(file: UploadFile, limits: Limits) -> Recording:
-    """Decode an upload.
+def _read(file: UploadFile, max_upload_mb: float, max_minutes: float) -> tuple[Recording, str]:
+    """Decode an upload, and return its name too.
 
     Raises:
         TooLarge: It has too many bytes.
         Overlong: It lasts too long.
         AudioError: It is no sound.
     """
-    limit = int(limits.max_upload_mb * 1_000_000)
+    limit = int(max_upload_mb * 1_000_000)
+    file.file.seek(0)
     data = io.BytesIO(file.file.read(limit + 1))
     data.name = (file.filename or "the upload").encode("utf-8", "replace").decode("utf-8")
     if data.seek(0, io.SEEK_END) > limit:
-        raise TooLarge(
-            f"{data.name}: the upload is too large.", expected=f"at most {limits.max_upload_mb:g} MB"
-        )
-    return listen(data, max_minutes=limits.max_minutes)[0]
+        raise TooLarge(f"{data.name}: the upload is too large.", expected=f"at most {max_upload_mb:g} MB")
+    return listen(data, max_minutes=max_minutes)
 
 
 async def _events(first: News, later: AsyncIterator[News], asked: Asked, target: str) -> AsyncIterator[str]:
@@ -333,7 +371,8 @@ async def _events(first: News, later: AsyncIterator[News], asked: Asked, target:
             news = await anext(later)
         body: dict[str, Any] = {"text": news.text}
         if asked.response_format == "verbose_json":
-            body = _verbose(news, asked) | {kind: render(news, kind) for kind in ("srt", "vtt")}
+            body = _verbose(news, asked)
+            body |= {kind: await asyncio.to_thread(render, news, kind) for kind in ("srt", "vtt")}
         elif news.warnings:  # elsewhere they travel in a header, which has been sent
             body["warnings"] = [asdict(row) for row in news.warnings]
         yield _event({"type": "transcript.text.done", **body})
@@ -373,7 +412,7 @@ def _verbose(result: Translation, asked: Asked) -> dict[str, Any]:
     """Return everything of a translation, as OpenAI's service names it, and its warnings.
 
     Raises:
-        ConfigError: Times of words are asked for, and the model cannot tell them.
+        InvalidForm: Times of words are asked for, and the model cannot tell them.
     """
     body: dict[str, Any] = {
         "task": "transcribe" if result.task == "asr" else "translate",
@@ -387,7 +426,8 @@ def _verbose(result: Translation, asked: Asked) -> dict[str, Any]:
     if "word" in wanted:
         words = [word for row in result.segments for word in row.words]
         if result.text and not words:
-            raise ConfigError("'timestamp_granularities[]': this model cannot tell when words are heard.")
+            told = f"{_GRANULARITIES!r}: this model cannot tell when words are heard."
+            raise InvalidForm(_GRANULARITIES, told)
         body["words"] = [
             {"word": word.text, "start": word.start_seconds, "end": word.end_seconds} for word in words
         ]
@@ -401,19 +441,21 @@ def _segment(number: int, row: TranslatedSegment) -> dict[str, Any]:
 def _explain(request: Request | None, error: Exception) -> JSONResponse:
     """Turn one of our errors into OpenAI's form of an error."""
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-    return error_response(str(error), type(error).__name__, status)
+    return error_response(str(error), type(error).__name__, status, param=getattr(error, "param", None))
 
 
 def _explain_form(request: Request, error: Exception) -> JSONResponse:
     problems = error.errors() if isinstance(error, RequestValidationError) else []
     told = "; ".join(f"{'.'.join(map(str, row['loc'][1:]))}: {row['msg']}" for row in problems)
-    return error_response(told, "InvalidForm", 400)
+    field = next((str(row["loc"][1]) for row in problems if len(row["loc"]) > 1), None)
+    return error_response(told, "InvalidForm", 400, param=field)
 
 
 def _explain_http(request: Request, error: Exception) -> JSONResponse:
     """Turn what the framework itself refuses (no such page, a broken form, too many bytes) into that form."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return error_response(str(getattr(error, "detail", error)), "Refused", status)
+    headers = getattr(error, "headers", None)
+    return error_response(str(getattr(error, "detail", error)), "Refused", status, headers)
 
 
 def _explain_fault(request: Request | None, error: Exception) -> JSONResponse:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from aista.errors import ConfigError
 
 FORM_BYTES = 1 << 16  # what the other fields of a form may take
 RETRY_SECONDS = 5
@@ -31,6 +35,9 @@ class Limits:
         upload_seconds: How long an upload may take, and the client may take to read the answer: else 408.
         answer_seconds: How long an answer may take, waiting included: else 504.
         api_key: What clients send as ``Authorization: Bearer KEY``; ``None`` asks for none.
+
+    Raises:
+        ConfigError: A limit is infinite or no number.
     """
 
     max_upload_mb: float = 25.0
@@ -39,6 +46,11 @@ class Limits:
     upload_seconds: float = 60.0
     answer_seconds: float = 600.0
     api_key: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_upload_mb", "max_minutes", "upload_seconds", "answer_seconds"):
+            if not math.isfinite(value := getattr(self, name)):
+                raise ConfigError(f"'{name}' is no limit.", got=value, expected="a finite number")
 
 
 @dataclass
@@ -80,8 +92,9 @@ class Bounds:
         """Return what is answered to a request that is not let in."""
         limits = self._limits
         if limits.api_key is not None:
-            given = headers.get("authorization", "").encode()
-            if not secrets.compare_digest(given, f"Bearer {limits.api_key}".encode()):
+            given, wanted = headers.get("authorization", ""), f"Bearer {limits.api_key}".encode()
+            # Headers are read as Latin-1; clients write a key in it or in UTF-8.
+            if not any(secrets.compare_digest(given.encode(form), wanted) for form in ("latin-1", "utf-8")):
                 told = "This service asks for a key.\n  expected: Authorization: Bearer KEY"
                 return error_response(told, "invalid_api_key", 401, {"WWW-Authenticate": "Bearer"})
         if method != "POST":
@@ -168,9 +181,13 @@ class PromptH11(H11Protocol):
 
 
 def error_response(
-    message: str, code: str, status: int, headers: dict[str, str] | None = None
+    message: str,
+    code: str,
+    status: int,
+    headers: Mapping[str, str] | None = None,
+    param: str | None = None,
 ) -> JSONResponse:
-    """Return an error in OpenAI's form."""
+    """Return an error in OpenAI's form; ``param`` is the field that it is about, where it is about one."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status_code=status, headers=headers)

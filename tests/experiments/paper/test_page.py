@@ -183,6 +183,18 @@ def test_texts_cannot_break_a_table(tmp_path):
     assert "&lt;script&gt;" in drawn and "<u>" not in drawn and ' onclick="' not in drawn
 
 
+def test_every_seed_stands_under_its_own_column(tmp_path):
+    equal = [Cell(value=1.0, values=[1.0, 1.0]) for _ in range(2)]
+    same = Table(name="t", title="t", columns=["En-Zh", "En-Ja"], rows=[Row(label="base", cells=equal)])
+    drawn = render({"t": same}, {}, tmp_path)
+    assert 'row">base En-Zh</th>' in drawn and 'row">base En-Ja</th>' in drawn
+
+
+def test_figures_are_on_narrow_paper_too(page):
+    *_, style = page.partition("</style>")[0].split("@media print")
+    assert style.startswith(" { .for-wide { display: block; } .for-narrow { display: none; }")
+
+
 @pytest.mark.slow
 def test_figures_and_page_are_drawn_again_from_their_numbers(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")

@@ -14,23 +14,28 @@
   for (const box of document.querySelectorAll('.player')) {
     const audio = box.querySelector('audio'), wave = box.querySelector('.wavebox');
     const button = Object.assign(document.createElement('button'), { className: 'play', type: 'button' });
+    const text = box.parentElement.querySelector('.source')?.textContent ?? '';
     const plans = box.parentElement.querySelectorAll('figure[data-seconds]');
     const play = () => audio.play().catch(() => {});
     const label = () => { const on = !audio.paused; button.innerHTML = icons[on ? 'pause' : 'play'];
-      button.setAttribute('aria-label', on ? 'Pause' : 'Play'); };
+      button.setAttribute('aria-label', (on ? 'Pause: ' : 'Play: ') + text); };
     const place = () => { const at = audio.currentTime, all = audio.duration || 1;
-      box.style.setProperty('--at', at / all);
+      box.style.setProperty('--at', at / all); wave.setAttribute('aria-valuenow', Math.round(100 * at / all));
       for (const plan of plans) plan.style.setProperty('--at', Math.min(1, at / plan.dataset.seconds)); };
     const frame = () => { place(); if (!audio.paused) requestAnimationFrame(frame); };
     const state = (name) => { for (const one of [box, ...plans]) {
       one.classList.toggle('playing', name === 'playing'); one.classList.toggle('paused', name === 'paused'); } };
     button.onclick = () => audio.paused ? play() : audio.pause();
-    wave.onclick = (event) => { const go = () => { const area = wave.getBoundingClientRect();
-        audio.currentTime = (event.clientX - area.left) / area.width * audio.duration; play(); };
-      audio.readyState ? go() : (audio.addEventListener('loadedmetadata', go, { once: true }), audio.load()); };
+    const loaded = (go) => audio.readyState ? go() : (audio.addEventListener('loadedmetadata', go, { once: true }), audio.load());
+    wave.onclick = (event) => loaded(() => { const area = wave.getBoundingClientRect();
+      audio.currentTime = (event.clientX - area.left) / area.width * audio.duration; play(); });
+    wave.onkeydown = (event) => { const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+      if (step) { event.preventDefault(); loaded(() => { audio.currentTime += step; }); } };
+    wave.tabIndex = 0; wave.setAttribute('role', 'slider'); wave.setAttribute('aria-label', 'Place in percent: ' + text);
     audio.onplay = () => { if (current && current !== audio) current.pause(); current = audio; state('playing'); label(); frame(); };
     audio.onpause = () => { state(audio.ended ? '' : 'paused'); label(); };
+    audio.onseeked = place;
     audio.onended = () => { state(''); label(); };
-    box.prepend(button); label();
+    box.prepend(button); label(); place();
   }
 })();
