@@ -7,7 +7,7 @@ AistaError
 |- ModelInputError    what was handed to the model does not fit it
 |- CheckpointError    weights do not belong together
 |- TransportError     a transport problem cannot be solved (NotFiniteError: its states are not finite)
-|- TrainingError      a run cannot go on
+|- TrainingError      a run cannot go on (CorruptDataError: too many of its clips cannot be read)
 `- EvaluationError    a score would be meaningless
 """
 
@@ -65,6 +65,10 @@ class NotFiniteError(TransportError):
 
 class TrainingError(AistaError):
     """A training run cannot start or cannot go on."""
+
+
+class CorruptDataError(TrainingError):
+    """More clips cannot be read than may be."""
 
 
 class EvaluationError(AistaError):

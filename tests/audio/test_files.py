@@ -68,6 +68,11 @@ def test_opus_round_trip(tmp_path):
     assert np.abs(load_audio(path)[4_000:12_000]).max() == pytest.approx(0.3, abs=0.05)
 
 
+def test_a_long_vorbis_is_written(tmp_path):
+    path = write_audio(tmp_path / "a.ogg", np.zeros(160 * 16_000, np.float32))  # in one call: a crash
+    assert probe(path).duration_seconds == 160.0
+
+
 def test_channels_are_averaged_or_chosen():
     both = np.stack([tone(0.5), np.zeros(8_000, np.float32)], axis=1)
     data = encoded(both, 16_000, format="WAV", subtype="FLOAT")

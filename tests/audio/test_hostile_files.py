@@ -139,6 +139,7 @@ def test_containers_have_the_same_limit(container, codec):
     with pytest.raises(Overlong, match=r"at most 0\.2 minutes"):
         load_audio(data, max_minutes=0.2)
     assert len(load_audio(data, max_minutes=0.4)) == pytest.approx(320_000, abs=5_000)
+    assert len(load_audio(data, offset_seconds=15, max_minutes=0.2)) == pytest.approx(80_000, abs=5_000)
 
 
 @pytest.mark.parametrize("kind", ["webm", "wav"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from aista.audio import load_audio, probe
 from aista.audio.files import read_audio
+from aista.audio.parts import parts
 from aista.errors import AudioError
 from tests.audio.sounds import (
     contained,
@@ -98,9 +100,21 @@ def test_three_and_the_same_one_twice():
         assert len(load_audio(data * 3)) == pytest.approx(3 * len(load_audio(data)), abs=10)
 
 
-@pytest.mark.parametrize("between", [id3(40), id3(300_000), b"TAG" + bytes(125), bytes(5_000)])
+@pytest.mark.parametrize(
+    "between", [id3(40), id3(300_000), id3(8) + bytes(16), b"TAG" + bytes(125), bytes(5_000)]
+)
 def test_mp3s_with_tags_between(between):
     is_both(load_audio(one("mp3", FIRST) + between + one("mp3", SECOND)))
+
+
+def test_what_follows_the_tag_at_the_end_of_an_mp3_is_told():
+    data = one("mp3", FIRST)
+    for tail in (id3(8) + b"\1" * 20_000, id3(8) + b"\1" * 20_000 + data[-200:]):
+        found = read_audio(data + tail)
+        assert pitch_at(found.samples, 0.7) == pytest.approx(440, abs=4)
+        assert "are no MP3, and are not read" in found.remarks[0]
+    for tail in (id3(100_000), id3(8) + bytes(20_000)):
+        assert read_audio(data + tail).remarks == ()
 
 
 def test_mp3s_without_counts_and_counts_that_are_too_small():
@@ -111,6 +125,68 @@ def test_mp3s_without_counts_and_counts_that_are_too_small():
     is_both(load_audio(b"".join(bare)))
     is_both(load_audio(one("mp3", FIRST) + bare[1]))
     assert probe(one("mp3", FIRST) + bare[1]).duration_seconds == pytest.approx(4.0, abs=0.3)
+
+
+def header_only(name: str) -> bytes:
+    """Return a file without a sample, of 8 kHz."""
+    if name == "flac":
+        data = bytearray(encoded(FIRST, 8_000, format="FLAC")[:42])
+        data[4] |= 0x80  # no more metadata
+        return without_length(bytes(data))
+    if name == "vorbis":
+        return b"".join(ogg_pages(encoded(FIRST, 8_000, **SNDFILE["vorbis"]))[:2])
+    return encoded(np.zeros(0), 8_000, **SNDFILE[name])
+
+
+@pytest.mark.parametrize("name", ["wav", "flac", "vorbis", "aiff"])
+def test_an_empty_file_among_joined_ones_is_passed_over_and_told(name):
+    empty = header_only(name)
+    for joined in (empty + one(name, FIRST), one(name, FIRST) + empty):
+        found, info = read_audio(joined), probe(joined)
+        assert len(found.samples) == info.num_frames == 24_000 and info.sample_rate_hz == 16_000
+        for remarks in (found.remarks, info.remarks):
+            assert "one of the recordings that are joined in it holds no sound" in remarks
+    is_both(load_audio(one(name, FIRST) + empty + one(name, SECOND)))
+    for read in (load_audio, probe):
+        with pytest.raises(AudioError, match="holds no sound"):
+            read(empty + empty)
+
+
+def made_of_a_wav(name: str, samples: np.ndarray) -> bytes:
+    """Return a file that keeps the header of the WAV it was made from."""
+    riff = b"RIFF\x24\0\0\0WAVE" + bytes(32)
+    if name == "flac":
+        flac = one("flac", samples)
+        return flac[:42] + b"\2" + (len(riff) + 4).to_bytes(3, "big") + b"riff" + riff + flac[42:]
+    pytest.importorskip("av")
+    data = contained(samples, "wv", "wavpack", rate=16_000)
+    size = int.from_bytes(data[4:8], "little") + 2 + len(riff)
+    return data[:4] + struct.pack("<I", size) + data[8:32] + bytes([0x21, len(riff) // 2]) + riff + data[32:]
+
+
+@pytest.mark.parametrize("name", ["flac", "wavpack"])
+def test_the_header_of_the_wav_that_a_file_was_made_from_is_no_other_file(name):
+    data = made_of_a_wav(name, FIRST)
+    assert np.allclose(load_audio(data), FIRST, atol=0.01) and probe(data).duration_seconds == 1.5
+    if name == "flac":
+        is_both(load_audio(data + made_of_a_wav(name, SECOND)))
+
+
+def test_monkeys_audio_keeps_the_header_of_its_wav_too():
+    riff = b"RIFF\x24\0\0\0WAVE" + bytes(32)
+    data = b"MAC \x96\x0f\0\0" + struct.pack("<4I", 52, 24, 8, len(riff)) + bytes(60) + riff + bytes(999)
+    assert len(parts(io.BytesIO(data))) == 1
+
+
+def test_flac_in_a_matroska_of_a_size_not_known():
+    pytest.importorskip("av")
+    data = contained(tone(3.0, rate=48_000), "matroska", "flac")
+    size = data.index(b"\x18S\x80g") + 4
+    live = data[:size] + b"\x01" + b"\xff" * 7 + data[size + 8 :]
+    assert len(load_audio(live)) == 48_000 and len(load_audio(live + live)) == 96_000
+    for cut in (data[: len(data) // 2], live[: len(live) // 2]):
+        with pytest.raises(AudioError, match=r"only 1\.\d+ s of 3\.00 s can be decoded"):
+            load_audio(cut)
 
 
 def test_spans_of_joined_files():
@@ -217,6 +293,16 @@ def test_without_pyav_it_is_named(name, monkeypatch):
     for read in (load_audio, probe):
         with pytest.raises(AudioError, match="pip install av"):
             read(data)
+
+
+def test_without_pyav_it_is_named_only_where_it_would_help(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    for name in ("wav", "flac", "mp3"):
+        with pytest.raises(AudioError, match="there is no channel 1"):
+            load_audio(one(name, FIRST), channel=1)
+    for name in ("flac", "vorbis"):
+        with pytest.raises(AudioError, match="holds no sound"):
+            load_audio(header_only(name))
 
 
 def test_joined_files_are_whole_without_pyav_too(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -28,13 +29,15 @@ from transformers import (
     SiglipVisionConfig,
 )  # fmt: skip
 
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest, write_manifest
-from aista.errors import AudioError, CheckpointError, ManifestError
+from aista.errors import AudioError, CheckpointError, CorruptDataError, ManifestError, TrainingError
 from aista.model.loading import configure
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.training import stages
 from aista.training.checkpointing import last_checkpoint
 from aista.training.stages import joint, pretrain
+from aista.training.trainer import TrainingData
 from tests import tiny
 
 FAULTS = {
@@ -90,6 +93,68 @@ def test_a_fault_in_the_middle_keeps_what_was_learnt(stage1, tmp_path, monkeypat
             joint(chosen)
     assert last_checkpoint(tmp_path / "joint") == str(tmp_path / "joint/checkpoints/checkpoint-3")
     assert joint(chosen).steps == 4
+
+
+@pytest.mark.parametrize("share", [0.01, 0.0])
+def test_a_bad_clip_of_the_validation_keeps_what_was_learnt(stage1, tmp_path, share):
+    """Once it is mended the same command validates where it had stopped, and ends as if nothing had been."""
+    runs = []
+    for name in ("whole", "mended"):
+        (tmp_path / name).mkdir()
+        chosen = tiny.joint_settings(tmp_path / name, str(stage1))  # validated and saved after steps 2 and 4
+        changes = {"max_corrupt_share": share}
+        chosen = chosen.model_copy(update={"data": chosen.data.model_copy(update=changes)})
+        rows = Manifest(tmp_path / name / "dev.jsonl")
+        clip = rows.audio_path(rows[1])
+        sound = clip.read_bytes()
+        if name == "mended":
+            clip.write_bytes(b"no sound")
+            with pytest.raises((CorruptDataError, AudioError)):
+                joint(chosen)
+            assert last_checkpoint(tmp_path / name / "joint").endswith("checkpoint-2")
+            clip.write_bytes(sound)
+        runs.append(joint(chosen))
+    weights = [load_file(run.folder / "model.safetensors") for run in runs]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+    histories = [json.loads((run.folder / "history.json").read_text()) for run in runs]
+    found = [
+        [(row["step"], row["eval_token_accuracy"]) for row in history if "eval_token_accuracy" in row]
+        for history in histories
+    ]
+    assert found[0] == found[1] and [step for step, _ in found[0]] == [2, 4]
+
+
+def test_weights_that_are_not_finite_are_not_kept(stage1, tmp_path, monkeypatch):
+    """The loss was finite, its gradient was not: whatever went on from such a checkpoint would fail."""
+    original = stages.AistaTrainer.backward
+    done = []
+
+    def backward(self, loss, is_finite):
+        original(self, loss, is_finite)
+        done.append(loss)
+        if len(done) == 4:
+            next(part for part in self.model.parameters() if part.grad is not None).grad.fill_(torch.nan)
+
+    chosen = tiny.joint_settings(tmp_path, str(stage1))
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.AistaTrainer, "backward", backward)
+        with pytest.raises(TrainingError, match="weights are not finite at step 4"):
+            joint(chosen)
+    assert last_checkpoint(tmp_path / "joint").endswith("checkpoint-2")
+    assert joint(chosen).steps == 4
+
+
+def test_validation_asks_in_one_wording_whatever_training_draws(stage1, tmp_path):
+    chosen = tiny.joint_settings(tmp_path, str(stage1))
+    sets = [SpeechDataset([Manifest(path)]) for path in (*chosen.data.train, *chosen.data.validation)]
+    collator = Collator(None, prompt_pool=True, seed=1)
+    data = TrainingData(*sets, collator)
+    drawn, one = set(), set()
+    for epoch in range(20):
+        collator.set_epoch(epoch)
+        drawn.add(data.collator_of(sets[0]).instruction(sets[0].utterance(0)))
+        one.add(data.collator_of(sets[1]).instruction(sets[1].utterance(0)))
+    assert len(drawn) > 1 and one == {Collator(None).instruction(sets[1].utterance(0))}
 
 
 # ---- bases

@@ -11,7 +11,7 @@ import torch
 from aista.config import TrainSettings
 from aista.errors import ConfigError
 from aista.model import AistaForConditionalGeneration, AistaProcessor
-from aista.speech_llm import SpeechLM
+from aista.speech_llm import SpeechLM, decoder
 from aista.training import stages
 from aista.training.stages import fresh_model, speed_up
 from tests import tiny
@@ -108,8 +108,15 @@ def test_rows_that_would_not_be_the_same_are_not_packed(
         speech_llm.pack_rows()
 
 
-def test_packed_rows_are_the_same_rows(parts: tuple[AistaForConditionalGeneration, AistaProcessor]) -> None:
-    """Losses, states and gradients, of speech and texts in one batch, whatever their lengths."""
+@pytest.mark.parametrize("most_logits", [1 << 27, 5 * 262])
+def test_packed_rows_are_the_same_rows(
+    parts: tuple[AistaForConditionalGeneration, AistaProcessor],
+    monkeypatch: pytest.MonkeyPatch,
+    most_logits: int,
+) -> None:
+    """Losses, states and gradients, of speech and texts in one batch, whatever their lengths; and where the
+    targets are so many that their logits are computed in parts."""
+    monkeypatch.setattr(decoder, "MOST_LOGITS", most_logits)
     model, processor = parts
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -135,7 +142,8 @@ def test_packed_rows_are_the_same_rows(parts: tuple[AistaForConditionalGeneratio
         gradients = torch.autograd.grad(output.loss + states[real].square().mean(), trained)
         runs.append([output.loss, *(output.states[k][real] for k in output.states), states[real],
                      *(written[k][text.attention_mask.bool()] for k in written), *gradients])  # fmt: skip
-        assert output.loss.isfinite() and len(lengths) == 3
-    assert lengths[0] < batch.input_ids.numel() * speech_llm.hidden_size  # it did run as one
+        assert output.loss.isfinite()
+    ran = lengths[-3]  # of the prediction, behind it the text branch and the states
+    assert ran < batch.input_ids.numel() * speech_llm.hidden_size  # it did run as one
     for found, want in zip(*runs, strict=True):
         torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)

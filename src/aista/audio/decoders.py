@@ -57,6 +57,8 @@ MP4 = _kind("MP4", "mov", rb".{4}(?:ftyp|moov|mdat|wide|skip|free|pnot|styp|moof
 CAF = _kind("CAF", "caf", rb"caff\x00\x01\x00\x00", b"caff\x00\x01")
 AU = _kind("AU", "au", rb"\.snd\x00\x00", b".snd\x00\x00")
 SPHERE = _kind("NIST SPHERE", "nistsphere", rb"NIST_1A\n", b"NIST_1A\n")
+WAVPACK = _kind("WavPack", "wv", rb"wvpk")
+APE = _kind("Monkey's Audio", "ape", rb"MAC ")
 MATROSKA = _kind("Matroska", "matroska", rb"\x1aE\xdf\xa3", b"\x1aE\xdf\xa3")
 _ASF = rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"
 _PLAIN = (WAV, W64, AIFF, AVI, FLAC, OGG, MP4, MATROSKA, CAF, AU, SPHERE)
@@ -74,8 +76,8 @@ KINDS: tuple[Kind, ...] = (
     _kind("RealMedia", "rm", rb"\.RMF\x00\x00\x00"),
     _kind("DTS", "dts", rb"\x7f\xfe\x80\x01", length=False),
     _kind("DSF", "dsf", rb"DSD \x1c\x00\x00\x00"),
-    _kind("Monkey's Audio", "ape", rb"MAC "),
-    _kind("WavPack", "wv", rb"wvpk"),
+    APE,
+    WAVPACK,
     _kind("True Audio", "tta", rb"TTA1"),
     _kind("Musepack", "mpc8", rb"MPCK"),
     _kind("Musepack 7", "mpc", rb"MP\+"),

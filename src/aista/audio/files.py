@@ -40,11 +40,17 @@ CODEC_TOLERANCE_SECONDS = 0.5  # what encoders add at both ends, and containers 
 MAX_MINUTES = 720.0  # of one reading: 2.8 GB of samples
 _RATES_HZ = (2_000, 768_000)  # what a header may say and still be believed
 _PEAK_LIMIT = 100.0  # a float file this far beyond full scale holds integers, not samples in [-1, 1]
+_WRITTEN_SECONDS = 60  # at once: libsndfile crashes where it is given much Vorbis in one call
+_EMPTY_PART = "one of the recordings that are joined in it holds no sound"
 _CANCELLED = 0.04  # of the power that one channel alone leaves in the mean of all: less, and they cancel
 
 
 class _NoSound(AudioError):
     """A file holds no samples."""
+
+
+class _NoChannel(AudioError):
+    """A file has fewer channels."""
 
 
 class Overlong(AudioError):
@@ -57,7 +63,7 @@ class AudioInfo:
 
     Attributes:
         duration_seconds: Of all recordings that are joined in the file.
-        sample_rate_hz, num_channels: Of the first.
+        sample_rate_hz, num_channels: Of the first that holds sound.
         num_frames: The duration, in samples of that rate.
         remarks: What is odd about the file: it was cut off, or never finished.
     """
@@ -97,12 +103,17 @@ def probe(source: AudioSource) -> AudioInfo:
     """
     with _stream(source) as (name, stream):
         found = parts(stream)
-        lengths = [_with_sound(stream, part, name, partial(_counted, part=part, name=name)) for part in found]
-        seconds = sum(max(length, part.seconds) for part, (length, _, _) in zip(found, lengths, strict=True))
-        _, rate, channels = lengths[0]
-        if not seconds:
+        counts = [
+            _with_sound_or(stream, part, name, partial(_counted, part=part, name=name), (0.0, 0, 0))
+            for part in found
+        ]
+        with_sound = [count for count in counts if count[0]]
+        if not with_sound:
             raise _no_sound(name)
-        return AudioInfo(seconds, rate, channels, round(seconds * rate), _remarks(found))
+        seconds = sum(max(length, part.seconds) for part, (length, _, _) in zip(found, counts, strict=True))
+        _, rate, channels = with_sound[0]
+        empty = (_EMPTY_PART,) if len(with_sound) < len(counts) else ()
+        return AudioInfo(seconds, rate, channels, round(seconds * rate), (*_remarks(found), *empty))
 
 
 def load_audio(
@@ -166,6 +177,8 @@ def read_audio(
             left -= len(pieces[-1].samples) / SAMPLE_RATE_HZ
             if duration_seconds is not None and passed >= offset_seconds + duration_seconds:
                 break
+        if not passed:
+            raise _no_sound(name)
         beyond = offset_seconds + (duration_seconds or 0.0) - passed
         if offset_seconds >= passed or beyond > SPAN_TOLERANCE_SECONDS:
             raise _not_in_it(name, offset_seconds, duration_seconds, passed)
@@ -222,8 +235,13 @@ def write_audio(
     _check_floats(samples, str(path))
     kind, subtype = ("OGG", "OPUS") if path.suffix.lower() == ".opus" else (None, None)
     try:
-        with draft_of(path, suffix=path.suffix) as draft:
-            soundfile.write(draft, np.clip(samples, -1.0, 1.0), sample_rate_hz, format=kind, subtype=subtype)
+        with (
+            draft_of(path, suffix=path.suffix) as draft,
+            soundfile.SoundFile(draft, "w", sample_rate_hz, 1, subtype, format=kind) as file,
+        ):
+            size = _WRITTEN_SECONDS * sample_rate_hz
+            for first in range(0, len(samples), size):
+                file.write(np.clip(samples[first : first + size], -1.0, 1.0))
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise AudioError(f"{path}: cannot be written.", got=str(error), expected=FORMATS) from None
     return path
@@ -313,7 +331,7 @@ def _with_sound(stream: BinaryIO, part: Part, name: str, use: Callable[[Sndfile 
     try:
         with closing(Sndfile(Window(stream, part), name)) as sound:
             return use(_believable(sound, name))
-    except Overlong:
+    except (Overlong, _NoChannel):
         raise
     except AudioError as error:
         first = error
@@ -326,12 +344,25 @@ def _with_sound(stream: BinaryIO, part: Part, name: str, use: Callable[[Sndfile 
     try:
         with open_track(Window(stream, part), part.kind, name) as track:
             return use(_believable(track, name))
-    except Overlong:
+    except (Overlong, _NoChannel):
         raise
     except NoDecoder as error:
+        if isinstance(first, _NoSound):
+            raise first from None
         raise (error if unknown else undecodable(name, first.got, error.advice)) from None
     except AudioError as error:
         raise (error if unknown else first) from None
+
+
+def _with_sound_or(
+    stream: BinaryIO, part: Part, name: str, use: Callable[[Sndfile | Track], T], empty: T
+) -> T:
+    """Return what ``use`` makes of a part; ``empty`` where it holds no sound and says so."""
+    try:
+        return _with_sound(stream, part, name, use)
+    except _NoSound:
+        _hold_against(0.0, max(part.seconds, part.promised_seconds), name)
+        return empty
 
 
 def _believable(sound: Sndfile | Track, name: str) -> Sndfile | Track:
@@ -361,7 +392,8 @@ def _counted(sound: Sndfile | Track, part: Part, name: str) -> tuple[float, int,
 
 def _read(stream: BinaryIO, part: Part, ask: _Ask) -> _Piece:
     """Read what is asked for of a part; where channels cancel, the loudest alone."""
-    piece = _with_sound(stream, part, ask.name, partial(_heard, part=part, ask=ask))
+    empty = _Piece(np.zeros(0, dtype=np.float32), remarks=(_EMPTY_PART,))
+    piece = _with_sound_or(stream, part, ask.name, partial(_heard, part=part, ask=ask), empty)
     if piece.cancelled_by is None:
         return piece
     alone = replace(ask, channel=piece.cancelled_by)
@@ -373,7 +405,7 @@ def _read(stream: BinaryIO, part: Part, ask: _Ask) -> _Piece:
 def _heard(sound: Sndfile | Track, part: Part, ask: _Ask) -> _Piece:
     """Decode what is asked for of a part and hold it against what the part says of its length."""
     if ask.channel is not None and not 0 <= ask.channel < sound.channels:
-        raise AudioError(
+        raise _NoChannel(
             f"{ask.name}: there is no channel {ask.channel}.",
             got=f"{sound.channels} channel(s)",
             expected=f"0 <= channel < {sound.channels}",
@@ -382,7 +414,8 @@ def _heard(sound: Sndfile | Track, part: Part, ask: _Ask) -> _Piece:
     if stop is not None and stop <= first:
         return _Piece(np.zeros(0, dtype=np.float32), length_seconds=_length(sound))
     expected = (stop - first) / sound.rate if stop is not None and sound.frames is not None else 0.0
-    ask.refuse_overlong(expected if stop is not None else sound.declared_seconds or 0.0)
+    rest = (sound.declared_seconds or 0.0) - first / sound.rate
+    ask.refuse_overlong(expected if stop is not None else rest)
     mixer = _Mixer(ask.channel)
     blocks = sound.blocks(first, None if stop is None else stop - first)
     samples = _resampled(mixer.mono(blocks), sound.rate, ask)

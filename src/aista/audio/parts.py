@@ -11,7 +11,7 @@ import io
 import re
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from aista.audio import decoders
@@ -147,6 +147,8 @@ def parts(stream: BinaryIO) -> list[Part]:
     while start < data.size:
         part = _part(data, start, first=not found)
         if part is None:
+            remarks = (*found[-1].remarks, *_stray(data, start, data.size))
+            found[-1] = replace(found[-1], remarks=remarks)
             break
         found.append(part)
         start = part.end
@@ -159,14 +161,12 @@ def parts(stream: BinaryIO) -> list[Part]:
 
 def _part(data: _Bytes, start: int, *, first: bool) -> Part | None:
     """Return the file that begins at ``start``; None where nothing known does and it is not the first."""
-    body = start
-    while tag := decoders.id3_bytes(data.at(body, 10)):
-        body += tag
+    body = _after_tags(data, start)
     kind = decoders.kind_of(data.at(body, decoders.HEAD_BYTES))
-    if kind is decoders.MP3 or (kind is None and first):
+    if kind is decoders.MP3 or (kind is None and (first or body > start)):
         part = _mp3(data, start, body)
         if part is None or (kind is None and part.seconds < _SURE_SECONDS):  # what looked like frames is none
-            return Part(kind, start, data.size)
+            return Part(kind, start, data.size) if first or kind else None
         return part
     if kind is decoders.OGG:
         return _ogg(data, start, body)
@@ -180,10 +180,36 @@ def _part(data: _Bytes, start: int, *, first: bool) -> Part | None:
         least = _mp4_end(data, body)
     elif kind is decoders.MATROSKA:
         least = _matroska_end(data, body)
+    elif (sound := _before_sound(data, body, kind)) <= data.size:
+        least = max(least, sound)
     end = data.size
     if kind is not decoders.AVI:  # a long one goes on in further RIFFs
         end = data.find_beginning(max(least, body + 1), kind)
     return Part(kind, start, end, remarks=_cut_off(data, body, declared))
+
+
+def _after_tags(data: _Bytes, place: int) -> int:
+    while tag := decoders.id3_bytes(data.at(place, 10)):
+        place += tag
+    return place
+
+
+def _before_sound(data: _Bytes, body: int, kind: Kind) -> int:
+    """Return where the bytes end that may hold the header of the WAV that a file was made from; else 0."""
+    if kind is decoders.WAVPACK:  # in its first block
+        return body + 8 + int.from_bytes(data.at(body + 4, 4), "little")
+    if kind is decoders.APE:
+        head = data.at(body, 24).ljust(24, b"\0")
+        return body + sum(struct.unpack("<4I", head[8:]))
+    if kind is not decoders.FLAC:
+        return 0
+    place = body + 4
+    for _ in range(_MOST_CHUNKS):
+        head = data.at(place, 4)
+        place += 4 + int.from_bytes(head[1:], "big")
+        if len(head) < 4 or head[0] & 0x80:  # the last block of metadata
+            break
+    return place
 
 
 def _cut_off(data: _Bytes, body: int, declared: int) -> tuple[str, ...]:
@@ -252,8 +278,11 @@ def _mp4_end(data: _Bytes, body: int) -> int:
     return data.size
 
 
+_CLUSTER = re.compile(rb"\x1fC\xb6u")
+
+
 def _matroska_end(data: _Bytes, body: int) -> int:
-    """Go over the header and the segment; where the segment does not know its size, look from its start."""
+    """Go over the header and the segment; where the segment does not know its size, look from its sound."""
     place = body
     for _ in range(_MOST_CHUNKS):
         head = data.at(place, 12)
@@ -263,7 +292,7 @@ def _matroska_end(data: _Bytes, body: int) -> int:
         size = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
         unknown = size == (1 << 7 * width) - 1
         if width > 8 or unknown or place + 4 + width + size > data.size:
-            return place + 4
+            return data.search(_CLUSTER, place + 4)  # what is before may hold the head of a FLAC
         place += 4 + width + size
         if head[:4] != b"\x1aE\xdf\xa3":
             return place
@@ -439,6 +468,7 @@ def _mp3(data: _Bytes, start: int, body: int) -> Part | None:
 
 def _stray(data: _Bytes, last: int, end: int) -> tuple[str, ...]:
     """Say what follows the last frame, unless it is a tag, zeros, or little."""
+    last = _after_tags(data, last)
     stray = end - last
     if stray <= _STRAY_BYTES or _is_tag(data.at(last, 10)) or not data.at(last, 64).strip(b"\0"):
         return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -18,7 +19,7 @@ from aista.data.manifest import Manifest, Utterance
 from aista.data.recordings import SoundNames
 from aista.data.sampling import LengthGroupedSampler, padding_waste
 from aista.data.too_long import LengthReport, TooLong, fit, refuse
-from aista.errors import AudioError, ConfigError, ManifestError, TrainingError
+from aista.errors import AudioError, ConfigError, CorruptDataError, ManifestError
 from aista.text.prompts import SPEECH_SLOT, instruction
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
     Raises:
         ManifestError: There is no row, or a clip is too long.
         AudioError: A clip cannot be read, or its features were not cached, and none may be corrupt.
-        TrainingError: More clips are corrupt than allowed.
+        CorruptDataError: More clips are corrupt than allowed.
     """
 
     def __init__(
@@ -153,11 +154,12 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
             logger.warning("Clip %s is left out (%d so far): %s", utterance.id, count, error)
         if 0 < self.max_corrupt_share * self._num_rows < count:
             some = ", ".join(self.utterance(i).id for i in self._corrupt.nonzero().flatten()[:5].tolist())
-            raise TrainingError(
+            raise CorruptDataError(
                 "Too many clips are corrupt.",
                 got=f"{count} of {self._num_rows}: {some}" + (", ..." if count > 5 else ""),
                 expected=f"at most {self.max_corrupt_share:.2%}",
-                advice="Look at them with `aista data check --decode`, or raise max_corrupt_share.",
+                advice="Look at them with `aista data check --decode` and mend them; or begin another run "
+                "with a larger max_corrupt_share.",
             )
         return None
 
@@ -165,7 +167,7 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
         """Return the items that can be read; the others are logged and left out, not replaced.
 
         Raises:
-            TrainingError: More clips are corrupt than ``max_corrupt_share`` allows (where that is not 0).
+            CorruptDataError: More clips are corrupt than ``max_corrupt_share`` allows (where that is not 0).
         """
         return [item for index in indices if (item := self._item(index)) is not None]
 
@@ -198,7 +200,9 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
                 continue
             if (item := self._item(other)) is not None:
                 return item
-        raise TrainingError("No clip can be read.", advice="Look at them with `aista data check --decode`.")
+        raise CorruptDataError(
+            "No clip can be read.", advice="Look at them with `aista data check --decode`."
+        )
 
     @cached_property
     def _measured(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -356,6 +360,12 @@ class Collator:
     def set_epoch(self, epoch: int) -> None:
         """Draw the prompts of this epoch from now on."""
         self._epoch[0] = epoch
+
+    def in_one_wording(self) -> Collator:
+        """Return one that asks every row as evaluation does."""
+        other = copy.copy(self)
+        other.prompt_pool = False
+        return other
 
     def instruction(self, utterance: Utterance) -> str:
         """Return what is asked of a row: its own prompt, or a wording of its task."""

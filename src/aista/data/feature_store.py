@@ -131,7 +131,7 @@ class FeatureStoreWriter:
                 raise CheckpointError(
                     f"Features of {key!r} do not fit {self.dtype}.",
                     got=f"values up to {np.abs(features).max():.6g}",
-                    advice="Use dtype='bfloat16' or 'float32'.",
+                    advice="Leave data.features out: the encoder then runs in every step.",
                 )
         content = stored.tobytes()
         self._data.write(content)

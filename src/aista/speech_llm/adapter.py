@@ -426,29 +426,33 @@ class SpeechLM:
 
         Gradient: through everything that is trained. Nothing here waits for an accelerator.
         """
+        rows = decoder.MOST_LOGITS // self.model.config.get_text_config().vocab_size
+        many = batch.labels is not None and logits == "none" and batch.num_targets > rows
+        most = rows if many and self._head_is_plain else None  # asked out here: it runs a token of its own
         with self.decoder.packed(self._packing(batch)), self.decoder.capture(layers) as states:
-            kept, score = self._scored(batch, logits)
+            kept, score = self._scored(batch, logits, most)
         if score is None:
             return Output(states, kept)
         divisor = max(batch.num_targets, 1) if num_items_in_batch is None else num_items_in_batch
         return Output(states, kept, score[0] / divisor, score[1])
 
-    def _scored(self, batch: Batch, keep: str) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
-        """Run the model: logits as ``keep`` says, and the score of the targets."""
+    def _scored(
+        self, batch: Batch, keep: str, most: int | None
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Run the model: logits as ``keep`` says, and the score of the targets, ``most`` logits at a time."""
         inputs = {**self._inputs(batch), "use_cache": False}
         targets = None if batch.labels is None else Targets(batch.labels, batch.num_targets)
         if targets is None or keep == "all":
             logits = self.model(**inputs).logits
             return logits, None if targets is None else targets.score(take(logits, targets.where))
         head = self.model.get_output_embeddings()
-        rows = decoder.MOST_LOGITS // self.model.config.get_text_config().vocab_size
-        if keep == "targets" or len(targets.ids) <= rows or not self._head_is_plain:
+        if most is None:
             with head_at(self.model, targets.where):
                 logits = self.model(**inputs).logits[0]
             return logits, targets.score(logits)
         with head_at(self.model, targets.where, see=0) as states:
             self.model(**inputs)
-        return None, targets.score_states(head, states[0], max(1, rows // 2))
+        return None, targets.score_states(head, states[0], max(1, most // 2))
 
     @functools.cached_property
     def _head_is_plain(self) -> bool:

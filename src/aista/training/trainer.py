@@ -28,7 +28,15 @@ from aista import processes, retrieval
 from aista.config import TrainSettings
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.sampling import LengthGroupedSampler
-from aista.errors import AudioError, ConfigError, ManifestError, ModelInputError
+from aista.errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    CorruptDataError,
+    ManifestError,
+    ModelInputError,
+    TrainingError,
+)
 from aista.retrieval.tokens import under_cost
 from aista.speech_llm import Batch
 from aista.text.normalize import edit_distance
@@ -59,6 +67,10 @@ class TrainingData:
     collator: Collator
     weights: list[float] | None = None
     num_workers: int = 0
+
+    def collator_of(self, dataset: SpeechDataset) -> Collator:
+        """Return the collator; what is validated is always asked in one wording, as evaluation does."""
+        return self.collator if dataset is self.train else self.collator.in_one_wording()
 
 
 @dataclass(frozen=True)
@@ -159,17 +171,27 @@ class AistaTrainer:
         self.prepare()
         random = None if checkpoint is None else checkpointing.load(self, checkpoint)
         self.tell("on_train_begin")
+        if random is not None and self.owes_validation():
+            checkpointing.restore(random)
+            self.evaluate()
+            random = checkpointing.random_state()
+            self.save()
+        settled = random or checkpointing.random_state()
         try:
             while not self.is_over():
                 epoch, done = divmod(self.state.global_step, self.steps_per_epoch)
                 for step in self.steps_of(epoch, done, random):
                     self.step(step)
+                    settled = checkpointing.random_state()
                     self.after_step()
+                    settled = checkpointing.random_state()
                     if self.is_over():
                         break
                 random = None
-        except (AudioError, ManifestError, ModelInputError):  # of a row; what was learnt before is kept
-            if self.state.global_step % self.settings.save_steps and processes.count() == 1:
+        except (AudioError, CheckpointError, CorruptDataError, ManifestError, ModelInputError):
+            # Of a row, or of its features; what was learnt before is kept, as it was before that row was met.
+            if not self.is_saved() and processes.count() == 1:
+                checkpointing.restore(settled)
                 self.save()
             raise
         finally:
@@ -180,6 +202,18 @@ class AistaTrainer:
             if self.state.best_model_checkpoint is not None:
                 checkpointing.load_weights(self, Path(self.state.best_model_checkpoint))
         self.tell("on_train_end")
+
+    def is_saved(self) -> bool:
+        """Whether there is nothing that a checkpoint does not hold."""
+        folder = self.output / "checkpoints" / f"checkpoint-{self.state.global_step}"
+        return self.state.global_step == 0 or (folder / checkpointing.COMPLETE).exists()
+
+    def owes_validation(self) -> bool:
+        """Whether the checkpoint was written because a clip of its own validation could not be read."""
+        step, every = self.state.global_step, self.settings.eval_steps
+        is_due = every is not None and step > 0 and (step % every == 0 or step == self.settings.max_steps)
+        metric = f"eval_{self.metric}"
+        return is_due and not any(row["step"] == step and metric in row for row in self.state.log_history)
 
     def is_over(self) -> bool:
         """Say whether the run has come to its end, was stopped, or has long not got better."""
@@ -248,7 +282,7 @@ class AistaTrainer:
         return DataLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=self.data.collator,
+            collate_fn=self.data.collator_of(dataset),
             num_workers=self.data.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
@@ -270,22 +304,30 @@ class AistaTrainer:
         for turn, (batch, counts) in enumerate(micro_batches):
             self.accelerator.sync_gradients = turn == len(micro_batches) - 1
             with nullcontext() if self.accelerator.sync_gradients else self.accelerator.no_sync(self.model):
-                loss = self.compute_loss(batch, counts, num_targets, num_pairs)
-                if loss is None:  # not finite, to be skipped: zeros, since processes wait for gradients
-                    trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-                    loss = torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0
-                else:
-                    descended = True
-                self.accelerator.backward(loss)
+                loss, is_finite = self.compute_loss(batch, counts, num_targets, num_pairs)
+                descended = descended or is_finite
+                self.backward(loss, is_finite)
         if descended:  # else no trace is left: zeros would still feed momentum and weight decay
             self.clip_gradients()
             self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def backward(self, loss: Tensor, is_finite: bool) -> None:
+        """Add a loss's gradient; of one that is not finite zeros, since processes wait for gradients."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        hooks = []
+        if not is_finite and self.sharded:
+            loss = torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0
+        elif not is_finite:  # through its own graph: DDP knows which parameters it used
+            hooks = [parameter.register_hook(torch.zeros_like) for parameter in trained]
+        self.accelerator.backward(loss)
+        for hook in hooks:
+            hook.remove()
+
     def compute_loss(
         self, batch: dict[str, Any], counted: bool, num_targets: Tensor, num_pairs: Tensor
-    ) -> Tensor | None:
-        """Return the loss of one micro-batch and keep its parts for the log; None: it is to be skipped."""
+    ) -> tuple[Tensor, bool]:
+        """Return the loss of a micro-batch, and whether it is to be descended; keep its parts for the log."""
         device = self.accelerator.device
         speech: Batch = batch["speech"].to(device)
         text: Batch | None = None if batch["text"] is None else batch["text"].to(device)
@@ -293,10 +335,10 @@ class AistaTrainer:
         joint = self.model(
             speech=speech, text=text, num_items_in_batch=num_targets, num_pairs=num_pairs, counted=counted
         )
-        if not self.finite.allow(self.state.global_step, joint.loss, batch.get("ids")):
-            return None
-        self.sums.add({"loss": joint.loss.detach(), **joint.parts}, joint.weights)
-        return joint.loss
+        is_finite = self.finite.allow(self.state.global_step, joint.loss, batch.get("ids"))
+        if is_finite:
+            self.sums.add({"loss": joint.loss.detach(), **joint.parts}, joint.weights)
+        return joint.loss, is_finite
 
     def clip_gradients(self) -> None:
         """Bound the gradient's norm where the settings say so, and note it where it will be logged."""
@@ -382,6 +424,7 @@ class AistaTrainer:
     def save(self) -> None:
         """Write a checkpoint, complete or not at all; keep it, the one before it and the best."""
         self.finite.check()
+        self.require_finite_weights()
         start = time.perf_counter()
         folder = self.output / "checkpoints" / f"checkpoint-{self.state.global_step}"
         best = folder.with_name(f"checkpoint-{self.state.best_global_step}")
@@ -394,6 +437,19 @@ class AistaTrainer:
             complete(folder, self.state.best_model_checkpoint)
             self.clock.keep()
         self.meter.pause(time.perf_counter() - start)
+
+    def require_finite_weights(self) -> None:
+        """Refuse to keep what a gradient that was not finite has left, though its loss was.
+
+        Raises:
+            TrainingError: The checkpoints before are whole.
+        """
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if processes.any_of(not all(bool(part.detach().isfinite().all()) for part in trained)):
+            raise TrainingError(
+                f"The weights are not finite at step {self.state.global_step}, though the losses were.",
+                advice="Set train.max_grad_norm, or lower the learning rate; the last checkpoint is whole.",
+            )
 
     def save_model(self, folder: Path) -> None:
         """Save what is trained; of a sharded model it is gathered first, and nothing else is."""
