@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -614,8 +615,9 @@ def main() -> None:
         "--to", default="base", help="system that the others are compared with"
     )
     verbs.choices["report"].add_argument(
-        "--together", nargs="*", default=[], metavar="SPLIT/EXPERIMENT", help="take these as one, too"
-    )
+        "--together", nargs="+", action="append", default=[], metavar="SPLIT/EXPERIMENT",
+        help="take these as one, too; may be said several times",
+    )  # fmt: skip
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
     verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())
@@ -633,13 +635,13 @@ def main() -> None:
         collect(asked["folder"], asked["target"], asked["split"], take)
     else:
         found = [row for target in asked["target"] for row in report(target, asked["to"])]
-        pooled = [row for row in found if row["experiment"] in asked["together"]]
-        found += together(pooled)
+        groups = asked["together"]
+        found += [row for group in groups for row in together([r for r in found if r["experiment"] in group])]
         for experiment in dict.fromkeys(row["experiment"] for row in found):
             print(f"\n{experiment}\n")
             print(table([row for row in found if row["experiment"] == experiment]))
         if asked["figure"]:
-            shown = [row for row in found if row["experiment"] not in asked["together"]]
+            shown = [row for row in found if row["experiment"] not in chain.from_iterable(groups)]
             write_whole(asked["figure"], figure(shown, dict(pair.split("=", 1) for pair in asked["titles"])))
 
 
