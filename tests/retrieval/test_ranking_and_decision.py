@@ -207,16 +207,20 @@ def test_scores():
     assert np.isnan(mrr([]))
     assert chance_mrr(1) == 1.0
     assert chance_mrr(1000) == pytest.approx(0.00749, abs=1e-5)
-    assert chance_mrr(2, "aa") == 1.0 and chance_mrr(3, "aab") == pytest.approx((0.75 + 0.75 + 11 / 18) / 3)
+    assert chance_mrr(2, "aa") == 1.0
+    assert chance_mrr(3, "aab") == pytest.approx(((2 + 1 / 3) + (1 + 2 / 2)) / 2 / 3, rel=0.02)  # both orders
+    assert chance_mrr(1000, [i % 10 for i in range(1000)]) == pytest.approx(0.1028, abs=1e-4)
 
 
 def test_chance_is_what_random_states_reach_where_sentences_are_spoken_often():
-    named, values = [i % 3 for i in range(60)], []
-    for seed in range(40):
-        sides = torch.randn(2, 60, 3, 4, generator=torch.Generator().manual_seed(seed))
-        found = exact_ranks(*map(list, sides), texts=named)
+    """Copies of a sentence have the same states of text: they stand before a clip together, or not at all."""
+    named, values = [min(i % 9, 6) for i in range(90)], []
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        speech, sentences = (torch.randn(count, 3, 4, generator=generator) for count in (90, 7))
+        found = exact_ranks(list(speech), [sentences[i] for i in named], texts=named)
         values.append(found.mrr)
-    assert found.chance == chance_mrr(60, named) > 1.3 * chance_mrr(60)
+    assert found.chance == chance_mrr(90, named) > 3 * chance_mrr(90)
     assert np.mean(values) == pytest.approx(found.chance, rel=0.05)
 
 

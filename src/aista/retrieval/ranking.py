@@ -28,6 +28,7 @@ from aista.retrieval.tokens import check_pairs
 
 UNKNOWN = 9
 PILOT_ITEMS = 8
+_ORDERS = 1000  # of texts, whose mean is taken for chance
 FIRST_HUBS = 8
 
 
@@ -59,20 +60,22 @@ def select_layers(mrr_by_layer: Iterable[float], threshold: float) -> list[int]:
 
 
 def chance_mrr(num_items: int, texts: Sequence[Hashable] | None = None) -> float:
-    """Expected MRR when all ranks are equally likely: H_Q / Q.
+    """Expected MRR when all orders of the texts are equally likely: H_Q / Q where they differ.
 
     Args:
         num_items: Q >= 1, the number of candidates.
-        texts: Q strings or ids; items of equal text are no rivals, so that an item of a text that stands k
-            times has Q - k + 1 candidates.
+        texts: Q strings or ids. Copies of a text have the same states, so they are ranked together: before an
+            item stand all copies of the texts that are nearer, and none of its own.
 
     Returns:
-        0.0075 at Q = 1000, 0.052 at Q = 100, and 0.09 for 10 sentences spoken 100 times each: a threshold
-        means nothing without them.
+        0.0075 at Q = 1000, 0.052 at Q = 100, and 0.103 for 10 sentences spoken 100 times each: a threshold
+        means nothing without them. Where texts have unequal numbers of copies: a mean over random orders.
     """
-    by_candidates = np.cumsum(1.0 / np.arange(1, num_items + 1)) / np.arange(1, num_items + 1)
-    copies = Counter(range(num_items) if texts is None else texts)
-    return float(sum(count * by_candidates[num_items - count] for count in copies.values()) / num_items)
+    counts = np.array(list(Counter(range(num_items) if texts is None else texts).values()), dtype=np.int64)
+    alike = (counts == counts[0]).all()  # then every order gives the same
+    orders = [counts] if alike else np.random.default_rng(0).permuted([counts] * _ORDERS, axis=1)
+    before = np.cumsum(orders, axis=1) - orders
+    return float((orders / (1.0 + before)).sum(1).mean() / num_items)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Measured(BaseModel):
         prompt: What stands before the span: ``own``, the model's chat template, or the text that was given.
         mrr: Mean reciprocal rank of the right transcript for a clip (Eq. 4).
         mrr_text_to_speech: The same for the right clip of a transcript.
-        chance: The MRR of a random order: H_Q / Q; more where transcripts are equal, which are no rivals.
+        chance: The MRR of a random order: H_Q / Q; more where transcripts are equal (``chance_mrr``).
         shuffled: MRR when every clip is given a wrong transcript of like length.
         length_only: MRR of a retriever that knows only how many tokens each side has.
         mean_distance: Mean Wasserstein distance (Eq. 1) of the matching pairs under this cost.

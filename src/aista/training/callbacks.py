@@ -220,10 +220,6 @@ class StopOnSignal(TrainerCallback):
         self._previous.clear()
 
 
-def _any_rank(name: str) -> str:
-    return name if processes.count() == 1 else f"*{name}"
-
-
 class Clock:
     """Time spent training over all resumptions: kept beside every checkpoint, and however training ends."""
 
@@ -309,6 +305,6 @@ class FiniteLosses:
         return TrainingError(
             what,
             got="; ".join(f"{row['loss']} for {', '.join(row['utterances'])}" for row in bad) or None,
-            advice=f"Look at these utterances ({self.output / _any_rank(NONFINITE)}), lower the learning "
+            advice=f"Look at these utterances (*{NONFINITE} in {self.output}), lower the learning "
             "rate, raise alignment.alpha, or set train.nonfinite=skip.",
         )

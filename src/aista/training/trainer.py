@@ -154,6 +154,10 @@ class AistaTrainer:
         """What is trained, out of what an engine may have wrapped around it."""
         return self.accelerator.unwrap_model(self.model)
 
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """Return what the optimiser moves."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
     # ---- the loop ----
 
     def train(self, checkpoint: Path | None = None) -> None:
@@ -171,13 +175,13 @@ class AistaTrainer:
         self.prepare()
         random = None if checkpoint is None else checkpointing.load(self, checkpoint)
         self.tell("on_train_begin")
-        if random is not None and self.owes_validation():
-            checkpointing.restore(random)
-            self.evaluate()
-            random = checkpointing.random_state()
-            self.save()
         settled = random or checkpointing.random_state()
         try:
+            if checkpoint is not None and self.owes_validation():
+                checkpointing.restore(settled)
+                self.evaluate()
+                random = settled = checkpointing.random_state()
+                self.save()
             while not self.is_over():
                 epoch, done = divmod(self.state.global_step, self.steps_per_epoch)
                 for step in self.steps_of(epoch, done, random):
@@ -230,7 +234,7 @@ class AistaTrainer:
         objective, settings = self.model, self.settings
         if settings.activation_checkpointing:
             objective.model.activation_checkpointing_enable()
-        trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        trained = self.trained_parameters()
         groups = [  # matrices and queries decay; biases and LayerNorms never do
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -314,11 +318,11 @@ class AistaTrainer:
 
     def backward(self, loss: Tensor, is_finite: bool) -> None:
         """Add a loss's gradient; of one that is not finite zeros, since processes wait for gradients."""
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        trained = [] if is_finite else self.trained_parameters()
         hooks = []
-        if not is_finite and self.sharded:
+        if trained and self.sharded:
             loss = torch.stack([parameter.sum() for parameter in trained]).sum() * 0.0
-        elif not is_finite:  # through its own graph: DDP knows which parameters it used
+        elif trained:  # through its own graph: DDP knows which parameters it used
             hooks = [parameter.register_hook(torch.zeros_like) for parameter in trained]
         self.accelerator.backward(loss)
         for hook in hooks:
@@ -444,8 +448,7 @@ class AistaTrainer:
         Raises:
             TrainingError: The checkpoints before are whole.
         """
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if processes.any_of(not all(bool(part.detach().isfinite().all()) for part in trained)):
+        if processes.any_of(not all(bool(p.detach().isfinite().all()) for p in self.trained_parameters())):
             raise TrainingError(
                 f"The weights are not finite at step {self.state.global_step}, though the losses were.",
                 advice="Set train.max_grad_norm, or lower the learning rate; the last checkpoint is whole.",
