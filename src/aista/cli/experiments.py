@@ -78,7 +78,7 @@ def reproduce(
         ),
     ] = "small",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every system of tables 2, 4 and 5.")] = 1,
-    all_seeds: Annotated[
+    every_seed: Annotated[
         bool, typer.Option("--all-seeds", help="Also table 3 and the literal cost with every seed.")
     ] = False,
     output: Annotated[Path, typer.Option(help="Folder of the sweep; the same command goes on there.")] = Path(
@@ -87,8 +87,9 @@ def reproduce(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Runs at once (small: one per core; 0: in this process).")
     ] = None,
-    method: Annotated[
-        list[str], typer.Option(help="Dotted name of another alignment method to sweep; repeatable.")
+    methods: Annotated[
+        list[str],
+        typer.Option("--method", help="Dotted name of another alignment method to sweep; repeatable."),
     ] = [],
     data: Annotated[
         Path,
@@ -132,15 +133,11 @@ def reproduce(
         return
     asked: dict[str, Any] = {
         "scale": scale, "seeds": seeds, "data": data, "models": models, "changes": changes,
-        "every_seed": all_seeds, "methods": method,
+        "every_seed": every_seed, "methods": methods,
     }  # fmt: skip
     if no_run:
-        options = {"every_seed": "all_seeds", "methods": "method"}
-        given = {
-            name: value for name, value in asked.items()
-            if getattr(context.get_parameter_source(options.get(name, name)), "name", "") != "DEFAULT"
-        }  # fmt: skip
-        plan = plan_there(output, names, **given)
+        said = {k: v for k, v in asked.items() if "DEFAULT" not in str(context.get_parameter_source(k))}
+        plan = plan_there(output, names, **said)
     else:
         plan = paper_plan(folder=output, names=names, **asked)
     runner = Runner(
