@@ -37,8 +37,7 @@ from aista.evaluation.significance import Paired, bootstrap_over_seeds, paired_h
 from aista.experiments.demo import encode, synthesise, write_texts
 from aista.experiments.plan import Job, changed, shipped
 from aista.experiments.runner import Clock, Outcome
-from aista.figures import signed
-from aista.figures.charts import forest
+from aista.figures import charts, signed
 from aista.files import write_whole
 from aista.text.prompts import script_complaint
 
@@ -486,6 +485,106 @@ def together(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return pooled
 
 
+def over_pairs(targets: Sequence[Path], name: str, to: str = "base") -> list[dict[str, Any]]:
+    """Say what a system and the one it is compared with cost with each number of translated utterances.
+
+    Rows of several folders are taken together, so all must have been scored on the same sentences.
+
+    Returns:
+        By number of pairs: the cross-entropy of both, (seeds,), the seeds, and how many pairs the other
+        needs for an equal score: see :func:`pairs_needed`.
+    """
+    rows = [
+        json.loads(line)
+        for target in targets
+        for line in (target / "runs.jsonl").read_text().split("\n")
+        if line
+    ]
+    sets = {(row["language"], row["sentences"]) for row in rows if "sentences" in row}
+    if len(sets) > len(dict(sets)):
+        raise SystemExit("Rows of different test sentences do not make one curve.")
+    of: dict[tuple[str, int, int], list[float]] = {}
+    for row in rows:
+        of.setdefault((row["system"], row["num_pairs"], row["seed"]), []).append(row["cross_entropy"])
+    counts = sorted({count for system, count, _ in of if system == name})
+    seeds = sorted(  # those that ran everywhere
+        set.intersection(
+            *({key[2] for key in of if key[:2] == (which, count)} for which in (to, name) for count in counts)
+        )
+    )
+    other, own = (
+        np.array([[fmean(of[which, count, seed]) for count in counts] for seed in seeds])
+        for which in (to, name)
+    )
+    needed = np.array([pairs_needed(counts, *both) for both in zip(other, own, strict=True)])
+    of_means = pairs_needed(counts, other.mean(0), own.mean(0))
+    return [
+        {
+            "pairs": count, "seeds": seeds, to: other[:, i].tolist(), name: own[:, i].tolist(),
+            "needed": needed[:, i].tolist(), "needed_by_the_mean": of_means[i],
+        }
+        for i, count in enumerate(counts)
+    ]  # fmt: skip
+
+
+def pairs_needed(counts: Sequence[int], other: np.ndarray, own: np.ndarray) -> list[float]:
+    """Return with how many pairs the other curve first comes down to each value of one's own.
+
+    Between two counts the other curve is a straight line over log(1 + pairs).
+
+    Args:
+        counts: Rising.
+        other, own: (counts,) cross-entropies, less is better.
+
+    Returns:
+        By value; infinite where the other does not come so far.
+    """
+    place, found = np.log1p(counts), list[float]()
+    for value in own:
+        reached = np.flatnonzero(other <= value)
+        if not len(reached):
+            found.append(float("inf"))
+        elif (i := reached[0]) == 0:
+            found.append(float(counts[0]))
+        else:
+            share = (other[i - 1] - value) / (other[i - 1] - other[i])
+            found.append(float(np.expm1(place[i - 1] + share * (place[i] - place[i - 1]))))
+    return found
+
+
+def table_over_pairs(found: Sequence[dict[str, Any]], name: str, to: str = "base") -> str:
+    """Return the curve over the pairs as Markdown, with Student's intervals over the seeds."""
+    lines = [
+        f"| pairs | {to} | {name} | difference | of each seed | {to} needs | of each seed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        gained = gain(row[to], row[name])
+        needed = [
+            "more" if np.isinf(value) else f"{value:.0f}"
+            for value in (row["needed_by_the_mean"], *row["needed"])
+        ]
+        seeds = " ".join(signed(value, 3) for value in gained.values)
+        lines.append(
+            f"| {row['pairs']} | {fmean(row[to]):.3f} | {fmean(row[name]):.3f} | "
+            f"{_interval(gained.mean, asdict(gained), 3)} | {seeds} | {needed[0]} | {', '.join(needed[1:])} |"
+        )
+    return "\n".join(lines)
+
+
+def figure_over_pairs(found: Sequence[dict[str, Any]], name: str, to: str = "base") -> str:
+    """Return the same as an SVG: mean cross-entropies over log(1 + pairs)."""
+    where = {float(np.log1p(row["pairs"])): f"{row['pairs']:,}" for row in found}
+    series = [
+        {"name": TITLES[which].partition(":")[0], "role": role,
+         "points": [(x, fmean(row[which])) for x, row in zip(where, found, strict=True)]}
+        for which, role in ((to, "base"), (name, "system"))
+    ]  # fmt: skip
+    title = "Cross-entropy of the reference over the number of translated utterances"
+    drawn = {"title": title, "across": "translated utterances", "ticks": where, "series": series}
+    return charts.curves(drawn).standalone()
+
+
 def _where_both_obey(
     texts_of: Mapping[str, tuple[Sequence[Any], ...]],
     wrong_of: Mapping[str, tuple[Sequence[Any], ...]],
@@ -587,7 +686,7 @@ def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
                     }
                 )  # fmt: skip
     silent = not any("bleu" in row.get("difference", {}) for row in found)
-    return forest({"rows": rows, "far": 20.0, "whole": silent}).standalone()
+    return charts.forest({"rows": rows, "far": 20.0, "whole": silent}).standalone()
 
 
 def main() -> None:
@@ -618,6 +717,9 @@ def main() -> None:
         "--together", nargs="+", action="append", default=[], metavar="SPLIT/EXPERIMENT",
         help="take these as one, too; may be said several times",
     )  # fmt: skip
+    verbs.choices["report"].add_argument(
+        "--over-pairs", metavar="SYSTEM", help="of this one instead: what each number of pairs saves"
+    )
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
     verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())
@@ -633,6 +735,11 @@ def main() -> None:
     elif verb == "collect":
         take = dict(pair.split("=", 1) for pair in asked["take"])
         collect(asked["folder"], asked["target"], asked["split"], take)
+    elif name := asked["over_pairs"]:
+        curve = over_pairs(asked["target"], name, asked["to"])
+        print(table_over_pairs(curve, name, asked["to"]))
+        if asked["figure"]:
+            write_whole(asked["figure"], figure_over_pairs(curve, name, asked["to"]))
     else:
         found = [row for target in asked["target"] for row in report(target, asked["to"])]
         groups = asked["together"]

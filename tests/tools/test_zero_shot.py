@@ -6,10 +6,25 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from aista.evaluation.metrics import bleu
-from tools.zero_shot import SYSTEMS, Setting, collect, cpu_seconds, figure, jobs, report, table, together
+from tools.zero_shot import (
+    SYSTEMS,
+    Setting,
+    collect,
+    cpu_seconds,
+    figure,
+    figure_over_pairs,
+    jobs,
+    over_pairs,
+    pairs_needed,
+    report,
+    table,
+    table_over_pairs,
+    together,
+)
 
 REFERENCES = {
     "zh": ["医生昨天在公园买了一本书", "他没有看见那只狗"],
@@ -187,3 +202,36 @@ def test_systems_share_data_and_length(tmp_path: Path) -> None:
         assert settings.data.train == base.data.train or name == "shuffled"
         assert (settings.model == base.model) != SYSTEMS[name].first
     assert len({settings.output for settings in trained.values()}) == len(trained)
+
+
+def test_pairs_needed_lie_on_the_line_over_their_logarithm() -> None:
+    """By hand: half way in log(1 + n) between 0 and 99 pairs lie 9; nothing comes below the least value."""
+    counts = [0, 99, 9_999]
+    other = np.array([4.0, 2.0, 1.0])
+    assert pairs_needed(counts, other, np.array([3.0, 1.5, 0.5])) == pytest.approx([9.0, 999.0, np.inf])
+    assert pairs_needed(counts, other, other) == pytest.approx(counts)
+    assert pairs_needed(counts, other, np.array([5.0, 4.0, 2.0])) == pytest.approx([0.0, 0.0, 99.0])
+
+
+def test_a_curve_over_pairs_is_made_of_several_folders(tmp_path: Path) -> None:
+    for count, (base, cosine) in {0: (4.0, 3.0), 99: (2.0, 2.0)}.items():
+        rows = [
+            {
+                "experiment": f"pairs{count}", "system": system, "seed": seed, "num_pairs": count,
+                "language": code, "cross_entropy": value + of_code, "sentences": code,
+            }
+            for system, value in (("base", base), ("cosine", cosine))
+            for seed in (1, 2)
+            for code, of_code in (("zh", 0.5), ("ja", -0.5))
+        ]  # fmt: skip
+        (tmp_path / str(count)).mkdir()
+        (tmp_path / str(count) / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    targets = [tmp_path / "0", tmp_path / "99"]
+    none, many = over_pairs(targets, "cosine")
+    assert (none["pairs"], none["seeds"], none["base"], none["cosine"]) == (0, [1, 2], [4.0, 4.0], [3.0, 3.0])
+    assert none["needed"] == pytest.approx([9.0, 9.0]) and many["needed_by_the_mean"] == pytest.approx(99.0)
+    assert "| 0 | 4.000 | 3.000 | -1.000" in table_over_pairs([none, many], "cosine").replace("\u2212", "-")
+    assert ">99<" in figure_over_pairs([none, many], "cosine")
+    (tmp_path / "99" / "runs.jsonl").write_text(json.dumps({"language": "zh", "sentences": "others"}))
+    with pytest.raises(SystemExit, match="one curve"):
+        over_pairs(targets, "cosine")

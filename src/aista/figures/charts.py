@@ -232,7 +232,8 @@ def probed(data: Data, width: float = WIDE) -> Canvas:
 def curves(data: Data, width: float = WIDE) -> Canvas:
     """Lines over the steps of a training: ``title``, ``log`` and ``series`` of name, role and points.
 
-    ``across`` names the horizontal scale, where it is not steps; ``least`` is where the vertical one begins.
+    ``across`` names the horizontal scale, where it is not steps, and ``ticks`` its numbers, text by place;
+    ``least`` is where the vertical one begins.
     """
     narrow = is_narrow(width)
     right, top = (14, 34) if narrow else (86, 14)
@@ -255,7 +256,10 @@ def curves(data: Data, width: float = WIDE) -> Canvas:
         _horizontal_rules(area, inside if len(inside) > 1 else _ticks(*ends, 4))
     else:
         _horizontal_rules(area, _ticks(*ends, 4))
-    _numbers_below(area, _ticks(min(across), max(across), 4 if narrow else 8))
+    if ticks := data.get("ticks"):
+        _numbers_below(area, ticks, ticks.get)
+    else:
+        _numbers_below(area, _ticks(min(across), max(across), 4 if narrow else 8))
     canvas.text(52 + (width - 52 - right) / 2, top + 170 + 38, data.get("across", "step"), anchor="center")
     for row in series:
         x, y = zip(*row["points"], strict=True)
