@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import json
@@ -101,6 +102,33 @@ def test_what_is_written_is_whole_or_as_before(tmp_path_factory, content, limit)
         assert error.filename == str(path)
     assert path.read_bytes() == (content if len(content) <= limit else b"before")
     assert [each.name for each in path.parent.iterdir()] == ["file"]
+
+
+def test_a_disk_that_is_read_only_names_the_file(tmp_path, monkeypatch):
+    """It refuses to delete a draft that it did not let anybody make, too."""
+
+    def refuse(path, **_):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError) as caught, draft_of(tmp_path / "file") as draft:
+        refuse(draft)
+    assert caught.value.filename == str(tmp_path / "file")
+
+
+def test_a_full_disk_names_the_folder_of_features_and_they_go_on(tmp_path):
+    arrays = {f"clip {number}": np.full((10, 8), number, np.float32) for number in range(4)}
+    for limit in (300, 10_000):
+        try:
+            with no_file_larger_than(limit), FeatureStoreWriter(tmp_path / "f", 8) as writer:
+                for name, array in arrays.items():
+                    writer.add(name, array)
+        except OSError as error:
+            assert limit == 300 and error.filename == str(tmp_path / "f")
+        else:
+            assert limit == 10_000
+    store = FeatureStore(tmp_path / "f")
+    assert set(store) == set(arrays) and all(np.array_equal(store[name], arrays[name]) for name in arrays)
 
 
 def test_a_device_stays_a_device_and_a_link_a_link(tmp_path):

@@ -42,6 +42,7 @@ HARMS = {
     "duplicate id": [GOOD, GOOD],
     "unreadable audio": [{**GOOD, "audio": "missing.wav"}],
     "no target": [{**GOOD, "task": "st", "tgt_lang": "zh"}],
+    "no transcript": [{**GOOD, "text": None, "task": "st", "tgt_lang": "zh", "translation": "一个好片段。"}],
     "unknown language": [{**GOOD, "src_lang": "xx"}],
     "duration mismatch": [{**GOOD, "duration": 1.0}],
     "no duration": [{k: v for k, v in GOOD.items() if k != "duration"}],

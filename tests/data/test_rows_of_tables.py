@@ -111,6 +111,40 @@ def test_a_quoted_text_over_two_lines_is_one_row(tmp_path):
     assert not result.skipped and rows == [("a.wav", "One\nand two."), ("b.wav", "Three.")]
 
 
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_a_csv_is_apart_by_what_its_header_is(tmp_path, sign):
+    """Spreadsheets write semicolons where the comma is a decimal sign."""
+    lines = [["path", "sentence"], ["a.wav", '"One; two, \tthree, ""four""."'], ["b.wav", "Three."]]
+    content = "\ufeff" + "".join(sign.join(line) + "\r\n" for line in lines)
+    result, rows = imported(tmp_path, "t.csv", content)
+    assert not result.skipped and rows == [("a.wav", 'One; two, \tthree, "four".'), ("b.wav", "Three.")]
+
+
+def test_quotes_of_a_csv_in_a_tsv_are_told(tmp_path):
+    content = 'path\tsentence\na.wav\t"He said ""one""."\nb.wav\t"Two."\nc.wav\t"Three," he said, "four."\n'
+    result, rows = imported(tmp_path, "t.tsv", content)
+    assert [text for _, text in rows] == ['"He said ""one""."', '"Two."', '"Three," he said, "four."']
+    ((note, places),) = ((note, result.examples[note]) for note in result.notes if "quotes" in note)
+    assert result.notes[note] == 1 and places == [f"{tmp_path}/t.tsv:2"]
+    _, rows = imported(tmp_path, "t.csv", content)  # what the note says to do
+    assert rows[0] == ("a.wav", 'He said "one".')
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_in_another_encoding_gets_advice(tmp_path, encoding):
+    (tmp_path / "t.csv").write_bytes("path,sentence\na.wav,Übung\n".encode(encoding))
+    with pytest.raises(ManifestError, match="UTF-8"):
+        import_manifest("table", tmp_path / "t.csv", tmp_path / "m.jsonl", Options({}, COLUMNS))
+
+
+def test_sounds_that_are_not_there_are_told(tmp_path):
+    """Clips are in a folder of their own in Common Voice: without --audio-root none is found."""
+    miniatures.sound(tmp_path / "a.wav", 1.0)
+    result, rows = imported(tmp_path, "t.tsv", "path\tsentence\na.wav\tOne.\nb.wav\tTwo.\n")
+    assert len(rows) == 2 and result.notes == {"sound that is missing, empty or cannot be read": 1}
+    assert result.examples["sound that is missing, empty or cannot be read"] == ["b.wav"]
+
+
 # ---- corpora
 
 

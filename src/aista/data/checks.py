@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "the audio is missing, empty, corrupt, shorter than the span or the segments, or lacks the channel",
     ),
     "no target": ("error", "lacks the text that its task is trained on"),
+    "no transcript": ("warning", "lacks the transcript that alignment and the choice of layers need"),
     "unknown language": ("error", "names a language that no prompt can name"),
     "duration mismatch": ("warning", "the file is longer or shorter than the row says"),
     "no duration": ("warning", "has no duration: its length has to be read from the file each time"),
@@ -284,6 +285,8 @@ def _check_text(report: CheckReport, where: str, row: Utterance) -> None:
         _ = row.target
     except ManifestError:
         report.note("no target", where)
+    if row.task == "st" and row.text is None:
+        report.note("no transcript", where)
     for code in {row.src_lang, row.answer_lang}:
         if code not in LANGUAGES:
             report.note("unknown language", f"{where}: {code}")

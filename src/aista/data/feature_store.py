@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from aista.audio.rates import num_frames
 from aista.errors import CheckpointError
-from aista.files import write_whole
+from aista.files import named, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,8 @@ class FeatureStoreWriter:
                     advice="Leave data.features out: the encoder then runs in every step.",
                 )
         content = stored.tobytes()
-        self._data.write(content)
+        with named(self.directory):
+            self._data.write(content)
         self._keys[key] = len(self._keys)
         self._pending.append(f"{len(features)} {zlib.crc32(content):08x}\t{key}\n")
         if len(self._pending) >= _FLUSH_EVERY:
@@ -142,23 +144,29 @@ class FeatureStoreWriter:
 
     def flush(self) -> None:
         """Write out what was added: first the frames, then the lines that make them count."""
-        self._data.flush()
-        self._index.write("".join(self._pending).encode())
-        self._index.flush()
+        with named(self.directory):
+            self._data.flush()
+            self._index.write("".join(self._pending).encode())
+            self._index.flush()
         self._pending.clear()
 
     def close(self) -> None:
         """Write out what was added and mark the store complete."""
-        self.flush()
-        self._say(complete=True)
-        self._stop()
+        try:
+            self.flush()
+            self._say(complete=True)
+        finally:
+            self._stop()
 
     def _stop(self) -> None:
-        if not self._data.closed:
-            self.flush()
-            self._data.close()
-            self._index.close()
-        self._lock.release()
+        with named(self.directory), ExitStack() as stack:
+            # Closed before the lock is another's, also where the disk refuses: what waits in memory would be
+            # written later, among what that other has written.
+            stack.callback(self._lock.release)
+            stack.callback(self._index.close)
+            stack.callback(self._data.close)
+            if not self._data.closed:
+                self.flush()
 
     def __enter__(self) -> FeatureStoreWriter:
         return self

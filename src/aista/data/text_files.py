@@ -18,6 +18,11 @@ from aista.data.manifest import KeyTwiceError, keys_once
 from aista.errors import ManifestError
 
 
+def _unreadable(path: Path, error: Exception) -> ManifestError:
+    advice = "Save it as text in UTF-8." if isinstance(error, UnicodeDecodeError) else None
+    return ManifestError(f"{path}: cannot be read.", got=str(error), advice=advice)
+
+
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (``file:line``, object) for every line that is not blank; ``.gz`` is unpacked.
 
@@ -41,7 +46,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise ManifestError(f"{where}: no JSON object.", got=type(row).__name__)
                 yield where, row
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
+        raise _unreadable(path, error) from None
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -86,7 +91,7 @@ def array_items(path: Path, key: str) -> Iterator[Any]:
                     continue
                 yield item
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
+        raise _unreadable(path, error) from None
 
 
 def _from_array_start(file: TextIO, path: Path, key: str) -> str:
@@ -154,8 +159,9 @@ def read_rows(
 ) -> Iterator[tuple[int, Cells]]:
     """Yield (line, column -> cell) for every row of a table with a header that is not blank.
 
-    ``.csv`` is read with quotes, anything else as TSV without them. In a TSV a row ends at a line feed: a
-    carriage return inside it is a space of its text.
+    ``.csv`` is read with quotes, its cells apart by what separates the columns' names: commas or, as
+    spreadsheets write it in many countries, semicolons, or tabs. Anything else is read as TSV without quotes;
+    there a row ends at a line feed, and a carriage return inside it is a space of its text.
 
     Args:
         texts: Columns that hold what is said. A line of one cell is what is left of a text that ran over its
@@ -183,7 +189,7 @@ def read_rows(
         if held is not None:
             yield held
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
+        raise _unreadable(path, error) from None
 
 
 def header_of(path: Path) -> list[str]:
@@ -201,7 +207,7 @@ def _opened(path: Path, escapes: bool) -> tuple[list[str], Iterator[tuple[int, l
     try:
         _, header = next(rows, (0, []))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot be read.", got=str(error)) from None
+        raise _unreadable(path, error) from None
     if not header:
         raise ManifestError(f"{path}: has no header.", expected="a first line with the columns' names")
     return header, rows
@@ -209,7 +215,14 @@ def _opened(path: Path, escapes: bool) -> tuple[list[str], Iterator[tuple[int, l
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
+        for sign in ",;\t":
+            file.seek(0)
+            if len(next(filter(None, csv.reader(file, delimiter=sign)), [])) > 1:
+                break
+        else:
+            sign = ","  # one column
+        file.seek(0)
+        reader = csv.reader(file, delimiter=sign)
         first = 1
         for cells in reader:
             if cells and any(cell.strip() for cell in cells):

@@ -97,7 +97,9 @@ def decode(
     utterances = list(dataset.utterances())
     order = {utterance.id: index for index, utterance in enumerate(utterances)}
     if len(order) < len(utterances):
-        raise EvaluationError("An id stands twice in the test set.", advice="Give every row its own id.")
+        twice = next(row.id for index, row in enumerate(utterances) if order[row.id] != index)
+        advice = "Give every row its own id: aista data check names those that stand twice."
+        raise EvaluationError("An id stands twice in the test set.", got=twice, advice=advice)
     search = translator.generation.model_dump(mode="json", exclude={"batch_size"})
     claim_file(path, {**search, "from_text": from_text, "from": fingerprint})
     done = {row.id: row for row in read_hypotheses(path) if row.id in order and not row.error}

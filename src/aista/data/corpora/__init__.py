@@ -18,7 +18,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -30,7 +29,7 @@ from aista.data.manifest import Utterance, relative_audio, write_manifest
 from aista.data.text_files import guarded
 from aista.data.too_long import NO_LIMITS, Limits, fit, refuse
 from aista.errors import AudioError, ConfigError, ManifestError
-from aista.files import write_whole
+from aista.files import named, write_whole
 
 _ROWS_AT_ONCE = 1024
 _EXAMPLES = 5
@@ -326,7 +325,7 @@ class _Durations:
         with ThreadPoolExecutor(self.workers) as pool:
             while batch := list(islice(rows, _ROWS_AT_ONCE)):
                 yield from pool.map(self._measured, batch)
-                with self._named():
+                with named(self.path):
                     self._file.flush()
                 if self.progress is not None:
                     self.progress(split, len(batch))
@@ -354,13 +353,5 @@ class _Durations:
         return seconds
 
     def close(self) -> None:
-        with self._named():
+        with named(self.path):
             self._file.close()
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the file where a disk refuses: a write that waited in memory does not know it."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error

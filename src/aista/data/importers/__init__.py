@@ -191,10 +191,15 @@ def import_manifest(
             return row
         return row.model_copy(update={"duration": seconds}) if seconds > 0 else row
 
+    def noted(row: Utterance) -> Utterance:
+        if row.audio is not None and row.duration is None:
+            found.count(found.notes, "sound that is missing, empty or cannot be read", row.audio)
+        return row
+
     with ThreadPoolExecutor(_READERS) as pool:
         every = rows()
         batches = iter(lambda: list(islice(every, _ROWS_AT_ONCE)), [])
-        measured_rows = (row for batch in batches for row in pool.map(measured, batch))
+        measured_rows = (noted(row) for batch in batches for row in pool.map(measured, batch))
         return replace(found, rows=write_manifest(out, numbered(measured_rows)))
 
 

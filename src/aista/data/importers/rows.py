@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aista.audio.files import SPAN_TOLERANCE_SECONDS, probe
-from aista.data.importers import Options, Row, Skipped, language_code, stem
+from aista.data.importers import NOTE, Options, Row, Skipped, language_code, stem
 from aista.data.manifest import Utterance, answer_field
 from aista.data.text_files import (
     Broken,
@@ -300,6 +300,7 @@ def _read_table(source: Path, options: Options) -> Given:
     """
     columns = _columns(source, header_of(source), options)
     texts = [columns[field] for field in ("text", "translation", "prompt") if field in columns]
+    quoted = source.suffix.lower() == ".csv"
     for number, line in read_rows(source, texts=texts):
         where = f"{source}:{number}"
         if isinstance(line, Broken):
@@ -314,7 +315,18 @@ def _read_table(source: Path, options: Options) -> Given:
             yield where, error
             continue
         row.setdefault("id", stem(row.get("audio", where)))
+        if not quoted and any(_has_doubled_quotes(line[column]) for column in texts):
+            row[NOTE] = (
+                "quotes doubled as in a CSV, taken as they stand: a file named .csv is read with them",
+                where,
+            )
         yield where, row
+
+
+def _has_doubled_quotes(cell: str) -> bool:
+    """Say whether pandas or a spreadsheet wrote a cell: in quotes, and each quote inside it twice."""
+    inner = cell[1:-1]
+    return cell[:1] == cell[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', "")
 
 
 def _columns(source: Path, header: list[str], options: Options) -> dict[str, str]:
