@@ -144,7 +144,8 @@ def test_a_run_that_goes_on_counts_the_clips_left_out_before(tmp_path, monkeypat
         return chosen.model_copy(update={"data": data, "output": str(tmp_path / name)})
 
     def left_out(settings):
-        return json.loads((pretrain(settings).folder / "training.json").read_text())["training_data"]["corrupt"]
+        told = json.loads((pretrain(settings).folder / "training.json").read_text())
+        return told["training_data"]["corrupt"]
 
     few, many = settings_of(0.1, "few"), settings_of(0.2, "many")
     for begun in (few, many):
