@@ -446,7 +446,7 @@ def last_line(path: Path, width: int = 90) -> str:
 
 
 def _threads(share: int) -> int:
-    """Return how many threads a process of so many has: its cores, or the fewer that OMP_NUM_THREADS asks for."""
+    """Return the threads of one of so many processes: its cores, or fewer where OMP_NUM_THREADS says so."""
     asked, cores = os.environ.get(_THREADS[0], ""), max(1, processes.cores() // share)
     return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else cores
 
