@@ -208,6 +208,15 @@ def test_every_solver_says_what_it_cannot_solve(solver):
         WassersteinLoss("sinkhorn", epsilon=-1.0)
 
 
+@pytest.mark.parametrize("scale", ["raw", "text_spread"])
+def test_states_that_are_not_finite_are_named_by_layer_and_pair(scale):
+    speech, speech_mask, text, text_mask = batch(11)
+    sides = {2: speech, 5: speech.clone()}, {2: text, 5: text}
+    sides[0][5][4, 0] = torch.nan
+    with pytest.raises(NotFiniteError, match="layer 5, pair 4: NaN"):
+        WassersteinLoss(scale=scale).over_layers(sides[0], speech_mask, sides[1], text_mask)
+
+
 @pytest.mark.parametrize("count", [1, 16])
 def test_texts_that_are_all_one_token_have_no_spread_to_divide_by(count):
     """Commands of one word: the spread is 0, or the rounding of it, and the length takes its place."""

@@ -117,9 +117,33 @@ def test_unknown_digests_are_asked_of_the_hub(fake, monkeypatch):
     monkeypatch.setattr(hub, "HfApi", lambda: api)
     monkeypatch.setitem(hub.SOURCES, "whole", hub.Source("Whole", 0.1, (hub.Place("one/mirror"),)))
     assert hub.download("whole", folder) == folder
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    here = sorted(path.name for path in folder.iterdir() if path.is_file())
+    assert here == ["config.json", "model.safetensors"]
+    (folder / "model.safetensors").unlink()
     answers["one/mirror"] = b"changed"
     with pytest.raises(CheckpointError, match=r"other content[^$]*Delete it"):
+        hub.download("whole", folder)
+
+
+def test_what_the_hub_told_is_remembered(fake, monkeypatch):
+    """Files without known digests are checked without a network from then on."""
+    answers, calls, folder = fake
+    entries = [SimpleNamespace(rfilename=f"{name}.json", size=len(CONTENT), lfs=None) for name in "ab"]
+    api = SimpleNamespace(repo_info=lambda *_, **__: SimpleNamespace(sha="abc", siblings=entries))
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    monkeypatch.setitem(hub.SOURCES, "whole", hub.Source("Whole", 0.1, (hub.Place("one/mirror"),)))
+    hub.download("whole", folder)
+    monkeypatch.setattr(hub, "HfApi", lambda: pytest.fail("the hub was asked"))
+    asked, said = len(calls), []
+    assert hub.download("whole", folder, tell=said.append) == folder and len(calls) == asked
+    assert "is here already" in said[0]
+    (folder / "b.json").write_bytes(b"weighty")
+    with pytest.raises(CheckpointError, match="other content"):
+        hub.download("whole", folder)
+    (folder / "b.json").unlink()
+    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    answers["one/mirror"] = LocalEntryNotFoundError("offline")
+    with pytest.raises(CheckpointError, match="could not be downloaded"):
         hub.download("whole", folder)
 
 

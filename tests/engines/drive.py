@@ -20,8 +20,10 @@ from accelerate.utils import DistributedType
 
 from aista import processes
 from aista.config import JointSettings, SelectSettings
+from aista.errors import TrainingError
 from aista.selection.select import select
 from aista.training.callbacks import StopOnSignal
+from aista.training.objective import Joint, SpeechTextObjective
 from aista.training.stages import Interrupted, joint
 
 _look = AcceleratorState.__init__
@@ -72,6 +74,24 @@ def stopped(settings: JointSettings) -> None:
                 settings.model_copy(update={"output": copy}).save(Path(copy) / "settings.yaml")
 
 
+def poisoned(settings: JointSettings) -> None:
+    """Train while the second process has a loss of NaN where its rows are texts alone; tell what ends it."""
+    forward = SpeechTextObjective.forward
+
+    def poison(self: SpeechTextObjective, **batch: Any) -> Joint:
+        found, second = forward(self, **batch), processes.rank() == 1
+        spoilt = self.training and second and batch["text"] is None
+        return found._replace(loss=found.loss * float("nan")) if spoilt else found
+
+    with mock.patch.object(SpeechTextObjective, "forward", poison):
+        try:
+            joint(settings)
+        except TrainingError as error:
+            ended = processes.gather(f"{error.what} {error.got}")
+            if processes.is_main():
+                print("\n".join(f"poisoned: {each}" for each in ended))
+
+
 def failed() -> None:
     """Let the main process fail at what the others wait for."""
     try:
@@ -89,6 +109,8 @@ def do(verb: str, path: str) -> None:
         processes.by_main(lambda: cut(JointSettings.load(path)))
     elif verb == "failed":
         failed()
+    elif verb == "poisoned":
+        poisoned(JointSettings.load(path))
     elif verb == "stopped":
         stopped(JointSettings.load(path))
     else:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from aista.config import JointSettings, SelectSettings
+from aista.data.manifest import Manifest, write_manifest
 from aista.errors import ConfigError
 from aista.selection.select import LayerReport, select
+from aista.training.objective import Joint, SpeechTextObjective
 from aista.training.optimisation import accumulation
 from aista.training.stages import joint
+from tests import tiny
 from tests.engines import stages
 from tests.engines.launch import launcher_environment, run, torchrun
 
@@ -32,6 +36,18 @@ def selection(folder: Path, init: Path, name: str) -> Path:
         }
     ).save(path)  # fmt: skip
     return path
+
+
+def beside_texts(folder: Path, init: Path, name: str, **train: Any) -> tuple[Path, JointSettings]:
+    """Settings of three steps, one of them of texts alone: those are longer than any sound."""
+    path, settings = stages.joint_yaml(folder, init, name, max_steps=3, **train)
+    texts = tiny.texts(folder / "texts.jsonl")
+    write_manifest(texts, [row.model_copy(update={"text": row.text * 5}) for row in Manifest(texts)])
+    values = settings.model_dump()
+    values["data"]["train"].append(str(texts))
+    settings = JointSettings.of(values)
+    settings.save(path)
+    return path, settings
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +78,7 @@ def shared(init: Path, with_beats: Path, tmp_path_factory: pytest.TempPathFactor
     jobs = [
         "failed=", f"stopped={plain}", f"joint={plain}", f"joint={plain}",
         f"select={selection(folder, init, 'select')}",
+        *(f"poisoned={beside_texts(folder, init, how, nonfinite=how)[0]}" for how in ("skip", "stop")),
         f"fsdp2:joint={sharded}", f"fsdp2:cut={sharded}", f"fsdp2:joint={sharded}", f"fsdp2:joint={half}",
     ]  # fmt: skip
     fsdp2 = launcher_environment("fsdp2").items()
@@ -138,6 +155,27 @@ def test_sharding_changes_no_types(shared: tuple[Path, str], with_beats: Path, t
 def test_accumulation_equals_one_batch(init: Path, alone: Path, tmp_path: Path) -> None:
     settings = stages.joint_yaml(tmp_path, init, "whole", per_device_train_batch_size=6)[1]
     assert_same_run(alone / "joint", joint(settings).folder)
+
+
+@pytest.mark.slow
+def test_a_loss_of_nan_in_one_process_is_everybodys(
+    init: Path, shared: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a micro-batch of texts, which uses no part that hears: the step is left out, or ends the run."""
+    forward = SpeechTextObjective.forward
+
+    def poison(self: SpeechTextObjective, **batch: Any) -> Joint:
+        found = forward(self, **batch)
+        spoilt = self.training and batch["text"] is None
+        return found._replace(loss=found.loss * float("nan")) if spoilt else found
+
+    monkeypatch.setattr(SpeechTextObjective, "forward", poison)
+    train = {"nonfinite": "skip", "per_device_train_batch_size": 6}
+    assert_same_run(joint(beside_texts(tmp_path, init, "skip", **train)[1]).folder, shared[0] / "skip")
+    (row,) = json.loads((shared[0] / "skip/1_nonfinite_batch.json").read_text())
+    assert len(row["utterances"]) == 3 and all(name.startswith("t") for name in row["utterances"])
+    said = f"The loss is not finite at step {row['step']}. nan for {', '.join(row['utterances'])}"
+    assert shared[1].count(f"poisoned: {said}") == 2  # by both of them
 
 
 def test_a_global_batch_that_cannot_be_shared(

@@ -168,6 +168,20 @@ def test_a_service_that_is_down_is_not_called_deaf(folder, monkeypatch):
     assert any("does not hear" in warning for warning in later["warnings"])
 
 
+def test_what_a_failing_service_seemed_to_hear_is_asked_again(folder, monkeypatch):
+    """It had answered one short clip, with and without its sound, and nothing else."""
+    with monkeypatch.context() as patch:
+
+        def failing(self, pieces, _):
+            return [Answer("" if len(p) > 3_200 else "x", error="down" * (len(p) > 3_200)) for p in pieces]
+
+        patch.setattr(German, "answer", failing)
+        down = score(German(), settings(folder))
+    assert any("does not hear" in warning for warning in down["warnings"])
+    up = score(German(), settings(folder, measures=["speech", "obedience"]))  # in the same folder
+    assert not any("does not hear" in warning for warning in up["warnings"])
+
+
 def test_text_in_place_of_speech_limits_and_what_cannot_be_asked(folder):
     found = score(German(), settings(folder, measures=["text_translation"], limit=6))
     assert set(found["scores"]) == {"mt_bleu_zh", "mt_chrf_zh", "mt_bleu_ja", "mt_chrf_ja"}

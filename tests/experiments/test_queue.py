@@ -117,7 +117,13 @@ def test_a_scale_that_is_not_there_is_told(tmp_path: Path) -> None:
         DemoPlan(tmp_path, "big")
 
 
-def test_a_command_may_have_every_core(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [None, "1", "4,2"])
+def test_a_command_may_have_every_core_or_the_threads_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
     script = "import os; open({!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
 
     def arguments(name: str) -> tuple[str, ...]:
@@ -129,7 +135,8 @@ def test_a_command_may_have_every_core(tmp_path: Path) -> None:
     ]  # fmt: skip
     Queue(commands, 2).run()
     cores = processes.cores()
-    assert [int((tmp_path / name).read_text()) for name in ("one", "all")] == [max(1, cores // 2), cores]
+    wanted = [1, 1] if asked == "1" else [max(1, cores // 2), cores]
+    assert [int((tmp_path / name).read_text()) for name in ("one", "all")] == wanted
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs an operating system that binds cores")

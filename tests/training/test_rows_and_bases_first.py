@@ -31,6 +31,7 @@ from transformers import (
 
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest, write_manifest
+from aista.data.sampling import LengthGroupedSampler
 from aista.errors import AudioError, CheckpointError, CorruptDataError, ManifestError, TrainingError
 from aista.model.loading import configure
 from aista.model.speech_lm import AistaForConditionalGeneration
@@ -39,6 +40,7 @@ from aista.training.checkpointing import last_checkpoint
 from aista.training.stages import joint, pretrain
 from aista.training.trainer import TrainingData
 from tests import tiny
+from tests.training.interrupting import interrupted_after
 
 FAULTS = {
     "translation": {"translation": None},
@@ -122,6 +124,41 @@ def test_a_bad_clip_of_the_validation_keeps_what_was_learnt(stage1, tmp_path, sh
         for history in histories
     ]
     assert found[0] == found[1] and [step for step, _ in found[0]] == [2, 4]
+
+
+def test_a_run_that_goes_on_counts_the_clips_left_out_before(tmp_path, monkeypatch):
+    """In what it leaves, and in the bound on their share; a clip that was mended is read again."""
+    chosen = tiny.pretrain_settings(tmp_path)
+    path = chosen.data.train[0]
+    lasting = [row.model_copy(update={"duration": 0.4 + 0.125 * i}) for i, row in enumerate(Manifest(path))]
+    write_manifest(path, lasting)  # a clip that cannot be read has its length from here
+    rows = Manifest(path)
+    order = LengthGroupedSampler(SpeechDataset(rows).lengths, 3, chosen.seed).order(0).tolist()
+    clips = [rows.audio_path(rows[order[place]]) for place in (0, -1)]  # of the first and the last step
+    sounds = [clip.read_bytes() for clip in clips]
+    for clip in clips:
+        clip.write_bytes(b"no sound")
+
+    def settings_of(share, name):
+        data = chosen.data.model_copy(update={"max_corrupt_share": share})
+        return chosen.model_copy(update={"data": data, "output": str(tmp_path / name)})
+
+    def left_out(settings):
+        told = json.loads((pretrain(settings).folder / "training.json").read_text())
+        return told["training_data"]["corrupt"]
+
+    few, many = settings_of(0.1, "few"), settings_of(0.2, "many")
+    for begun in (few, many):
+        with monkeypatch.context() as patch, pytest.raises(stages.Interrupted):
+            interrupted_after(1, patch)
+            pretrain(begun)
+    assert left_out(many) == left_out(settings_of(0.2, "whole")) == 2
+    for _ in range(2):  # by the last step; then at once, as nothing was mended
+        with pytest.raises(CorruptDataError, match="2 of 12") as caught:
+            pretrain(few)
+        assert all(rows[order[place]].id in str(caught.value) for place in (0, -1))
+    clips[1].write_bytes(sounds[1])
+    assert left_out(few) == 1
 
 
 def test_weights_that_are_not_finite_are_not_kept(stage1, tmp_path, monkeypatch):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 
 from aista.errors import CheckpointError, ConfigError
-from aista.files import no_answer, sha256_of
+from aista.files import no_answer, sha256_of, write_whole
 
 __all__ = ["SOURCES", "File", "Place", "Source", "download", "verify"]
 
@@ -33,7 +34,7 @@ class Place:
 
     Attributes:
         files: The files to fetch; empty: everything that transformers needs of the repository.
-        revision: A commit. None: the newest, whose commit is then reported.
+        revision: A commit. None: the newest when it is fetched, whose commit is then reported.
         kind: ``model``, ``dataset`` or ``space``.
     """
 
@@ -179,13 +180,14 @@ def download(name: str, to: str | Path | None = None, tell: Callable[[str], None
             what it should be.
     """
     wanted, folder = source(name), Path(to or Path("models") / name)
-    if (here := _already_here(wanted, folder)) is not None:
+    record = folder / ".cache" / f"aista-{name}.json"  # in a folder of its own: it is no part of a model
+    if (here := _already_here(wanted, folder, record)) is not None:
         tell(f"{here} is here already, every size and digest that is known was checked")
         return here
     failures: list[str] = []
     for place in wanted.places:
         try:
-            return _fetch(place, folder, tell)
+            return _fetch(place, folder, tell, record)
         except no_answer() as error:
             failures.append(f"{place.repository}: {type(error).__name__}")
             tell(f"{place.repository} did not give it ({type(error).__name__})")
@@ -207,9 +209,11 @@ def by_hand(wanted: Source, folder: Path) -> str:
     return "\n".join([*lines, f"  and {target}"])
 
 
-def _already_here(wanted: Source, folder: Path) -> Path | None:
-    """The weights, if every file is in the folder, and whole; None where no digest is known."""
+def _already_here(wanted: Source, folder: Path, record: Path) -> Path | None:
+    """The weights, if every file is in the folder, and whole; None where no digest is known or recorded."""
     files = wanted.places[0].files
+    if not any(file.sha256 for file in files) and record.is_file():
+        files = tuple(File(**row) for row in json.loads(record.read_text(encoding="utf-8")))
     paths = [folder / Path(file.name).name for file in files]
     if not any(file.sha256 for file in files) or not all(path.is_file() for path in paths):
         return None
@@ -218,8 +222,8 @@ def _already_here(wanted: Source, folder: Path) -> Path | None:
     return paths[0] if len(paths) == 1 else folder
 
 
-def _fetch(place: Place, folder: Path, tell: Callable[[str], None]) -> Path:
-    """Fetch one place's files; without known digests, the hub's own are taken."""
+def _fetch(place: Place, folder: Path, tell: Callable[[str], None], record: Path) -> Path:
+    """Fetch one place's files; without known digests, the hub's own are taken, and what came is recorded."""
     commit, files = place.revision, place.files
     if not files or not all(file.sha256 for file in files):
         commit, files = _ask(place)
@@ -234,6 +238,9 @@ def _fetch(place: Place, folder: Path, tell: Callable[[str], None]) -> Path:
             Path(got).replace(path)
         verify(path, file)
         paths.append(path)
+    if not any(file.sha256 for file in place.files):
+        rows = [asdict(File(path.name, path.stat().st_size, sha256_of(path))) for path in paths]
+        write_whole(record, json.dumps(rows, indent=1))
     return paths[0] if len(paths) == 1 else folder
 
 

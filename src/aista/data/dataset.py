@@ -153,7 +153,7 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
             count = self.num_corrupt
             logger.warning("Clip %s is left out (%d so far): %s", utterance.id, count, error)
         if 0 < self.max_corrupt_share * self._num_rows < count:
-            some = ", ".join(self.utterance(i).id for i in self._corrupt.nonzero().flatten()[:5].tolist())
+            some = ", ".join(self.utterance(i).id for i in self.corrupt[:5])
             raise CorruptDataError(
                 "Too many clips are corrupt.",
                 got=f"{count} of {self._num_rows}: {some}" + (", ..." if count > 5 else ""),
@@ -185,6 +185,24 @@ class SpeechDataset(Dataset[tuple[Utterance, Content]]):
                 got=f"no key {key}",
                 advice="It could not be read when they were cached, or was added later: cache them again.",
             ) from None
+
+    @property
+    def corrupt(self) -> list[int]:
+        """Which items turned out to be corrupt so far, in all worker processes."""
+        return self._corrupt.nonzero().flatten().tolist()
+
+    def note_corrupt(self, indices: Iterable[int]) -> None:
+        """Count items that another process found to be corrupt."""
+        self._corrupt[list(indices)] = 1
+
+    def look_again(self, indices: Iterable[int]) -> None:
+        """Read items that an earlier attempt found to be corrupt: they count again unless they were mended.
+
+        Raises:
+            CorruptDataError: More clips are corrupt than ``max_corrupt_share`` allows.
+        """
+        for index in indices:
+            self._item(index)
 
     @property
     def num_corrupt(self) -> int:

@@ -300,9 +300,11 @@ class _Bench:
             self._check_obedience(part)
         if {"token_accuracy", "log_wasserstein"} & set(asked):
             self._look_inside(part)
-        silence = self.settings.silence_check and "speech" in asked
-        if silence and self._remembered("hears", lambda: hears(self.system, self.sounds)) is False:
-            self.warnings.append("the answers are the same without the sound: the model does not hear")
+        if self.settings.silence_check and "speech" in asked:
+            with self._timed("hears"):  # by every attempt: a service that was down may be up again
+                heard = hears(self.system, self.sounds)
+            if heard is False:
+                self.warnings.append("the answers are the same without the sound: the model does not hear")
         return part
 
     def _answerable(self, *, from_text: bool) -> list[int]:
@@ -386,18 +388,14 @@ class _Bench:
             self.warnings.append(f"{told}, e.g. {', '.join(found[:3])}")
 
     def _remembered(self, measure: str, compute: Callable[[], Any], *terms: Any) -> Any:
-        """Return a measure that an earlier attempt finished under the same terms, or compute and keep it.
-
-        None, which is no measure, is not kept.
-        """
+        """Return a measure that an earlier attempt finished under the same terms, or compute and keep it."""
         path = Path(self.settings.output) / f"{self.name}.{measure}.json"
         key = hashlib.sha256(repr((self.fingerprint, self.settings.limit, terms)).encode()).hexdigest()
         with self._timed(measure):
             if path.exists() and (kept := json.loads(path.read_text()))["key"] == key:
                 return kept["value"]
             value = compute()
-            if value is not None:
-                write_whole(path, json.dumps({"key": key, "value": value}))
+            write_whole(path, json.dumps({"key": key, "value": value}))
             return value
 
     @contextmanager

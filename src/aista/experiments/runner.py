@@ -357,8 +357,7 @@ class Queue:
 
     def _launched(self, command: Command, bars: Progress) -> _Running:
         command.log.parent.mkdir(parents=True, exist_ok=True)
-        share = 1 if command.all_cores else self.workers
-        threads = str(max(1, processes.cores() // share))
+        threads = str(_threads(1 if command.all_cores else self.workers))
         with open(command.log, "wb") as log:
             process = subprocess.Popen(
                 list(command.arguments),
@@ -444,6 +443,12 @@ def last_line(path: Path, width: int = 90) -> str:
         lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
     newest = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return newest.replace("[", "(").replace("]", ")")[:width]
+
+
+def _threads(share: int) -> int:
+    """Return the threads of one of so many processes: its cores, or fewer where OMP_NUM_THREADS says so."""
+    asked, cores = os.environ.get(_THREADS[0], ""), max(1, processes.cores() // share)
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else cores
 
 
 def _before_start() -> None:

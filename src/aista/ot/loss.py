@@ -13,7 +13,7 @@ centred on one common point, and dimensions that stand out are differenced direc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -274,19 +274,30 @@ class WassersteinLoss(torch.nn.Module):
 
         Returns:
             Layer number -> (B,).
+
+        Raises:
+            TransportError: The sides have other layers, shapes do not fit, or a row has no real token.
+            NotFiniteError: Real tokens are not finite; the message names layer and pair.
         """
         layers = sorted(speech)
         if not layers or layers != sorted(text):
             raise TransportError("speech and text must offer the same layers", got=(layers, sorted(text)))
-        if self.over_batch:
-            return {k: self(speech[k], speech_mask, text[k], text_mask) for k in layers}
-        values = self(
-            torch.cat([speech[k] for k in layers]),
-            speech_mask.repeat(len(layers), 1),
-            torch.cat([text[k] for k in layers]),
-            text_mask.repeat(len(layers), 1),
-        )
-        return dict(zip(layers, values.chunk(len(layers)), strict=True))
+        if not self.over_batch:
+            with suppress(NotFiniteError):  # which counts the pairs of all layers: one by one it is named
+                values = self(
+                    torch.cat([speech[k] for k in layers]),
+                    speech_mask.repeat(len(layers), 1),
+                    torch.cat([text[k] for k in layers]),
+                    text_mask.repeat(len(layers), 1),
+                )
+                return dict(zip(layers, values.chunk(len(layers)), strict=True))
+        found = {}
+        for k in layers:
+            try:
+                found[k] = self(speech[k], speech_mask, text[k], text_mask)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"layer {k}, {error.what}", advice=error.advice) from None
+        return found
 
     def plan(
         self, speech: Tensor, speech_mask: Tensor, text: Tensor, text_mask: Tensor

@@ -68,9 +68,11 @@ def save(trainer: AistaTrainer, folder: Path) -> None:
     elif processes.is_main():
         torch.save(trainer.optimizer.state_dict(), folder / OPTIMIZER)
     torch.save(random_state(), folder / f"random_{processes.rank()}.pt")
-    sums = processes.gather(trainer.sums.state())
+    train = trainer.data.train
+    shares = processes.gather({**trainer.sums.state(), "corrupt": train.corrupt})
+    train.note_corrupt(corrupt_in(shares))  # as every process will that goes on from here
     if processes.is_main():
-        (folder / SUMS).write_text(json.dumps(sums))
+        (folder / SUMS).write_text(json.dumps(shares))
         trainer.state.save_to_json(str(folder / STATE))
 
 
@@ -82,6 +84,7 @@ def load(trainer: AistaTrainer, folder: Path) -> RandomState | None:
         checkpoint was written by fewer processes.
 
     Raises:
+        CorruptDataError: Of the clips that could not be read too many still cannot.
         TrainingError: The checkpoint was written by another version.
     """
     if not (folder / SUMS).exists():
@@ -105,9 +108,16 @@ def load(trainer: AistaTrainer, folder: Path) -> RandomState | None:
         best = folder.with_name(Path(trainer.state.best_model_checkpoint).name)
         trainer.state.best_model_checkpoint = str(best) if best.is_dir() else None
     trainer.state.is_world_process_zero = trainer.state.is_local_process_zero = before.is_world_process_zero
-    trainer.sums.load(json.loads((folder / SUMS).read_text()), processes.rank(), processes.count())
+    shares = json.loads((folder / SUMS).read_text())
+    trainer.sums.load(shares, processes.rank(), processes.count())
+    trainer.data.train.look_again(corrupt_in(shares))
     path = folder / f"random_{processes.rank()}.pt"
     return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def corrupt_in(shares: list[dict[str, Any]]) -> list[int]:
+    """Return the rows of the training data that any process found to be corrupt; older versions kept none."""
+    return sorted({row for share in shares for row in share.get("corrupt", ())})
 
 
 def load_weights(trainer: AistaTrainer, folder: Path) -> None:
