@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates
-from aista.alignment.base import Alignment, require_positive
+from aista.alignment.base import Alignment, real_first, require_positive
 
 
 class Method(Alignment):
@@ -66,5 +66,5 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 def same_transcript(ids: Tensor, mask: Tensor) -> Tensor:
     """Say which rows hold the same tokens: (B, M) -> (B, B) bool."""
-    known = ids.masked_fill(~mask, -1)
+    known = real_first(ids.masked_fill(~mask, -1), mask)
     return (known[:, None] == known[None]).all(-1)
