@@ -15,6 +15,7 @@ from aista.alignment.base import Alignment, take_pairs
 SIZES = Sizes(hidden_size=6, vocab_size=11, seed=5)
 LAYERS = (0, 2)
 HEARD, WRITTEN, ANSWERED = (9, 5, 7), (4, 2, 3), (5, 2, 4)
+STANDARDISED = {"wasserstein": {"scale": "standardised"}, "retrieval": {"cost": "standardised"}}
 
 every = pytest.mark.parametrize("name", names())
 aligning = pytest.mark.parametrize("name", [name for name in names() if name != "none"])
@@ -162,6 +163,18 @@ def test_the_gradient_is_the_derivative(name: str) -> None:
 
 
 @aligning
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_method_may_be_cast(name: str, dtype: torch.dtype) -> None:
+    """As DeepSpeed, or ``.to(dtype)`` of the module that holds it, does; moments stay in float64."""
+    states = pairs(dtype=torch.float32)
+    for given in ({}, STANDARDISED.get(name, {}), {"head": "embeddings"} if name == "ctc" else {}):
+        plain, cast = (alignment(name, LAYERS, SIZES, **given) for _ in range(2))
+        torch.testing.assert_close(total(cast.to(dtype), states), total(plain, states), atol=0.02, rtol=0.02)
+        kept = dict(cast.named_buffers())
+        assert all(torch.equal(kept[key], value) for key, value in plain.named_buffers())
+
+
+@aligning
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_extreme_magnitudes_do_not_overflow(name: str, dtype: torch.dtype) -> None:
     """A first token of 1e4 and massive dimensions of 3e3, as language models grow them."""
@@ -218,8 +231,7 @@ def test_figures_of_one_batch_are_not_told_of_the_next(name: str) -> None:
 @aligning
 @pytest.mark.parametrize("nothing", ["rows", "speech", "text"])
 def test_a_batch_without_a_pair_has_no_loss(name: str, nothing: str) -> None:
-    standardised = {"wasserstein": {"scale": "standardised"}, "retrieval": {"cost": "standardised"}}
-    methods = [build(name).double(), alignment(name, LAYERS, SIZES, **standardised.get(name, {})).double()]
+    methods = [build(name).double(), alignment(name, LAYERS, SIZES, **STANDARDISED.get(name, {})).double()]
     states = pairs()
     if nothing == "rows":
         states = take_pairs(states, torch.zeros(3, dtype=torch.bool))

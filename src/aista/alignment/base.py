@@ -247,6 +247,15 @@ class RunningMoments(nn.Module):
         self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("variance", torch.zeros(dim, dtype=torch.float64))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RunningMoments:
+        """Move where the module moves, and stay in float64 whatever it is cast to."""
+
+        def moved(buffer: Tensor) -> Tensor:
+            asked = fn(buffer)
+            return asked if asked.dtype == buffer.dtype else buffer.to(asked.device)
+
+        return super()._apply(moved, recurse)
+
     @torch.no_grad()
     def update(self, tokens: Tensor) -> None:
         """Take a batch of tokens (T, d) in.

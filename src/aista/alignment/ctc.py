@@ -112,9 +112,10 @@ class Method(Alignment):
                 return logits.to(torch.promote_types(logits.dtype, torch.float32)), None
             read = states.text_mask
             tokens, place = states.transcript_ids[read].unique(return_inverse=True)
-            text = states.text[self.layers[0]].detach()[read].to(self.blank_vector.dtype)
+            blank = self.blank_vector.to(torch.promote_types(self.blank_vector.dtype, torch.float32))
+            text = states.text[self.layers[0]].detach()[read].to(blank.dtype)
             table = text.new_zeros(len(tokens), text.shape[1]).index_add(0, place, text)  # equal rows
-            classes = F.normalize(torch.cat([table, self.blank_vector[None]]), dim=-1)
+            classes = F.normalize(torch.cat([table, blank[None]]), dim=-1)
             units = F.normalize(speech.to(classes.dtype), dim=-1)
             logits = units @ classes.T / self.temperature
             return logits + F.pad(self.blank_bias[None], (len(tokens), 0)), tokens
