@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,12 @@ from aista.alignment.base import Alignment, take_pairs
 SIZES = Sizes(hidden_size=6, vocab_size=11, seed=5)
 LAYERS = (0, 2)
 HEARD, WRITTEN, ANSWERED = (9, 5, 7), (4, 2, 3), (5, 2, 4)
-STANDARDISED = {"wasserstein": {"scale": "standardised"}, "retrieval": {"cost": "standardised"}}
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "wasserstein": [{}, {"scale": "cosine"}, {"scale": "standardised"}],
+    "retrieval": [{}, {"cost": "standardised"}, {"similarity": "maxsim"}, {"similarity": "mean"}],
+    "ctc": [{}, {"head": "embeddings"}],
+    "contrastive": [{}, {"normalise": True}],
+}
 
 every = pytest.mark.parametrize("name", names())
 aligning = pytest.mark.parametrize("name", [name for name in names() if name != "none"])
@@ -163,11 +169,26 @@ def test_the_gradient_is_the_derivative(name: str) -> None:
 
 
 @aligning
+@pytest.mark.parametrize("which", ["a token", "every token"])
+def test_a_token_of_zeros_does_not_drown_the_gradient(name: str, which: str) -> None:
+    """A projector whose last layer starts from zeros makes nothing else."""
+    for given in OPTIONS.get(name, [{}]):
+        states = pairs()
+        with torch.no_grad():
+            for side in states.speech.values():
+                side[0, 1] = 0.0
+                side *= which == "a token"
+        total(alignment(name, LAYERS, SIZES, **given).double(), states).backward()
+        grads = [x.grad for x in states.speech.values() if x.grad is not None]
+        assert all(grad.isfinite().all() and grad.norm() < 100 for grad in grads), given
+
+
+@aligning
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_method_may_be_cast(name: str, dtype: torch.dtype) -> None:
     """As DeepSpeed, or ``.to(dtype)`` of the module that holds it, does; moments stay in float64."""
     states = pairs(dtype=torch.float32)
-    for given in ({}, STANDARDISED.get(name, {}), {"head": "embeddings"} if name == "ctc" else {}):
+    for given in OPTIONS.get(name, [{}]):
         plain, cast = (alignment(name, LAYERS, SIZES, **given) for _ in range(2))
         torch.testing.assert_close(total(cast.to(dtype), states), total(plain, states), atol=0.02, rtol=0.02)
         kept = dict(cast.named_buffers())
@@ -231,7 +252,6 @@ def test_figures_of_one_batch_are_not_told_of_the_next(name: str) -> None:
 @aligning
 @pytest.mark.parametrize("nothing", ["rows", "speech", "text"])
 def test_a_batch_without_a_pair_has_no_loss(name: str, nothing: str) -> None:
-    methods = [build(name).double(), alignment(name, LAYERS, SIZES, **STANDARDISED.get(name, {})).double()]
     states = pairs()
     if nothing == "rows":
         states = take_pairs(states, torch.zeros(3, dtype=torch.bool))
@@ -245,7 +265,8 @@ def test_a_batch_without_a_pair_has_no_loss(name: str, nothing: str) -> None:
             text_mask=states.text_mask[:, :0],
             transcript_ids=states.transcript_ids[:, :0],
         )
-    for method in methods:
+    for given in OPTIONS.get(name, [{}]):
+        method = alignment(name, LAYERS, SIZES, **given).double()
         losses = method(states)
         assert list(losses) == method.loss_names and not any(losses.values())
         assert all(value.isfinite().all() for value in method.state_dict().values())

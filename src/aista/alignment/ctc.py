@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from aista.alignment import PairedStates, Sizes
 from aista.alignment.base import Alignment, real_first, require_positive
 from aista.errors import ConfigError
+from aista.ot.loss import unit_length
 
 
 class Method(Alignment):
@@ -116,7 +117,7 @@ class Method(Alignment):
             text = states.text[self.layers[0]].detach()[read].to(blank.dtype)
             table = text.new_zeros(len(tokens), text.shape[1]).index_add(0, place, text)  # equal rows
             classes = F.normalize(torch.cat([table, blank[None]]), dim=-1)
-            units = F.normalize(speech.to(classes.dtype), dim=-1)
+            units = unit_length(speech.to(classes.dtype))
             logits = units @ classes.T / self.temperature
             return logits + F.pad(self.blank_bias[None], (len(tokens), 0)), tokens
 
