@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from aista.alignment import PairedStates, Sizes, alignment, names
-from aista.alignment.base import Alignment
+from aista.alignment.base import Alignment, take_pairs
 
 SIZES = Sizes(hidden_size=6, vocab_size=11, seed=5)
 LAYERS = (0, 2)
 HEARD, WRITTEN, ANSWERED = (9, 5, 7), (4, 2, 3), (5, 2, 4)
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "wasserstein": [{}, {"scale": "cosine"}, {"scale": "standardised"}],
+    "retrieval": [{}, {"cost": "standardised"}, {"similarity": "maxsim"}, {"similarity": "mean"}],
+    "ctc": [{}, {"head": "embeddings"}],
+    "contrastive": [{}, {"normalise": True}],
+}
 
 every = pytest.mark.parametrize("name", names())
 aligning = pytest.mark.parametrize("name", [name for name in names() if name != "none"])
@@ -97,6 +105,49 @@ def test_masked_places_change_nothing(name: str) -> None:
 
 
 @aligning
+def test_real_tokens_may_stand_anywhere(name: str) -> None:
+    """Behind prompts and pads of any length, each row's own, as in a batch that a processor padded left."""
+    method, states = build(name).double(), pairs()
+    states = dataclasses.replace(  # rows 0 and 2 say the same
+        states,
+        transcript_ids=states.transcript_ids[[0, 1, 0]],
+        text_mask=states.text_mask[[0, 1, 0]],
+    )
+
+    def later(tensor: Tensor, shifts: tuple[int, ...]) -> Tensor:
+        moved = tensor.new_full((len(tensor), tensor.shape[1] + max(shifts), *tensor.shape[2:]), 1)
+        for row, shift in enumerate(shifts):
+            moved[row, shift : shift + tensor.shape[1]] = tensor[row]
+        return moved
+
+    def mask_later(mask: Tensor, shifts: tuple[int, ...]) -> Tensor:
+        return later(mask.long() + 1, shifts) == 2
+
+    heard, written = (0, 4, 2), (3, 0, 1)
+    elsewhere = dataclasses.replace(
+        states,
+        speech={k: later(x, heard) for k, x in states.speech.items()},
+        speech_mask=mask_later(states.speech_mask, heard),
+        text={k: later(x, written) for k, x in states.text.items()},
+        text_mask=mask_later(states.text_mask, written),
+        transcript_ids=later(states.transcript_ids, written),
+    )
+    torch.testing.assert_close(total(method, elsewhere), total(method, states))
+    if method.read is not None:
+        assert method.read(elsewhere) == method.read(states)
+
+
+@aligning
+def test_layers_that_nobody_asked_for_are_not_looked_at(name: str) -> None:
+    """``dict(enumerate(output.hidden_states))`` is what many hand over."""
+    method, states = build(name).double(), pairs()
+    more = dataclasses.replace(
+        states, speech={**states.speech, 1: states.speech[2]}, text={**states.text, 1: states.text[2]}
+    )
+    assert list(method(more)) == method.loss_names
+
+
+@aligning
 def test_the_text_branch_gets_no_gradient_and_the_speech_does(name: str) -> None:
     method, states = build(name).double(), pairs()
     total(method, states).backward()
@@ -115,6 +166,33 @@ def test_the_gradient_is_the_derivative(name: str) -> None:
         return total(method, dataclasses.replace(states, speech=speech, speech_logits=tensors[len(LAYERS)]))
 
     assert torch.autograd.gradcheck(value, (*moved(states), *parameters), fast_mode=True)
+
+
+@aligning
+@pytest.mark.parametrize("which", ["a token", "every token"])
+def test_a_token_of_zeros_does_not_drown_the_gradient(name: str, which: str) -> None:
+    """A projector whose last layer starts from zeros makes nothing else."""
+    for given in OPTIONS.get(name, [{}]):
+        states = pairs()
+        with torch.no_grad():
+            for side in states.speech.values():
+                side[0, 1] = 0.0
+                side *= which == "a token"
+        total(alignment(name, LAYERS, SIZES, **given).double(), states).backward()
+        grads = [x.grad for x in states.speech.values() if x.grad is not None]
+        assert all(grad.isfinite().all() and grad.norm() < 100 for grad in grads), given
+
+
+@aligning
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_method_may_be_cast(name: str, dtype: torch.dtype) -> None:
+    """As DeepSpeed, or ``.to(dtype)`` of the module that holds it, does; moments stay in float64."""
+    states = pairs(dtype=torch.float32)
+    for given in OPTIONS.get(name, [{}]):
+        plain, cast = (alignment(name, LAYERS, SIZES, **given) for _ in range(2))
+        torch.testing.assert_close(total(cast.to(dtype), states), total(plain, states), atol=0.02, rtol=0.02)
+        kept = dict(cast.named_buffers())
+        assert all(torch.equal(kept[key], value) for key, value in plain.named_buffers())
 
 
 @aligning
@@ -169,6 +247,37 @@ def test_figures_of_one_batch_are_not_told_of_the_next(name: str) -> None:
     known = method.report.keys()
     method(dataclasses.replace(states, speech_mask=states.speech_mask[:, :0]))
     assert not method.report or (method.report.keys() == known and method.report["ctc_too_short"] == 1)
+
+
+@aligning
+@pytest.mark.parametrize("nothing", ["rows", "speech", "text"])
+def test_a_batch_without_a_pair_has_no_loss(name: str, nothing: str) -> None:
+    states = pairs()
+    if nothing == "rows":
+        states = take_pairs(states, torch.zeros(3, dtype=torch.bool))
+    elif nothing == "speech":
+        speech = {layer: side[:, :0] for layer, side in states.speech.items()}
+        states = dataclasses.replace(states, speech=speech, speech_mask=states.speech_mask[:, :0])
+    else:
+        states = dataclasses.replace(
+            states,
+            text={layer: side[:, :0] for layer, side in states.text.items()},
+            text_mask=states.text_mask[:, :0],
+            transcript_ids=states.transcript_ids[:, :0],
+        )
+    for given in OPTIONS.get(name, [{}]):
+        method = alignment(name, LAYERS, SIZES, **given).double()
+        losses = method(states)
+        assert list(losses) == method.loss_names and not any(losses.values())
+        assert all(value.isfinite().all() for value in method.state_dict().values())
+
+
+@aligning
+def test_a_method_can_be_copied_between_its_batches(name: str) -> None:
+    """As averages of weights do. What it reports holds no graph."""
+    method, states = build(name).double(), pairs()
+    value = total(method, states)
+    assert torch.equal(total(copy.deepcopy(method), states), value)
 
 
 def rows(states: PairedStates, index: Tensor) -> PairedStates:

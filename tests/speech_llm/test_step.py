@@ -117,6 +117,20 @@ def test_a_batchs_numbers_are_what_its_masks_say(pair, side):
     assert text.widest_span == int(text.span.sum(1).max()) and text.right_padded
 
 
+def test_rows_without_a_placeholder_have_no_sound(bases):
+    """As a processor gives them, where one of several prompts has no audio in it."""
+    model, processor = bases.model(beats=False)
+    given = training_batch(processor)
+    first, second, third = given.rows()
+    silent = replace(second, prompt=[7, 8], start=0, stop=0)
+    mixed = Batch.of_rows([first, silent, third], 0, "right", given.sound, heard=(0, 2))
+    inputs = {"input_ids": mixed.input_ids, "attention_mask": mixed.attention_mask, **given.sound}
+    read = Batch.of_inputs(inputs, model.config.audio_token_id, mixed.labels)
+    assert read.heard == (0, 2) and read.rows() == mixed.rows()
+    text = Batcher(processor, processor.config).written(read, ["Yes.", "It is late."])
+    assert text.size == 2
+
+
 def test_positions():
     mask = torch.tensor([[True, False, True], [False, True, False]])
     where = positions(mask)

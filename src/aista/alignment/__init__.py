@@ -33,7 +33,7 @@ __all__ = ["PairedStates", "Sizes", "alignment", "method", "names", *_HOMES]
 class PairedStates:
     """What a method sees of one batch of speech-text pairs: only what it asked for.
 
-    In every row the real tokens come first. What stands where a mask is false is arbitrary.
+    Real tokens may stand anywhere in their row. What stands where a mask is false is arbitrary.
 
     Attributes:
         speech: Layer number -> (batch, N, d) states at the speech positions, with gradient.

@@ -40,7 +40,8 @@ class Alignment(nn.Module):
 
     A method defines :meth:`pair_losses`. Its loss is the mean of these over the usable pairs **of an
     optimisation step**, however the step is cut into micro-batches and processes: a trainer divides the sum
-    over each micro-batch by ``num_pairs``, the usable pairs of the step. A method whose pairs need each other
+    over each micro-batch by ``num_pairs``, the usable pairs of the step (of processes whose gradients are
+    averaged, as DDP does: their mean, pairs / processes). A method whose pairs need each other
     (negatives, the spread of a batch's texts) says so by ``over_batch``: it then sees the pairs of all
     processes at once (:func:`gather_pairs`), and a step of several micro-batches is refused before training
     starts.
@@ -109,11 +110,12 @@ class Alignment(nn.Module):
         """Return scalar losses by name: sums over the usable pairs, divided.
 
         Args:
-            num_pairs: The divisor: usable pairs of the whole optimisation step. None: those of these states.
+            num_pairs: The divisor: usable pairs of the whole optimisation step, over the number of processes
+                if their gradients are averaged. None: those of these states.
 
         States that are not finite have losses of NaN.
         """
-        if not states.speech_mask.shape[1]:
+        if not (states.speech_mask.numel() and states.text_mask.numel()):
             return self._no_losses(states)
         usable = self.usable(states.speech_mask, states.text_mask, states.transcript_ids)
         if self.over_batch and not usable.all():
@@ -160,6 +162,16 @@ def take_pairs(states: PairedStates, chosen: Tensor) -> PairedStates:
 
     fields = (field.name for field in dataclasses.fields(states))
     return PairedStates(**{name: cut(getattr(states, name)) for name in fields})
+
+
+def real_first(values: Tensor, mask: Tensor) -> Tensor:
+    """Move what is marked to the front of each row, in its order: (B, N, ...) -> (B, N, ...).
+
+    Args:
+        mask: (B, N) bool.
+    """
+    order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    return values[torch.arange(len(order), device=order.device)[:, None], order]
 
 
 def gather_pairs(states: PairedStates) -> PairedStates:
@@ -234,6 +246,15 @@ class RunningMoments(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("variance", torch.zeros(dim, dtype=torch.float64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RunningMoments:
+        """Move where the module moves, and stay in float64 whatever it is cast to."""
+
+        def moved(buffer: Tensor) -> Tensor:
+            asked = fn(buffer)
+            return asked if asked.dtype == buffer.dtype else buffer.to(asked.device)
+
+        return super()._apply(moved, recurse)
 
     @torch.no_grad()
     def update(self, tokens: Tensor) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates
-from aista.alignment.base import Alignment, require_positive
+from aista.alignment.base import Alignment, real_first, require_positive
+from aista.ot.loss import unit_length
 
 
 class Method(Alignment):
@@ -49,7 +50,7 @@ class Method(Alignment):
                 speech = masked_mean(states.speech[layer], states.speech_mask)
                 text = masked_mean(states.text[layer].detach(), states.text_mask)
                 if self.normalise:
-                    speech, text = F.normalize(speech, dim=1), F.normalize(text, dim=1)
+                    speech, text = unit_length(speech), unit_length(text)
                 similarity = speech @ text.T / self.temperature
                 losses[f"contrastive_{layer}"] = F.cross_entropy(
                     similarity.masked_fill(~keep, float("-inf")), own, reduction="none"
@@ -66,5 +67,5 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 def same_transcript(ids: Tensor, mask: Tensor) -> Tensor:
     """Say which rows hold the same tokens: (B, M) -> (B, B) bool."""
-    known = ids.masked_fill(~mask, -1)
+    known = real_first(ids.masked_fill(~mask, -1), mask)
     return (known[:, None] == known[None]).all(-1)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes
-from aista.alignment.base import Alignment, require_positive
+from aista.alignment.base import Alignment, real_first, require_positive
 from aista.errors import ConfigError
+from aista.ot.loss import unit_length
 
 
 class Method(Alignment):
@@ -81,6 +82,7 @@ class Method(Alignment):
         targets = states.transcript_ids.masked_fill(~mask, 0)
         if tokens is not None:
             targets[mask] = torch.searchsorted(tokens, targets[mask])
+        targets = real_first(targets, mask)
         values = F.ctc_loss(
             logits.log_softmax(-1).transpose(0, 1), targets, heard, written,
             blank=logits.shape[-1] - 1, reduction="none", zero_infinity=True,
@@ -92,32 +94,36 @@ class Method(Alignment):
         """Return the token ids that the most likely path of each row names, blanks and repeats left out."""
         logits, tokens = self._logits(states)
         blank = logits.shape[-1] - 1
+        real = real_first(states.speech_mask, states.speech_mask)
         rows = []
-        for row in logits.argmax(-1).masked_fill(~states.speech_mask, blank):
+        for row in logits.argmax(-1).masked_fill(~real, blank):
             named = row.unique_consecutive()
             named = named[named != blank]
             rows.append((named if tokens is None else tokens[named]).tolist())
         return rows
 
     def _logits(self, states: PairedStates) -> tuple[Tensor, Tensor | None]:
-        """Return (B, N, classes + 1), float32 (float64 if the head is), the last of them the blank; and the
-        token ids of the classes, in rising order, if they are not all there are."""
-        speech, mask = states.speech[self.layers[0]], states.speech_mask[..., None]
+        """Return (B, N, classes + 1), real tokens first, float32 (float64 if the head is), the last class the
+        blank; and the token ids of the classes, in rising order, if they are not all there are."""
+        speech, mask = states.speech[self.layers[0]], states.speech_mask
+        speech = real_first(speech.masked_fill(~mask[..., None], 0.0), mask)
         with torch.autocast(speech.device.type, enabled=False):
             if not self.needs_text:
-                logits = self.head(speech.masked_fill(~mask, 0.0).to(self.head.weight.dtype))
+                logits = self.head(speech.to(self.head.weight.dtype))
                 return logits.to(torch.promote_types(logits.dtype, torch.float32)), None
             read = states.text_mask
             tokens, place = states.transcript_ids[read].unique(return_inverse=True)
-            text = states.text[self.layers[0]].detach()[read].to(self.blank_vector.dtype)
+            blank = self.blank_vector.to(torch.promote_types(self.blank_vector.dtype, torch.float32))
+            text = states.text[self.layers[0]].detach()[read].to(blank.dtype)
             table = text.new_zeros(len(tokens), text.shape[1]).index_add(0, place, text)  # equal rows
-            classes = F.normalize(torch.cat([table, self.blank_vector[None]]), dim=-1)
-            units = F.normalize(speech.masked_fill(~mask, 0.0).to(classes.dtype), dim=-1)
+            classes = F.normalize(torch.cat([table, blank[None]]), dim=-1)
+            units = unit_length(speech.to(classes.dtype))
             logits = units @ classes.T / self.temperature
             return logits + F.pad(self.blank_bias[None], (len(tokens), 0)), tokens
 
 
 def repeats(ids: Tensor, mask: Tensor) -> Tensor:
     """Count neighbours that are equal: (B, M) -> (B,)."""
+    ids, mask = real_first(ids, mask), real_first(mask, mask)
     both = mask[:, 1:] & mask[:, :-1]
     return ((ids[:, 1:] == ids[:, :-1]) & both).sum(1)

@@ -94,7 +94,7 @@ class Method(Alignment):
         with torch.autocast(speech.device.type, enabled=False):
             if self.similarity == "mean":
                 sides = (masked_mean(speech, speech_mask), masked_mean(text, text_mask))
-                ends = [F.normalize(side, dim=-1) for side in sides]
+                ends = [unit_length(side) for side in sides]
                 return ends[0] @ ends[1].T
             if self.similarity == "maxsim":
                 return max_similarities(

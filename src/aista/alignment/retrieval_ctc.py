@@ -50,8 +50,8 @@ class Method(Alignment):
         (found,), (named,) = (part.pair_losses(states).values() for part in (self.retrieval, self.ctc))
         possible = self.ctc.usable(states.speech_mask, states.text_mask, states.transcript_ids)
         figures = {
-            "retrieval": found.mean(),
-            "ctc": named.mean(),
+            "retrieval": found.detach().mean(),
+            "ctc": named.detach().mean(),
             "ctc_too_short": (~possible).float().mean(),
         }
         self.report = self.retrieval.report | figures

@@ -78,8 +78,10 @@ class Method(Alignment):
         """Return ``wasserstein_<layer>`` of each pair, (B,)."""
         # A pair without speech or text has no distance: it gets tokens of zeros, and no weight in the loss.
         empty = ~self.usable(states.speech_mask, states.text_mask, states.transcript_ids)
-        speech = {k: side.masked_fill(empty[:, None, None], 0.0) for k, side in states.speech.items()}
-        text = {k: side.masked_fill(empty[:, None, None], 0.0) for k, side in states.text.items()}
+        speech, text = (
+            {layer: side[layer].masked_fill(empty[:, None, None], 0.0) for layer in self.layers}
+            for side in (states.speech, states.text)
+        )
         speech_mask, text_mask = states.speech_mask.clone(), states.text_mask.clone()
         speech_mask[:, 0] |= empty
         text_mask[:, 0] |= empty

@@ -129,12 +129,14 @@ def unit_length(states: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         states: (..., d). mask: (...) bool, True = real; masked tokens become zeros, so that nothing there
-            reaches a gradient. A token of zeros stays one.
+            reaches a gradient. A token of zeros stays one, and has no direction: no gradient reaches it.
 
     Returns:
         (..., d) float32 (float64 if the states are).
     """
-    return F.normalize(_zeros_where_masked(_wide(states), mask), dim=-1)
+    states = _wide(states)
+    directed = states.any(-1)
+    return F.normalize(_zeros_where_masked(states, directed if mask is None else directed & mask), dim=-1)
 
 
 def standardise(states: Tensor, known: Moments, mask: Tensor | None = None) -> Tensor:

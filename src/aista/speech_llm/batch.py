@@ -137,7 +137,7 @@ class Batch:
             num_targets=0 if labels is None else int((labels[:, 1:] != IGNORED).sum()),
             right_padded=bool((mask[:, 1:] <= mask[:, :-1]).all()),
             sound=sound,
-            heard=tuple(range(len(ids))) if sound else (),
+            heard=tuple(span.any(1).nonzero()[:, 0].tolist()) if sound else (),
         )
 
     def rows(self) -> list[Row]:
