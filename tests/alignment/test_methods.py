@@ -147,9 +147,9 @@ def test_an_unknown_head_of_ctc_is_refused() -> None:
 
 
 def test_repeats_are_neighbours_within_the_transcript() -> None:
-    ids = torch.tensor([[1, 1, 1, 1], [1, 2, 1, 2], [3, 3, 0, 0]])
-    mask = torch.tensor([[True, True, True, False], [True] * 4, [True, True, False, False]])
-    assert repeats(ids, mask).tolist() == [2, 0, 1]
+    ids = torch.tensor([[1, 1, 1, 1], [1, 2, 1, 2], [3, 3, 0, 0], [5, 5, 5, 6]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]]).bool()
+    assert repeats(ids, mask).tolist() == [2, 0, 1, 1]  # of the last, a prompt's token stands before it
 
 
 def mean(side: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

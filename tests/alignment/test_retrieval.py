@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes, alignment
-from aista.alignment.retrieval import Method, all_distances, info_nce, max_similarities
+from aista.alignment.retrieval import Method, all_distances, info_nce, max_similarities, nearest_is_own
 from aista.errors import ConfigError, TransportError
 
 WIDTH, HEARD, WRITTEN = 5, (6, 4, 5, 3), (4, 3, 2, 4)
@@ -99,6 +99,24 @@ def test_distances_of_two_sets_of_different_sizes() -> None:
         (speech,),
         fast_mode=True,
     )
+
+
+def test_the_gradient_has_no_common_offset() -> None:
+    """Where all tokens lie far out, it is the small difference of large sums."""
+    given, slopes = paired(), []
+    for dtype in (torch.float32, torch.float64):
+        x, y = ((side.detach().float() + 1e4).to(dtype) for side in (given.speech[0], given.text[0]))
+        all_distances(x.requires_grad_(), given.speech_mask, y, given.text_mask).sum().backward()
+        slopes.append(x.grad.double())
+    assert (slopes[0] - slopes[1]).abs().max() < 1e-5 * slopes[1].abs().max()
+
+
+def test_the_nearest_text_is_right_whoever_speaks_it() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.2], [0.3, 0.8, 0.1], [0.0, 0.7, 0.4]])
+    same = torch.eye(3, dtype=torch.bool)
+    assert nearest_is_own(scores, same) == pytest.approx(1 / 3)
+    same[0, 1] = same[1, 0] = True
+    assert nearest_is_own(scores, same) == pytest.approx(2 / 3)
 
 
 def test_max_similarity_is_the_mean_over_text_of_the_best_speech_token() -> None:

@@ -33,6 +33,7 @@ def test_every_apostrophe_is_one(mark):
     assert wer([text.replace("'", mark) for text in SENTENCES], SENTENCES).value == 0
     assert wer([f"{mark}Quoted{mark} don{mark}t"], ["Quoted don't."]).value == 0
     assert wer(["dont"], [f"don{mark}t"]).value == 100  # it is still a letter of the word
+    assert wer(["\u0149 boot"], [f"{mark}n boot"]).value == 0  # NFKC makes an apostrophe and an n of it
 
 
 @pytest.mark.parametrize(
