@@ -90,6 +90,19 @@ def test_ctc_may_name_tokens_by_their_embeddings() -> None:
     assert not given.speech[0].grad[~given.speech_mask].any()  # type: ignore[index]
 
 
+def test_retrieval_ctc_is_the_sum_of_its_two_parts_each_with_its_temperature() -> None:
+    given, sizes = states(), Sizes(WIDTH, VOCABULARY)
+    both = alignment("retrieval_ctc", (0,), sizes, temperature=0.2, retrieval_temperature=0.5)
+    named = alignment("ctc", (0,), sizes, per_token=True, head="embeddings", temperature=0.2)
+    named.load_state_dict(both.ctc.state_dict())  # type: ignore[union-attr]
+    found = alignment("retrieval", (0,), temperature=0.5)
+    parts = [method.pair_losses(given) for method in (found, named)]
+    wanted = parts[0]["retrieval_0"] + parts[1]["ctc_0"]
+    torch.testing.assert_close(both.pair_losses(given)["retrieval_ctc_0"], wanted)
+    assert both.report["ctc_too_short"] == 0.25
+    assert both.report["retrieval_accuracy"] == found.report["retrieval_accuracy"]
+
+
 @pytest.mark.parametrize("head", ["own", "embeddings"])
 def test_ctc_reads_what_the_speech_tokens_name(head: str) -> None:
     """Repeats and blanks are left out, and what stands behind a row's end is not read."""
