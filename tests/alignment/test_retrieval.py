@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import ot
 import pytest
 import torch
@@ -80,6 +82,10 @@ def test_it_agrees_with_a_loop_over_pot(cost: str) -> None:
 def test_the_gradient_is_the_derivative(options: dict[str, str]) -> None:
     given = paired()
     method = alignment("retrieval", (0,), **options)
+    method(dataclasses.replace(given, text={0: (text := given.text[0].clone().requires_grad_())}))[
+        "retrieval_0"
+    ].backward()
+    assert text.grad is None
 
     def loss(speech: Tensor) -> Tensor:
         states = PairedStates({0: speech}, given.speech_mask, given.text, given.text_mask, IDS)

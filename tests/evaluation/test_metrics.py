@@ -81,6 +81,7 @@ def test_unknown_tokenizer_is_our_error():
         ("a dog sat", "the cat sat", 200 / 3),
         ("", "the cat sat", 100.0),
         ("it’s late — isn't it?", "it's late isn't it", 0.0),
+        ("it costs 5", "It costs $5.", 0.0),
     ],
 )
 def test_word_error_rate_of_hand_counted_cases(hyp, ref, expected):
