@@ -140,6 +140,7 @@ def test_a_temperature_that_would_turn_the_loss_around_is_refused(name: str, tem
         ("wasserstein", {"scal": "cosine"}, "scal[^$]*scale"),
         ("wasserstein", {"scale": "standardized"}, "standardized[^$]*standardised"),
         ("wasserstein", {"epsilon": "small"}, "epsilon is a number"),
+        ("wasserstein", {"spread": {"0": 0.0}}, "above 0"),
         ("retrieval_ctc", {"foo": 1}, "foo[^$]*similarity"),
     ],
 )

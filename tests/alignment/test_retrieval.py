@@ -242,7 +242,7 @@ def test_the_papers_loss_can_be_standardised_too() -> None:
     """The mean of the matching pairs' standardised distances; its gradient is the derivative."""
     given = paired()
     method = alignment("wasserstein", (0,), Sizes(WIDTH, 10), scale="standardised").train()
-    assert method.over_batch
+    assert method.over_batch and method.cost == "standardised"
     found = method(given)["wasserstein_0"]
     torch.testing.assert_close(found, by_pot(paired(), "standardised").diag().mean())
     method.eval()

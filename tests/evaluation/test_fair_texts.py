@@ -134,6 +134,8 @@ def test_a_real_difference_is_found_in_both_directions():
         paired_bootstrap(system, base, references, "en"),
     )
     assert ahead.p_value == behind.p_value < 0.01 and ahead.difference == -behind.difference > 0
+    widths = ahead.base_half_width, ahead.system_half_width
+    assert widths == (behind.system_half_width, behind.base_half_width) and widths[0] != widths[1]
 
 
 def test_a_few_segments_prove_nothing():
