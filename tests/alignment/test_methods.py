@@ -90,6 +90,19 @@ def test_ctc_may_name_tokens_by_their_embeddings() -> None:
     assert not given.speech[0].grad[~given.speech_mask].any()  # type: ignore[index]
 
 
+def test_retrieval_ctc_is_the_sum_of_its_two_parts_each_with_its_temperature() -> None:
+    given, sizes = states(), Sizes(WIDTH, VOCABULARY)
+    both = alignment("retrieval_ctc", (0,), sizes, temperature=0.2, retrieval_temperature=0.5)
+    named = alignment("ctc", (0,), sizes, per_token=True, head="embeddings", temperature=0.2)
+    named.load_state_dict(both.ctc.state_dict())  # type: ignore[union-attr]
+    found = alignment("retrieval", (0,), temperature=0.5)
+    parts = [method.pair_losses(given) for method in (found, named)]
+    wanted = parts[0]["retrieval_0"] + parts[1]["ctc_0"]
+    torch.testing.assert_close(both.pair_losses(given)["retrieval_ctc_0"], wanted)
+    assert both.report["ctc_too_short"] == 0.25
+    assert both.report["retrieval_accuracy"] == found.report["retrieval_accuracy"]
+
+
 @pytest.mark.parametrize("head", ["own", "embeddings"])
 def test_ctc_reads_what_the_speech_tokens_name(head: str) -> None:
     """Repeats and blanks are left out, and what stands behind a row's end is not read."""
@@ -127,6 +140,7 @@ def test_a_temperature_that_would_turn_the_loss_around_is_refused(name: str, tem
         ("wasserstein", {"scal": "cosine"}, "scal[^$]*scale"),
         ("wasserstein", {"scale": "standardized"}, "standardized[^$]*standardised"),
         ("wasserstein", {"epsilon": "small"}, "epsilon is a number"),
+        ("wasserstein", {"spread": {"0": 0.0}}, "above 0"),
         ("retrieval_ctc", {"foo": 1}, "foo[^$]*similarity"),
     ],
 )
@@ -147,9 +161,9 @@ def test_an_unknown_head_of_ctc_is_refused() -> None:
 
 
 def test_repeats_are_neighbours_within_the_transcript() -> None:
-    ids = torch.tensor([[1, 1, 1, 1], [1, 2, 1, 2], [3, 3, 0, 0]])
-    mask = torch.tensor([[True, True, True, False], [True] * 4, [True, True, False, False]])
-    assert repeats(ids, mask).tolist() == [2, 0, 1]
+    ids = torch.tensor([[1, 1, 1, 1], [1, 2, 1, 2], [3, 3, 0, 0], [5, 5, 5, 6]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]]).bool()
+    assert repeats(ids, mask).tolist() == [2, 0, 1, 1]  # of the last, a prompt's token stands before it
 
 
 def mean(side: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import ot
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aista.alignment import PairedStates, Sizes, alignment
-from aista.alignment.retrieval import Method, all_distances, info_nce, max_similarities
+from aista.alignment.retrieval import Method, all_distances, info_nce, max_similarities, nearest_is_own
 from aista.errors import ConfigError, TransportError
 
 WIDTH, HEARD, WRITTEN = 5, (6, 4, 5, 3), (4, 3, 2, 4)
@@ -80,6 +82,10 @@ def test_it_agrees_with_a_loop_over_pot(cost: str) -> None:
 def test_the_gradient_is_the_derivative(options: dict[str, str]) -> None:
     given = paired()
     method = alignment("retrieval", (0,), **options)
+    method(dataclasses.replace(given, text={0: (text := given.text[0].clone().requires_grad_())}))[
+        "retrieval_0"
+    ].backward()
+    assert text.grad is None
 
     def loss(speech: Tensor) -> Tensor:
         states = PairedStates({0: speech}, given.speech_mask, given.text, given.text_mask, IDS)
@@ -99,6 +105,24 @@ def test_distances_of_two_sets_of_different_sizes() -> None:
         (speech,),
         fast_mode=True,
     )
+
+
+def test_the_gradient_has_no_common_offset() -> None:
+    """Where all tokens lie far out, it is the small difference of large sums."""
+    given, slopes = paired(), []
+    for dtype in (torch.float32, torch.float64):
+        x, y = ((side.detach().float() + 1e4).to(dtype) for side in (given.speech[0], given.text[0]))
+        all_distances(x.requires_grad_(), given.speech_mask, y, given.text_mask).sum().backward()
+        slopes.append(x.grad.double())
+    assert (slopes[0] - slopes[1]).abs().max() < 1e-5 * slopes[1].abs().max()
+
+
+def test_the_nearest_text_is_right_whoever_speaks_it() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.2], [0.3, 0.8, 0.1], [0.0, 0.7, 0.4]])
+    same = torch.eye(3, dtype=torch.bool)
+    assert nearest_is_own(scores, same) == pytest.approx(1 / 3)
+    same[0, 1] = same[1, 0] = True
+    assert nearest_is_own(scores, same) == pytest.approx(2 / 3)
 
 
 def test_max_similarity_is_the_mean_over_text_of_the_best_speech_token() -> None:
@@ -218,7 +242,7 @@ def test_the_papers_loss_can_be_standardised_too() -> None:
     """The mean of the matching pairs' standardised distances; its gradient is the derivative."""
     given = paired()
     method = alignment("wasserstein", (0,), Sizes(WIDTH, 10), scale="standardised").train()
-    assert method.over_batch
+    assert method.over_batch and method.cost == "standardised"
     found = method(given)["wasserstein_0"]
     torch.testing.assert_close(found, by_pot(paired(), "standardised").diag().mean())
     method.eval()

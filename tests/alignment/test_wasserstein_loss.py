@@ -70,10 +70,10 @@ def test_gradient_is_the_derivative():
     )
 
 
-@pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
-def test_masked_places_change_nothing_and_batch_equals_loop(solver):
+@pytest.mark.parametrize(("solver", "scale"), [("exact", "raw"), ("exact", "cosine"), ("sinkhorn", "raw")])
+def test_masked_places_change_nothing_and_batch_equals_loop(solver, scale):
     speech, speech_mask, text, text_mask = batch(3)
-    loss = WassersteinLoss(solver)
+    loss = WassersteinLoss(solver, scale=scale)
     together = loss(speech, speech_mask, text, text_mask)
     spoiled = speech.masked_fill(~speech_mask[..., None], torch.nan).requires_grad_()
     dirty = loss(spoiled, speech_mask, text.masked_fill(~text_mask[..., None], torch.inf), text_mask)
@@ -119,6 +119,39 @@ def test_scales():
     torch.testing.assert_close(values, larger, rtol=1e-4, atol=1e-5)
 
 
+def test_the_gradient_has_no_common_offset():
+    """Where all tokens lie far out, it is the small difference of large sums."""
+    speech, speech_mask, text, text_mask = batch(12)
+    slopes = []
+    for dtype in (torch.float32, torch.float64):
+        moved = (speech + 3e4).to(dtype).requires_grad_()
+        WassersteinLoss()(moved, speech_mask, (text + 3e4).to(dtype), text_mask).sum().backward()
+        slopes.append(moved.grad.double())
+    assert (slopes[0] - slopes[1]).abs().max() < 1e-6 * slopes[1].abs().max()
+
+
+def test_the_text_is_constant_and_its_spread_too():
+    speech, speech_mask, text, text_mask = batch(13)
+    for scale in SCALES:
+        WassersteinLoss(scale=scale)(
+            speech.requires_grad_(), speech_mask, text.requires_grad_(), text_mask
+        ).sum().backward()
+    assert text.grad is None
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "value"),
+    [(3, 2, 1 / 3), (1, 2, 2.0), (1, 1, 0.0)],  # 4 times the transport of 0, 1/2, 1 to 0, 1; of 0 to 0, 1
+)
+def test_position_term_of_places_counted_by_hand(n, m, value):
+    masks = [torch.zeros(1, 5, dtype=torch.bool) for _ in range(2)]
+    for mask, count in zip(masks, (n, m), strict=True):
+        mask[0, [1, 3, 4][:count]] = True
+    loss = WassersteinLoss(position_weight=2.0)
+    zeros = torch.zeros(1, 5, 4)
+    assert float(loss(zeros, masks[0], zeros, masks[1])) == pytest.approx(value, abs=1e-6)
+
+
 def test_position_term_prefers_the_diagonal():
     speech = torch.zeros(1, 6, 4)
     mask = torch.ones(1, 6, dtype=torch.bool)
@@ -161,10 +194,24 @@ def test_geomloss_compat_is_half_a_debiased_transport():
 
     slow = debiased_divergence(x[None], ones[0], y[None], ones[1], scaling=0.97)
     assert float(slow) == pytest.approx(geomloss_by_the_book(x.double(), y.double()), rel=0.02)
+    direction = torch.randn(6, 3, generator=generator)
+    ahead, behind = (
+        geomloss_by_the_book((x + step * direction).double(), y.double()) for step in (1e-3, -1e-3)
+    )
     speech = x[None].clone().requires_grad_()
-    loss = WassersteinLoss("geomloss_compat")(speech, ones[0], y[None], ones[1])
+    debiased_divergence(speech, ones[0], y[None], ones[1], scaling=0.998).sum().backward()
+    assert float((speech.grad[0] * direction).sum()) == pytest.approx((ahead - behind) / 2e-3, rel=0.03)
+    solver = WassersteinLoss("geomloss_compat")
+    assert solver.over_batch  # the first epsilon is that of all tokens
+    speech = x[None].clone().requires_grad_()
+    loss = solver(speech, ones[0], y[None].clone().requires_grad_(), ones[1])
     loss.sum().backward()
     assert loss.item() == pytest.approx(float(slow), rel=0.2)
+    longer = torch.cat([x, x.new_full((2, 3), torch.nan)])[None].requires_grad_()
+    again = solver(longer, torch.arange(8)[None] < 6, y[None], ones[1])
+    again.sum().backward()
+    torch.testing.assert_close(again, loss)
+    torch.testing.assert_close(longer.grad, torch.cat([speech.grad, speech.new_zeros(1, 2, 3)], 1))
     exact = x[None].clone().requires_grad_()
     WassersteinLoss()(exact, ones[0], y[None], ones[1]).sum().backward()
     assert torch.cosine_similarity(speech.grad.flatten(), exact.grad.flatten(), dim=0) > 0.9
@@ -178,6 +225,9 @@ def test_sinkhorn_reports_and_approaches_exact():
     torch.testing.assert_close(
         values, WassersteinLoss()(speech, speech_mask, text, text_mask), rtol=0.03, atol=0.1
     )
+    short = WassersteinLoss("sinkhorn", epsilon=0.05, max_iterations=5)
+    short(speech, speech_mask, text, text_mask)
+    assert short.report["not_converged"] > 0 and short.report["iterations"] == 5
 
 
 def test_what_cannot_be_solved_says_so():

@@ -245,7 +245,9 @@ def test_figures_of_one_batch_are_not_told_of_the_next(name: str) -> None:
     method, states = build(name).double(), pairs()
     method(states)
     known = method.report.keys()
-    method(dataclasses.replace(states, speech_mask=states.speech_mask[:, :0]))
+    losses = method(dataclasses.replace(states, speech_mask=states.speech_mask[:, :0]))
+    owned = bool(list(method.parameters()))  # engines wait for their gradients, if only of zero
+    assert all(loss == 0 and loss.requires_grad is owned for loss in losses.values())
     assert not method.report or (method.report.keys() == known and method.report["ctc_too_short"] == 1)
 
 
@@ -309,6 +311,18 @@ def test_a_batch_is_the_mean_of_its_pairs(name: str) -> None:
 
 
 @aligning
+@pytest.mark.parametrize("side", ["speech_mask", "text_mask"])
+def test_a_pair_without_speech_or_transcript_weighs_nothing(name: str, side: str) -> None:
+    method, states = build(name).double(), pairs()
+    bare = getattr(states, side) & torch.tensor([[True], [False], [True]])
+    loss = total(method, dataclasses.replace(states, **{side: bare}))
+    torch.testing.assert_close(loss, total(method, rows(states, torch.tensor([0, 2]))))
+    loss.backward()
+    for tensor in moved(states):
+        assert tensor.grad is None or (tensor.grad.isfinite().all() and not tensor.grad[1].any())
+
+
+@aligning
 def test_the_order_of_the_pairs_does_not_matter(name: str) -> None:
     method, states = build(name).double(), pairs()
     torch.testing.assert_close(total(method, states), total(method, rows(states, torch.tensor([2, 0, 1]))))
@@ -318,5 +332,7 @@ def test_the_order_of_the_pairs_does_not_matter(name: str) -> None:
 def test_building_a_method_is_repeatable_and_leaves_the_random_state(name: str) -> None:
     before = torch.random.get_rng_state()
     one, other = build(name).state_dict(), build(name).state_dict()
+    drawn = build(name, dataclasses.replace(SIZES, seed=6)).state_dict()
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not one or any(not torch.equal(one[key], drawn[key]) for key in one)

@@ -238,3 +238,9 @@ def test_a_translation_does_not_obey_and_an_answer_does(reference):
     one, other, *translations = OBEYED[reference]
     assert obeys(one, reference, "zh") and obeys(other, reference, "zh") and not obeys(" ", reference, "zh")
     assert not any(obeys(text, reference, "zh") for text in [reference, *translations])
+
+
+@pytest.mark.parametrize("answer", ["Opened", "好的", "当然可以我这就去做请您稍等一会儿"])
+def test_one_sign_is_enough_another_script_or_too_short_or_too_long(answer):
+    assert obeys(answer, "请打开那扇门。", "zh")
+    assert not obeys("关上这些窗户吧。", "请打开那扇门。", "zh")  # wrong, and still a translation

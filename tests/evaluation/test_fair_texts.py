@@ -33,6 +33,7 @@ def test_every_apostrophe_is_one(mark):
     assert wer([text.replace("'", mark) for text in SENTENCES], SENTENCES).value == 0
     assert wer([f"{mark}Quoted{mark} don{mark}t"], ["Quoted don't."]).value == 0
     assert wer(["dont"], [f"don{mark}t"]).value == 100  # it is still a letter of the word
+    assert wer(["\u0149 boot"], [f"{mark}n boot"]).value == 0  # NFKC makes an apostrophe and an n of it
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,8 @@ def test_a_real_difference_is_found_in_both_directions():
         paired_bootstrap(system, base, references, "en"),
     )
     assert ahead.p_value == behind.p_value < 0.01 and ahead.difference == -behind.difference > 0
+    widths = ahead.base_half_width, ahead.system_half_width
+    assert widths == (behind.system_half_width, behind.base_half_width) and widths[0] != widths[1]
 
 
 def test_a_few_segments_prove_nothing():

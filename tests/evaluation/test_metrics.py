@@ -81,6 +81,7 @@ def test_unknown_tokenizer_is_our_error():
         ("a dog sat", "the cat sat", 200 / 3),
         ("", "the cat sat", 100.0),
         ("it’s late — isn't it?", "it's late isn't it", 0.0),
+        ("it costs 5", "It costs $5.", 0.0),
     ],
 )
 def test_word_error_rate_of_hand_counted_cases(hyp, ref, expected):
@@ -120,6 +121,7 @@ def test_paired_bootstrap_tells_a_real_difference_from_none():
     good, bad = references, [text[:4] for text in references]
     better = paired_bootstrap(bad, good, references, "zh", num_resamples=200)
     assert better.difference > 50 and better.is_significant() and "significant" in str(better)
+    assert better.p_value == pytest.approx(1 / 201)  # the test set itself counts, and no resample reaches it
     assert "tok:zh" in better.signature and "bs:200" in better.signature
     same = paired_bootstrap(good, good, references, "zh", num_resamples=200)
     assert same.p_value == 1 and same.difference == 0
@@ -148,6 +150,9 @@ def test_a_bootstrap_over_seeds_and_sentences_knows_both():
     assert found.low < found.difference <= found.high
     back = bootstrap_over_seeds(paired_hypotheses({"zh": ([ZH], [ZH_HYP])}, {"zh": ZH}))
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    poor, right = ["a small dog ran home"], ["a small dog slept here"]  # no four words in common: smoothed
+    found = bootstrap_over_seeds(paired_hypotheses({"en": ([poor], [right])}, {"en": right}), num_resamples=2)
+    assert found.difference == pytest.approx(100 - bleu(poor, right, "en").value) and found.difference < 90
     with pytest.raises(EvaluationError, match="do not pair up"):
         paired_hypotheses({"zh": ([ZH, ZH], [ZH])}, {"zh": ZH})
     with pytest.raises(EvaluationError, match="do not pair up"):
@@ -166,4 +171,8 @@ def test_groups_of_seeds_draw_for_themselves_and_count_by_their_seeds():
         alone = bootstrap_over_seeds(group, num_resamples=4000)
         widths.append((alone.high - alone.low) * group.num_seeds / 12)
     assert both.high - both.low == pytest.approx(np.hypot(*widths), rel=0.08)
+    for shape in ((1, 400), (400, 1)):  # sentences of one seed, or seeds of one sentence: a plain mean
+        values = rng.normal(size=shape)
+        found = bootstrap_over_seeds(paired_losses([values]), num_resamples=4000)
+        assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.08)
     assert bootstrap_over_seeds(groups[0], seed=1) == bootstrap_over_seeds(groups[0], seed=1)

@@ -136,8 +136,8 @@ def test_empty_or_wrong_shape(shape):
 
 @pytest.mark.parametrize(
     "a",
-    [[1.0], [-0.5, 1.5], [np.nan, 1.0], [0.0, 0.0], [0.5, 0.6]],
-    ids=["size", "sign", "nan", "zero", "total"],
+    [[1.0], [-0.5, 1.5], [np.nan, 1.0], [0.0, 0.0], [0.5, 0.6], [0.5, 0.5001]],
+    ids=["size", "sign", "nan", "zero", "total", "hardly"],
 )
 def test_masses_that_do_not_fit(a):
     with pytest.raises(TransportError):
@@ -151,6 +151,18 @@ def test_fallback_gives_the_same_answer(monkeypatch):
     solution = solve(cost)
     assert solution.status.outcome is Outcome.FALLBACK
     assert solution.value == pytest.approx(ot.emd2([], [], cost), rel=1e-12)
+
+
+@pytest.mark.parametrize("total", [1.0, 4.0])
+def test_the_gap_is_what_lies_between_the_two_values(total):
+    """One forbidden pair makes the kernel round so coarsely that the gap can be seen, and still certifies."""
+    cost = np.random.default_rng(0).uniform(1e6, 2e6, (4, 4))
+    cost[0, 0] = 1e13
+    mass = np.full(4, total / 4)
+    solution = solve(cost, mass, mass)
+    between = solution.value - sum(side @ mass for side in solution.potentials)
+    assert solution.status.gap == pytest.approx(between, rel=0.05) and between > 1e-8 * solution.value
+    assert solution.status.outcome is Outcome.OPTIMAL
 
 
 def test_importing_the_package_loads_no_compiler():

@@ -56,6 +56,8 @@ def test_optimal_is_said_only_where_it_is_so(cost):
     size = max(abs(float(wanted)), 1e-12 * np.abs(cost).min(1).max())
     rounding = 1e-15 * len(cost) * max(np.abs(f).max(), np.abs(g).max(), abs(found.value))
     assert wrong <= abs(found.status.gap) + rounding
+    least = sum(Fraction(float(x)) for x in (*f, *g)) / len(cost)  # what the potentials give
+    assert abs(Fraction(found.value) - least - Fraction(found.status.gap)) <= rounding
     if found.status.outcome is Outcome.OPTIMAL:
         assert wrong <= 2 * GAP_TOLERANCE * size + rounding
     assert ((f[:, None] + g) - cost <= 1e-15 * (np.abs(f)[:, None] + np.abs(g) + np.abs(cost))).all()

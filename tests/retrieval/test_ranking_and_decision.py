@@ -136,10 +136,20 @@ def test_duplicates_tie_and_equal_texts_are_not_rivals():
     )
 
 
+def test_the_same_tokens_in_another_order_tie():
+    """Sums in another order differ in their last digits: less than float64 can tell is no difference."""
+    speech, text = layer(12, 16, 0.3, seed=5)
+    speech[4] = text[4].clone()  # its distance is 0, and so is that of its two rivals
+    text[7], text[9] = text[4].flip(0), text[4].roll(1, 0)
+    ranking = exact_ranks(speech, text)
+    assert ranking.ties[[4, 7, 9]].tolist() == [2, 2, 2] and ranking.num_ties == 6
+    assert ranking.ranks[4] == 1
+
+
 def test_repeated_token_rows_are_multiplied_once():
     """Layer 0: text rows are vocabulary rows."""
     rng = torch.Generator().manual_seed(0)
-    words = torch.randn(20, 24, generator=rng)
+    words = torch.randn(20, 24, generator=rng) + 3
     text = [
         words[torch.randint(20, (int(k),), generator=rng)] for k in torch.randint(2, 12, (40,), generator=rng)
     ]
@@ -178,6 +188,9 @@ def test_pair_distances_and_half_precision():
     speech, text = layer(10, 16, 0.2, seed=7)
     wanted = all_distances(speech, text).diagonal()
     np.testing.assert_allclose(pair_distances(speech, text, threads=2), wanted, rtol=1e-9)
+    far = [[c.double() + 1e6 for c in clouds] for clouds in (speech, text)]
+    np.testing.assert_allclose(pair_distances(*far), wanted, rtol=1e-6)
+    assert (pair_distances(text, [c.flip(0) for c in text]) >= 0).all()
     half = [c.bfloat16() for c in speech], [c.bfloat16() for c in text]
     again = [[c.float() for c in clouds] for clouds in half]
     np.testing.assert_array_equal(exact_ranks(*half).ranks, exact_ranks(*again).ranks)
@@ -260,8 +273,9 @@ def test_parts_of_processes_make_the_whole():
         merge([parts[0], parts[0]])
     with pytest.raises(TransportError, match="same texts"):
         merge([parts[0], exact_ranks(speech[:4], text[:4])])
-    with pytest.raises(TransportError, match="queries"):
-        exact_ranks(speech, text, queries=[23])
+    for absent in (23, -1):
+        with pytest.raises(TransportError, match="queries"):
+            exact_ranks(speech, text, queries=[absent])
 
 
 @pytest.mark.parametrize("alignment", [0.0, 0.3])

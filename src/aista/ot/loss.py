@@ -74,8 +74,6 @@ def squared_euclidean(
     with full_float32(speech.device):
         dtype = torch.float64 if torch.float64 in (speech.dtype, text.dtype) else torch.float32
         x, y = speech.to(dtype), text.to(dtype)
-        if speech_mask is not None:
-            x = x.masked_fill(~speech_mask[..., None], 0.0)
         if text_mask is not None:
             y = y.masked_fill(~text_mask[..., None], 0.0)
         count = y.shape[1] if text_mask is None else text_mask.sum(1).clamp(min=1)[:, None, None]
@@ -363,7 +361,7 @@ class _Transport(torch.autograd.Function):
         speech, text, speech_mask, text_mask, plan = ctx.saved_tensors
         with torch.autocast(speech.device.type, enabled=False):
             y = text.to(plan.dtype).masked_fill(~text_mask[..., None], 0.0)
-            x = speech.to(plan.dtype).masked_fill(~speech_mask[..., None], 0.0)
+            x = speech.to(plan.dtype)
             # Both sides minus one point of the text: the same difference, without its common offset.
             centre = y.sum(1, keepdim=True) / text_mask.sum(1)[:, None, None]
             pulled = torch.baddbmm(plan.sum(2, keepdim=True) * (x - centre), plan, y - centre, alpha=-1.0)

@@ -86,7 +86,9 @@ def sinkhorn_batch(
     active = torch.ones_like(deviation, dtype=torch.bool)
     iterations = torch.zeros_like(deviation, dtype=torch.int64)
     error = torch.full_like(deviation, torch.inf)
-    for step in range(1, max_iterations + 1):
+    for step in range(max_iterations):
+        if step % 5 == 0 and step:  # before the updates at this epsilon, so that a plan fits its own
+            eps = torch.maximum(0.7 * eps, target)
         e = eps[:, None, None]
         new_f = -eps[:, None] * torch.logsumexp(log_b[:, None, :] + (g[:, None, :] - centred) / e, 2)
         error = torch.where(
@@ -99,8 +101,6 @@ def sinkhorn_batch(
         f = torch.where(active[:, None], new_f, f)
         new_g = -eps[:, None] * torch.logsumexp(log_a[:, :, None] + (f[:, :, None] - centred) / e, 1)
         g = torch.where(active[:, None], new_g, g)
-        if step % 5 == 0:
-            eps = torch.maximum(0.7 * eps, target)
     exponent = (f[:, :, None] + g[:, None, :] - centred) / eps[:, None, None]
     plan = (log_a[:, :, None] + log_b[:, None, :] + exponent).exp()
     values = (plan.double() * cost.double().masked_fill(plan == 0, 0.0)).sum((1, 2)).float()
