@@ -100,7 +100,6 @@ def load(trainer: AistaTrainer, folder: Path) -> RandomState | None:
         trainer.optimizer.load_state_dict(state)
     before = trainer.state
     trainer.state = TrainerState.load_from_json(str(folder / STATE))
-    trainer.state.max_steps = before.max_steps
     if trainer.state.best_model_checkpoint:  # the run's folder may have been moved
         best = folder.with_name(Path(trainer.state.best_model_checkpoint).name)
         trainer.state.best_model_checkpoint = str(best) if best.is_dir() else None
