@@ -91,6 +91,11 @@ def test_segments_that_are_no_parts_are_refused(changes, message):
         Utterance(**row)
 
 
+def test_segments_may_be_a_quarter_second_out():
+    segments = [{"offset": at, "duration": 2.2, "text": "x"} for at in (0.0, 2.0)]
+    assert Utterance(id="a", audio="a.wav", duration=4.0, segments=segments).segments[1].end == 4.2
+
+
 SECONDS = np.arange(16_000 * 4) / 16_000
 RISING_TONE = 0.5 * np.sin(2 * np.pi * (200 + 100 * SECONDS) * SECONDS)
 

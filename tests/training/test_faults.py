@@ -169,6 +169,8 @@ def test_what_is_kept_and_what_a_crash_leaves(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == str(folders[3]) and len(list(folders[3].parent.iterdir())) == 5
     (folders[3] / COMPLETE).unlink()  # half written, or half deleted
     assert last_checkpoint(tmp_path) == str(folders[2]) and not folders[3].exists()
+    (folders[2] / COMPLETE).write_text("")  # vouches for nothing
+    assert last_checkpoint(tmp_path) == str(folders[0])
 
 
 # ---- losses that are not finite ----

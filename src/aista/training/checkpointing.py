@@ -153,9 +153,8 @@ def _contents(folder: Path) -> dict[str, list[int]]:
 
 def _damage(folder: Path) -> str | None:
     """Say what of a checkpoint is not what was written."""
-    text = (folder / COMPLETE).read_text(encoding="utf-8")
     try:
-        written = json.loads(text) if text else {}  # older versions wrote an empty mark
+        written = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         found = _contents(folder)
     except (OSError, ValueError) as error:
         return str(error)
