@@ -157,6 +157,20 @@ def test_a_run_ends_where_its_last_checks_brought_no_gain() -> None:
         assert AistaTrainer.is_over(trainer) is is_over
 
 
+def test_a_validation_is_a_mean_over_targets_not_over_batches() -> None:
+    """1 of 2 and 6 of 8 targets are right; a batch that only makes up the number counts for nothing."""
+    batches = []
+    for count, *row in ((1, 1, 2, 3.0), (1, 6, 8, 5.0), (0, 9, 9, 9.0)):
+        parts = dict(zip(("correct", "tokens", "ce"), map(torch.tensor, row), strict=True))
+        batches.append(({"speech": SimpleNamespace(to=lambda _, parts=parts: parts)}, count))
+    trainer: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(device="cpu", reduce=lambda totals, reduction: totals),
+        trained_module=lambda speech: SimpleNamespace(parts=speech), metric="token_accuracy",
+        validation_batches=lambda: iter(batches),
+    )  # fmt: skip
+    assert AistaTrainer.validation_metrics(trainer) == pytest.approx({"token_accuracy": 0.7, "loss": 0.8})
+
+
 def test_every_epoch_draws_its_own_wordings(tmp_path: Path) -> None:
     """Also the one that a resumed run goes on in."""
     row = Manifest(tiny.manifest(tmp_path / "st.jsonl", count=1))[0]

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from aista.config import JointSettings, PretrainSettings
+from aista.data.manifest import Manifest, write_manifest
 from aista.errors import ConfigError
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.training import stages as run_module
@@ -94,6 +95,15 @@ def test_resumed_equals_uninterrupted(
     assert [step for step, key, _ in shown[0] if key == "eval_token_accuracy"] == [2, 4, 6, 7]  # and the last
     model = AistaForConditionalGeneration.from_pretrained(resumed.folder)
     assert model.config.directions == ["en-en", "en-zh"]  # of both stages
+
+
+@pytest.mark.slow
+def test_who_learns_captions_does_not_say_that_it_transcribes(tmp_path: Path) -> None:
+    settings = tiny.pretrain_settings(tmp_path, max_steps=1, save_steps=1)
+    (path,) = settings.data.train
+    write_manifest(path, [row.model_copy(update={"task": "aac"}) for row in list(Manifest(path))])
+    folder = pretrain(settings).folder
+    assert AistaForConditionalGeneration.from_pretrained(folder).config.directions == []
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(
