@@ -142,9 +142,9 @@ class Hasty(SpeechTranslator):
 
 
 def test_what_was_given_too_much_is_not_taken_from_the_next_sentence():
-    parts = [np.full(24_000, 0.2), np.zeros(16_000), np.full(24_000, 0.4), np.zeros(16_000)]
+    parts = [np.full(47 * 512, 0.2), np.zeros(16_000), np.full(24_000, 0.4), np.zeros(16_000)]
     stream = Stream(Hasty(), "en", chunk_seconds=0.2)
-    for part in np.split(np.concatenate(parts).astype(np.float32), 50):
+    for part in np.array_split(np.concatenate(parts).astype(np.float32), 50):
         stream.push(part)
     stream.finish()
     assert stream.text == "one two two three"
