@@ -244,6 +244,8 @@ def test_mixed_types(bases):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         warm = model.encode_audio(SpeechInputs(**batch.sound))
     assert torch.equal(warm, model.encode_audio(SpeechInputs(**batch.sound)))
+    alone, processor = bases.model(dtype="bfloat16", beats=False)  # features are kept by numpy
+    assert alone.encode_audio(processor.audio_inputs(WAVES)).dtype == torch.float32
 
 
 def test_audio_and_slots_must_fit(pair, bases):

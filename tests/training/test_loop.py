@@ -138,6 +138,8 @@ def test_the_best_model_is_kept_however_seldom_is_saved(
         run = joint(tiny.joint_settings(tmp_path, str(init), output=str(tmp_path / str(every)), train=train))
         assert run.best_token_accuracy == 0.9
         kept.append(load_file(run.folder / "model.safetensors"))
+        best = load_file(run.folder / "checkpoints/checkpoint-3/model.safetensors")
+        assert all(torch.equal(tensor, best[name]) for name, tensor in kept[-1].items())
     for name, tensor in kept[0].items():
         assert torch.equal(tensor, kept[1][name]) and torch.equal(tensor, kept[2][name])
 
