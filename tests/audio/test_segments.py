@@ -42,7 +42,7 @@ def test_cuts_fall_into_the_pauses():
 
 
 def test_a_longer_pause_is_preferred_and_cut_in_its_middle():
-    samples = np.concatenate([noise(2), noise(0.08, 1e-4), noise(1), noise(1.0, 1e-4), noise(2)])
+    samples = np.concatenate([noise(2), np.zeros(1_280), noise(1), noise(1.0, 1e-4), noise(2)])
     first, second = segment(samples, max_seconds=4.5)
     assert first.end_seconds == second.start_seconds == pytest.approx(3.58, abs=0.35)
 
@@ -53,6 +53,14 @@ def test_silent_stretches_are_reported():
     assert not pieces[0].silent and not pieces[-1].silent
     assert any(piece.silent for piece in pieces)
     assert [p.silent for p in segment(np.zeros(16_000, np.float32))] == [True]
+
+
+def test_a_piece_may_be_as_long_as_the_limit():
+    steady = np.full(6 * 16_000, 0.1, np.float32)
+    assert [(p.start_sample, p.end_sample) for p in segment(steady, max_seconds=3.0)] == [
+        (0, 48_000),
+        (48_000, 96_000),
+    ]
 
 
 def test_short_remainders_are_avoided():

@@ -47,6 +47,12 @@ utterances = st.builds(
 )
 
 
+def test_lines_are_found_whatever_block_they_begin_in(tmp_path, monkeypatch):
+    write_manifest(tmp_path / "m.jsonl", [ASR, ST, MT] * 5)
+    monkeypatch.setattr("aista.data.manifest._CHUNK_BYTES", 64)  # a row has more
+    assert list(Manifest(tmp_path / "m.jsonl")) == [ASR, ST, MT] * 5
+
+
 def test_round_trip(tmp_path):
     path = tmp_path / "sub" / "m.jsonl"
     assert write_manifest(path, iter([ASR, ST, MT])) == 3

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
-from aista.data.sampling import LengthGroupedSampler, padding_waste
+from aista.data.sampling import LengthGroupedSampler, padding_waste, rounds, shares
 from aista.errors import TrainingError
 
 
@@ -29,6 +28,15 @@ def test_epochs_and_seeds_differ():
     assert len({tuple(order) for order in orders}) == 4
 
 
+def test_every_epoch_has_other_batches_in_no_order_of_length():
+    lengths = np.random.default_rng(0).permutation(240).astype(float)
+    epochs = [LengthGroupedSampler(lengths, 4, pool_batches=10).order(epoch) for epoch in (0, 1)]
+    batches = [{frozenset(batch) for batch in order.reshape(-1, 4).tolist()} for order in epochs]
+    assert len(batches[0] & batches[1]) < 6  # of 60
+    longest = lengths[LengthGroupedSampler(lengths, 4).order(0)].reshape(-1, 4).max(1)  # all from one pool
+    assert 0.3 < np.mean(np.diff(longest) > 0) < 0.7
+
+
 def test_padding_is_much_less_than_in_random_order():
     rng = np.random.default_rng(0)
     lengths = rng.gamma(3, 2, 10_000)
@@ -37,16 +45,6 @@ def test_padding_is_much_less_than_in_random_order():
     assert random_waste > 0.4
     assert sampler.padding_waste() < 0.1 * random_waste
     assert padding_waste([2.0, 4.0, 3.0], np.array([0, 1, 2]), 2) == pytest.approx(1 - 9 / 11)
-
-
-def test_an_epoch_is_the_same_in_every_run():
-    lengths = np.random.default_rng(0).gamma(3, 2, 103)
-    sampler = LengthGroupedSampler(lengths, 8, seed=3)
-    sampler.set_epoch(4)
-    batches = list(DataLoader(range(103), batch_size=8, sampler=sampler, collate_fn=list))
-    again = LengthGroupedSampler(lengths, 8, seed=3)
-    again.set_epoch(4)
-    assert list(DataLoader(range(103), batch_size=8, sampler=again, collate_fn=list)) == batches
 
 
 @given(st.integers(2, 60), st.integers(1, 60), st.floats(0.1, 10.0), st.integers(0, 5))
@@ -68,6 +66,25 @@ def test_weights_are_shares_and_no_item_is_forgotten(first, second, weight, seed
         assert max(times) - min(times) <= 1
 
 
+def test_what_rounding_leaves_goes_to_the_largest_remainder():
+    assert shares({"a": 53, "b": 24, "c": 23}, 10) == {"a": 5, "b": 3, "c": 2}
+
+
+def test_every_round_holds_every_item_in_an_order_of_its_own():
+    items = np.arange(50)
+    first, second = rounds(items, 0, 50, [1]), rounds(items, 50, 50, [1])
+    assert sorted(first) == sorted(second) == items.tolist() and not np.array_equal(first, second)
+    assert np.array_equal(rounds(items, 20, 60, [1]), np.concatenate([first, second])[20:80])
+
+
+def test_files_by_themselves_are_mixed_with_those_in_archives():
+    """Or every batch would hold one corpus alone, where only one of two lies in shards."""
+    blocks = np.concatenate([np.repeat(np.arange(50), 2), np.full(100, -1)])
+    order = LengthGroupedSampler(np.ones(200), 4, blocks=blocks, pool_batches=1).order(0)
+    alone = (blocks[order.reshape(-1, 4)] < 0).sum(1)
+    assert ((alone > 0) & (alone < 4)).sum() > 10
+
+
 def test_contradictions_are_refused():
     for arguments in [
         {"lengths": [], "batch_size": 2},
@@ -79,12 +96,3 @@ def test_contradictions_are_refused():
     ]:
         with pytest.raises(TrainingError):
             LengthGroupedSampler(**arguments)
-
-
-def test_transformers_trainer_sets_the_epoch_through_the_loader():
-    from accelerate import Accelerator
-
-    sampler = LengthGroupedSampler(np.ones(10), 2)
-    loader = Accelerator(cpu=True).prepare(DataLoader(range(10), batch_size=2, sampler=sampler))
-    loader.set_epoch(3)
-    assert sampler.epoch == 3

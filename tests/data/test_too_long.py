@@ -59,9 +59,21 @@ def test_pieces_are_as_few_as_neighbours_allow():
         "word 0. word 1. word 2.",
         "word 3.",
     ]
+    # what lasts exactly as long as the model hears is not too long
+    pieces = fit(talk([(15, 0), (15, 0), (30, 0)]), LIMIT, "segment")
+    assert [p.text for p in pieces] == ["word 0. word 1.", "word 2."]
     # what is too long itself is left out, and never bridged
     pieces = fit(talk([(5, 0), (31, 0), (5, 0)]), LIMIT, "segment")
     assert [(p.text, p.offset) for p in pieces] == [("word 0.", 5.0), ("word 2.", 41.0)]
+
+
+def test_a_piece_has_no_transcript_where_a_part_of_it_has_none():
+    """Part of it would be aligned with the sound of all of it."""
+    whole = talk([(10, 0), (10, 0), (20, 0)])
+    first, second, third = whole.segments
+    known = whole.model_copy(update={"segments": (first, second.model_copy(update={"text": None}), third)})
+    found = [(piece.text, piece.translation) for piece in fit(known, LIMIT, "segment")]
+    assert found == [(None, "词0。词1。"), ("word 2.", "词2。")]
 
 
 def test_what_may_not_be_cut_is_left_out():
@@ -89,6 +101,11 @@ def test_segments_that_are_no_parts_are_refused(changes, message):
     row = {"id": "a", "audio": "a.wav", "duration": 4.0, "task": "st", "tgt_lang": "zh", **changes}
     with pytest.raises(ValidationError, match=message):
         Utterance(**row)
+
+
+def test_segments_may_be_a_quarter_second_out():
+    segments = [{"offset": at, "duration": 2.2, "text": "x"} for at in (0.0, 2.0)]
+    assert Utterance(id="a", audio="a.wav", duration=4.0, segments=segments).segments[1].end == 4.2
 
 
 SECONDS = np.arange(16_000 * 4) / 16_000

@@ -28,6 +28,7 @@ def test_kinds_of_doubt():
     assert kind("医生给律师买了一本书。", "en") == kind("The doctor bought", "zh") == "script"
     assert kind("医生给律师买了一本书。", "ja") == "script"  # no kana
     assert kind("long " * 3 + "words and more of them " * 2, seconds=0.6) == "long"
+    assert kind("words and more of them", seconds=0.4) is None  # as little sound as that says nothing
     assert kind("Yes.", seconds=9.0) == "short" and kind("Yes.", seconds=1.0) is None
 
 
@@ -42,13 +43,22 @@ def test_a_pause_is_found_only_with_sound_on_both_sides():
     gap = np.zeros(6_400, np.float32)
     place = pause_in(np.concatenate([tone(1.5), gap, tone(1.2)]))
     assert place == pytest.approx(24_000 + 3_200, abs=320)
+    noise = np.random.default_rng(0).normal(0, 0.02, 6_400).astype(np.float32)  # near the floor, not silent
+    assert pause_in(np.concatenate([tone(1.5), noise, tone(1.2)])) == pytest.approx(place, abs=320)
+    longer = np.concatenate([tone(1.5), gap, tone(1.2), gap, gap, tone(1.5)])
+    assert pause_in(longer) == pytest.approx((1.5 + 0.4 + 1.2 + 0.4) * 16_000, abs=320)
     assert pause_in(tone(4.0)) is None and pause_in(gap) is None
-    assert pause_in(np.concatenate([tone(0.5), gap, tone(2.0)])) is None
+    for parts in ([tone(0.5), gap, tone(2.0)], [tone(2.0), gap, tone(0.5)]):
+        assert pause_in(np.concatenate(parts)) is None
+        assert pause_in(np.concatenate([np.zeros(16_000, np.float32), *parts, gap, gap])) is None
 
 
 def test_whether_an_answer_holds_another():
     assert holds("He left. The cook reads a book.", "The cook reads a book.")
     assert holds("He left. A cook read the book.", "The cook reads a book.")
+    assert not holds(
+        "The cook reads a book. Jim will fly in during winter, I am pretty sure.", "The cook reads a book."
+    )
     assert not holds("The cook reads a book.", "He will return by plane tonight.")
     assert holds("医生买了书。他走了。", "他走了。") and not holds("医生买了书。", "他走了。")
 
@@ -99,6 +109,47 @@ def test_an_answer_that_stops_before_the_sound_is_told_asked_again_or_refused():
     with pytest.raises(ModelInputError, match="cannot be right"):
         reader.translate(TWO, "en")
     assert reader.translate(pitch(300, 2.0), "en").text == Reader.said[300]
+
+
+class Scripted(SpeechTranslator):
+    """Gives answers that were written before, one after the other."""
+
+    name, longest_seconds, coverage = "scripted", 6.0, "retry"
+
+    def __init__(self, *answers: Answer) -> None:
+        self.left = list(answers)
+
+    def answer(self, pieces, request):
+        return [self.left.pop(0) for _ in pieces]
+
+
+SHORT, ONE, OTHER = Answer("Yes."), Answer("The doctor has bought a book."), Answer("She will return.")
+
+
+@pytest.mark.parametrize(
+    ("half", "is_taken"),
+    [
+        (ONE, True),
+        (Answer("The doctor has bought a", finished=False), False),
+        (Answer("the doctor the doctor the doctor"), False),
+        (Answer(""), False),
+        (Answer("", error="it is down"), False),
+    ],
+)
+def test_what_is_asked_again_is_taken_where_nothing_speaks_against_it(half, is_taken):
+    result = Scripted(SHORT, half, OTHER).translate(TWO, "en")
+    assert result.text == (f"{ONE.text} {OTHER.text}" if is_taken else SHORT.text)
+    assert [row.kind for row in result.warnings] == ["retried" if is_taken else "short"]
+
+
+def test_nothing_is_asked_again_of_little_sound_or_after_an_error():
+    little = Scripted(Answer(""), ONE, OTHER)
+    assert little.translate(pitch(300, 1.5), "en").warnings[0].kind == "empty" and little.left == [ONE, OTHER]
+    failing = Scripted(Answer("", error="it is down"), ONE, OTHER)
+    with pytest.raises(ModelInputError, match="failed on it"):
+        failing.translate(TWO, "en")
+    assert failing.left == [ONE, OTHER]
+    assert not Scripted(ONE, Answer("", error="it is down")).translate(TWO, "en").warnings  # of the tail
 
 
 def test_test_sets_are_answered_once_each():

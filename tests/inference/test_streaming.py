@@ -109,6 +109,47 @@ def test_a_steady_answer_is_given_early_and_equals_the_late_one():
     )
 
 
+class Levels(SpeechTranslator):
+    """Says a word for every level that it hears for a quarter of a second."""
+
+    name, longest_seconds = "levels", 4.0
+
+    def answer(self, pieces, request):
+        levels = [np.bincount(np.round(50 * piece).astype(int), minlength=18) for piece in pieces]
+        return [
+            Answer(" ".join(w for w, n in zip(WORDS, level[5:], strict=False) if n >= 4_000))
+            for level in levels
+        ]
+
+
+@pytest.mark.parametrize("chunk", [0.5, math.inf])
+def test_what_was_given_early_of_sound_that_is_cut_is_given_once(chunk):
+    """Speech of six seconds where four are heard at once: the words given early go on behind the cut."""
+    samples = np.repeat(np.arange(5, 17) / 50, 8_000).astype(np.float32)
+    stream = Stream(Levels(), "en", chunk_seconds=chunk)
+    emissions = [stream.push(part) for part in np.split(samples, 30)]
+    assert "".join(row.text for row in [*emissions, stream.finish()]) == " ".join(WORDS)
+
+
+class Hasty(SpeechTranslator):
+    """Says a word too much of a quiet sound while a pause follows it."""
+
+    name, longest_seconds = "hasty", 4.0
+
+    def answer(self, pieces, request):
+        texts = ("two three" if p.max() > 0.3 else "one" if p[-1] else "one two" for p in pieces)
+        return [Answer(text) for text in texts]
+
+
+def test_what_was_given_too_much_is_not_taken_from_the_next_sentence():
+    parts = [np.full(47 * 512, 0.2), np.zeros(16_000), np.full(24_000, 0.4), np.zeros(16_000)]
+    stream = Stream(Hasty(), "en", chunk_seconds=0.2)
+    for part in np.array_split(np.concatenate(parts).astype(np.float32), 50):
+        stream.push(part)
+    stream.finish()
+    assert stream.text == "one two two three"
+
+
 class Failing(Counter):
     """Fails once, at one of its answers."""
 
@@ -164,6 +205,10 @@ def test_nothing_is_asked_about_silence_and_memory_is_bounded():
         assert stream.push(np.zeros(16_000, np.float32)).text == ""
         assert len(stream._samples) <= 3 * 16_000
     assert stream.translator.asked == 0 and stream.finish().end == 100.0
+    stream = Stream(Counter(), "en", chunk_seconds=math.inf)
+    for _ in range(30):  # speech without a pause
+        stream.push(np.full(16_000, 0.2, np.float32))
+        assert len(stream._samples) <= 6 * 16_000
 
 
 def test_bad_samples_and_settings():

@@ -91,6 +91,8 @@ def test_letters_have_the_times_of_their_tokens(lengths):
 def test_a_character_of_several_tokens_has_the_time_of_all():
     found = letter_times([(0, 1), (0, 1), (1, 2)], np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]), 2)
     assert found.tolist() == [[0, 2], [2, 3]]
+    found = letter_times([(0, 1), (2, 3)], np.array([[0.0, 1.0], [1.0, 2.0]]), 3)  # a letter of no token
+    assert found.tolist() == [[0, 1], [1, 1], [1, 2]]
 
 
 def test_an_answer_that_holds_the_text_of_a_control_token_has_its_times():

@@ -105,9 +105,12 @@ def test_a_folder_called_snapshots_is_no_cache_of_the_hub(tmp_path, monkeypatch)
     assert describe("some/model") == {"source": "some/model", "revision": "lm"}
 
 
-def test_features_of_batches_as_salmonns_are_other_features(pair):
+def test_features_of_other_windows_or_batches_as_salmonns_are_other_features(pair):
     config = copy_of(pair[0].config)
     config.audio_config.batch_invariant = False
+    assert encoder_fingerprint(config) != encoder_fingerprint(pair[0].config)
+    config = copy_of(pair[0].config)
+    config.speech_tokens = "padded"  # or windows of silence would be taken for speech
     assert encoder_fingerprint(config) != encoder_fingerprint(pair[0].config)
 
 

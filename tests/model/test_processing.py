@@ -101,6 +101,20 @@ def test_the_text_branch_is_the_prefix_and_the_transcript(processor, batcher):
         assert tokenizer.decode(ids[real]) == prompt.prefix + text
 
 
+def test_short_sound_is_a_second_for_beats(processor):
+    """Frames of 25 ms every 10 ms: SALMONN adds silence."""
+    audio = processor.audio_inputs(noise(0.4))
+    assert audio.fbank.shape[1] == int(audio.fbank_mask.sum()) == 98 and audio.num_samples == (6_400,)
+
+
+@pytest.mark.parametrize(("frames", "more"), [(0, 0), (5, 0), (18, 0), (17, 1)])
+def test_features_that_are_no_whole_windows_of_these_encoders_are_refused(processor, frames, more):
+    dim = processor.config.feature_dim
+    assert processor.audio_inputs([np.zeros((34, dim), np.float32)]).num_samples == (34 * 320,)
+    with pytest.raises(ModelInputError, match="do not fit the model"):
+        processor.audio_inputs([np.zeros((frames, dim + more), np.float32)])
+
+
 def test_text_may_stand_where_speech_would(processor, batcher):
     batch = batcher.translation(["Hello."], ["Translate."])
     assert not (batch.input_ids == processor.config.audio_token_id).any() and not batch.sound

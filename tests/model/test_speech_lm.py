@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from aista.errors import ConfigError, ModelInputError
 from aista.model import AistaForConditionalGeneration, SpeechInputs
@@ -90,6 +91,18 @@ def test_text_states_are_those_of_the_whole_backbone(bases, backbone, layers):
     for layer in layers:
         torch.testing.assert_close(states[layer][real], whole[layer][real], atol=1e-5, rtol=1e-5)
         assert not states[layer].requires_grad
+
+
+def test_a_teacher_reads_without_dropout_and_without_lora_where_that_is_asked(bases):
+    model, processor = bases.model(beats=False)
+    text = text_batch(processor, training_batch(processor), ["Yes.", "The bell.", "It is late."])
+    speech_llm, real = SpeechLM(model.train()), text.attention_mask.bool()
+    adapted = speech_llm.text_outputs(text).logits
+    frozen = speech_llm.text_outputs(text, lora=False).logits
+    plain = AutoModelForCausalLM.from_pretrained(bases.path("qwen2"), dtype="float32").eval()
+    torch.testing.assert_close(frozen[real], plain(text.input_ids).logits[real])
+    assert (adapted - frozen)[real].abs().max() > 1e-3
+    assert torch.equal(speech_llm.text_outputs(text).logits, adapted)  # LoRA is on again
 
 
 def test_what_follows_the_transcript_does_not_matter(pair):
@@ -204,8 +217,6 @@ def test_fresh_parts_come_from_the_seed_alone(bases):
 
 def test_a_fresh_model_is_its_backbone(bases):
     """LoRA starts at zero: text alone gives the backbone's own logits."""
-    from transformers import AutoModelForCausalLM
-
     model = AistaForConditionalGeneration.from_bases(
         bases.path("whisper102"), bases.path("qwen2"), qformer={"hidden_size": 16, "num_attention_heads": 2},
         dtype="float32",
@@ -227,11 +238,14 @@ def test_mixed_types(bases):
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             loss = run(model, batch).loss
+            own = SpeechLM(model).predict(batch).loss
         loss.backward()
-        assert loss.isfinite()
+        assert loss.isfinite() and loss.dtype == own.dtype == torch.float32  # of 8 bits it would be steps
     with torch.autocast("cpu", dtype=torch.bfloat16):
         warm = model.encode_audio(SpeechInputs(**batch.sound))
     assert torch.equal(warm, model.encode_audio(SpeechInputs(**batch.sound)))
+    alone, processor = bases.model(dtype="bfloat16", beats=False)  # features are kept by numpy
+    assert alone.encode_audio(processor.audio_inputs(WAVES)).dtype == torch.float32
 
 
 def test_audio_and_slots_must_fit(pair, bases):

@@ -169,20 +169,24 @@ def test_what_is_kept_and_what_a_crash_leaves(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == str(folders[3]) and len(list(folders[3].parent.iterdir())) == 5
     (folders[3] / COMPLETE).unlink()  # half written, or half deleted
     assert last_checkpoint(tmp_path) == str(folders[2]) and not folders[3].exists()
+    (folders[2] / COMPLETE).write_text("")  # vouches for nothing
+    assert last_checkpoint(tmp_path) == str(folders[0])
 
 
 # ---- losses that are not finite ----
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
-    """Let the losses of these forward passes, counted from 1, be NaN, backward pass and all."""
+    """Let the losses of these forward passes, counted from 1, be NaN or (the even ones) infinite, backward
+    pass and all."""
     passes = []
     forward = SpeechTextObjective.forward
 
     def poison(self: SpeechTextObjective, **batch: Any) -> Joint:
         found = forward(self, **batch)
         passes.append(self.training)
-        return found._replace(loss=found.loss * float("nan")) if sum(passes) in at else found
+        bad = float("nan" if sum(passes) % 2 else "inf")
+        return found._replace(loss=found.loss * bad) if sum(passes) in at else found
 
     monkeypatch.setattr(SpeechTextObjective, "forward", poison)
 
@@ -263,6 +267,21 @@ def test_a_skipped_step_leaves_no_trace(
     assert states[0]
     for key, row in states[0].items():
         assert all(torch.equal(states[1][key][name], value) for name, value in row.items())
+
+
+def test_what_is_finite_of_a_step_is_descended(
+    stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two micro-batches one is skipped, whichever it is."""
+    steps = {"nonfinite": "skip", "max_steps": 1, "save_steps": 1, "gradient_accumulation_steps": 2}
+    for bad in (1, 2):
+        with monkeypatch.context() as patch:
+            poisoned(patch, {bad})
+            settings = tiny.joint_settings(
+                tmp_path, str(stage1), output=str(tmp_path / str(bad)), train=steps | NO_VALIDATION
+            )
+            found, start = weights(joint(settings).folder), weights(stage1)
+        assert any(not torch.equal(found[name], tensor) for name, tensor in start.items())
 
 
 @pytest.mark.slow

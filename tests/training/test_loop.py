@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from aista.config import AlignSettings, JointSettings, SelectSettings
-from aista.data.dataset import SpeechDataset
+from aista.config import AlignSettings, JointSettings, SelectSettings, TrainSettings
+from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest
 from aista.errors import ConfigError, ManifestError
 from aista.selection.select import select
+from aista.text.prompts import instruction
 from aista.training.callbacks import Sums
 from aista.training.optimisation import learning_rate, require_one_kind
 from aista.training.stages import Interrupted, align, joint
@@ -123,7 +127,7 @@ def test_a_step_is_plain_adamws(
 def test_the_best_model_is_kept_however_seldom_is_saved(
     init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accuracies = [0.1, 0.5, 0.9, 0.7, 0.6, 0.65]
+    accuracies = [0.1, 0.5, 0.9, 0.7, 0.9, 0.65]  # the first of two equal ones is kept
     monkeypatch.setattr(
         AistaTrainer, "validation_metrics",
         lambda self: {"token_accuracy": accuracies[self.state.global_step - 1], "loss": 1.0},
@@ -134,8 +138,52 @@ def test_the_best_model_is_kept_however_seldom_is_saved(
         run = joint(tiny.joint_settings(tmp_path, str(init), output=str(tmp_path / str(every)), train=train))
         assert run.best_token_accuracy == 0.9
         kept.append(load_file(run.folder / "model.safetensors"))
+        best = load_file(run.folder / "checkpoints/checkpoint-3/model.safetensors")
+        assert all(torch.equal(tensor, best[name]) for name, tensor in kept[-1].items())
     for name, tensor in kept[0].items():
         assert torch.equal(tensor, kept[1][name]) and torch.equal(tensor, kept[2][name])
+
+
+def test_a_run_ends_where_its_last_checks_brought_no_gain() -> None:
+    """patience 2: two checks without one. As good as the best is no gain."""
+    for accuracies, is_over in (
+        ([], False), ([0.5], False), ([0.5, 0.4], False), ([0.5, 0.4, 0.5], True), ([0.5, 0.4, 0.6], False),
+        ([0.1, 0.5, 0.4, 0.3], True),
+    ):  # fmt: skip
+        rows = [{"eval_token_accuracy": value} for value in accuracies]
+        state = SimpleNamespace(global_step=9, log_history=[{"ce": 1.0}, *rows])
+        trainer: Any = SimpleNamespace(
+            state=state, settings=TrainSettings(max_steps=10, warmup_steps=1, eval_steps=1, patience=2),
+            control=SimpleNamespace(should_training_stop=False), metric="token_accuracy",
+        )  # fmt: skip
+        assert AistaTrainer.is_over(trainer) is is_over
+
+
+def test_a_validation_is_a_mean_over_targets_not_over_batches() -> None:
+    """1 of 2 and 6 of 8 targets are right; a batch that only makes up the number counts for nothing."""
+    batches = []
+    for count, *row in ((1, 1, 2, 3.0), (1, 6, 8, 5.0), (0, 9, 9, 9.0)):
+        parts = dict(zip(("correct", "tokens", "ce"), map(torch.tensor, row), strict=True))
+        batches.append(({"speech": SimpleNamespace(to=lambda _, parts=parts: parts)}, count))
+    trainer: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(device="cpu", reduce=lambda totals, reduction: totals),
+        trained_module=lambda speech: SimpleNamespace(parts=speech), metric="token_accuracy",
+        validation_batches=lambda: iter(batches),
+    )  # fmt: skip
+    assert AistaTrainer.validation_metrics(trainer) == pytest.approx({"token_accuracy": 0.7, "loss": 0.8})
+
+
+def test_every_epoch_draws_its_own_wordings(tmp_path: Path) -> None:
+    """Also the one that a resumed run goes on in."""
+    row = Manifest(tiny.manifest(tmp_path / "st.jsonl", count=1))[0]
+    collator = Collator(None, prompt_pool=True, seed=3)
+    trainer: Any = SimpleNamespace(
+        data=SimpleNamespace(collator=collator, train=None), sampler=SimpleNamespace(order=np.arange),
+        step_rows=2, micro_batch=2, loader=lambda _, batches: [collator.instruction(row) for _ in batches],
+    )  # fmt: skip
+    found = [next(AistaTrainer.steps_of(trainer, epoch, 1, None))[0][0] for epoch in range(4, 24)]
+    drawn = [instruction("st", "zh", draw=f"3-{epoch}-u0") for epoch in range(4, 24)]
+    assert found == drawn and len(set(drawn)) == 3
 
 
 def test_settings_that_a_model_cannot_follow_are_refused(init: Path, tmp_path: Path) -> None:
@@ -214,9 +262,12 @@ def test_sums_go_on_with_another_number_of_processes() -> None:
     shares = []
     for ce, right in ((1.0, 2.0), (3.0, 6.0)):
         one = Sums()
-        one.add({"ce": ce, "loss": ce, "token_accuracy": right / 10}, {"token_accuracy": 10})  # type: ignore[dict-item]
+        for step in (1, 2):  # the first of which was logged
+            one.add({"ce": ce, "loss": ce, "token_accuracy": right / 10}, {"token_accuracy": 10})  # type: ignore[dict-item]
+            if step == 1:
+                one.read(step)
         shares.append(one.state())
     alone = Sums()
     alone.load(shares, rank=0, count=1)
-    assert alone.read(1) == pytest.approx({"ce": 2.0, "loss": 2.0, "token_accuracy": 0.4})
-    assert alone.total_loss() == pytest.approx(2.0)
+    assert alone.read(2) == pytest.approx({"ce": 2.0, "loss": 2.0, "token_accuracy": 0.4})
+    assert alone.total_loss() == pytest.approx(4.0)  # of both steps

@@ -101,3 +101,15 @@ def test_the_loss_is_equation_six(name: str, parts: tuple) -> None:
     report = trained.alignment.report.keys() | {"ce", "token_accuracy"}
     own = [value for key, value in joint.parts.items() if key not in report]
     torch.testing.assert_close(joint.loss.detach(), 0.75 * joint.parts["ce"] + 0.25 * torch.stack(own).mean())
+
+
+def test_a_validation_counts_targets_and_sums_their_cross_entropy(parts: tuple) -> None:
+    model, processor, dataset = parts
+    given = batch(processor, dataset)["speech"]
+    found = objective(model, "wasserstein").eval()(speech=given).parts
+    logits, labels = model(**given.inputs()).logits[:, :-1], given.labels[:, 1:]
+    asked = labels != -100
+    right = logits.log_softmax(-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
+    torch.testing.assert_close(found["ce"], -right[asked].sum())
+    assert int(found["tokens"]) == int(asked.sum())
+    assert int(found["correct"]) == int((logits.argmax(-1) == labels)[asked].sum())

@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from aista.config import JointSettings, PretrainSettings
+from aista.data.manifest import Manifest, write_manifest
 from aista.errors import ConfigError
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.training import stages as run_module
+from aista.training.optimisation import learning_rate
 from aista.training.stages import joint, pretrain
 from tests import tiny
 from tests.training.interrupting import interrupted_after
@@ -60,12 +62,14 @@ def test_a_finished_run_is_complete_and_is_not_repeated(stage1: Path) -> None:
     assert again.steps == 4 and (stage1 / "training.json").stat().st_mtime_ns == before
     history = json.loads((stage1 / "history.json").read_text())
     assert [row["step"] for row in history if "ce" in row] == [1, 2, 3, 4]
+    rates = [row["learning_rate"] for row in history if "ce" in row]
+    assert rates == [learning_rate(step, settings.train) for step in range(4)]  # by which they moved
     with pytest.raises(ConfigError, match="other settings"):
         pretrain(settings.model_copy(update={"seed": 99}))
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
+    "step", [3, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)]
 )
 def test_resumed_equals_uninterrupted(
     stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -88,6 +92,18 @@ def test_resumed_equals_uninterrupted(
         for history in histories
     ]
     assert shown[0] == shown[1]
+    assert [step for step, key, _ in shown[0] if key == "eval_token_accuracy"] == [2, 4, 6, 7]  # and the last
+    model = AistaForConditionalGeneration.from_pretrained(resumed.folder)
+    assert model.config.directions == ["en-en", "en-zh"]  # of both stages
+
+
+@pytest.mark.slow
+def test_who_learns_captions_does_not_say_that_it_transcribes(tmp_path: Path) -> None:
+    settings = tiny.pretrain_settings(tmp_path, max_steps=1, save_steps=1)
+    (path,) = settings.data.train
+    write_manifest(path, [row.model_copy(update={"task": "aac"}) for row in list(Manifest(path))])
+    folder = pretrain(settings).folder
+    assert AistaForConditionalGeneration.from_pretrained(folder).config.directions == []
 
 
 def test_a_half_written_checkpoint_is_not_resumed_from(

@@ -33,7 +33,7 @@ LOCK = "writing.lock"
 # name -> the type on disk; numpy has no bfloat16, so its upper half of float32 is kept as 16 bits
 _DTYPES = {"float16": np.float16, "float32": np.float32, "bfloat16": np.uint16}
 _FLUSH_EVERY = 64
-_LINE = re.compile(rb"(\d{1,12})(?: ([0-9a-f]{8}))?\t([^\t]+)")
+_LINE = re.compile(rb"(\d{1,12}) ([0-9a-f]{8})\t([^\t]+)")
 
 
 def estimate_bytes(num_samples: Iterable[int], dim: int, dtype: str = "float16") -> int:
@@ -233,9 +233,7 @@ class FeatureStore(Mapping[str, np.ndarray]):
         stored = self._data[self._starts[row] : self._starts[row + 1]]
         features = _decode(stored, self.dtype)
         if not self._seen[row]:
-            written = self._sums[row]
-            whole = np.isfinite(features).all() if written < 0 else zlib.crc32(stored.tobytes()) == written
-            if not whole:
+            if zlib.crc32(stored.tobytes()) != self._sums[row]:
                 raise _damaged(self.directory, key)
             self._seen[row] = True
         return features
@@ -305,7 +303,7 @@ class _Index(NamedTuple):
 
     rows: dict[str, int]  # key -> row
     frames: np.ndarray  # of every row. int64 (rows,)
-    sums: np.ndarray  # CRC-32 of what lies on disk of every row, -1 where it was not noted. int64 (rows,)
+    sums: np.ndarray  # CRC-32 of what lies on disk of every row. int64 (rows,)
     bytes: int  # how much of the file these lines fill
     # Whether a whole line was found that is none, or whose frames are not there. Frames are written before
     # lines, so another process that is writing does not look like this.
@@ -327,7 +325,7 @@ def _read_index(directory: Path, frame_bytes: int) -> _Index:
             break
         rows[found[3].decode(errors="replace")] = len(rows)
         counts.append(int(found[1]))
-        sums.append(int(found[2], 16) if found[2] else -1)
+        sums.append(int(found[2], 16))
         used += len(line) + 1
     told = np.array(counts, dtype=np.int64), np.array(sums, dtype=np.int64)
     return _Index(rows, *told, used, damaged=frames_left < 0)

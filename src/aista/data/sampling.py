@@ -1,21 +1,20 @@
 """The order of training: clips of like length together, a different order each epoch, the same in every run.
 
-The order is a function of (seed, epoch) alone, so a run that stops resumes exactly: set the epoch, skip the
-batches that were seen.
+The order is a function of (seed, epoch) alone, so a run that stops resumes exactly: it skips the batches of
+the epoch that were seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from aista.errors import TrainingError
 
 
-class LengthGroupedSampler(Sampler[int]):
+class LengthGroupedSampler:
     """Indices in an order whose consecutive batches hold clips of similar length.
 
     A random order is cut into pools of ``pool_batches`` batches, each pool is sorted by length and cut into
@@ -23,7 +22,7 @@ class LengthGroupedSampler(Sampler[int]):
 
     Args:
         lengths: Length of every item, in any one unit (seconds, samples, tokens). (n,)
-        batch_size: Items per batch: the same number the DataLoader is given.
+        batch_size: Items per batch.
         seed: Seed of all orders.
         groups: Group (task, corpus, manifest) of every item, with ``weights``. (n,)
         weights: Share of each group in an epoch; items of a group are repeated or left for a later epoch as
@@ -58,14 +57,9 @@ class LengthGroupedSampler(Sampler[int]):
         self._members = _members(groups, weights, len(self.lengths))
         self._counts = shares(weights, len(self.lengths)) if weights else {}
         self._blocks = None if blocks is None or np.max(blocks) < 0 else np.asarray(blocks)
-        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
-        self.epoch = epoch
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the indices of an epoch. int64 (n,)."""
@@ -92,9 +86,6 @@ class LengthGroupedSampler(Sampler[int]):
             batches.extend(part.reshape(-1, self.batch_size))
         rng.shuffle(batches)
         return np.concatenate([*batches, chosen[whole:]])
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order(self.epoch).tolist())
 
     def padding_waste(self, epoch: int = 0) -> float:
         """Return the share of an epoch's padded volume that is padding, 0 <= waste < 1."""

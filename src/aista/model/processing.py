@@ -282,7 +282,7 @@ class AistaProcessor(ProcessorMixin):
         """Whole windows of frames were cached: their number says how many samples they stand for."""
         rows, lengths, frames = [], [], self.config.frames_per_window
         for row, array in enumerate(features):
-            lengths.append(len(array) // frames * frames * SAMPLES_PER_FRAME)
+            lengths.append(len(array) * SAMPLES_PER_FRAME)
             wanted = self.config.frames_for(lengths[-1])
             if np.shape(array)[1:] != (self.config.feature_dim,) or not 0 < wanted <= len(array):
                 raise ModelInputError(

@@ -110,7 +110,7 @@ class Batch:
             span=_stack(spans, 0, side).bool(),
             widest_span=max(sum(span) for span, _ in spans),
             labels=_stack(labels, IGNORED, side) if any(row.target for row in rows) else None,
-            num_targets=sum(len(row.target) - (not row.prompt) for row in rows if row.target),
+            num_targets=sum(len(row.target) for row in rows),
             right_padded=side == "right",
             sound=sound or {},
             heard=tuple(range(len(rows)) if heard is None else heard) if sound else (),

@@ -103,7 +103,6 @@ def load(trainer: AistaTrainer, folder: Path) -> RandomState | None:
         trainer.optimizer.load_state_dict(state)
     before = trainer.state
     trainer.state = TrainerState.load_from_json(str(folder / STATE))
-    trainer.state.max_steps = before.max_steps
     if trainer.state.best_model_checkpoint:  # the run's folder may have been moved
         best = folder.with_name(Path(trainer.state.best_model_checkpoint).name)
         trainer.state.best_model_checkpoint = str(best) if best.is_dir() else None
@@ -164,9 +163,8 @@ def _contents(folder: Path) -> dict[str, list[int]]:
 
 def _damage(folder: Path) -> str | None:
     """Say what of a checkpoint is not what was written."""
-    text = (folder / COMPLETE).read_text(encoding="utf-8")
     try:
-        written = json.loads(text) if text else {}  # older versions wrote an empty mark
+        written = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         found = _contents(folder)
     except (OSError, ValueError) as error:
         return str(error)

@@ -161,7 +161,6 @@ class SpeechTextObjective(nn.Module):
             logits_mask=mask,
         )
 
-    @torch.no_grad()
     def _text_branch(self, text: Batch) -> tuple[dict[int, Tensor], Tensor | None]:
         """Return the transcripts' hidden states (B, S, d) by layer and logits (B, T, V): what is wanted."""
         needed = self.alignment.needs_text or not self.training  # a validation ranks texts in any case

@@ -154,7 +154,6 @@ def _train(settings: StageSettings, objective: SpeechTextObjective, trainer: typ
         recommend_bfloat16(objective.model)
     if settings.train.pack_rows:
         objective.speech_llm.pack_rows()
-    set_seed(settings.seed)
     data = _data(settings, objective)
     running = trainer(objective, settings.train, output, settings.seed, data)
     speech_llm = objective.speech_llm

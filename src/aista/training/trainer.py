@@ -391,7 +391,6 @@ class AistaTrainer:
         start, module = time.perf_counter(), self.trained_module
         module.eval()
         found = self.validation_metrics()
-        module.train()
         seconds = time.perf_counter() - start
         self.meter.pause(seconds)
         row = {f"eval_{name}": value for name, value in {**found, "seconds": seconds}.items()}
