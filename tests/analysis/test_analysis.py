@@ -170,6 +170,7 @@ def test_gains_are_paired_by_seed():
     assert found.mean == pytest.approx(1.0) and found.values == pytest.approx((1.0, 1.1, 0.9))
     assert found.p_value == pytest.approx(stats.ttest_rel([2.0, 3.1, 3.9], [1.0, 2.0, 3.0]).pvalue)
     assert found.is_clear and not gain([1.0], [9.0]).is_clear
+    assert gain([0.1, 0.2, 0.3], [0.3, 0.4, 0.5]).p_value is None  # .2 each, but for rounding
     with pytest.raises(EvaluationError):
         gain([1.0], [])
 

@@ -98,6 +98,7 @@ def test_a_text_is_cut_where_its_references_are():
     assert resegmented(" ".join(references), references, "en") == references
     assert resegmented("", references, "en") == ["", "", ""]
     assert resegmented("a b c", [""], "en") == ["a b c"]  # which ends mweralign's process
+    assert resegmented("b a", ["b ### a d", "d a c"], "en") == ["b a", ""]  # one reference, not two
     assert resegmented("医生走了。她会乘飞机回来。", ["医生走了。", "她会坐飞机回来。"], "zh") == [
         "医生走了。", "她会乘飞机回来。",
     ]  # fmt: skip

@@ -220,7 +220,7 @@ def gain(first: Sequence[float], second: Sequence[float]) -> Gain:
     deviation = float(values.std(ddof=1))
     half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
     p_value = None
-    if deviation > 0:
+    if deviation > 1e-12 * max(1.0, abs(mean)):  # equal differences differ by rounding
         test: Any = stats.ttest_1samp(values, 0.0)
         p_value = float(test.pvalue)
     return Gain(mean, deviation, mean - half, mean + half, p_value, tuple(map(float, values)))

@@ -230,6 +230,7 @@ def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
     spaces = language(code).spaces
 
     def tokens(line: str) -> str:
+        line = line.replace("###", "+++")  # which parts two references of a segment in mweralign
         return " ".join(line.split() if spaces else "".join(line.split()))
 
     if not text.strip():

@@ -186,6 +186,18 @@ def test_tables_of_nothing_say_so(tmp_path: Path) -> None:
     assert all("Not finished yet" in "".join(table.notes) for table in tables[1:])
 
 
+def test_means_of_fewer_seeds_than_others_say_so(tmp_path: Path) -> None:
+    made = plan(tmp_path, "table2", seeds=3)
+    for run in made.runs():
+        if run != Run("qwen2", "ai_sta", 3, tmp_path):
+            train(run, FALLING[::-1] if run == Run("llama", "base", 2, tmp_path) else FALLING)
+            evaluate(run)
+    for make in (table2, table5):
+        told = make(context(made)).notes
+        assert "Not finished yet: qwen2/ai_sta (seed 3)." in told
+        assert "Diverged, and in no mean: llama/base (seed 2)." in told
+
+
 def test_scores_are_sacrebleus_own_command_line_digit_for_digit(tmp_path: Path) -> None:
     made = plan(tmp_path, "table2")
     run = made.runs()[0]

@@ -221,6 +221,10 @@ class Scope:
         found = [methods if key == METHODS else [self.systems.get(key)] for key in NEEDS[name][0]]
         return [system for part in found for system in part if system is not None]
 
+    def seeds_of(self, system: System) -> tuple[int, ...]:
+        """Return the seeds that a system is trained with."""
+        return self.seeds[:1] if system.once and not self.every_seed else self.seeds
+
     def runs(self) -> list[Run]:
         """Return the runs that are needed: the first seed of everything first."""
         wanted: dict[Run, None] = {}
@@ -228,7 +232,7 @@ class Scope:
             for name in sorted(self.names, key=list(NEEDS).index):
                 for backbone in self.backbones_of(name):
                     for system in self.systems_of(name):
-                        if seed == self.seeds[0] or self.every_seed or not system.once:
+                        if seed in self.seeds_of(system):
                             wanted |= dict.fromkeys(self.runs_of(backbone.name, system.name, seed))
         return list(wanted)
 

@@ -372,12 +372,18 @@ def _caption(context: Context, theirs: str) -> str:
 
 
 def _missing(context: Context, name: str) -> list[str]:
-    """Say which systems have no finished run yet."""
-    there = {(run.backbone, run.system) for run in (*context.runs, *context.diverged)}
-    names = [
-        f"{backbone.name}/{system.name}"
-        for backbone in context.scope.backbones_of(name)
-        for system in context.scope.systems_of(name)
-        if (backbone.name, system.name) not in there
-    ]
-    return [f"Not finished yet: {', '.join(names)}."] if names else []
+    """Say which systems have no finished run yet, or not of every seed, and which seeds no mean holds."""
+    scope, diverged = context.scope, {*context.diverged}
+    found = diverged | {*context.runs}
+    left, out = list[str](), list[str]()
+    for backbone in scope.backbones_of(name):
+        for system in scope.systems_of(name):
+            runs = {seed: scope.runs_of(backbone.name, system.name, seed) for seed in scope.seeds_of(system)}
+            for names, seeds in (
+                (left, [seed for seed, needed in runs.items() if not found.issuperset(needed)]),
+                (out, [seed for seed, needed in runs.items() if not diverged.isdisjoint(needed)]),
+            ):
+                some = f" (seed {', '.join(map(str, seeds))})" if len(seeds) < len(runs) else ""
+                names += [f"{backbone.name}/{system.name}{some}"] if seeds else []
+    told = (("Not finished yet", left), ("Diverged, and in no mean", out))
+    return [f"{what}: {', '.join(names)}." for what, names in told if names]
