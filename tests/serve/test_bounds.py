@@ -92,9 +92,11 @@ def test_decoding_does_not_wait_for_the_model():
 
 
 def test_a_short_recording_passes_long_ones_that_wait_for_room(monkeypatch):
-    """A silent one needs no model: it is answered while the room is full and the decoders' queue is long."""
+    """A silent one needs no model: it is answered while the room is full, and as many long ones wait as there
+    are threads for them, and one more."""
     monkeypatch.setattr(app, "_DECODED_SECONDS", 60.0)
     model = Gated()
+    model.generation = model.generation.model_copy(update={"batch_size": 1})
     with served(model) as (at, _), ThreadPoolExecutor(4) as threads:
         first = threads.submit(send, at, wav(62.0))
         assert model.at_work.wait(20)
