@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -218,6 +221,41 @@ def test_sigterm_loses_nothing_that_was_taken():
                 httpx.get(at + "/health", timeout=1.0)
             model.gate.set()
         assert [reply.result().json() for reply in waiting] == [{"text": "ew3"}] * 12
+
+
+_STUCK = """
+import threading
+from aista.cli.serve import app
+from aista.inference import translator
+from tests.serve.serving import stand_in
+
+model = stand_in()
+model.pieces = lambda samples: threading.Event().wait()
+translator.load = lambda *_, **__: model
+app(["--port", "0", "--vad", "off"])
+"""
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_it_at_once():
+    """While the thread of a recording works on, as it does where a long one is decoded."""
+    command = [sys.executable, "-c", _STUCK]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        try:
+            at = next(line for line in process.stderr if "Listening" in line).split()[-1]
+            threads.submit(send, at, wav(1.0))
+            while httpx.get(at + "/health").json()["requests"] < 1:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1.0)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10.0) == 130
+        finally:
+            process.kill()
 
 
 def test_warnings_of_the_sound_travel_and_late_sound_is_late():

@@ -295,12 +295,14 @@ class _Answering:
 
 
 async def _each_once(request: Request) -> None:
-    """Refuse a form that says a thing twice."""
+    """Refuse a form that says a thing twice, and what is said in the address in its stead."""
     form = await request.form()
     counts = Counter(name for name, _ in form.multi_items() if not name.endswith("[]"))
     if twice := sorted(name for name, count in counts.items() if count > 1):
         told = f"The form says more than once: {', '.join(twice)}."
         raise InvalidForm(twice[0], told, expected="each field once")
+    for name in request.query_params:
+        raise InvalidForm(name, f"{name!r} stands in the address.", expected="a field of the form")
 
 
 def _language_in(asked: Asked, field: str) -> str:
