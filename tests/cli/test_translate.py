@@ -102,6 +102,12 @@ def test_a_folder_takes_a_file_each(talk, tmp_path, kind, suffix):
     assert "中w3" in (out / f"talk.zh.{suffix}").read_text(encoding="utf-8")
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_the_model_is_asked(talk, monkeypatch):
+    monkeypatch.setattr(translator_module, "load", None)
+    told = translate(talk, "--to", "zh", "--output-dir", f"{talk}/below").exception
+    assert isinstance(told, ConfigError) and "cannot be written" in str(told)
+
+
 def test_two_files_of_one_name_do_not_overwrite_each_other(talk, tmp_path):
     (tmp_path / "sub").mkdir()
     twin = write_wav(tmp_path / "sub" / "talk.wav", tone(2.0))
