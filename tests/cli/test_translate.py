@@ -14,6 +14,7 @@ from aista.cli import translate as translate_verb
 from aista.errors import ConfigError
 from aista.inference import translator as translator_module
 from aista.inference.translating import GenerationSettings
+from tests.audio.sounds import encoded
 from tests.evaluation.standins import Model, Processor, tone
 
 run = CliRunner()
@@ -102,6 +103,12 @@ def test_a_folder_takes_a_file_each(talk, tmp_path, kind, suffix):
     assert "中w3" in (out / f"talk.zh.{suffix}").read_text(encoding="utf-8")
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_the_model_is_asked(talk, monkeypatch):
+    monkeypatch.setattr(translator_module, "load", None)
+    told = translate(talk, "--to", "zh", "--output-dir", f"{talk}/below").exception
+    assert isinstance(told, ConfigError) and "cannot be written" in str(told)
+
+
 def test_two_files_of_one_name_do_not_overwrite_each_other(talk, tmp_path):
     (tmp_path / "sub").mkdir()
     twin = write_wav(tmp_path / "sub" / "talk.wav", tone(2.0))
@@ -187,6 +194,9 @@ def test_ctrl_c_while_a_sentence_is_answered_keeps_it(monkeypatch):
 
 def test_live_takes_samples_not_files_and_one_source(talk):
     with open(talk, "rb") as file:
-        assert "raw samples" in str(translate("-", "--to", "zh", "--live", input=file.read()).exception)
+        wav = file.read()
+    webm = bytes.fromhex("1a45dfa39f4286810142f7810142f2810442f381084282847765626d") + bytes(4_000)
+    for content in (wav, encoded(tone(1.0), format="AIFF"), webm, b"ID3\x04" + bytes(4_000)):
+        assert "raw samples" in str(translate("-", "--to", "zh", "--live", input=content).exception)
     assert translate(talk, "--to", "zh", "--live").exit_code == 2
     assert translate("--to", "zh").exit_code == 2

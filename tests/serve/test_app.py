@@ -158,6 +158,11 @@ def test_a_refusal_names_its_field(client, form, field):
     assert error["param"] == field and field in error["message"] + "model"
 
 
+def test_what_stands_in_the_address_is_not_ignored(client):
+    reply = client.post("/v1/audio/translations?to_language=zh", files={"file": ("talk.wav", TALK)})
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == "to_language"
+
+
 def test_an_empty_field_counts_as_left_out(client):
     fields = ["model", "language", "to_language", "response_format", "timestamp_granularities[]", "stream"]
     assert post(client, **dict.fromkeys([*fields, "prompt", "temperature"], "")).json() == {"text": "ew3"}

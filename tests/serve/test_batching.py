@@ -54,6 +54,25 @@ def test_what_gathers_is_answered_in_batches_of_its_own_kind_oldest_first():
     assert translator.batches == [("zh", [1]), ("zh", [2, 4, 5]), ("ja", [3, 7]), ("zh", [6])]
 
 
+def test_turns_go_round_among_callers_and_what_is_run_comes_first():
+    """Who queues one piece waits for one piece of each of the others, not for all that they have there."""
+    translator = Counting(batch_size=1)
+    batcher = Batcher(translator)
+    asked = [batcher.put(piece(1), ZH)]
+    assert translator.at_work.wait(20)
+    for lengths in ([10, 11, 12], [20], [30, 31, 32]):
+        asked += [batcher.put(piece(length), ZH, number=number) for number, length in enumerate(lengths)]
+    with ThreadPoolExecutor(1) as threads:
+        ran = threads.submit(batcher.run, lambda: list(translator.batches))
+        while not batcher._work:
+            time.sleep(0.001)
+        translator.gate.set()
+        assert ran.result(20) == [("zh", [1])]
+    for future in asked:
+        future.result(20)
+    assert [length for _, [length] in translator.batches] == [1, 10, 20, 30, 11, 31, 12, 32]
+
+
 def test_a_piece_that_fails_spoils_no_other():
     translator = Counting(batch_size=8)
     batcher = Batcher(translator)
@@ -71,9 +90,9 @@ def test_who_leaves_is_not_served(monkeypatch):
     batcher = Batcher(translator)
     put = batcher.put
 
-    def slowly(samples, request):  # the leaver is still asking when the first piece is at work
+    def slowly(*piece, **number):  # the leaver is still asking when the first piece is at work
         time.sleep(0.01)
-        return put(samples, request)
+        return put(*piece, **number)
 
     monkeypatch.setattr(batcher, "put", slowly)
     leaver, stayer = Caller(batcher), Caller(batcher)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -92,9 +95,11 @@ def test_decoding_does_not_wait_for_the_model():
 
 
 def test_a_short_recording_passes_long_ones_that_wait_for_room(monkeypatch):
-    """A silent one needs no model: it is answered while the room is full and the decoders' queue is long."""
+    """A silent one needs no model: it is answered while the room is full, and as many long ones wait as there
+    are threads for them, and one more."""
     monkeypatch.setattr(app, "_DECODED_SECONDS", 60.0)
     model = Gated()
+    model.generation = model.generation.model_copy(update={"batch_size": 1})
     with served(model) as (at, _), ThreadPoolExecutor(4) as threads:
         first = threads.submit(send, at, wav(62.0))
         assert model.at_work.wait(20)
@@ -216,6 +221,41 @@ def test_sigterm_loses_nothing_that_was_taken():
                 httpx.get(at + "/health", timeout=1.0)
             model.gate.set()
         assert [reply.result().json() for reply in waiting] == [{"text": "ew3"}] * 12
+
+
+_STUCK = """
+import threading
+from aista.cli.serve import app
+from aista.inference import translator
+from tests.serve.serving import stand_in
+
+model = stand_in()
+model.pieces = lambda samples: threading.Event().wait()
+translator.load = lambda *_, **__: model
+app(["--port", "0", "--vad", "off"])
+"""
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_it_at_once():
+    """While the thread of a recording works on, as it does where a long one is decoded."""
+    command = [sys.executable, "-c", _STUCK]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        try:
+            at = next(line for line in process.stderr if "Listening" in line).split()[-1]
+            threads.submit(send, at, wav(1.0))
+            while httpx.get(at + "/health").json()["requests"] < 1:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1.0)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10.0) == 130
+        finally:
+            process.kill()
 
 
 def test_warnings_of_the_sound_travel_and_late_sound_is_late():

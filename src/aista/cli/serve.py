@@ -49,6 +49,7 @@ def serve(
 ) -> None:
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
     import errno
+    import os
     import socket
 
     from aista.inference.translator import ABOUT, load
@@ -84,4 +85,9 @@ def serve(
     if about := ABOUT.get(translator.name):
         typer.echo(f"note: {about} For another: --model", err=True)
     typer.echo(f"Listening at http://{place}:{listener.getsockname()[1]}", err=True)
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        if server.force_exit:  # Python would wait for the threads of the recordings
+            os._exit(130)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -118,6 +119,12 @@ def translate(
     if chunk_seconds is not None and not live:
         raise typer.BadParameter("--chunk-seconds is for --live: leave it out")
     places = _places(files, target, output_format, output_dir)
+    if output_dir is not None:  # before hours of work
+        from aista.run_folder import writable
+
+        with writable(output_dir):
+            output_dir.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=output_dir).close()
     from transformers.utils.logging import disable_progress_bar
 
     from aista.inference.translator import ABOUT, load

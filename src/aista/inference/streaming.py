@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from aista.audio.decoders import CERTAIN
 from aista.audio.files import check_peak
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.audio.speech import SpeechFinder, segment
@@ -270,10 +271,11 @@ def from_pipe(stream: BinaryIO) -> Iterator[np.ndarray]:
     rest = b""
     first = True
     while data := stream.read(2 * _BLOCK):
-        if first and data[:4] in (b"RIFF", b"fLaC", b"OggS", b"ID3\x03", b"ID3\x04"):
+        usual = (b"RIFF", b"fLaC", b"OggS", b"ID3\x02", b"ID3\x03", b"ID3\x04")
+        if first and (data.startswith(usual) or CERTAIN.match(data)):
             raise AudioError(
                 "This is a file, not raw samples.",
-                got=data[:4].decode("latin-1"),
+                got=f"a beginning of {data[:12]!r}",
                 expected="16-bit mono PCM at 16 kHz",
                 advice="ffmpeg -i IN -f s16le -ac 1 -ar 16000 - | aista translate - --live --to zh",
             )

@@ -184,16 +184,18 @@ class _Answering:
     """Recordings on their way through one model.
 
     A recording has a thread of its own, which decodes it and then waits for its pieces; the model has one
-    thread for all (:mod:`aista.serve.batching`). Uploads that wait for a thread lie on the disk.
+    thread for all (:mod:`aista.serve.batching`). Uploads that wait for a thread lie on the disk. Those that
+    turn out to be long go on among threads of their own, so that short ones never wait for theirs.
     """
 
     def __init__(self, translator: SpeechTranslator, limits: Limits) -> None:
         self._limits = limits
         self._batcher = Batcher(translator)
-        self._recordings = ThreadPoolExecutor(2 * translator.generation.batch_size, "recording")
+        self._short = ThreadPoolExecutor(2 * translator.generation.batch_size, "recording")
+        self._long = ThreadPoolExecutor(2 * translator.generation.batch_size, "long-recording")
         self._decoders = threading.Semaphore(_DECODERS)
         self._room = threading.Condition()
-        self._long = threading.Lock()
+        self._first_in_line = threading.Lock()
         self._decoded_seconds = 0.0
 
     async def respond(self, request: Request, asked: Asked, into: str) -> Response:
@@ -223,12 +225,17 @@ class _Answering:
         told: asyncio.Queue[News | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def work() -> None:
+        longest = self._limits.max_minutes
+
+        def work(max_minutes: float) -> None:
             with contextlib.suppress(RuntimeError):  # the loop may be closed: nobody listens then
                 try:
-                    for news in self._translate(caller, asked.file, source, target):
+                    for news in self._translate(caller, asked.file, source, target, max_minutes):
                         loop.call_soon_threadsafe(told.put_nowait, news)
                 except Exception as error:
+                    if isinstance(error, Overlong) and max_minutes < longest:
+                        self._long.submit(work, longest)
+                        return
                     loop.call_soon_threadsafe(told.put_nowait, error)
 
         async def leave_with_client() -> None:
@@ -237,7 +244,7 @@ class _Answering:
             caller.leave()
             told.put_nowait(Left("The client has left."))
 
-        self._recordings.submit(work)
+        self._short.submit(work, min(longest, _SHORT_MINUTES))
         watch = asyncio.create_task(leave_with_client())
         latest = loop.time() + self._limits.answer_seconds
         try:
@@ -259,9 +266,9 @@ class _Answering:
             caller.leave()
 
     def _translate(
-        self, caller: Caller, file: UploadFile, source: str, target: str
+        self, caller: Caller, file: UploadFile, source: str, target: str, max_minutes: float
     ) -> Iterator[TranslatedSegment | Translation]:
-        recording, name = self._decoded(caller, file)
+        recording, name = self._decoded(caller, file, max_minutes)
         try:
             yield from caller.translator.by_segment(recording, target, source=source, name=name)
         finally:
@@ -269,15 +276,14 @@ class _Answering:
                 self._decoded_seconds -= len(recording.samples) / SAMPLE_RATE_HZ
                 self._room.notify_all()
 
-    def _decoded(self, caller: Caller, file: UploadFile) -> tuple[Recording, str]:
+    def _decoded(self, caller: Caller, file: UploadFile, max_minutes: float) -> tuple[Recording, str]:
         """Decode an upload: a short one when its turn comes, a longer one when there is room for it too."""
-        longest = self._limits.max_minutes
-        with contextlib.suppress(Overlong):
-            return self._counted(caller, file, min(longest, _SHORT_MINUTES))
-        with self._long:  # those that wait for room wait here, not at the decoders
+        if max_minutes <= _SHORT_MINUTES:
+            return self._counted(caller, file, max_minutes)
+        with self._first_in_line:  # those that wait for room wait here, not at the decoders
             with self._room:
                 self._room.wait_for(lambda: self._decoded_seconds < _DECODED_SECONDS)
-            return self._counted(caller, file, longest)
+            return self._counted(caller, file, max_minutes)
 
     def _counted(self, caller: Caller, file: UploadFile, max_minutes: float) -> tuple[Recording, str]:
         with self._decoders:
@@ -289,12 +295,14 @@ class _Answering:
 
 
 async def _each_once(request: Request) -> None:
-    """Refuse a form that says a thing twice."""
+    """Refuse a form that says a thing twice, and what is said in the address in its stead."""
     form = await request.form()
     counts = Counter(name for name, _ in form.multi_items() if not name.endswith("[]"))
     if twice := sorted(name for name, count in counts.items() if count > 1):
         told = f"The form says more than once: {', '.join(twice)}."
         raise InvalidForm(twice[0], told, expected="each field once")
+    for name in request.query_params:
+        raise InvalidForm(name, f"{name!r} stands in the address.", expected="a field of the form")
 
 
 def _language_in(asked: Asked, field: str) -> str:

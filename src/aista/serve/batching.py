@@ -29,15 +29,17 @@ class _Piece:
 
     samples: np.ndarray
     request: Request
+    turn: int
     answer: Future[Answer] = field(default_factory=Future)
 
 
 class Batcher:
     """One thread at the model, for all.
 
-    While the model works, pieces gather. Then it takes the oldest and what was asked the same, up to
-    ``generation.batch_size`` pieces; nobody waits for a batch to fill. A long recording has one batch of its
-    pieces in the queue at a time, so it holds nobody up for longer.
+    While the model works, pieces gather. Then it takes those whose turn it is and what was asked the same, up
+    to ``generation.batch_size`` pieces; nobody waits for a batch to fill. Turns go round: every caller has a
+    piece answered, then each its next. So a caller of one piece waits for a piece or two of each of the
+    others, however many those have in the queue.
 
     Args:
         translator: What answers.
@@ -45,35 +47,51 @@ class Batcher:
 
     def __init__(self, translator: SpeechTranslator) -> None:
         self.translator = translator
-        self._waiting: deque[_Piece] = deque()
+        self._waiting: list[_Piece] = []  # by turn, the oldest first
+        self._turn = 0  # of the oldest piece that was answered last
+        self._work: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._model = ThreadPoolExecutor(1, "model")
 
-    def put(self, samples: np.ndarray, request: Request) -> Future[Answer]:
-        """Queue a piece of sound."""
-        piece = _Piece(samples, request)
+    def put(self, samples: np.ndarray, request: Request, *, number: int = 0) -> Future[Answer]:
+        """Queue a piece of sound, the caller's ``number``-th of those it queues now."""
         with self._lock:
+            piece = _Piece(samples, request, self._turn + 1 + number)
             self._waiting.append(piece)
-        self._model.submit(self._turn)
+        self._model.submit(self._next)
         return piece.answer
 
     def run(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Return what ``work`` returns, done where the model is."""
-        return self._model.submit(work, *args, **options).result()
+        """Return what ``work`` returns, done where the model is, before any piece that waits."""
+        done: Future[T] = Future()
 
-    def _turn(self) -> None:
-        """Answer one batch; nothing, where an earlier turn has taken what this was called for."""
-        if batch := [piece for piece in self._taken() if piece.answer.set_running_or_notify_cancel()]:
+        def at_the_model() -> None:
+            try:
+                done.set_result(work(*args, **options))
+            except Exception as error:
+                done.set_exception(error)
+
+        self._work.append(at_the_model)
+        self._model.submit(self._next)
+        return done.result()
+
+    def _next(self) -> None:
+        """Do what waits, or answer a batch; nothing, where an earlier call took what this was called for."""
+        if self._work:
+            self._work.popleft()()
+        elif batch := [piece for piece in self._taken() if piece.answer.set_running_or_notify_cancel()]:
             self._answer(batch)
 
     def _taken(self) -> list[_Piece]:
         with self._lock:
-            while self._waiting and self._waiting[0].answer.cancelled():
-                self._waiting.popleft()
-            same = [piece for piece in self._waiting if piece.request == self._waiting[0].request]
+            waiting = [piece for piece in self._waiting if not piece.answer.cancelled()]
+            waiting.sort(key=lambda piece: piece.turn)
+            same = [piece for piece in waiting if piece.request == waiting[0].request]
             batch = same[: self.translator.generation.batch_size]
             taken = set(map(id, batch))
-            self._waiting = deque(piece for piece in self._waiting if id(piece) not in taken)
+            self._waiting = [piece for piece in waiting if id(piece) not in taken]
+            if batch:
+                self._turn = batch[0].turn
         return batch
 
     def _answer(self, batch: list[_Piece]) -> None:
@@ -126,7 +144,8 @@ class Caller:
     def _answer(self, pieces: Sequence[np.ndarray], request: Request) -> list[Answer]:
         with self._asking:  # nobody leaves between the first piece and the last
             self.stay()
-            self._asked = [self._batcher.put(piece, request) for piece in pieces]
+            put = self._batcher.put
+            self._asked = [put(piece, request, number=number) for number, piece in enumerate(pieces)]
         try:
             return [future.result() for future in self._asked]
         except CancelledError:
