@@ -61,21 +61,6 @@ def test_overrides_reach_nested_settings(tmp_path: Path) -> None:
     assert changed.seed == 7 and changed.model.lora.targets == ["a", "b"]
 
 
-def test_settings_of_older_runs_load_where_their_retired_keys_say_what_is_left() -> None:
-    joint = {"output": "o", "init": "i", "data": {"train": ["m"], "validation": ["v"]}}
-    older = {"alpha": 0.9, "balance": "fixed", "ratio": 0.3, "alpha_end": None, "reselect": None}
-    assert JointSettings.of(joint | {"alignment": older}) == JointSettings.of(
-        joint | {"alignment": {"alpha": 0.9}}
-    )
-    for name, value in (
-        ("balance", "gradient_ratio"),
-        ("alpha_end", 1.0),
-        ("reselect", {"every_steps": 5}),
-    ):
-        with pytest.raises(ConfigError, match=f"{name} is gone"):
-            JointSettings.of(joint | {"alignment": older | {name: value}})
-
-
 @pytest.mark.parametrize(
     "override", ["train.max_stepz=7", "trian.max_steps=7", "train.max_steps=many", "nonsense"]
 )

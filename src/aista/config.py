@@ -384,10 +384,6 @@ class TrainSettings(Settings):
         return self
 
 
-# Keys of AlignmentSettings up to commit c232558, with the only meaning that is left.
-_RETIRED = {"balance": "fixed", "alpha_end": None, "reselect": None}
-
-
 class AlignmentSettings(Settings):
     """How speech is drawn towards text (Eq. 6).
 
@@ -404,18 +400,6 @@ class AlignmentSettings(Settings):
     layers: list[Layer] | PathName = [0]
     alpha: Share = 0.99
     options: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_settings_of_older_runs(cls, values: Any) -> Any:
-        """Drop retired keys that say what is the only way now; a run that used one of them is refused."""
-        if not isinstance(values, dict):
-            return values
-        kept = {name: value for name, value in values.items() if name not in (*_RETIRED, "ratio")}
-        for name, only in _RETIRED.items():
-            if values.get(name, only) != only:
-                raise ValueError(f"{name} is gone: it did not help (LOG.md); commit c232558 has it")
-        return kept
 
     def named_contents(self) -> Iterator[tuple[str, Content, str]]:
         """Yield the layer report, but for the base: it is aligned nowhere, so it needs no report."""
