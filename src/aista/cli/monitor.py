@@ -151,15 +151,13 @@ def read(folder: Path) -> RunState:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    """Return what was logged, from the history of a finished run, its journal, or its newest checkpoint."""
+    """Return what was logged, from the history of a finished run, or its journal."""
     if (folder / "history.json").exists() and (folder / "training.json").exists():
         return json.loads((folder / "history.json").read_text())
-    if (folder / "progress.jsonl").exists():
-        lines = (folder / "progress.jsonl").read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line.endswith("}")]  # the last may be half-written
-    states = folder.glob("checkpoints/checkpoint-*/trainer_state.json")
-    newest = max(states, key=lambda path: path.stat().st_mtime, default=None)
-    return json.loads(newest.read_text())["log_history"] if newest else []
+    if not (folder / "progress.jsonl").exists():
+        return []
+    lines = (folder / "progress.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line.endswith("}")]  # the last may be half-written
 
 
 def render(state: RunState, width: int = 100) -> RenderableType:

@@ -51,14 +51,6 @@ class Comparison:
         """The system's score minus the base's."""
         return self.system - self.base
 
-    def is_significant(self, level: float = 0.05) -> bool:
-        """Whether the difference is larger than chance allows at this level."""
-        return self.p_value < level
-
-    def __str__(self) -> str:
-        verdict = "significant" if self.is_significant() else "within chance"
-        return f"{self.difference:+.2f} BLEU, p = {self.p_value:.3f} ({verdict})"
-
 
 def paired_bootstrap(
     base: Sequence[str],

@@ -85,13 +85,7 @@ def load(trainer: AistaTrainer, folder: Path) -> RandomState | None:
 
     Raises:
         CorruptDataError: Of the clips that could not be read too many still cannot.
-        TrainingError: The checkpoint was written by another version.
     """
-    if not (folder / SUMS).exists():
-        raise TrainingError(
-            f"{folder} was written by another version of aista.",
-            advice="Start the run again in another folder.",
-        )
     load_weights(trainer, folder)
     kind, device = trainer.accelerator.distributed_type, trainer.accelerator.device
     if kind == DistributedType.FSDP:
