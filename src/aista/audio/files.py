@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -190,24 +190,45 @@ def read_audio(
             expected="a sample or more",
             advice="Correct offset and duration.",
         )
-    check_peak(samples, name)
     remarks = [*_remarks(found), *dict.fromkeys(remark for piece in pieces for remark in piece.remarks)]
-    if offset := offset_of(samples):
-        remarks.append(told_offset(offset))
-    return Recording(without_offset(samples), pieces[0].start_seconds, tuple(remarks))
+    return recording_of(samples, name, pieces[0].start_seconds, remarks)
 
 
-def check_peak(samples: np.ndarray, name: str) -> None:
-    """Demand that float samples are finite and not far beyond full scale, as integers made floats are.
+def recording_of(
+    samples: np.ndarray, name: str, start_seconds: float = 0.0, remarks: Sequence[str] = ()
+) -> Recording:
+    """Return mono samples (n,) at 16 kHz as what was heard, without the offset that they may have.
 
     Args:
-        samples: float (n,).
+        name: What messages call them.
+        start_seconds, remarks: As of ``Recording``.
+
+    Raises:
+        AudioError: They are no mono sound, see :func:`check_samples`.
+    """
+    check_samples(samples, name)
+    samples = samples.astype(np.float32, copy=False)
+    told = [told_offset(offset)] if (offset := offset_of(samples)) else []
+    return Recording(without_offset(samples), start_seconds, (*remarks, *told))
+
+
+def check_samples(samples: np.ndarray, name: str) -> None:
+    """Demand mono sound: a non-empty array (n,) of finite floats that are not far beyond full scale, 1.0.
+
+    Args:
         name: What the message calls them.
 
     Raises:
-        AudioError: They are not.
+        AudioError: They are not. Integers made floats would be far beyond, or a square wave once clipped.
     """
-    if not np.isfinite(peak := np.abs(samples).max(initial=0.0)):
+    if samples.ndim != 1 or not len(samples) or not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(
+            f"{name}: these are no samples of sound.",
+            got=f"{samples.dtype} array of shape {samples.shape}",
+            expected="a non-empty one-dimensional array of floats, mono, full scale 1.0",
+            advice="Divide 16-bit integers by 32768; or pass the file itself (any rate, any channels).",
+        )
+    if not np.isfinite(peak := np.abs(samples).max()):
         raise AudioError(f"{name}: holds samples that are not numbers.", got="NaN or infinity")
     if peak > _PEAK_LIMIT:
         raise AudioError(
@@ -232,7 +253,7 @@ def write_audio(
         AudioError: The samples cannot be written so, or the suffix is unknown.
     """
     path = Path(path)
-    _check_floats(samples, str(path))
+    check_samples(samples, str(path))
     kind, subtype = ("OGG", "OPUS") if path.suffix.lower() == ".opus" else (None, None)
     try:
         with (
@@ -253,21 +274,10 @@ def as_flac(samples: np.ndarray) -> bytes:
     Raises:
         AudioError: The samples cannot be written so.
     """
-    _check_floats(samples, "<samples>")
+    check_samples(samples, "<samples>")
     out = io.BytesIO()
     soundfile.write(out, np.clip(samples, -1.0, 1.0), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
     return out.getvalue()
-
-
-def _check_floats(samples: np.ndarray, name: str) -> None:
-    floats = np.issubdtype(samples.dtype, np.floating)  # clipped integers would become a square wave
-    if not floats or samples.ndim != 1 or len(samples) == 0 or not np.isfinite(samples).all():
-        raise AudioError(
-            f"{name}: these samples cannot be written.",
-            got=f"{samples.dtype} array of shape {samples.shape}",
-            expected="a non-empty one-dimensional array of finite floats, full scale 1.0",
-            advice="Divide 16-bit integers by 32768.",
-        )
 
 
 _UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT

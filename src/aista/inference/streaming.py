@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from aista.audio.decoders import CERTAIN
-from aista.audio.files import check_peak
+from aista.audio.files import check_samples
 from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.audio.speech import SpeechFinder, segment
 from aista.errors import AudioError, ConfigError, ModelInputError
@@ -110,13 +110,8 @@ class Stream:
             AudioError: They are not samples.
             ModelInputError: The translator failed.
         """
-        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-            raise AudioError(
-                "These samples cannot be heard.",
-                got=f"{samples.dtype} array of shape {samples.shape}",
-                expected="a one-dimensional array of finite floats, mono, 16 kHz",
-            )
-        check_peak(samples, "<samples>")
+        if samples.size:
+            check_samples(samples, "<samples>")
         self._coming = np.concatenate([self._coming, samples.astype(np.float32, copy=False)])
         self._hear()
         return self._emission()

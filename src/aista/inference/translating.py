@@ -17,9 +17,8 @@ import numpy as np
 from pydantic import Field
 
 from aista.audio import speech
-from aista.audio.files import MAX_MINUTES, AudioSource, Recording, check_peak, read_audio
+from aista.audio.files import MAX_MINUTES, AudioSource, Recording, read_audio, recording_of
 from aista.audio.rates import SAMPLE_RATE_HZ
-from aista.audio.signal import offset_of, told_offset, without_offset
 from aista.audio.speech import Segment, segment, without_idle_edges
 from aista.config import Count, Settings
 from aista.errors import AistaError, AudioError, ConfigError, ModelInputError
@@ -598,17 +597,7 @@ def listen(
     if not isinstance(sound, np.ndarray):
         name = os.fspath(sound) if isinstance(sound, str | os.PathLike) else getattr(sound, "name", "<bytes>")
         return read_audio(sound, max_minutes=max_minutes, channel=channel), str(name)
-    if sound.ndim != 1 or sound.size == 0 or not np.issubdtype(sound.dtype, np.floating):
-        raise AudioError(
-            "These samples cannot be translated.",
-            got=f"{sound.dtype} array of shape {sound.shape}",
-            expected="a non-empty one-dimensional float array, mono, 16 kHz",
-            advice="Pass the file itself (any rate, any channels), or convert first.",
-        )
-    check_peak(sound, "<samples>")
-    samples = sound.astype(np.float32, copy=False)
-    remarks = (told_offset(offset),) if (offset := offset_of(samples)) else ()
-    return Recording(without_offset(samples), remarks=remarks), "<samples>"
+    return recording_of(sound, "<samples>"), "<samples>"
 
 
 def joined(texts: Iterable[str], code: str) -> str:
