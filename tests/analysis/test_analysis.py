@@ -62,7 +62,7 @@ def test_the_plane_is_repeatable_and_equal_clouds_share_their_places():
 
 def test_density_regions_hold_their_share_and_have_outlines():
     points = RNG.standard_normal((2000, 2))
-    found = density(points, (-4, 4, -4, 4), size=80)
+    found = density(points, (-4, 4, -4, 4))
     mass = found.values / found.values.sum()
     shares = [float(mass[found.values >= level].sum()) for level in found.levels]
     assert shares == pytest.approx([0.25, 0.5, 0.75], abs=0.02)
@@ -80,8 +80,8 @@ def test_means_are_taken_over_each_clips_own_tokens(tmp_path):
     processor = AistaProcessor.from_config(model.config)
     manifest = tiny.manifest(tmp_path / "asr.jsonl", task="asr")
     dataset = SpeechDataset([Manifest(manifest)])
-    together = mean_states(model, processor, dataset, layer=0, batch_size=12)
-    alone = mean_states(model, processor, dataset, layer=0, batch_size=1)
+    together = mean_states(model, processor, dataset, batch_size=12)
+    alone = mean_states(model, processor, dataset, batch_size=1)
     assert together.speech.shape == together.text.shape == (12, 32)
     np.testing.assert_allclose(together.speech, alone.speech, atol=1e-5)
     np.testing.assert_allclose(together.text, alone.text, atol=1e-5)

@@ -84,7 +84,7 @@ def test_text_states_are_those_of_the_whole_backbone(bases, backbone, layers):
     speech_llm = SpeechLM(model)
     model.train()
     states = speech_llm.text_states(text, layers)
-    assert model.backbone.training and len(model.family.blocks_of(model.backbone)) == 3
+    assert model.backbone.training and len(speech_llm.decoder.blocks) == 3
     model.eval()
     whole = model(text.input_ids, text.attention_mask, output_hidden_states=True).hidden_states
     real = text.attention_mask.bool()

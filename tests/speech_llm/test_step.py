@@ -84,7 +84,7 @@ def test_the_embedding_layer_needs_no_block(bases, monkeypatch, backbone):
     text = text_of(processor, training_batch(processor))
     speech_llm = SpeechLM(model)
     ran = []
-    for number, block in enumerate(model.family.blocks_of(model.backbone)):
+    for number, block in enumerate(speech_llm.decoder.blocks):
         attention = block.attn if backbone == "gpt2" else block.self_attn
         attention.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
     for layers, blocks in (([0], []), ([1], [0]), ([0, 2], [0, 1]), ([3], [0, 1, 2])):

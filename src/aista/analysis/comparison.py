@@ -69,16 +69,13 @@ class Correlation:
     spearman: Coefficient
 
 
-def correlate(
-    x: Sequence[float], y: Sequence[float], groups: Sequence[str] | None = None, seed: int = 0
-) -> Correlation:
+def correlate(x: Sequence[float], y: Sequence[float], groups: Sequence[str] | None = None) -> Correlation:
     """Correlate two series.
 
     Args:
         x, y: One value per run each.
         groups: What each run belongs to. Runs are then compared within their group alone: each loses its
             group's mean, which also costs a degree of freedom per further group.
-        seed: Of bootstrap and permutations.
 
     Returns:
         Both coefficients, empty where they are not defined.
@@ -89,7 +86,7 @@ def correlate(
     if free < 3 or _is_flat(one) or _is_flat(other):
         nothing = Coefficient(None, None, None, None, len(one))
         return Correlation(nothing, nothing)
-    return Correlation(_pearson(one, other, free), _spearman(one, other, names, free, seed))
+    return Correlation(_pearson(one, other, free), _spearman(one, other, names, free))
 
 
 def _centred(values: np.ndarray, names: np.ndarray) -> np.ndarray:
@@ -114,12 +111,12 @@ def _pearson(x: np.ndarray, y: np.ndarray, free: int) -> Coefficient:
     return Coefficient(r, float(np.tanh(z - half)), float(np.tanh(z + half)), p_value, len(x))
 
 
-def _spearman(x: np.ndarray, y: np.ndarray, names: np.ndarray, free: int, seed: int) -> Coefficient:
+def _spearman(x: np.ndarray, y: np.ndarray, names: np.ndarray, free: int) -> Coefficient:
     ranks, fixed = stats.rankdata(x), stats.rankdata(y)
     value = float(np.corrcoef(ranks, fixed)[0, 1])
     if free < FEWEST:
         return Coefficient(value, None, None, None, len(x))
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     low, high = _bootstrap(x, y, names, draw)
     return Coefficient(value, low, high, _permuted(ranks, fixed, names, draw), len(x))
 

@@ -28,11 +28,12 @@ from aista.speech_llm.pairs import paired_states
 
 FEWEST = 4
 SHARES = (0.25, 0.5, 0.75)
+GRID = 64  # points in each direction
 
 
 @dataclass(frozen=True)
 class MeanStates:
-    """Averages over the tokens of Q pairs at one layer.
+    """Averages over the tokens of Q pairs.
 
     Attributes:
         speech: float32 (Q, d), the mean of each clip's speech tokens.
@@ -43,22 +44,19 @@ class MeanStates:
     text: np.ndarray
 
 
-def mean_states(
-    model: Any, processor: Any, dataset: SpeechDataset, layer: int = 0, batch_size: int = 16
-) -> MeanStates:
-    """Return the mean speech and text representation of every pair.
+def mean_states(model: Any, processor: Any, dataset: SpeechDataset, batch_size: int = 16) -> MeanStates:
+    """Return the mean speech and text representation of every pair at the embedding layer, as in the paper.
 
     Args:
         model, processor: A speech model and its processor.
         dataset: Q rows with sound and transcript.
-        layer: 0 is the embedding layer, the paper's choice.
         batch_size: Pairs at a time.
     """
     spoken: list[np.ndarray] = []
     written: list[np.ndarray] = []
-    for speech, text in paired_states(SpeechLM(model, processor), dataset, (layer,), batch_size):
-        spoken += [states.mean(dim=0).numpy() for states in speech[layer]]
-        written += [states.mean(dim=0).numpy() for states in text[layer]]
+    for speech, text in paired_states(SpeechLM(model, processor), dataset, (0,), batch_size):
+        spoken += [states.mean(dim=0).numpy() for states in speech[0]]
+        written += [states.mean(dim=0).numpy() for states in text[0]]
     return MeanStates(np.stack(spoken), np.stack(written))
 
 
@@ -101,7 +99,7 @@ class Closeness:
         return self.paired_distance / self.unpaired_distance if self.unpaired_distance else math.inf
 
 
-def closeness(states: MeanStates, folds: int = 5) -> Closeness:
+def closeness(states: MeanStates) -> Closeness:
     """Measure how near speech lies to text.
 
     Raises:
@@ -113,7 +111,7 @@ def closeness(states: MeanStates, folds: int = 5) -> Closeness:
     # Both halves of a pair are in the same fold, or the sentence would leak.
     labels, pairs = np.repeat([0, 1], len(speech)), np.tile(np.arange(len(speech)), 2)
     judge = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    parts = GroupKFold(min(folds, len(speech) // 2))
+    parts = GroupKFold(min(5, len(speech) // 2))
     accuracy = cross_val_score(judge, np.vstack([speech, text]), labels, groups=pairs, cv=parts)
     return Closeness(
         centroid_distance=float(np.linalg.norm(speech.mean(0) - text.mean(0))),
@@ -130,14 +128,13 @@ def _spread(points: np.ndarray) -> float:
     return float(np.sqrt(((points - points.mean(0)) ** 2).sum(1).mean()))
 
 
-def plane(groups: Mapping[str, np.ndarray], seed: int = 0, perplexity: float = 30.0) -> dict[str, np.ndarray]:
+def plane(groups: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
     """Lay several clouds into one plane by t-SNE; equal seeds give equal planes on one machine.
 
     Args:
         groups: Name -> float (Q, d). Clouds that are equal (the embedded texts of models that share their
             embedding) are laid once and share their places.
         seed: Of t-SNE; it starts from the principal components.
-        perplexity: Lowered where there are few points.
 
     Returns:
         Name -> float64 (Q, 2).
@@ -153,7 +150,7 @@ def plane(groups: Mapping[str, np.ndarray], seed: int = 0, perplexity: float = 3
     }
     kept = [name for name in groups if first[name] == name]
     points = np.vstack([groups[name] for name in kept]).astype(np.float64)
-    tsne = TSNE(perplexity=min(perplexity, (len(points) - 1) / 3), init="pca", random_state=seed)
+    tsne = TSNE(perplexity=min(30.0, (len(points) - 1) / 3), init="pca", random_state=seed)
     ends = np.cumsum([len(groups[name]) for name in kept])[:-1]
     laid = dict(zip(kept, np.split(tsne.fit_transform(points).astype(np.float64), ends), strict=True))
     return {name: laid[first[name]] for name in groups}
@@ -185,13 +182,12 @@ class Density:
         return [[np.asarray(piece) for piece in found[level]] for level in self.levels]
 
 
-def density(points: np.ndarray, bounds: Sequence[float], size: int = 64) -> Density:
+def density(points: np.ndarray, bounds: Sequence[float]) -> Density:
     """Estimate the density of a cloud in the plane (Gaussian kernels, Scott's bandwidth).
 
     Args:
         points: (Q, 2).
         bounds: Left, right, lower and upper end of the grid.
-        size: Points of the grid in each direction.
 
     Raises:
         EvaluationError: The points are too few or lie on one line.
@@ -201,9 +197,9 @@ def density(points: np.ndarray, bounds: Sequence[float], size: int = 64) -> Dens
         raise EvaluationError("Points on one line have no density in the plane.", got=len(points))
     kernel = gaussian_kde(points.T)
     left, right, lower, upper = bounds
-    x, y = np.linspace(left, right, size), np.linspace(lower, upper, size)
+    x, y = np.linspace(left, right, GRID), np.linspace(lower, upper, GRID)
     columns, rows = np.meshgrid(x, y)
-    values = kernel(np.vstack([columns.ravel(), rows.ravel()])).reshape(size, size)
+    values = kernel(np.vstack([columns.ravel(), rows.ravel()])).reshape(GRID, GRID)
     ordered = np.sort(values, axis=None)[::-1]
     mass = np.cumsum(ordered) / ordered.sum()
     levels = tuple(float(ordered[np.searchsorted(mass, share)]) for share in SHARES)

@@ -68,9 +68,7 @@ class Segment:
         return self.end_sample / SAMPLE_RATE_HZ
 
 
-def segment(
-    samples: np.ndarray, *, max_seconds: float = MAX_SECONDS, min_seconds: float = 1.0
-) -> list[Segment]:
+def segment(samples: np.ndarray, *, max_seconds: float = MAX_SECONDS) -> list[Segment]:
     """Split a recording into adjoining segments of at most ``max_seconds``, cut at quiet places.
 
     Of all ways to cut that respect the lengths, the one with the least loudness at its cuts is taken (found
@@ -78,8 +76,8 @@ def segment(
 
     Args:
         samples: float32 (n,), mono, 16 kHz, n >= 1.
-        max_seconds: Longest segment; at least 0.1.
-        min_seconds: Shortest segment where there is more than one; at most half of ``max_seconds`` is used.
+        max_seconds: Longest segment; at least 0.1. The shortest lasts a second, or half of this if that is
+            less, where there is more than one.
 
     Returns:
         The segments; one if the recording fits whole.
@@ -99,7 +97,7 @@ def segment(
     longest = int(max_seconds * SAMPLE_RATE_HZ)
     if len(samples) <= longest:
         return [Segment(0, len(samples), is_silent(samples))]
-    cuts = _quietest_cuts(_loudness(samples), longest, int(min_seconds * SAMPLE_RATE_HZ))
+    cuts = _quietest_cuts(_loudness(samples), longest, SAMPLE_RATE_HZ)
     edges = [0, *cuts, len(samples)]
     return [Segment(a, b, is_silent(samples[a:b])) for a, b in pairwise(edges)]
 

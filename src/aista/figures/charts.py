@@ -562,10 +562,10 @@ def _values(row: Data) -> list[float]:
 # ---- sound and transport ----
 
 
-def waveform(samples: np.ndarray, width: float = WIDE, height: float = 64, bars: int = 120) -> Canvas:
+def waveform(samples: np.ndarray) -> Canvas:
     """The loudness of a clip over time as mirrored bars (the peak of each stretch)."""
-    canvas = Canvas(width, height, "waveform")
-    _wave(canvas.axes(0, 0, width, height, (0, bars), (-1, 1)), samples, bars, width / bars * 0.55)
+    canvas, bars = Canvas(WIDE, 64, "waveform"), 120
+    _wave(canvas.axes(0, 0, WIDE, 64, (0, bars), (-1, 1)), samples, bars, WIDE / bars * 0.55)
     return canvas
 
 

@@ -61,7 +61,6 @@ class Stream:
         source: ISO code of the spoken language.
         chunk_seconds: How often the open sound is asked about. ``math.inf``: only when it is closed, so that
             nothing is given out early.
-        pause_seconds: A pause of this length closes what is open; None: the translator's own.
 
     Attributes:
         text: All stable text.
@@ -78,7 +77,6 @@ class Stream:
         *,
         source: str = "en",
         chunk_seconds: float = 1.0,
-        pause_seconds: float | None = None,
     ) -> None:
         self._request = Request("asr" if target == source else "st", source, target)
         translator.check(self._request)
@@ -87,7 +85,7 @@ class Stream:
         self.translator = translator
         self.text = self.unstable = ""
         self._chunk_seconds = chunk_seconds
-        self._finder = SpeechFinder(translator.pause_seconds if pause_seconds is None else pause_seconds)
+        self._finder = SpeechFinder(translator.pause_seconds)
         self._longest = int(translator.longest_seconds * SAMPLE_RATE_HZ)
         self._samples = np.zeros(0, dtype=np.float32)  # of the stream, from self._origin on
         self._origin = 0

@@ -190,7 +190,7 @@ def _computed(context: Context, run: Run) -> MeanStates:
     if len(clips) > MOST_PAIRS:
         draw = np.random.default_rng(MAP_SEED).choice(len(clips), MOST_PAIRS, replace=False)
         clips = clips.subset(np.sort(draw))
-    return mean_states(model, processor, clips, layer=0)
+    return mean_states(model, processor, clips)
 
 
 def _distances(context: Context, run: Run, states: MeanStates) -> dict[str, Any]:

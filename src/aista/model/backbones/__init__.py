@@ -34,24 +34,20 @@ class Family:
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     template: str = "plain"
 
-    def decoder_of(self, backbone: nn.Module) -> nn.Module:
-        """Return the stack below the LM head."""
-        return _follow(backbone, self.decoder)
+    def decoder_of(self, backbone: nn.Module) -> Any:
+        """Return the stack below the LM head.
 
-    def blocks_of(self, backbone: nn.Module) -> nn.ModuleList:
-        """Return the list of blocks, first to last."""
-        return _follow(self.decoder_of(backbone), self.blocks)
-
-
-def _follow(module: nn.Module, path: str) -> Any:
-    try:
-        return reduce(getattr, path.split("."), module) if path else module
-    except AttributeError as error:
-        raise ConfigError(
-            f"This backbone has no part at {path!r}.",
-            got=type(module).__name__,
-            advice="Describe it in a family file, see docs/guides/own-backbone.md.",
-        ) from error
+        Raises:
+            ConfigError: It is not there.
+        """
+        try:
+            return reduce(getattr, self.decoder.split("."), backbone)
+        except AttributeError as error:
+            raise ConfigError(
+                f"This backbone has no part at {self.decoder!r}.",
+                got=type(backbone).__name__,
+                advice="Describe it in a family file, see docs/guides/own-backbone.md.",
+            ) from error
 
 
 FAMILIES: dict[str, Family] = {
