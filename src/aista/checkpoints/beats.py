@@ -12,8 +12,6 @@ from aista.errors import CheckpointError
 from aista.files import sha256_of
 from aista.model.beats import BeatsForAudioTagging, BeatsModel, read_checkpoint
 
-__all__ = ["BeatsReport", "convert", "inspect"]
-
 
 @dataclass(frozen=True)
 class BeatsReport:

@@ -13,8 +13,6 @@ from huggingface_hub import HfApi, hf_hub_download
 from aista.errors import CheckpointError, ConfigError
 from aista.files import no_answer, sha256_of, write_whole
 
-__all__ = ["SOURCES", "File", "Place", "Source", "download", "verify"]
-
 _ENDPOINT = "https://huggingface.co"
 _AGAIN = "Delete it, and run the same command again."
 

@@ -24,8 +24,6 @@ from aista.model.configuration import AistaConfig
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.model.weights import read_pickle, require_match
 
-__all__ = ["ImportReport", "export", "load", "our_name", "salmonn_name"]
-
 _LLM = "llama_model.base_model.model."
 _QFORMER = "speech_Qformer.bert."
 # SALMONN's stems -> ours, below ``window_qformer.``

@@ -24,8 +24,6 @@ from aista.errors import CheckpointError
 from aista.model.configuration import BeatsConfig
 from aista.model.weights import load_strictly, read_pickle
 
-__all__ = ["BeatsConfig", "BeatsFeatures", "BeatsForAudioTagging", "BeatsModel"]
-
 
 class BeatsFeatures(NamedTuple):
     """What BEATs hears.
