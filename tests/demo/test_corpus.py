@@ -96,8 +96,6 @@ def test_a_text_too_long_is_read_faster_or_left_out() -> None:
 def test_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Unknown corpus"):
         corpus.items("train", SCALE)
-    with pytest.raises(ConfigError, match="nano, demo, full"):
-        corpus.scale_named("huge")
     monkeypatch.setitem(__import__("sys").modules, "espeakng_loader", None)
     with pytest.raises(AistaError, match=r"\.\[demo\]"):
         corpus.build(tmp_path, SCALE, draw_sound=draw_sound)

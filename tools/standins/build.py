@@ -19,7 +19,7 @@ from aista.config import JointSettings, PretrainSettings, SelectSettings
 from aista.data.text_files import read_json_lines
 from aista.demo import corpus
 from aista.evaluation.evaluate import EvaluateSettings, evaluate
-from aista.experiments.plan import NANO_TRAIN, changed, moved, shipped
+from aista.experiments.plan import NANO_TRAIN, changed, moved, scale_named, shipped
 from aista.experiments.runner import Clock, bar
 from aista.model.loading import read_trained, write_trained
 from aista.selection.select import select
@@ -45,7 +45,7 @@ class Build:
     """
 
     def __init__(self, output: Path, scale: str = "full") -> None:
-        self.output, self.scale = output, corpus.scale_named(scale)
+        self.output, self.scale = output, corpus.SCALES[scale_named(scale, tuple(corpus.SCALES))]
         self.scale_name, self.is_nano = scale, scale == "nano"
         output.mkdir(parents=True, exist_ok=True)
         self.clock = Clock(output / "seconds.json")

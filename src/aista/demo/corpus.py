@@ -102,17 +102,6 @@ class Item:
     sound: Sound | None = None
 
 
-def scale_named(name: str) -> Scale:
-    """Return a preset.
-
-    Raises:
-        ConfigError: There is no such preset.
-    """
-    if name not in SCALES:
-        raise ConfigError(f"Unknown scale {name!r}.", expected=", ".join(SCALES))
-    return SCALES[name]
-
-
 def items(corpus: str, scale: Scale, draw_sound: Callable[[Random], Sound] | None = None) -> list[Item]:
     """Describe every sound of a corpus, without making it.
 
