@@ -80,7 +80,7 @@ class System(Baseline):
 
     Args:
         options: Its parts.
-        search: As for ``Baseline``.
+        generation, device: As for ``Baseline``.
 
     Raises:
         CheckpointError: A part is nowhere, or of another kind.
@@ -90,8 +90,10 @@ class System(Baseline):
     options = Options
     reads_text = True
 
-    def __init__(self, options: Options, **search: Any) -> None:
-        super().__init__(**search)
+    def __init__(
+        self, options: Options, *, generation: dict[str, Any] | None = None, device: str | None = None
+    ) -> None:
+        super().__init__(generation=generation, device=device)
         kind = loading.Options(options.dtype).to_dict()["dtype"]
         asr, llm, template = options.asr, options.llm, options.template
         hearing = locate(asr, revision=options.asr_revision)

@@ -55,7 +55,7 @@ class System(Baseline):
 
     Args:
         options: Its model and its environment.
-        search: As for ``Baseline``.
+        generation, device: As for ``Baseline``.
 
     Raises:
         ConfigError: The interpreter is not there.
@@ -65,8 +65,10 @@ class System(Baseline):
     options = Options
     own_generation = GenerationSettings(max_new_tokens=256, batch_size=1)
 
-    def __init__(self, options: Options, **search: Any) -> None:
-        super().__init__(**search)
+    def __init__(
+        self, options: Options, *, generation: dict[str, Any] | None = None, device: str | None = None
+    ) -> None:
+        super().__init__(generation=generation, device=device)
         if not options.python:
             raise ConfigError(
                 "Qwen-Audio needs an environment of its own.",

@@ -56,7 +56,7 @@ class System(InTheirWords):
 
     Args:
         options: Its parts.
-        search: As for ``Baseline``.
+        generation, device: As for ``Baseline``.
 
     Raises:
         CheckpointError: The checkpoint is damaged, or the frozen models are not those it belongs to.
@@ -66,8 +66,10 @@ class System(InTheirWords):
     prompts = PROMPTS
     own_generation = GenerationSettings(num_beams=4, max_new_tokens=200, batch_size=8)
 
-    def __init__(self, options: Options, **search: Any) -> None:
-        super().__init__(**search)
+    def __init__(
+        self, options: Options, *, generation: dict[str, Any] | None = None, device: str | None = None
+    ) -> None:
+        super().__init__(generation=generation, device=device)
         checkpoint, prompt = options.checkpoint, options.prompt
         parts: dict[str, str | None] = {"checkpoint": checkpoint}
         model: Any
