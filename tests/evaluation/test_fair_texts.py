@@ -104,7 +104,7 @@ def _systems(rng: random.Random, size: int = 60, noise: tuple[float, float] = (0
 def test_systems_that_differ_by_nothing_have_p_one(change):
     base, _, references = _systems(random.Random(1))
     found = paired_bootstrap(base, [change(text) for text in base], references, "en", num_resamples=100)
-    assert found.difference == 0 and found.p_value == 1 and not found.is_significant()
+    assert found.difference == 0 and found.p_value == 1
     assert paired_bootstrap(base[:1], [change(base[0])], references[:1], "en", num_resamples=50).p_value == 1
 
 
