@@ -160,7 +160,7 @@ def test_features_are_of_what_is_heard_at_once_and_the_rest_is_cut(folder, tmp_p
         found.append({row.id: row.hypothesis for row in rows_of})
     assert found[0] == found[1] and found[0]["silent"] == "" and len(found[0]) == 6
     write_manifest(long, [*rows, rows[2].model_copy(update={"text": "Twice."})])
-    with pytest.raises(EvaluationError, match="(?s)stands twice.*data check"):
+    with pytest.raises(EvaluationError, match=r"(?s)stands twice.*data check"):
         evaluate(settings(folder, tmp_path / "twice", data=[str(long)], features=str(tmp_path / "features")))
 
 
