@@ -43,7 +43,7 @@ def imported(folder, name, rows, **options):
     path = folder / "in.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = import_manifest(name, path, folder / "out.jsonl", Options(**options))
-    return result, Manifest(folder / "out.jsonl")
+    return result, Manifest(folder / "out.jsonl") if result.rows else None
 
 
 # ---- what a channel is

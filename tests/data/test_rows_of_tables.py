@@ -145,6 +145,12 @@ def test_sounds_that_are_not_there_are_told(tmp_path):
     assert result.examples["sound that is missing, empty or cannot be read"] == ["b.wav"]
 
 
+def test_an_import_of_nothing_leaves_what_was_there(tmp_path):
+    imported(tmp_path, "t.tsv", "path\tsentence\na.wav\tOne.\n")
+    result, rows = imported(tmp_path, "t.tsv", "path\tsentence\na.wav\n")
+    assert not result.rows and result.skipped and rows == [("a.wav", "One.")]
+
+
 # ---- corpora
 
 

@@ -414,7 +414,7 @@ def import_(
             more = ", ..." if count > len(places) else ""
             typer.echo(f"{count:>9,}  {kind}: {reason} ({', '.join(places)}{more})")
     if not imported.rows:
-        typer.echo("Nothing was imported.", err=True)
+        typer.echo("Nothing was imported, and nothing was written.", err=True)
         raise typer.Exit(1)
 
 

@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,8 @@ def import_manifest(
 
     Ids may be numbers, and languages may be written as other tools do (``zh-CN``, ``eng``, ``Chinese``). An
     id that stood before gets ``#2``, ``#3`` ... at its end. Where a row does not say how long its sound is,
-    the header of its file is read; whether it can be decoded is what ``aista data check`` finds out.
+    the header of its file is read; whether it can be decoded is what ``aista data check`` finds out. Where no
+    row is given nothing is written: a manifest that was there stays.
 
     Raises:
         ConfigError: Unknown format, an option that it does not take, or one it cannot do without.
@@ -200,7 +201,9 @@ def import_manifest(
         every = rows()
         batches = iter(lambda: list(islice(every, _ROWS_AT_ONCE)), [])
         measured_rows = (noted(row) for batch in batches for row in pool.map(measured, batch))
-        return replace(found, rows=write_manifest(out, numbered(measured_rows)))
+        if (first := next(measured_rows, None)) is None:
+            return found
+        return replace(found, rows=write_manifest(out, numbered(chain([first], measured_rows))))
 
 
 def _must_take(name: str, options: Options) -> None:
