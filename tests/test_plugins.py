@@ -26,6 +26,12 @@ def test_an_unknown_name_is_told_with_the_known_ones() -> None:
         corpora.corpus("atlantis")
 
 
+@pytest.mark.parametrize("name", ["./my_method.py", ".mine", "mine/my_method.py"])
+def test_the_path_of_a_file_is_no_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)no alignment method.*dotted path of a module"):
+        alignment.method(name)
+
+
 def test_a_package_that_a_plugin_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "needy.py").write_text("import no_such_package_anywhere\n")

@@ -670,7 +670,7 @@ def figure(found: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
     rows = []
     for row in found:
         differences = row.get("difference", {})
-        measures = {"bleu": ("BLEU from speech", 1), "wer": ("word error rate", 1)}
+        measures = {"bleu": ("BLEU from speech (better →)", 1), "wer": ("word error rate (← better)", 1)}
         if "bleu" not in differences:
             measures = {"cross_entropy": ("cross-entropy saved (.01 nats a token)", -100)}
         for key, (measure, unit) in measures.items():

@@ -55,7 +55,7 @@ def find(
         return table[name]
     known = names(package, hidden, table)
     expected = f"{', '.join(known)}, or the dotted path of a module (on the PYTHONPATH)"
-    if "." not in name and name not in known:
+    if name.startswith(".") or ("." not in name and name not in known):  # ./my_method.py is no dotted path
         raise ConfigError(f"There is no {kind} {name!r}.", expected=expected)
     dotted = name if "." in name else f"{package}.{name}"
     try:

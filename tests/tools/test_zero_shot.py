@@ -63,6 +63,8 @@ def test_differences_are_recomputed_from_the_committed_answers(tmp_path: Path) -
     assert (base["system"], cosine["seeds"], cosine["bleu"]) == ("base", [1, 2], pytest.approx(100.0))
     assert cosine["difference"]["bleu"]["mean"] == pytest.approx(wanted)
     assert cosine["over_seeds_and_sentences"]["difference"] == pytest.approx(wanted)
+    drawn = figure([base, cosine], {})
+    assert "BLEU from speech (better →)" in drawn and "word error rate (← better)" in drawn
     lines = (tmp_path / "kept" / "runs.jsonl").read_text()
     (tmp_path / "kept" / "runs.jsonl").write_text(lines.replace("100.0", "99.0", 1))
     with pytest.raises(AssertionError):

@@ -40,7 +40,7 @@ def monitor(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Stay and redraw until it is finished.")
     ] = False,
-    every: Annotated[float, typer.Option(help="Seconds between two looks with --follow.")] = 5.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks with --follow.")] = 5.0,
 ) -> None:
     """Show a training run: step, speed, time to go, best so far, losses, curves.
 
