@@ -56,6 +56,12 @@ def test_massive_tokens_swamp_the_papers_cost_and_not_the_others() -> None:
     assert by_cost["squared_euclidean"] < 0.35 < 0.95 < min(by_cost["cosine"], by_cost["standardised"])
     assert found.swamped
     assert found.energy_top_dims_speech > 0.95
+    tokens, energy = (f"{what}_{{}}".format for what in ("massive", "energy_top_dims"))
+    calm = dict.fromkeys((name(side) for name in (tokens, energy) for side in ("speech", "text")), 0.0)
+    for one in ("speech", "text"):  # few tokens and few dimensions of one side, together
+        for other, swamped in ((one, True), ({"speech": "text", "text": "speech"}[one], False)):
+            changed = calm | {tokens(one): 0.01, energy(other): 0.5}
+            assert found.model_copy(update=changed).swamped is swamped
 
 
 def test_without_massive_tokens_all_costs_agree_and_nothing_is_warned_of() -> None:
@@ -108,6 +114,7 @@ def test_lengths_alone() -> None:
 
     written, names = [3, 5, 8, 13, 21, 34], list("abcdef")
     assert length_only_mrr(clouds([2 * n + 1 for n in written]), clouds(written), names) == 1.0
+    assert length_only_mrr(clouds([5, 6, 8, 13]), clouds([15, 16, 18, 23]), "abcd") == 1.0  # ten more
     twice = [3, 3, 5, 5, 8, 8]
     assert length_only_mrr(clouds([2 * n for n in twice]), clouds(twice), names) == pytest.approx(1 / 1.5)
     assert length_only_mrr(clouds([4] * 6), clouds([7] * 6), names) == pytest.approx(1 / 3.5)

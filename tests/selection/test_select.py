@@ -16,7 +16,7 @@ from aista.errors import ConfigError, ManifestError
 from aista.retrieval import chance_mrr
 from aista.selection import select as select_module
 from aista.selection.hidden_states import LayerStates
-from aista.selection.select import LayerReport, draw_pairs, rank_layers, select
+from aista.selection.select import LayerReport, clips_with_text, draw_pairs, rank_layers, select
 from aista.training.stages import pretrain
 from tests import tiny
 
@@ -59,6 +59,21 @@ def test_decide_mode_agrees_with_exact_mode() -> None:
     assert decided.selected == exact.selected
     for sure, bounds in zip(exact.rows, decided.rows, strict=True):
         assert bounds.low - 1e-9 <= sure.mrr <= bounds.high + 1e-9
+        assert bounds.mean_distance == pytest.approx(sure.mean_distance, rel=1e-9)
+
+
+def test_a_sentence_is_no_rival_of_itself_in_another_voice() -> None:
+    """Two sentences, each spoken six times. Given the wrong one, six clips' right one is nearer: rank 7."""
+    rng = np.random.default_rng(1)
+    sentences = [rng.standard_normal((4, 8)).astype(np.float32) for _ in range(2)]
+    states = LayerStates(0, *[[sentences[i % 2] for i in range(QUERIES)]] * 2)
+    texts = [f"sentence {i % 2}" for i in range(QUERIES)]
+    (row,) = rank_layers([states], texts, settings(threshold=0.5), name="m").rows
+    assert (row.mrr, row.num_ties, row.shuffled) == (1.0, 0, pytest.approx(1 / 7))
+    assert row.chance == pytest.approx((1 + 1 / 7) / 2)
+    changes = {"mode": "decide", "cost": "cosine", "threshold": 0.5}
+    (decided,) = rank_layers([states], texts, settings(**changes), name="m").rows
+    assert decided.selected and decided.pairs_touched <= QUERIES * 6  # rivals alone
 
 
 def test_report_survives_a_save(tmp_path: Path) -> None:
@@ -95,6 +110,13 @@ def test_pairs_are_distinct_clips_and_the_draw_is_fixed() -> None:
     assert all(short[i] for i in draw_pairs(rows, 10, seed=4, usable=short))
     with pytest.raises(ManifestError, match="10 different clips"):
         draw_pairs(rows, 11, seed=4, usable=short)
+
+
+def test_a_clip_is_its_file_its_place_and_its_channel() -> None:
+    """Rows 0 and 1 are one clip; a caption is no transcript, and a row without sound or text no pair."""
+    clip = Utterance(id="a", audio="a.wav", text="t", task="asr")
+    changes = ({}, {}, {"offset": 2.0}, {"channel": 1}, {"task": "aac"}, {"text": None}, {"audio": None})
+    assert clips_with_text(clip.model_copy(update=change) for change in changes) == [0, 2, 3]
 
 
 @pytest.mark.slow
