@@ -100,7 +100,8 @@ def test_a_transformers_trainer(names: dict[str, Any], tmp_path: Path) -> None:
     for size, parts in ((3, 1), (3, 2)):  # the same rows once more in a second part: the same mean
         arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps = size, parts
         arguments.max_steps, arguments.logging_steps, arguments.learning_rate = 1, 1, 0.0
-        trainer = names["AlignedTrainer"](names["model"], arguments, data_collator=collate, train_dataset=rows)
+        made = names["AlignedTrainer"]
+        trainer = made(names["model"], arguments, data_collator=collate, train_dataset=rows)
         trainer.train()
         first.append([trainer.state.log_history[0][key] for key in ("loss", "grad_norm")])
     assert first[0] == pytest.approx(first[1], rel=1e-4)
