@@ -25,8 +25,6 @@ _MOST_CANDIDATES = 200_000  # for the place where an MP3 goes on: what looks lik
 _STRAY_BYTES = 8192  # what follows the end of a file and is more than this is told
 _PLACEHOLDER = 0x7FFF0000  # a size from here on means "not known yet"
 _MOST_CHUNKS = 10_000
-# A long AVI goes on in further RIFFs; the others may keep the header of the WAV that they were made from.
-_ALONE = (decoders.AVI, decoders.WAVPACK, decoders.APE)
 _RESYNC_BYTES = 1024  # what a decoder of MP3 skips before it gives up
 
 
@@ -182,10 +180,10 @@ def _part(data: _Bytes, start: int, *, first: bool) -> Part | None:
         least = _mp4_end(data, body)
     elif kind is decoders.MATROSKA:
         least = _matroska_end(data, body)
-    elif kind is decoders.FLAC:
-        least = _before_frames(data, body)
+    elif (sound := _before_sound(data, body, kind)) <= data.size:
+        least = max(least, sound)
     end = data.size
-    if kind not in _ALONE:
+    if kind is not decoders.AVI:  # a long one goes on in further RIFFs
         end = data.find_beginning(max(least, body + 1), kind)
     return Part(kind, start, end, remarks=_cut_off(data, body, declared))
 
@@ -196,15 +194,22 @@ def _after_tags(data: _Bytes, place: int) -> int:
     return place
 
 
-def _before_frames(data: _Bytes, body: int) -> int:
-    """Return where a FLAC's metadata ends, which may hold the header of the WAV that it was made from."""
+def _before_sound(data: _Bytes, body: int, kind: Kind) -> int:
+    """Return where the bytes end that may hold the header of the WAV that a file was made from; else 0."""
+    if kind is decoders.WAVPACK:  # in its first block
+        return body + 8 + int.from_bytes(data.at(body + 4, 4), "little")
+    if kind is decoders.APE:
+        head = data.at(body, 24).ljust(24, b"\0")
+        return body + sum(struct.unpack("<4I", head[8:]))
+    if kind is not decoders.FLAC:
+        return 0
     place = body + 4
     for _ in range(_MOST_CHUNKS):
         head = data.at(place, 4)
         place += 4 + int.from_bytes(head[1:], "big")
         if len(head) < 4 or head[0] & 0x80:  # the last block of metadata
             break
-    return min(place, data.size)
+    return place
 
 
 def _cut_off(data: _Bytes, body: int, declared: int) -> tuple[str, ...]:
