@@ -14,10 +14,9 @@ from typing import Any
 from datasets import Audio, Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from aista.data.importers import Options, Row, Skipped
+from aista.data.importers import Options, Row, Skipped, language_code
 from aista.data.manifest import Utterance
 from aista.errors import ConfigError, ManifestError
-from aista.text.prompts import code_of
 
 # What data sets call our fields, in order of preference.
 _USUAL = {
@@ -55,19 +54,12 @@ def read(source: Path, options: Options) -> Iterator[tuple[str, Row | Skipped]]:
         where = f"{source}: row {number}"
         if isinstance(row.get("translation"), dict):  # {"en": ..., "zh-CN": ...}
             target = options.defaults.get("tgt_lang")
-            found = {_code(key): text for key, text in row["translation"].items() if text}
-            row["translation"] = found.get(_code(target or ""))
+            found = {language_code(key): text for key, text in row["translation"].items() if text}
+            row["translation"] = found.get(language_code(target or ""))
             if target and row["translation"] is None:
                 yield where, Skipped(f"no {target} among its translations ({', '.join(sorted(found))})")
                 continue
         yield where, row if row["audio"] else Skipped("a row without sound")
-
-
-def _code(form: str) -> str:
-    try:
-        return code_of(form)
-    except ConfigError:
-        return form
 
 
 def _columns(data: Dataset, options: Options) -> dict[str, str]:
