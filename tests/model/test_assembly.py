@@ -20,7 +20,7 @@ from aista.errors import CheckpointError, ConfigError
 from aista.model import AistaForConditionalGeneration, AistaProcessor
 from aista.model.bases import describe, identify, load_speech_encoder, load_tokenizer, locate, used_tensors
 from aista.model.feature_cache import encoder_fingerprint
-from aista.model.loading import ALIKE, spare_token_id
+from aista.model.loading import ALIKE, spare_token_id, write_trained
 from aista.model.weights import fingerprint, likeness, read_pickle, unlikeness
 from aista.speech_llm import Batcher
 from tests.model.conftest import QFORMER, noise, run
@@ -157,6 +157,15 @@ def test_changed_cut_or_absent_weights_are_refused(copy):
     (copy / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="configuration is damaged"):
         load(copy)
+
+
+def test_equal_weights_are_equal_bytes(tmp_path: Path) -> None:
+    """safetensors orders metadata of several keys at random: a stage trained again was taken for another."""
+    written = set()
+    for _ in range(16):
+        write_trained(tmp_path, {"b": torch.ones(2), "a": torch.zeros(3)})
+        written.add((tmp_path / "model.safetensors").read_bytes())
+    assert len(written) == 1
 
 
 def test_another_base_is_refused_until_told_otherwise(bases, saved, tmp_path):

@@ -253,7 +253,7 @@ def save_checkpoint(config: AistaConfig, trained: dict[str, Tensor], folder: Pat
 
 def write_trained(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Write trained tensors as ``read_trained`` checks them; the file appears whole or not at all."""
-    metadata = {"format": "pt", "fingerprint": fingerprint(tensors.items(), whole=True)}
+    metadata = {"fingerprint": fingerprint(tensors.items(), whole=True)}  # one key: more come in random order
     with draft_of(folder / WEIGHTS) as draft:
         save_file(tensors, draft, metadata=metadata)
 
