@@ -12,14 +12,16 @@ from aista.cli import main
 from aista.run_folder import held
 
 
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that is refused; return what is told on stderr."""
+def said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
+) -> str:
+    """Run a command that is refused, or ends with another code; return what is told on stderr."""
     monkeypatch.setattr(sys, "argv", ["aista", *arguments])
     monkeypatch.setattr(main, "_add_verbs", lambda: None if main.app.registered_groups else ADD())
     with pytest.raises(SystemExit) as end:
         main.main()
     told = capsys.readouterr().err
-    assert end.value.code == 2 and "Traceback" not in told, told
+    assert end.value.code == code and "Traceback" not in told, told
     return told
 
 
@@ -149,4 +151,12 @@ def test_a_disk_that_refuses_is_told_in_words(
     with pytest.raises(SystemExit) as end:
         main.main()
     told = capsys.readouterr().err
-    assert end.value.code == 2 and "No space left" in told and str(tmp_path / "x") in told
+    assert end.value.code == code and "No space left" in told and str(tmp_path / "x") in told
+
+
+def test_an_interruption_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aista.checkpoints.doctor.examine", interrupted)
+    assert "Stopped." in said(monkeypatch, capsys, "doctor", code=130)

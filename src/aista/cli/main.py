@@ -79,9 +79,10 @@ def main() -> None:
         advice = "Make room, check the path and its permissions, or choose another output."
         _tell(AistaError(f"{what}: {error.filename or 'the output'}", advice=advice))
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("Stopped.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # Typer made it of a KeyboardInterrupt, without a word
+            typer.echo("Stopped.", err=True)
+        raise
 
 
 def _tell(error: AistaError) -> None:
