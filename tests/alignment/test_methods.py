@@ -49,9 +49,11 @@ def test_ctc_is_torchs_on_the_pairs_that_have_a_path(per_token: bool) -> None:
     assert method.report["ctc_too_short"] == 0.25
 
 
-def test_ctc_of_a_batch_without_any_path_is_zero() -> None:
-    method = alignment("ctc", (0,), Sizes(WIDTH, VOCABULARY))
-    given = states(speech_mask=torch.arange(6)[None] < torch.ones(4, 1))
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize(("side", "length", "most"), [("speech_mask", 6, 1), ("text_mask", 4, 0)])
+def test_ctc_of_a_batch_without_any_path_is_zero(per_token: bool, side: str, length: int, most: int) -> None:
+    method = alignment("ctc", (0,), Sizes(WIDTH, VOCABULARY), per_token=per_token)
+    given = states(**{side: torch.arange(length)[None] < torch.full((4, 1), most)})
     loss = method(given)["ctc_0"]
     loss.backward()
     assert loss == 0 and method.report["ctc_too_short"] == 1
