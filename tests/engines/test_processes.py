@@ -58,6 +58,7 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(init: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process's runs; the joint one accumulates two micro-batches."""
+    torch.set_num_threads(1)  # as torchrun has it
     folder = tmp_path_factory.mktemp("alone")
     joint(stages.joint_yaml(folder, init, "joint")[1])
     select(SelectSettings.load(selection(folder, init, "select")))
