@@ -302,6 +302,8 @@ def _matrix(cost: Any, k: int) -> NDArray[Any]:
             expected="(n, m) with n, m >= 1",
             advice="drop empty clouds before solving",
         )
+    if matrix.dtype.char not in "fd":
+        matrix = matrix.astype(np.float64)
     return matrix
 
 
