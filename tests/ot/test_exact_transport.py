@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from fractions import Fraction
 
 import known_answers
 import numpy as np
@@ -184,3 +185,13 @@ def test_a_batch_of_solutions_is_a_sequence():
         with pytest.raises(IndexError):
             solutions[3]
     np.testing.assert_allclose(solve_batch(costs, a, b).values, 2 * solve_batch(costs).values)
+
+
+@pytest.mark.parametrize("kind", [object, np.int64, np.float16, np.longdouble])
+def test_costs_of_any_kind_of_number(kind):
+    """By hand: the diagonal, half of 1/4 and half of 1/2."""
+    given = [[Fraction(1, 4), Fraction(2)], [Fraction(5, 2), Fraction(1, 2)]]
+    factor = 4 if kind is np.int64 else 1
+    cost = np.array([[factor * each for each in row] for row in given], dtype=object)
+    found = solve(cost if kind is object else cost.astype(np.float64).astype(kind))
+    assert found.value == pytest.approx(factor * 0.375) and (found.plan == np.eye(2) / 2).all()
