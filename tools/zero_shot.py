@@ -444,7 +444,13 @@ def _difference(
                 code: tuple(texts(which, code, "wrong", answered) for which in pair) for code in codes
             }
             found["in_the_language_asked"] = _where_both_obey(texts_of, wrong_of, kept["references"])
-    if "losses" in kept:
+    sentences = kept.get("losses", {})  # of some runs only their means were kept
+    if all(
+        f"{experiment}/{which}/{seed}/{code}" in sentences
+        for which in pair
+        for seed in seeds
+        for code in codes
+    ):
         base, own = ([texts(which, code, "losses", seeds) for code in codes] for which in pair)
         found["difference"]["cross_entropy"] = compared("cross_entropy", seeds)
         found["pairs"]["cross_entropy"] = paired_losses(
