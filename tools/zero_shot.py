@@ -582,9 +582,9 @@ def figure_over_pairs(found: Sequence[dict[str, Any]], name: str, to: str = "bas
     """Return the same as an SVG: mean cross-entropies over log(1 + pairs)."""
     where = {float(np.log1p(row["pairs"])): f"{row['pairs']:,}" for row in found}
     series = [
-        {"name": TITLES[which].partition(":")[0], "role": role,
+        {"name": short, "role": role,
          "points": [(x, fmean(row[which])) for x, row in zip(where, found, strict=True)]}
-        for which, role in ((to, "base"), (name, "system"))
+        for which, short, role in ((to, "base", "base"), (name, "aligned", "system"))
     ]  # fmt: skip
     title = "Cross-entropy of the reference over the number of translated utterances"
     drawn = {"title": title, "across": "translated utterances", "ticks": where, "series": series}
