@@ -66,8 +66,8 @@ def test_a_sentence_is_no_rival_of_itself_in_another_voice() -> None:
     """Two sentences, each spoken six times. Given the wrong one, six clips' right one is nearer: rank 7."""
     rng = np.random.default_rng(1)
     sentences = [rng.standard_normal((4, 8)).astype(np.float32) for _ in range(2)]
-    states = LayerStates(0, *[[sentences[i % 2] for i in range(QUERIES)]] * 2)
-    texts = [f"sentence {i % 2}" for i in range(QUERIES)]
+    states = LayerStates(0, *[[sentences[i // 6] for i in range(QUERIES)]] * 2)
+    texts = [f"sentence {i // 6}" for i in range(QUERIES)]
     (row,) = rank_layers([states], texts, settings(threshold=0.5), name="m").rows
     assert (row.mrr, row.num_ties, row.shuffled) == (1.0, 0, pytest.approx(1 / 7))
     assert row.chance == pytest.approx((1 + 1 / 7) / 2)
