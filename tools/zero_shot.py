@@ -338,10 +338,8 @@ def collect(folder: Path, target: Path, split: str, take: Mapping[str, str] | No
     again = {_key(row) for row in found}
     if (target / "runs.jsonl").exists():
         kept |= json.loads(gzip.decompress((target / "answers.json.gz").read_bytes()))
-        lines = (target / "runs.jsonl").read_text().split("\n")
-        found = [row for row in map(json.loads, filter(None, lines)) if _key(row) not in again] + found
-    sets = {(row["language"], row["sentences"]) for row in found if "sentences" in row}
-    if len(sets) > len(dict(sets)) or any(
+        found = [row for row in _collected(target) if _key(row) not in again] + found
+    if _are_of_several_sets(found) or any(
         kept["references"].get(code, texts) != texts for code, texts in references.items()
     ):
         raise SystemExit(f"{target} holds answers to other sentences: collect into another folder")
@@ -353,13 +351,23 @@ def collect(folder: Path, target: Path, split: str, take: Mapping[str, str] | No
     (target / "answers.json.gz").write_bytes(gzip.compress(packed, mtime=0))
 
 
+def _collected(target: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (target / "runs.jsonl").read_text().split("\n") if line]
+
+
+def _are_of_several_sets(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether rows were scored on different test sentences of one language; old rows do not say on which."""
+    sets = {(row["language"], row["sentences"]) for row in rows if "sentences" in row}
+    return len(sets) > len(dict(sets))
+
+
 def _key(row: Mapping[str, Any]) -> str:
     return "/".join(str(row[name]) for name in ("experiment", "system", "seed", "language"))
 
 
 def report(target: Path, to: str = "base") -> list[dict[str, Any]]:
     """Recompute mean scores, and every difference to a system with its intervals, from what is committed."""
-    rows = [json.loads(line) for line in (target / "runs.jsonl").read_text().split("\n") if line]
+    rows = _collected(target)
     kept = json.loads(gzip.decompress((target / "answers.json.gz").read_bytes()))
     kept["wrong"] = _in_another_language(kept["hypotheses"])
     found = []
@@ -444,13 +452,8 @@ def _difference(
                 code: tuple(texts(which, code, "wrong", answered) for which in pair) for code in codes
             }
             found["in_the_language_asked"] = _where_both_obey(texts_of, wrong_of, kept["references"])
-    sentences = kept.get("losses", {})  # of some runs only their means were kept
-    if all(
-        f"{experiment}/{which}/{seed}/{code}" in sentences
-        for which in pair
-        for seed in seeds
-        for code in codes
-    ):
+    keys = {f"{experiment}/{which}/{seed}/{code}" for which in pair for seed in seeds for code in codes}
+    if keys <= kept.get("losses", {}).keys():  # of some runs only their means were kept
         base, own = ([texts(which, code, "losses", seeds) for code in codes] for which in pair)
         found["difference"]["cross_entropy"] = compared("cross_entropy", seeds)
         found["pairs"]["cross_entropy"] = paired_losses(
@@ -500,14 +503,8 @@ def over_pairs(targets: Sequence[Path], name: str, to: str = "base") -> list[dic
         By number of pairs: the cross-entropy of both, (seeds,), the seeds, and how many pairs the other
         needs for an equal score: see :func:`pairs_needed`.
     """
-    rows = [
-        json.loads(line)
-        for target in targets
-        for line in (target / "runs.jsonl").read_text().split("\n")
-        if line
-    ]
-    sets = {(row["language"], row["sentences"]) for row in rows if "sentences" in row}
-    if len(sets) > len(dict(sets)):
+    rows = [row for target in targets for row in _collected(target)]
+    if _are_of_several_sets(rows):
         raise SystemExit("Rows of different test sentences do not make one curve.")
     of: dict[tuple[str, int, int], list[float]] = {}
     for row in rows:

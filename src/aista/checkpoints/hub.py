@@ -237,7 +237,10 @@ def _fetch(place: Place, folder: Path, tell: Callable[[str], None], record: Path
         verify(path, file)
         paths.append(path)
     if not any(file.sha256 for file in place.files):
-        rows = [asdict(File(path.name, path.stat().st_size, sha256_of(path))) for path in paths]
+        rows = [
+            asdict(File(path.name, path.stat().st_size, file.sha256 or sha256_of(path)))
+            for path, file in zip(paths, files, strict=True)
+        ]
         write_whole(record, json.dumps(rows, indent=1))
     return paths[0] if len(paths) == 1 else folder
 

@@ -142,7 +142,7 @@ def scored_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[
 
 
 def check_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    """Refuse anything but two equally long lists of strings.
+    """Refuse anything but two equally long, non-empty lists of strings.
 
     A string in place of a list, or references nested the wrong way round, would be scored without complaint
     and give a wrong number.
@@ -154,11 +154,11 @@ def check_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
         raise EvaluationError(
             "Scores are over lists of segments.", got="a single string", advice="Wrap it in a list."
         )
-    if len(hypotheses) != len(references):
+    if len(hypotheses) != len(references) or not hypotheses:
         raise EvaluationError(
             "Every hypothesis needs exactly one reference.",
             got=f"{len(hypotheses)} hypotheses, {len(references)} references",
-            expected="two lists of one length",
+            expected="two lists of one length, not empty",
         )
     for kind, rows in (("hypothesis", hypotheses), ("reference", references)):
         wrong = next((i for i, row in enumerate(rows) if not isinstance(row, str)), None)

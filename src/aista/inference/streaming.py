@@ -30,6 +30,7 @@ from aista.inference.words import units
 from aista.text.prompts import language
 
 _BLOCK = SAMPLE_RATE_HZ // 10
+_OF_FILES = (b"RIFF", b"fLaC", b"OggS", b"ID3\x02", b"ID3\x03", b"ID3\x04")  # what they begin with
 _PATIENCE_SECONDS = 0.2
 
 
@@ -264,8 +265,7 @@ def from_pipe(stream: BinaryIO) -> Iterator[np.ndarray]:
     rest = b""
     first = True
     while data := stream.read(2 * _BLOCK):
-        usual = (b"RIFF", b"fLaC", b"OggS", b"ID3\x02", b"ID3\x03", b"ID3\x04")
-        if first and (data.startswith(usual) or CERTAIN.match(data)):
+        if first and (data.startswith(_OF_FILES) or CERTAIN.match(data)):
             raise AudioError(
                 "This is a file, not raw samples.",
                 got=f"a beginning of {data[:12]!r}",
