@@ -584,7 +584,8 @@ def figure_over_pairs(found: Sequence[dict[str, Any]], name: str, to: str = "bas
         for which, short, role in ((to, "base", "base"), (name, "aligned", "system"))
     ]  # fmt: skip
     title = "Cross-entropy of the reference over the number of translated utterances"
-    drawn = {"title": title, "across": "translated utterances", "ticks": where, "series": series}
+    across = "translated utterances (upwards: nats a token of the reference, less is better)"
+    drawn = {"title": title, "across": across, "ticks": where, "series": series}
     return charts.curves(drawn).standalone()
 
 
