@@ -15,7 +15,7 @@ import gzip
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -494,46 +494,83 @@ def together(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return pooled
 
 
-def over_pairs(targets: Sequence[Path], name: str, to: str = "base") -> list[dict[str, Any]]:
-    """Say what a system and the one it is compared with cost with each number of translated utterances.
+ALONG = {"num_pairs": "number of translated utterances", "steps": "number of training steps"}
+
+
+def curve(
+    targets: Sequence[Path], name: str, along: str = "num_pairs", to: str = "base"
+) -> list[dict[str, Any]]:
+    """Say what a system and the one it is compared with cost with each number of pairs, or of steps.
 
     Rows of several folders are taken together, so all must have been scored on the same sentences.
 
+    Args:
+        targets: Folders of results.
+        name: The system.
+        along: A name of ``ALONG``: what differs.
+        to: The system that it is compared with.
+
     Returns:
-        By number of pairs: the cross-entropy of both, (seeds,), the seeds, and how many pairs the other
-        needs for an equal score: see :func:`pairs_needed`.
+        By number: the cross-entropy of both, (seeds,), the seeds, how many the other needs for an equal
+        score (see :func:`needed`), and where the loss of every sentence is known, by how much the difference
+        is another than with the first number, with its interval over seeds and sentences.
     """
-    rows = [row for target in targets for row in _collected(target)]
+    rows = [row for target in targets for row in _collected(target) if row["system"] in (to, name)]
     if _are_of_several_sets(rows):
         raise SystemExit("Rows of different test sentences do not make one curve.")
-    of: dict[tuple[str, int, int], list[float]] = {}
+    of: dict[tuple[str, int, int], dict[str, Any]] = {}
     for row in rows:
-        of.setdefault((row["system"], row["num_pairs"], row["seed"]), []).append(row["cross_entropy"])
+        of.setdefault((row["system"], row[along], row["seed"]), {})[row["language"]] = row
     counts = sorted({count for system, count, _ in of if system == name})
     seeds = sorted(  # those that ran everywhere
         set.intersection(
             *({key[2] for key in of if key[:2] == (which, count)} for which in (to, name) for count in counts)
         )
     )
+
+    def mean(which: str, count: int, seed: int) -> float:
+        return fmean(row["cross_entropy"] for row in of[which, count, seed].values())
+
     other, own = (
-        np.array([[fmean(of[which, count, seed]) for count in counts] for seed in seeds])
-        for which in (to, name)
+        np.array([[mean(which, count, seed) for count in counts] for seed in seeds]) for which in (to, name)
     )
-    needed = np.array([pairs_needed(counts, *both) for both in zip(other, own, strict=True)])
-    of_means = pairs_needed(counts, other.mean(0), own.mean(0))
-    return [
+    enough = np.array([needed(counts, *both) for both in zip(other, own, strict=True)])
+    of_means = needed(counts, other.mean(0), own.mean(0))
+    found: list[dict[str, Any]] = [
         {
-            "pairs": count, "seeds": seeds, to: other[:, i].tolist(), name: own[:, i].tolist(),
-            "needed": needed[:, i].tolist(), "needed_by_the_mean": of_means[i],
+            along: count, "seeds": seeds, to: other[:, i].tolist(), name: own[:, i].tolist(),
+            "needed": enough[:, i].tolist(), "needed_by_the_mean": of_means[i],
         }
         for i, count in enumerate(counts)
     ]  # fmt: skip
+    kept: dict[str, list[float]] = {}
+    for target in targets:
+        kept |= json.loads(gzip.decompress((target / "answers.json.gz").read_bytes())).get("losses", {})
+
+    def saved(count: int) -> list[np.ndarray]:
+        """By language, (seeds, sentences); a KeyError where of some runs only means were kept."""
+        base, own = ([of[which, count, seed] for seed in seeds] for which in (to, name))
+        return [
+            np.array(
+                [
+                    np.subtract(kept[_key(o[code])], kept[_key(b[code])])
+                    for o, b in zip(own, base, strict=True)
+                ]
+            )
+            for code in sorted(own[0])
+        ]
+
+    for entry in found[1:]:
+        with suppress(KeyError):
+            changed = [now - first for now, first in zip(saved(entry[along]), saved(counts[0]), strict=True)]
+            entry["change"] = asdict(bootstrap_over_seeds(paired_losses(changed), num_resamples=10_000))
+    return found
 
 
-def pairs_needed(counts: Sequence[int], other: np.ndarray, own: np.ndarray) -> list[float]:
-    """Return with how many pairs the other curve first comes down to each value of one's own.
+def needed(counts: Sequence[int], other: np.ndarray, own: np.ndarray) -> list[float]:
+    """Return at which count the other curve first comes down to each value of one's own.
 
-    Between two counts the other curve is a straight line over log(1 + pairs).
+    Between two counts the other curve is a straight line over log(1 + count).
 
     Args:
         counts: Rising.
@@ -555,36 +592,44 @@ def pairs_needed(counts: Sequence[int], other: np.ndarray, own: np.ndarray) -> l
     return found
 
 
-def table_over_pairs(found: Sequence[dict[str, Any]], name: str, to: str = "base") -> str:
-    """Return the curve over the pairs as Markdown, with Student's intervals over the seeds."""
+def table_of_curve(found: Sequence[dict[str, Any]], name: str, along: str, to: str = "base") -> str:
+    """Return a curve as Markdown, with Student's intervals over the seeds."""
     lines = [
-        f"| pairs | {to} | {name} | difference | of each seed | {to} needs | of each seed |",
-        "|---|---|---|---|---|---|---|",
+        f"| {along.removeprefix('num_')} | {to} | {name} | difference | of each seed | {to} needs "
+        "| of each seed | difference less that of the first line | over seeds and sentences |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
+    first = np.subtract(found[0][name], found[0][to])
     for row in found:
         gained = gain(row[to], row[name])
-        needed = [
+        enough = [
             "more" if np.isinf(value) else f"{value:.0f}"
             for value in (row["needed_by_the_mean"], *row["needed"])
         ]
         seeds = " ".join(signed(value, 3) for value in gained.values)
-        lines.append(
-            f"| {row['pairs']} | {fmean(row[to]):.3f} | {fmean(row[name]):.3f} | "
-            f"{_interval(gained.mean, asdict(gained), 3)} | {seeds} | {needed[0]} | {', '.join(needed[1:])} |"
-        )
+        changed, drawn = gain(first.tolist(), gained.values), row.get("change")
+        cells = (
+            str(row[along]), f"{fmean(row[to]):.3f}", f"{fmean(row[name]):.3f}",
+            _interval(gained.mean, asdict(gained), 3), seeds, enough[0], ", ".join(enough[1:]),
+            "" if row is found[0] else _interval(changed.mean, asdict(changed), 3),
+            _interval(drawn["difference"], drawn, 3) if drawn else "",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def figure_over_pairs(found: Sequence[dict[str, Any]], name: str, to: str = "base") -> str:
-    """Return the same as an SVG: mean cross-entropies over log(1 + pairs)."""
-    where = {float(np.log1p(row["pairs"])): f"{row['pairs']:,}" for row in found}
+def figure_of_curve(found: Sequence[dict[str, Any]], name: str, along: str, to: str = "base") -> str:
+    """Return the same as an SVG: mean cross-entropies over log(1 + count)."""
+    where = {float(np.log1p(row[along])): f"{row[along]:,}" for row in found}
     series = [
         {"name": short, "role": role,
          "points": [(x, fmean(row[which])) for x, row in zip(where, found, strict=True)]}
         for which, short, role in ((to, "base", "base"), (name, "aligned", "system"))
     ]  # fmt: skip
-    title = "Cross-entropy of the reference over the number of translated utterances"
-    across = "translated utterances (upwards: nats a token of the reference, less is better)"
+    title = f"Cross-entropy of the reference over the {ALONG[along]}"
+    across = (
+        f"{ALONG[along].removeprefix('number of ')} (upwards: nats a token of the reference, less is better)"
+    )
     drawn = {"title": title, "across": across, "ticks": where, "series": series}
     return charts.curves(drawn).standalone()
 
@@ -721,9 +766,11 @@ def main() -> None:
         "--together", nargs="+", action="append", default=[], metavar="SPLIT/EXPERIMENT",
         help="take these as one, too; may be said several times",
     )  # fmt: skip
-    verbs.choices["report"].add_argument(
-        "--over-pairs", metavar="SYSTEM", help="of this one instead: what each number of pairs saves"
-    )
+    for along, what in ALONG.items():
+        verbs.choices["report"].add_argument(
+            f"--over-{along.removeprefix('num_')}", dest=along, metavar="SYSTEM",
+            help=f"of this one instead: what each {what} saves",
+        )  # fmt: skip
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
     verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())
@@ -739,11 +786,12 @@ def main() -> None:
     elif verb == "collect":
         take = dict(pair.split("=", 1) for pair in asked["take"])
         collect(asked["folder"], asked["target"], asked["split"], take)
-    elif name := asked["over_pairs"]:
-        curve = over_pairs(asked["target"], name, asked["to"])
-        print(table_over_pairs(curve, name, asked["to"]))
+    elif along := next((each for each in ALONG if asked[each]), None):
+        name = asked[along]
+        found = curve(asked["target"], name, along, asked["to"])
+        print(table_of_curve(found, name, along, asked["to"]))
         if asked["figure"]:
-            write_whole(asked["figure"], figure_over_pairs(curve, name, asked["to"]))
+            write_whole(asked["figure"], figure_of_curve(found, name, along, asked["to"]))
     else:
         found = [row for target in asked["target"] for row in report(target, asked["to"])]
         groups = asked["together"]

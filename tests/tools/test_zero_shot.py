@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +16,14 @@ from tools.zero_shot import (
     Setting,
     collect,
     cpu_seconds,
+    curve,
     figure,
-    figure_over_pairs,
+    figure_of_curve,
     jobs,
-    over_pairs,
-    pairs_needed,
+    needed,
     report,
     table,
-    table_over_pairs,
+    table_of_curve,
     together,
 )
 
@@ -210,30 +211,48 @@ def test_pairs_needed_lie_on_the_line_over_their_logarithm() -> None:
     """By hand: half way in log(1 + n) between 0 and 99 pairs lie 9; nothing comes below the least value."""
     counts = [0, 99, 9_999]
     other = np.array([4.0, 2.0, 1.0])
-    assert pairs_needed(counts, other, np.array([3.0, 1.5, 0.5])) == pytest.approx([9.0, 999.0, np.inf])
-    assert pairs_needed(counts, other, other) == pytest.approx(counts)
-    assert pairs_needed(counts, other, np.array([5.0, 4.0, 2.0])) == pytest.approx([0.0, 0.0, 99.0])
+    assert needed(counts, other, np.array([3.0, 1.5, 0.5])) == pytest.approx([9.0, 999.0, np.inf])
+    assert needed(counts, other, other) == pytest.approx(counts)
+    assert needed(counts, other, np.array([5.0, 4.0, 2.0])) == pytest.approx([0.0, 0.0, 99.0])
 
 
-def test_a_curve_over_pairs_is_made_of_several_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("along", ["num_pairs", "steps"])
+def test_a_curve_is_made_of_several_folders(tmp_path: Path, along: str) -> None:
+    """By hand: the system saves 1 nat at first, and nothing later, 1 more than at first."""
     for count, (base, cosine) in {0: (4.0, 3.0), 99: (2.0, 2.0)}.items():
         rows = [
             {
-                "experiment": f"pairs{count}", "system": system, "seed": seed, "num_pairs": count,
-                "language": code, "cross_entropy": value + of_code, "sentences": code,
+                "experiment": f"with{count}", "system": system, "seed": seed, "num_pairs": 5, "steps": 5,
+                "language": code, "cross_entropy": value + of_code, "sentences": code, along: count,
             }
-            for system, value in (("base", base), ("cosine", cosine))
+            for system, value in (("base", base), ("cosine", cosine), ("aligned", 9.0))
             for seed in (1, 2)
             for code, of_code in (("zh", 0.5), ("ja", -0.5))
         ]  # fmt: skip
+        losses = {
+            "/".join(str(row[key]) for key in ("experiment", "system", "seed", "language")): [
+                row["cross_entropy"] - 1,
+                row["cross_entropy"] + 1,
+            ]
+            for row in rows
+        }
         (tmp_path / str(count)).mkdir()
         (tmp_path / str(count) / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        packed = gzip.compress(json.dumps({"losses": losses}).encode())
+        (tmp_path / str(count) / "answers.json.gz").write_bytes(packed)
     targets = [tmp_path / "0", tmp_path / "99"]
-    none, many = over_pairs(targets, "cosine")
-    assert (none["pairs"], none["seeds"], none["base"], none["cosine"]) == (0, [1, 2], [4.0, 4.0], [3.0, 3.0])
+    none, many = curve(targets, "cosine", along)
+    assert (none[along], none["seeds"], none["base"], none["cosine"]) == (0, [1, 2], [4.0, 4.0], [3.0, 3.0])
     assert none["needed"] == pytest.approx([9.0, 9.0]) and many["needed_by_the_mean"] == pytest.approx(99.0)
-    assert "| 0 | 4.000 | 3.000 | -1.000" in table_over_pairs([none, many], "cosine").replace("\u2212", "-")
-    assert ">99<" in figure_over_pairs([none, many], "cosine")
-    (tmp_path / "99" / "runs.jsonl").write_text(json.dumps({"language": "zh", "sentences": "others"}))
+    assert [many["change"][key] for key in ("difference", "low", "high")] == pytest.approx([1.0, 1.0, 1.0])
+    first, last = table_of_curve([none, many], "cosine", along).replace("\u2212", "-").split("\n")[2:]
+    assert first.startswith("| 0 | 4.000 | 3.000 | -1.000") and first.endswith("|  |  |")
+    assert last.endswith("| +1.000 (+1.000 to +1.000) | +1.000 (+1.000 to +1.000) |")
+    assert ">99<" in figure_of_curve([none, many], "cosine", along)
+    (tmp_path / "99" / "answers.json.gz").write_bytes(gzip.compress(b'{"losses": {}}'))
+    assert "change" not in curve(targets, "cosine", along)[1]
+    (tmp_path / "99" / "runs.jsonl").write_text(
+        json.dumps({"language": "zh", "sentences": "others", "system": "base"})
+    )
     with pytest.raises(SystemExit, match="one curve"):
-        over_pairs(targets, "cosine")
+        curve(targets, "cosine", along)
