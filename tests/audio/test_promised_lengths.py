@@ -122,6 +122,18 @@ def test_steady_places_are_found_and_speech_is_kept(places, spoken, level, seed)
         assert end - first > (stop - start) - 1.6 * 16_000
 
 
+def test_what_is_idle_by_hand():
+    """Two seconds and more; 0.2 s beside speech is no part of it, the edges of the recording are."""
+    spoken, faint = standins.tone(1.0), standins.tone(4.0, loudness=4e-4)  # which changes, unheard
+    parts = [np.zeros(40_000), spoken, np.zeros(31_360), spoken, faint, spoken, np.zeros(48_100)]
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    found = [(0, ends[0] - 3_200), (ends[3] + 3_200, ends[4] - 3_200), (ends[5] + 3_200, ends[6])]
+    samples = np.concatenate(parts).astype(np.float32)
+    assert idle(samples) == found
+    (first, *_, last), spans = without_idle_edges(samples, [Segment(0, ends[6])]), (found[0], found[2])
+    assert [(piece.start_sample, piece.end_sample) for piece in (first, last)] == list(spans)
+
+
 @given(st.integers(0, 99), st.lists(st.floats(0.5, 6.0), min_size=2, max_size=6))
 @settings(max_examples=20, deadline=None)
 def test_segments_cover_every_sample_whatever_is_idle(seed, lengths):

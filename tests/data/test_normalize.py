@@ -55,6 +55,11 @@ def test_gigaspeech(given, expected):
         ("你好，世界。", "zh", False), ("こんにちは", "ja", False), ("日本語", "ja", False),
         ("Grüß Gott", "de", False), ("123 !", "zh", False), ("안녕하세요", "ko", False),
         ("Привет", "ru", False), ("Hello there", "zh", True),
+        ("我用iPad看书", "zh", False), ("用iPad看书", "zh", True), ("Ich lerne 日本語", "de", False),  # half
+        ("優の良品はここで買った", "ja", False), ("优の良品都在这里买到了", "zh", False),
+        ("私の本", "zh", True),
+        ("東京都庁展望室入口", "ja", False), ("東京都庁展望室入口前", "ja", True),  # ten characters tell
+        ("大韓民國", "ko", False), ("ﾊﾝﾊﾞｰｸﾞとｺｰﾋｰ", "ja", False), ("ＡＢＣ放送", "en", False),
         ("你好世界", "en", True), ("こんにちは世界", "zh", True), ("我们是一个很好的学生朋友", "ja", True),
     ],
 )  # fmt: skip

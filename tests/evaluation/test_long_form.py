@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from aista.audio import speech
 from aista.cli import evaluate as evaluate_verb
-from aista.data.manifest import Utterance, write_manifest
+from aista.data.manifest import TimedText, Utterance, write_manifest
 from aista.data.text_files import read_json_lines
 from aista.errors import EvaluationError
 from aista.evaluation.decode import read_finished_lines
@@ -58,6 +59,17 @@ def recordings(tmp_path, monkeypatch):
 def test_rows_become_talks(recordings, tmp_path):
     assert [len(talk.segments) for talk in recordings] == [2, 2]
     assert recordings[0].segments[1] == (2.5, 1.6, "onetwothree") and recordings[0].target == "zh"
+    parts = [
+        TimedText(offset=start, duration=1.0, text=f"t{start:g}", translation=f"z{start:g}")
+        for start in (0.5, 2)
+    ]
+    row = {"audio": "a.wav", "offset": 0.5, "text": "whole", "translation": "ganz", "segments": parts}
+    for task, letter in (("st", "z"), ("asr", "t")):
+        code = {"st": "zh", "asr": None}[task]
+        write_manifest(tmp_path / "parts.jsonl", [Utterance(id="a", task=task, tgt_lang=code, **row)])
+        [talk] = talks([str(tmp_path / "parts.jsonl")])
+        assert talk.segments == ((1.0, 1.0, f"{letter}0.5"), (2.5, 1.0, f"{letter}2"))
+        assert talk.transcripts == ("t0.5", "t2") and talk.target == (code or "en")
     for row in ({"task": "aac", "text": "x"}, {"task": "asr", "text": "\u200b"}, {"task": "asr"}):
         write_manifest(tmp_path / "bare.jsonl", [Utterance(id="a", audio="a.wav", **row)])
         with pytest.raises(EvaluationError, match="no test set of recordings"):
@@ -214,6 +226,19 @@ def test_a_row_of_the_log_has_a_delay_for_every_character(recordings):
     assert all(late >= early for late, early in zip(row["elapsed"], row["delays"], strict=True))
     assert row["source_length"] == 5000.0 and max(row["delays"]) <= 5000.0
     assert row["delays"][10] >= 1000.0  # "three" was not said before
+
+
+def test_a_system_that_is_slower_than_the_sound_falls_behind(recordings, monkeypatch):
+    """Two seconds for every chunk of half a second: the next one waits for the one before."""
+    clock = count(step=2.0)
+    monkeypatch.setattr("aista.evaluation.long_form.time.perf_counter", lambda: next(clock))
+    row = streamed(Counter(), recordings[0], 0.5)
+    assert {delay % 500 for delay in row["delays"]} == {0.0}
+    pushes = [delay / 500 for delay in row["delays"]]  # the end of the sound is a push of its own
+    pushes = [
+        push + (push == 10 and late > 20_500) for push, late in zip(pushes, row["elapsed"], strict=True)
+    ]
+    assert row["elapsed"] == [500 + 2000 * push for push in pushes] and row["computation"] == 22_000
 
 
 @needs_mweralign

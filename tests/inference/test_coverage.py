@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aista.audio.files import Recording
 from aista.errors import ModelInputError
 from aista.inference.coverage import complaint, holds, pause_in
 from aista.inference.translating import Answer, GenerationSettings, SpeechTranslator
@@ -109,6 +110,36 @@ def test_an_answer_that_stops_before_the_sound_is_told_asked_again_or_refused():
     with pytest.raises(ModelInputError, match="cannot be right"):
         reader.translate(TWO, "en")
     assert reader.translate(pitch(300, 2.0), "en").text == Reader.said[300]
+
+
+class Timer(Reader):
+    """Says when letters are heard, too: evenly over the sound."""
+
+    word_times = True
+
+    def time_words(self, pieces, texts, request):
+        edges = [np.linspace(0.0, len(p) / 16_000, len(t) + 1) for p, t in zip(pieces, texts, strict=True)]
+        return [np.stack([row[:-1], row[1:]], axis=1) for row in edges]
+
+
+def times_of(result) -> np.ndarray:
+    words = [word for row in result.segments for word in row.words]
+    spans = [(row.start_seconds, row.end_seconds) for row in (*result.segments, *words)]
+    return np.array(spans + [span for row in result.warnings for span in row.spans])
+
+
+def test_times_are_those_of_the_file_and_a_recording_among_others_has_its_own():
+    """Two pieces are asked about at once: the second of one recording with the first of the next."""
+    long = np.concatenate([pitch(500, 2.0), np.zeros(96_000, np.float32), TWO])
+    sounds = [pitch(300, 2.0), long, TWO, pitch(500, 1.5)]
+    alone = [Timer().translate(sound, "en") for sound in sounds]
+    kinds = [[row.kind for row in result.warnings] for result in alone]
+    assert kinds == [[], ["silence", "stops_early"], ["stops_early"], []]
+    assert [len(row.words) for row in alone[1].segments if not row.silent] == [7, 6]
+    assert Timer().translate(sounds, "en") == alone
+    late = Timer().translate(Recording(long, start_seconds=3.25), "en")
+    assert (late.text, late.duration_seconds) == (alone[1].text, len(long) / 16_000)
+    np.testing.assert_allclose(times_of(late), times_of(alone[1]) + 3.25, atol=2e-3)
 
 
 class Scripted(SpeechTranslator):

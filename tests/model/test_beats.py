@@ -64,6 +64,60 @@ def test_every_published_variant_runs_and_trains(settings):
     assert all(p.grad is not None for p in tagger.parameters())
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_layers_without_deep_norm_are_torchs_own(norm_first, biased):
+    """With a bias of the attention, where there is one, and the norm before the layers or behind them."""
+    torch.manual_seed(1)
+    settings = dict(deep_norm=False, layer_norm_first=norm_first, relative_position=biased)
+    model = BeatsModel(tiny(**settings, gated_relative_position=False)).eval()
+    for weight in model.parameters():
+        weight.data += 0.2 * torch.randn_like(weight)
+    torch.nn.init.ones_(model.norm.weight)
+    torch.nn.init.zeros_(model.norm.bias)
+    features, mask, states = model(torch.randn(2, 64, 128), output_hidden_states=True)
+    length, bias = mask.shape[1], None
+    if biased:
+        place = torch.arange(length)
+        buckets = relative_buckets(
+            place - place[:, None], model.config.num_buckets, model.config.max_distance
+        )
+        bias = model.relative_bias.weight[buckets].permute(2, 0, 1).repeat(2, 1, 1)
+    for number, layer in enumerate(model.layers):
+        own = torch.nn.TransformerEncoderLayer(
+            32, 4, 64, 0.0, activation="gelu", batch_first=True, norm_first=norm_first
+        )
+        heard = layer.attention
+        parts = (heard.query, heard.key, heard.value)
+        own.self_attn.in_proj_weight.data = torch.cat([part.weight for part in parts])
+        own.self_attn.in_proj_bias.data = torch.cat([part.bias for part in parts])
+        own.self_attn.out_proj, own.linear1, own.linear2 = heard.output, layer.ffn_in, layer.ffn_out
+        own.norm1, own.norm2 = layer.attention_norm, layer.ffn_norm
+        wanted = own(states[number], src_mask=bias)
+        torch.testing.assert_close(states[number + 1], wanted, atol=1e-5, rtol=1e-5)
+    normed, free = (features, states[0]) if norm_first else (states[0], features)
+    torch.testing.assert_close(normed.std(-1, correction=0), torch.ones(2, length), atol=1e-3, rtol=0)
+    assert (free.std(-1, correction=0) - 1).abs().mean() > 0.02
+
+
+def test_tags_are_of_the_real_patches_and_losses_by_hand():
+    torch.manual_seed(2)
+    tagger = BeatsForAudioTagging(tiny(num_labels=3)).eval()
+    fbank, lengths = torch.randn(2, 96, 128), (48, 96)
+    mask = torch.arange(96)[None] < torch.tensor(lengths)[:, None]
+    together = tagger(fbank, mask).logits
+    for row, length in enumerate(lengths):
+        features = tagger.beats(fbank[row : row + 1, :length]).features[0]
+        torch.testing.assert_close(together[row], tagger.classifier(features.mean(0)))
+    chance = together.sigmoid()
+    any_of = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.25, 0.0]])
+    wanted = -(any_of * chance.log() + (1 - any_of) * (1 - chance).log()).mean()
+    torch.testing.assert_close(tagger(fbank, mask, any_of).loss, wanted)
+    one = together.softmax(-1)
+    wanted = -(one[0, 2].log() + one[1, 0].log()) / 2
+    torch.testing.assert_close(tagger(fbank, mask, torch.tensor([2, 0])).loss, wanted)
+
+
 def test_save_and_load_as_safetensors(model, tmp_path):
     model.save_pretrained(tmp_path)
     again = BeatsModel.from_pretrained(tmp_path)

@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from aista.errors import ConfigError
 from aista.model.loading import configure
-from aista.text.prompts import TEMPLATES, broken_tags, render, suitable_template, template, text_ids
+from aista.text.prompts import (
+    TEMPLATES,
+    broken_tags,
+    broken_up,
+    render,
+    suitable_template,
+    template,
+    text_ids,
+)
 from tests.tiny import language_model, whisper
 
 CHAT = ["<|im_start|>", "<|im_end|>"]
@@ -60,6 +70,15 @@ def test_a_model_is_not_configured_with_a_template_in_pieces(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="qwen_chat"):
         configure(ears, str(lm), template="chatml")
     assert configure(ears, str(lm)).template == "qwen_chat"
+
+
+@given(st.lists(st.sampled_from([*CHAT, *AUDIO, "<s>", "</s>", "<", " ", "好"]), max_size=8))
+def test_no_text_from_outside_holds_a_control_token(parts: list[str]) -> None:
+    text, tokens = "".join(parts), [*CHAT, *AUDIO, "<s>", "</s>"]
+    broken = broken_up(text, tokens)
+    assert not any(token in broken for token in tokens)
+    assert "".join(broken.split()) == "".join(text.split())
+    assert broken == text or any(token in text for token in tokens)
 
 
 def test_the_chat_form_of_qwen_puts_system_and_user_before_the_speech() -> None:

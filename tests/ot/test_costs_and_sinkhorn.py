@@ -23,7 +23,9 @@ def test_cost_keeps_what_moves_a_plan(kind):
         x, y = x + 1000, y + 1000
     if kind == "massive":
         for cloud in (x, y):
-            cloud[:, [7, 90]] = 3000 * (1 + 0.02 * torch.randn(len(cloud), 2, generator=generator))
+            cloud[:, [7, 90]] = torch.tensor([3000.0, -3000.0]) * (
+                1 + 0.02 * torch.randn(len(cloud), 2, generator=generator)
+            )
     if kind == "outlier":
         x[0, 3] = 1e4
     if kind == "sinks":  # on both sides, so that the text's mean lies far from the other tokens

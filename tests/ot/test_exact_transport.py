@@ -104,6 +104,8 @@ def test_transpose_scale_and_shift_laws():
     value = solve(cost).value
     assert solve(cost.T).value == pytest.approx(value, rel=1e-12)
     assert solve(3 * cost).value == pytest.approx(3 * value, rel=1e-12)
+    for power in (-1000, -960, 980):  # as far as float64 goes
+        assert solve(np.ldexp(cost, power)).value == pytest.approx(np.ldexp(value, power), rel=1e-9, abs=0)
     u, v = rng.normal(size=(23, 1)), rng.normal(size=14)
     assert solve(cost + u + v).value == pytest.approx(value + u.mean() + v.mean(), rel=1e-10)
     assert solve(cost[rng.permutation(23)]).value == pytest.approx(value, rel=1e-12)

@@ -137,8 +137,10 @@ def test_the_loss_and_retrieval_are_exact_beside_massive_tokens(n, m, ratio):
     speech = speech.requires_grad_()
     found = WassersteinLoss()(speech[None], real[:1, :n], text[None], real[:1, :m])
     assert found.item() == pytest.approx(wanted, rel=1e-6)
-    every = all_distances(torch.stack([speech, -speech]), real[:, :n], text[None], real[:1, :m])
-    assert every[0, 0].item() == pytest.approx(wanted, rel=1e-6)
+    every = all_distances(
+        torch.stack([speech, -speech]), real[:, :n], torch.stack([-text, text]), real[:, :m]
+    )
+    assert every[[0, 1], [1, 0]].tolist() == pytest.approx([wanted, wanted], rel=1e-6)
     close = pair_distances([speech], [text])
     exact = (speech.detach().double()[:, None] - text.double()[None]).square().sum(-1)
     assert close == pytest.approx(ot.emd2([], [], exact.numpy(), numItermax=10**7), rel=1e-6)

@@ -191,6 +191,8 @@ def test_pair_distances_and_half_precision():
     far = [[c.double() + 1e6 for c in clouds] for clouds in (speech, text)]
     np.testing.assert_allclose(pair_distances(*far), wanted, rtol=1e-6)
     assert (pair_distances(text, [c.flip(0) for c in text]) >= 0).all()
+    many = [torch.randn(600, 1, 4) for _ in range(2)]  # more than are solved at once; of one token each
+    np.testing.assert_allclose(pair_distances(*many), (many[0] - many[1]).square().sum((1, 2)), rtol=1e-5)
     half = [c.bfloat16() for c in speech], [c.bfloat16() for c in text]
     again = [[c.float() for c in clouds] for clouds in half]
     np.testing.assert_array_equal(exact_ranks(*half).ranks, exact_ranks(*again).ranks)

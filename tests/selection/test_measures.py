@@ -86,23 +86,25 @@ def test_decide_mode_takes_the_cost_too() -> None:
     sure = report(pairs(massive=300.0), cost="cosine")
     bounds = report(pairs(massive=300.0), cost="cosine", mode="decide").rows[0]
     assert bounds.low - 1e-9 <= sure.rows[0].mrr <= bounds.high + 1e-9 and not bounds.mrr_by_cost
+    assert bounds.mean_distance == pytest.approx(sure.rows[0].mean_distance, rel=1e-9)
+    assert 2 * bounds.mrr == bounds.low + bounds.high and bounds.selected == (sure.selected == [6])
 
 
 def test_crowding_counts_what_was_put_in() -> None:
     tokens = torch.ones(50, 10)
-    tokens[:3, 2] = 100.0
+    tokens[:10, 7] = 100.0
     even = torch.ones(5, 10)
     found = about_layer(
         LayerStates(6, [tokens[:20].numpy(), tokens[20:].numpy()], [even.numpy()] * 2), ["a", "b"]
     )
-    assert found["massive_speech"] == pytest.approx(3 / 50) and found["massive_text"] == 0.0
-    assert found["energy_top_dims_speech"] == pytest.approx((3e4 + 47 + 150) / (3e4 + 47 + 450))
+    assert found["massive_speech"] == pytest.approx(10 / 50) and found["massive_text"] == 0.0
+    assert found["energy_top_dims_speech"] == pytest.approx((1e5 + 40 + 150) / (1e5 + 40 + 450))
     assert found["energy_top_dims_text"] == pytest.approx(0.4)
     long = (9 + 1e4) ** 0.5
-    assert found["norm_speech"] == pytest.approx((47 * 10**0.5 + 3 * long) / 50)
+    assert found["norm_speech"] == pytest.approx((40 * 10**0.5 + 10 * long) / 50)
     assert found["norm_text"] == pytest.approx(10**0.5)
     mean = np.ones(10)
-    mean[2] = (47 + 300) / 50
+    mean[7] = (40 + 1000) / 50
     assert found["cosine_of_means"] == pytest.approx(mean.sum() / np.linalg.norm(mean) / 10**0.5)
 
 

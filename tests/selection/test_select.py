@@ -16,7 +16,7 @@ from aista.errors import ConfigError, ManifestError
 from aista.retrieval import chance_mrr
 from aista.selection import select as select_module
 from aista.selection.hidden_states import LayerStates
-from aista.selection.select import LayerReport, clips_with_text, draw_pairs, rank_layers, select
+from aista.selection.select import LayerReport, clips_with_text, draw_pairs, rank_layers, retrieved, select
 from aista.training.stages import pretrain
 from tests import tiny
 
@@ -65,11 +65,18 @@ def test_decide_mode_agrees_with_exact_mode() -> None:
 def test_a_sentence_is_no_rival_of_itself_in_another_voice() -> None:
     """Two sentences, each spoken six times. Given the wrong one, six clips' right one is nearer: rank 7."""
     rng = np.random.default_rng(1)
-    sentences = [rng.standard_normal((4, 8)).astype(np.float32) for _ in range(2)]
-    states = LayerStates(0, *[[sentences[i // 6] for i in range(QUERIES)]] * 2)
+    sentences = [rng.standard_normal((4, 8)) for _ in range(2)]
+    spoken, written = (  # never quite the same: a rival of its own would be nearer by chance
+        [(sentences[i // 6] + 1e-3 * rng.standard_normal((4, 8))).astype(np.float32) for i in range(QUERIES)]
+        for _ in range(2)
+    )
+    states = LayerStates(0, spoken, written)
     texts = [f"sentence {i // 6}" for i in range(QUERIES)]
     (row,) = rank_layers([states], texts, settings(threshold=0.5), name="m").rows
     assert (row.mrr, row.num_ties, row.shuffled) == (1.0, 0, pytest.approx(1 / 7))
+    assert len(row.mrr_by_cost) == 3 and set(row.mrr_by_cost.values()) == {1.0}
+    found = retrieved(states, texts, "standardised")
+    assert (found["mrr"], found["mrr_text_to_speech"]) == (1.0, 1.0)
     assert row.chance == pytest.approx((1 + 1 / 7) / 2)
     changes = {"mode": "decide", "cost": "cosine", "threshold": 0.5}
     (decided,) = rank_layers([states], texts, settings(**changes), name="m").rows

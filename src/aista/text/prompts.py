@@ -117,10 +117,14 @@ def joined(texts: Iterable[str], code: str | None) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def script(character: str) -> str | None:
-    """Return the script of a letter by its Unicode name (``LATIN``, ``CJK``, ...), or None."""
+    """Return the script of a letter by its Unicode name (``LATIN``, ``CJK``, ...), or None.
+
+    Letters of half and of full width are of the script of the others.
+    """
     if not character.isalpha():
         return None
-    return unicodedata.name(character, "UNKNOWN").split()[0].split("-")[0]
+    name = unicodedata.name(character, "UNKNOWN").removeprefix("HALFWIDTH ").removeprefix("FULLWIDTH ")
+    return name.split()[0].split("-")[0]
 
 
 def script_complaint(text: str, code: str) -> str | None:
