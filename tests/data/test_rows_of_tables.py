@@ -125,8 +125,8 @@ def test_a_csv_that_tells_excel_what_stands_between_its_cells(tmp_path, told):
     content = told + 'path|sentence\na.wav|"One, two;\nthree."\nb.wav|x|y\nc.wav|Four.\n'
     result, rows = imported(tmp_path, "t.csv", content)
     assert rows == [("a.wav", "One, two;\nthree."), ("c.wav", "Four.")]
-    (places,) = result.examples.values()
-    assert places == [f"{tmp_path}/t.csv:5"]
+    (reason,) = result.skipped
+    assert result.examples[reason] == [f"{tmp_path}/t.csv:5"]
     (tmp_path / "one.csv").write_text(told + "sentence\nOne, two.\n")
     assert [row for _, row in read_rows(tmp_path / "one.csv")] == [{"sentence": "One, two."}]
 
