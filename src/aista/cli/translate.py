@@ -143,7 +143,8 @@ def translate(
     from aista.inference.translator import ABOUT, load
 
     disable_progress_bar()
-    folder, todo, failures = None, files, 0
+    folder: TranslationFolder | None = None
+    todo, failures = files, 0
     if output_dir is not None:
         search = {"from": source, "to": target, "num_beams": beams, "max_new_tokens": max_new_tokens}
         search |= {"channel": channel, "vad": vad, "coverage": coverage}
