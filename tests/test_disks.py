@@ -10,7 +10,9 @@ import os
 import resource
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -143,6 +145,31 @@ def test_a_device_stays_a_device_and_a_link_a_link(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+def test_threads_that_write_one_file_do_not_mix(tmp_path):
+    """Each has a draft of its own, and the mask of permissions stays what it was."""
+    before = os.umask(0o027)
+    try:
+        meet = threading.Barrier(2)
+
+        def write(text: str) -> Path:
+            with draft_of(tmp_path / "file") as draft:
+                meet.wait(10)
+                draft.write_text(text)
+                meet.wait(10)
+                assert draft.read_text() == text
+            return draft
+
+        with ThreadPoolExecutor(2) as pool:
+            drafts = list(pool.map(write, ["one", "two"]))
+        assert len(set(drafts)) == 2 and (tmp_path / "file").read_text() in ("one", "two")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: write_whole(tmp_path / "many", str(n)), range(400)))
+        assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "many"]
+        assert (tmp_path / "many").stat().st_mode & 0o777 == 0o640
+    finally:
+        assert os.umask(before) == 0o027
+
+
 # ---- every verb
 
 
@@ -235,7 +262,10 @@ def test_a_translation_that_cannot_be_written_stops_no_other(
     arguments = ["--model", "stage1", "--max-new-tokens", "2", "--output-format", "json", "--output-dir", "t"]
     assert run(monkeypatch, "translate", long, strange, "plain.wav", "--to", "en", *arguments) == 1
     assert "File name too long" in capsys.readouterr().err
-    assert sorted(map(os.fsencode, os.listdir("t"))) == [b"caf\xe9.en.json", b"plain.en.json"]
+    written = [b".translations.jsonl", b"caf\xe9.en.json", b"plain.en.json"]
+    assert sorted(map(os.fsencode, os.listdir("t"))) == written
+    assert run(monkeypatch, "translate", strange, "plain.wav", "--to", "en", *arguments) == 0
+    assert capsys.readouterr().err.count("finished before") == 2
     assert json.loads(Path("t", os.fsdecode(b"caf\xe9.en.json")).read_text())["source"] == strange
 
 

@@ -8,7 +8,8 @@ AistaError
 |- CheckpointError    weights do not belong together
 |- TransportError     a transport problem cannot be solved (NotFiniteError: its states are not finite)
 |- TrainingError      a run cannot go on (CorruptDataError: too many of its clips cannot be read)
-`- EvaluationError    a score would be meaningless
+|- EvaluationError    a score would be meaningless
+`- Interrupted        Ctrl-C or SIGTERM: what was done is kept, the same command goes on
 """
 
 from __future__ import annotations
@@ -73,3 +74,7 @@ class CorruptDataError(TrainingError):
 
 class EvaluationError(AistaError):
     """A score cannot be computed, or would mean something else than it says."""
+
+
+class Interrupted(AistaError):
+    """A signal stopped what can go on: what was done is kept, and the same command goes on."""

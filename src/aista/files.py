@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ DRAFTS = ".*.partial*"
 """What the name of an unfinished file matches: a process that was killed leaves it."""
 DISK_WORDS = ("inline_container", "failed writing", "write failed", "I/O error")
 """What torch and safetensors say where a disk refuses: they have no errors of their own for it."""
+_asking = threading.Lock()
 
 
 def no_answer() -> tuple[Any, ...]:
@@ -33,8 +35,8 @@ def no_answer() -> tuple[Any, ...]:
 def draft_of(path: Path, *, suffix: str = "") -> Iterator[Path]:
     """Write a file in one go: what goes wrong leaves what was there before, and nothing besides.
 
-    Its folder is made. Processes that write the same file side by side do not mix; the last one stays. A pipe
-    or a device (``/dev/stdout``) is written as it is.
+    Its folder is made. Processes and threads that write the same file side by side do not mix; the last one
+    stays. A pipe or a device (``/dev/stdout``) is written as it is.
 
     Args:
         path: The file.
@@ -52,7 +54,7 @@ def draft_of(path: Path, *, suffix: str = "") -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     number = zlib.crc32(os.fsencode(path.name))
-    draft = path.with_name(f".{os.getpid()}-{number:08x}.partial{suffix}")
+    draft = path.with_name(f".{threading.get_native_id()}-{number:08x}.partial{suffix}")
     try:
         yield draft
         draft.chmod(0o666 & ~_umask())  # some writers make files that others may not read
@@ -80,8 +82,9 @@ def named(path: Path) -> Iterator[None]:
 
 
 def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
+    with _asking:  # it can only be asked by setting it: two threads at once would leave it set
+        mask = os.umask(0o022)
+        os.umask(mask)
     return mask
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,3 +165,65 @@ def test_an_interruption_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
     monkeypatch.setattr("aista.checkpoints.doctor.examine", interrupted)
     assert "Stopped." in said(monkeypatch, capsys, "doctor", code=130)
+
+
+def test_an_interruption_before_there_is_a_verb_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_add_verbs", interrupted)
+    monkeypatch.setattr(sys, "argv", ["aista", "doctor"])
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == 130 and capsys.readouterr().err == "Stopped.\n"
+
+
+@contextmanager
+def handlers(of_interrupt: Any, of_termination: Any) -> Iterator[None]:
+    """Set what SIGINT and SIGTERM do; a shell's background ignores the first one."""
+    before = [signal.signal(signal.SIGINT, of_interrupt), signal.signal(signal.SIGTERM, of_termination)]
+    try:
+        yield
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("verb", ["align", "pretrain", "select", "joint", "evaluate", "probe", "prepare"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_verb_that_goes_on_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str, number: int
+) -> None:
+    """Ctrl-C, and SIGTERM as schedulers send it."""
+
+    def signalled(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    for kind in ("Align", "Pretrain", "Select", "Joint", "Probe"):
+        monkeypatch.setattr(f"aista.config.{kind}Settings.of", signalled)
+        monkeypatch.setattr(f"aista.config.{kind}Settings.load", signalled)
+    monkeypatch.setattr("aista.evaluation.evaluate.EvaluateSettings.load", signalled)
+    monkeypatch.setattr("aista.data.corpora.prepare", signalled)
+    words = {
+        "probe": ["probe", "aista:model", "--data", "x.jsonl", "--output", "x"],
+        "prepare": ["data", "prepare", "librispeech", "--source", "x", "--out", "x"],
+    }.get(verb, [verb])
+    with handlers(signal.default_int_handler, signal.SIG_DFL):
+        told = said(monkeypatch, capsys, *words, code=130)
+    assert "what was finished is kept" in told and "Run the same command again" in told
+
+
+def test_what_is_ignored_and_what_a_launcher_sends_stays_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main, "app", lambda: sys.exit(3))
+    monkeypatch.setattr(main, "_add_verbs", lambda: None)
+    for handler, processes in ((signal.SIG_IGN, "1"), (signal.SIG_DFL, "2")):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        with handlers(signal.default_int_handler, handler):
+            with pytest.raises(SystemExit):
+                main.main()
+            assert signal.getsignal(signal.SIGTERM) is handler

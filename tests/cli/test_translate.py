@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from aista.cli import evaluate as evaluate_verb
 from aista.cli import translate as translate_verb
-from aista.errors import ConfigError
+from aista.errors import ConfigError, Interrupted
+from aista.inference import formats
 from aista.inference import translator as translator_module
 from aista.inference.translating import GenerationSettings
 from tests.audio.sounds import encoded
@@ -116,7 +117,110 @@ def test_two_files_of_one_name_do_not_overwrite_each_other(talk, tmp_path):
     assert isinstance(result.exception, ConfigError) and "one place" in str(result.exception)
     other = write_wav(tmp_path / "talk.wave", tone(2.0))
     translate(talk, other, "--to", "zh", "--output-dir", tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"talk.wav.zh.txt", "talk.wave.zh.txt"}
+    assert {path.name for path in (tmp_path / "out").glob("*.txt")} == {"talk.wav.zh.txt", "talk.wave.zh.txt"}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Numbers of tokens of the pieces that the model was asked about; it is interrupted at ``asked.stop``."""
+
+    class Asked(list):
+        stop = None
+
+    asked, answer = Asked(), translator_module.Translator.answer
+
+    def counted(self, pieces, request):
+        if asked.stop == len(asked):
+            raise KeyboardInterrupt
+        asked.append(round(sum(map(len, pieces)) / 16_000))
+        return answer(self, pieces, request)
+
+    monkeypatch.setattr(translator_module.Translator, "answer", counted)
+    return asked
+
+
+def test_an_interrupted_call_goes_on(tmp_path, monkeypatch, asked):
+    talks = [write_wav(tmp_path / f"{n}.wav", tone(float(n))) for n in (1, 2, 3)]
+    words = [*talks, "--to", "zh", "--output-dir", tmp_path / "out", "--batch-size", "1"]
+    asked.stop = 1
+    stopped = translate(*words).exception
+    assert isinstance(stopped, Interrupted) and "same command" in str(stopped)
+    assert [path.name for path in (tmp_path / "out").glob("*.txt")] == ["1.zh.txt"]
+    asked.stop = None
+    again = translate(*words)
+    assert again.exit_code == 0 and asked == [1, 2, 3]
+    assert (
+        again.stderr.count("finished before") == 1 and f"{talks[0]}: {tmp_path}/out/1.zh.txt" in again.stderr
+    )
+    monkeypatch.setattr(translator_module, "load", None)  # nothing is left to do: no model is loaded
+    assert translate(*words).stderr.count("finished before") == 3
+
+
+def test_only_what_would_come_out_again_is_kept(talk, tmp_path, asked):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    out = tmp_path / "out"
+
+    def count(*more):
+        before = len(asked)
+        result = translate(talk, "--to", "zh", "--output-dir", out, *more)
+        assert result.exit_code == 0, result.stderr
+        return len(asked) - before
+
+    assert (count(), count(), count("--batch-size", "1")) == (1, 0, 0)
+    mine = ["--model", tmp_path / "mine"]
+    changes = (["--beams", "2"], ["--max-new-tokens", "9"], ["--channel", "0"], ["--coverage", "fail"], mine)
+    for more in (*changes, ["--dtype", "bfloat16"], ["--output-format", "srt"]):
+        assert (count(*more), count(*more)) == (1, 0), more
+    assert count() == 1  # what is there was made by other settings
+    (tmp_path / "mine" / "config.json").write_text('{"other": 1}')
+    assert count(*mine) == 1
+    write_wav(tmp_path / "talk.wav", tone(2.0))
+    assert (count(*mine), count(*mine)) == (1, 0) and (out / "talk.zh.txt").read_text() == "中w6\n"
+    assert (count(*mine, "--overwrite"), count(*mine)) == (1, 0)
+    (out / "talk.zh.txt").unlink()
+    assert count(*mine) == 1
+
+
+def test_nothing_is_lost_in_two_calls(talk, tmp_path, asked):
+    """Another recording of the same name, a text that was corrected by hand, a second pipe."""
+    out, other = tmp_path / "out", write_wav(tmp_path / "talk.wave", tone(2.0))
+    fresh = write_wav(tmp_path / "fresh.wav", tone(1.0))
+    words = ["--to", "zh", "--output-dir", out]
+    assert translate(talk, *words).exit_code == 0
+    refused = translate(other, fresh, *words)
+    assert refused.exit_code == 1 and "1 of 2 files" in refused.stderr and asked == [1, 1]
+    told = "".join(refused.stderr.split("\n"))
+    assert "another recording" in told and talk in told and "--overwrite" in told
+    assert (out / "talk.zh.txt").read_text() == "中w3\n" and (out / "fresh.zh.txt").exists()
+    (out / "talk.zh.txt").write_text("corrected")
+    assert "changed since" in translate(talk, *words).stderr
+    assert (out / "talk.zh.txt").read_text() == "corrected"
+    assert translate(other, *words, "--overwrite").exit_code == 0
+    assert (out / "talk.zh.txt").read_text() == "中w6\n"
+    for content, code in ((talk, 0), (other, 1), (talk, 0)):
+        with open(content, "rb") as file:
+            assert translate("-", *words, input=file.read()).exit_code == code
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "fresh.wav").rename(tmp_path / "moved" / "fresh.wav")
+    assert "finished before" in translate(tmp_path / "moved" / "fresh.wav", *words).stderr
+
+
+def test_a_process_may_die_at_any_time(talk, tmp_path, asked, monkeypatch):
+    out, words = tmp_path / "out", [talk, "--to", "zh", "--output-dir", tmp_path / "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(formats, "write_whole", lambda *_: 1 / 0)
+        assert isinstance(translate(*words).exception, ZeroDivisionError)
+    record = out / ".translations.jsonl"
+    assert record.exists() and not (out / "talk.zh.txt").exists()
+    record.write_text(record.read_text()[:-20])
+    assert translate(*words).exit_code == 0 and len(asked) == 2
+    assert "finished before" in translate(*words).stderr
+    write_wav(tmp_path / "talk.wav", tone(2.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(formats, "write_whole", lambda *_: 1 / 0)
+        translate(*words)
+    assert translate(*words).exit_code == 0 and (out / "talk.zh.txt").read_text() == "中w6\n"
 
 
 def test_several_subtitle_files_need_a_folder_and_stdin_comes_once(talk):
@@ -159,19 +263,20 @@ def test_live_from_a_pipe_gives_text_as_it_becomes_stable(monkeypatch):
     [
         ["--output-dir", "out"], ["--output-format", "srt"], ["--output-format", "vtt"],
         ["--output-format", "tsv"], ["--channel", "0"], ["--coverage", "fail"], ["--coverage", "retry"],
-        ["--max-minutes", "5"], ["--vad", "off"],
+        ["--max-minutes", "5"], ["--vad", "off"], ["--overwrite"],
     ],
 )  # fmt: skip
 def test_live_refuses_what_is_for_files(monkeypatch, option):
     monkeypatch.setenv("COLUMNS", "200")
     refused = translate("-", "--to", "zh", "--live", *option, input=pcm(tone(1.0)))
     assert refused.exit_code == 2
-    told = option[0] if option[0] in ("--output-dir", "--channel", "--max-minutes") else " ".join(option)
+    told = " ".join(option) if option[0] in ("--output-format", "--coverage", "--vad") else option[0]
     assert f"leave out {told}" in refused.stderr
 
 
 def test_chunks_are_of_live_alone(talk):
     assert translate(talk, "--to", "zh", "--chunk-seconds", "1").exit_code == 2
+    assert translate(talk, "--to", "zh", "--overwrite").exit_code == 2  # nor is this of stdout
 
 
 def test_ctrl_c_while_a_sentence_is_answered_keeps_it(monkeypatch):

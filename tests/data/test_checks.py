@@ -187,6 +187,8 @@ def test_command_line(folder):
     for options, expected in (("", "u0 u1 u2"), ("--from 3", "u3 u4"), ("-n 1 --from 1", "u1")):
         shown = runner.invoke(app, ["show", str(folder / "five.jsonl"), "--json", *options.split()])
         assert [json.loads(row)["id"] for row in shown.stdout.strip().split("\n")] == expected.split()
+    beyond = runner.invoke(app, ["show", str(folder / "five.jsonl"), "--from", "5"]).exception
+    assert isinstance(beyond, ConfigError) and "no row 5" in str(beyond) and "5 rows" in str(beyond)
 
 
 def test_strict_makes_warnings_errors(folder):

@@ -120,6 +120,17 @@ def test_a_csv_is_apart_by_what_its_header_is(tmp_path, sign):
     assert not result.skipped and rows == [("a.wav", 'One; two, \tthree, "four".'), ("b.wav", "Three.")]
 
 
+@pytest.mark.parametrize("told", ["sep=|\r\n", '\ufeff"SEP=|"\n'])
+def test_a_csv_that_tells_excel_what_stands_between_its_cells(tmp_path, told):
+    content = told + 'path|sentence\na.wav|"One, two;\nthree."\nb.wav|x|y\nc.wav|Four.\n'
+    result, rows = imported(tmp_path, "t.csv", content)
+    assert rows == [("a.wav", "One, two;\nthree."), ("c.wav", "Four.")]
+    (reason,) = result.skipped
+    assert result.examples[reason] == [f"{tmp_path}/t.csv:5"]
+    (tmp_path / "one.csv").write_text(told + "sentence\nOne, two.\n")
+    assert [row for _, row in read_rows(tmp_path / "one.csv")] == [{"sentence": "One, two."}]
+
+
 def test_quotes_of_a_csv_in_a_tsv_are_told(tmp_path):
     content = 'path\tsentence\na.wav\t"He said ""one""."\nb.wav\t"Two."\nc.wav\t"Three," he said, "four."\n'
     result, rows = imported(tmp_path, "t.tsv", content)

@@ -48,7 +48,7 @@ def test_every_response_format(client):
     assert post(client, response_format="srt").text.startswith("1\n00:00:00,000 --> 00:00:01,000\n")
     assert post(client, response_format="vtt").text.startswith("WEBVTT")
     verbose = post(client, to_language="zh", response_format="verbose_json").json()
-    assert (verbose["task"], verbose["language"], verbose["duration"]) == ("translate", "zh", 1.0)
+    assert (verbose["task"], verbose["language"], verbose["duration"]) == ("translate", "chinese", 1.0)
     assert verbose["segments"] == [{"id": 0, "start": 0.0, "end": 1.0, "text": "中w3"}]
     timed = {"response_format": "verbose_json", "timestamp_granularities[]": "segment"}
     assert post(client, to_language="zh", **timed).json() == verbose

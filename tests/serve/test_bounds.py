@@ -258,6 +258,31 @@ def test_a_second_ctrl_c_ends_it_at_once():
             process.kill()
 
 
+_SERVED = """
+import sys
+from aista.cli import main
+from aista.inference import translator
+from tests.serve.serving import stand_in
+
+translator.load = lambda *_, **__: stand_in()
+sys.argv = ["aista", "serve", "--port", "0", "--vad", "off"]
+main.main()
+"""
+
+
+@pytest.mark.slow
+def test_the_end_of_a_service_says_that_sigterm_was_it():
+    """Whoever keeps services (systemd) takes another end for a failure."""
+    with subprocess.Popen([sys.executable, "-c", _SERVED], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            at = next(line for line in process.stderr if "Listening" in line).split()[-1]
+            assert httpx.get(at + "/health", timeout=60).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == -signal.SIGTERM
+        finally:
+            process.kill()
+
+
 def test_warnings_of_the_sound_travel_and_late_sound_is_late():
     loud = tone(1.0)
     told = post(client(), encoded(np.stack([loud, -loud], axis=1), format="WAV"))

@@ -32,8 +32,9 @@ def test_its_formats(client):
     assert ask(client, response_format="vtt").startswith("WEBVTT\n")
     verbose = ask(client, response_format="verbose_json")
     assert (verbose.text, verbose.duration, verbose.segments[0].end) == ("中w3", 1.0, 1.0)
+    assert ask(client, into=None, response_format="verbose_json").language == "english"  # its own docstring
     timed = ask(client, "transcriptions", response_format="verbose_json", timestamp_granularities=["segment"])
-    assert [row.text for row in timed.segments] == ["ew3"]
+    assert [row.text for row in timed.segments] == ["ew3"] and timed.language == "english"
 
 
 def test_its_stream(client):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+
+from aista.errors import Interrupted
 
 
 def _say_where(places: list[str] | None) -> list[str]:
@@ -31,3 +35,17 @@ def examples(*commands: str, note: str = "") -> str:
     """Return what stands below a verb's help: commands to copy, and perhaps a sentence."""
     lines = [f"    {command}" for command in commands]
     return "\n\n".join(["Examples:", *lines, *([note] if note else [])])
+
+
+@contextmanager
+def goes_on() -> Iterator[None]:
+    """Say what Ctrl-C or SIGTERM left of a verb that goes on where it stopped.
+
+    Raises:
+        Interrupted: In place of a ``KeyboardInterrupt``.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        what, advice = "Stopped; what was finished is kept.", "Run the same command again to go on."
+        raise Interrupted(what, advice=advice) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from aista.cli import AsJson, examples
+from aista.cli import AsJson, examples, goes_on
 from aista.errors import AudioError, ConfigError
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ def show(
             raise ConfigError(f"{manifest} has no row with id {row_id!r}.")
     else:
         begin = first or 0
+        if begin >= len(rows) and count != 0:
+            raise ConfigError(f"{manifest} has no row {begin}.", got=f"{len(rows)} rows, counted from 0")
         chosen = list(range(begin, min(begin + (3 if count is None else count), len(rows))))
     console = Console(highlight=False, emoji=False)
     for index in chosen:
@@ -288,6 +290,7 @@ def _numbers(parts: list[str]) -> dict[str, float]:
         "aista data prepare wavcaps --source corpora/WavCaps --out data/wavcaps --crop-seconds 30",
     )
 )
+@goes_on()
 def prepare(
     name: Annotated[
         str, typer.Argument(help="librispeech, gigaspeech, wavcaps, audiocaps, clotho, covost2, ...")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aista.cli import AsJson, Bases, Config, Overrides, examples
+from aista.cli import AsJson, Bases, Config, Overrides, examples, goes_on
 from aista.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ app = typer.Typer()
         "--output runs/talks",
     )
 )
+@goes_on()
 def evaluate(
     config: Config = None,
     overrides: Overrides = [],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aista.cli import examples
+from aista.cli import examples, goes_on
 
 if TYPE_CHECKING:
     from aista.experiments.runner import Runner
@@ -38,6 +38,7 @@ def _exit_if(failed: list[str]) -> None:
         "aista demo --scale nano --output runs/nano",
     )
 )
+@goes_on()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on there.")] = Path(
         "runs/demo"
@@ -67,6 +68,7 @@ def demo(
         'aista reproduce all --scale paper --launch "torchrun --nproc_per_node 8 -m aista" --dry-run',
     )
 )
+@goes_on()
 def reproduce(
     context: typer.Context,
     names: Annotated[list[str], typer.Argument(help="`all`, or table1 ... table5, figure4 ... figure7.")],
@@ -158,6 +160,7 @@ def reproduce(
         "aista study --no-run",
     )
 )
+@goes_on()
 def study(
     names: Annotated[list[str], typer.Argument(help="Variants; all of them where none is named.")] = [],
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every variant.")] = 3,

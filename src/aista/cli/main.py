@@ -9,12 +9,13 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
 
 import typer
 
 from aista import processes
-from aista.errors import AistaError
+from aista.errors import AistaError, Interrupted
 
 # In the order of the help page.
 _FILES = ("experiments", "translate", "stages", "probe", "monitor", "evaluate", "serve", "weights", "machine")
@@ -50,7 +51,13 @@ def _add_verbs() -> None:
 
 
 def main() -> None:
-    """Run a verb; an error of ours or of a disk is a message and exit code 2, an interruption code 130."""
+    """Run a verb; an error of ours or of a disk is a message and exit code 2.
+
+    An interruption is exit code 130, of Ctrl-C as of SIGTERM, which schedulers send.
+    """
+    # Under a launcher a process may wait in a message for one that is gone: there SIGTERM ends it at once.
+    if processes.count() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if "download" not in sys.argv:  # bars of transformers' own for loading a file of some megabytes
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -59,14 +66,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # names and texts that a terminal's encoding lacks end no batch
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    _add_verbs()
     try:
+        _add_verbs()
         try:
             app()
         finally:
             sys.stdout.flush()  # a full disk is told here, not when Python ends
     except AistaError as error:
-        interrupted = type(error).__name__ == "Interrupted"
+        interrupted = isinstance(error, Interrupted)
         if processes.is_main() or not interrupted:
             _tell(error)
         sys.exit(130 if interrupted else 2)
@@ -79,10 +86,11 @@ def main() -> None:
         advice = "Make room, check the path and its permissions, or choose another output."
         _tell(AistaError(f"{what}: {error.filename or 'the output'}", advice=advice))
         sys.exit(2)
-    except SystemExit as end:
-        if end.code == 130:  # Typer made it of a KeyboardInterrupt, without a word
-            typer.echo("Stopped.", err=True)
-        raise
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # of which Typer makes it, without a word
+            raise
+        typer.echo("Stopped.", err=True)
+        sys.exit(130)
 
 
 def _tell(error: AistaError) -> None:

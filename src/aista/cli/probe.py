@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aista.cli import Bases, examples
+from aista.cli import Bases, examples, goes_on
 
 app = typer.Typer()
 
@@ -21,6 +21,7 @@ app = typer.Typer()
         'none --prompt "USER: "',
     )
 )
+@goes_on()
 def probe(
     models: Annotated[list[str], typer.Argument(help="Ids or folders of speech LLMs.", show_default=False)],
     data: Annotated[list[str], typer.Option(help="Manifest of recordings with transcripts (repeatable).")],

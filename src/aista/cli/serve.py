@@ -50,6 +50,7 @@ def serve(
     """Serve transcriptions and translations over HTTP; open the address in a browser for a page."""
     import errno
     import os
+    import signal
     import socket
 
     from aista.inference.translator import ABOUT, load
@@ -86,6 +87,7 @@ def serve(
         typer.echo(f"note: {about} For another: --model", err=True)
     typer.echo(f"Listening at http://{place}:{listener.getsockname()[1]}", err=True)
     server = uvicorn.Server(config)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which uvicorn raises again at the end: systemd expects it
     try:
         server.run(sockets=[listener])
     finally:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from aista.cli import AsJson, Bases, Config, Overrides, examples
+from aista.cli import AsJson, Bases, Config, Overrides, examples, goes_on
 
 if TYPE_CHECKING:
     from aista.training.stages import Run
@@ -33,6 +33,7 @@ def _accuracy(run: Run) -> str:
         "aista pretrain --config pretrain.yaml --set init=runs/aligned --set model=null",
     )
 )
+@goes_on()
 def align(config: Config = None, overrides: Overrides = [], bases: Bases = []) -> None:
     """Bring speech tokens to where the backbone's text lies, without running the language model.
 
@@ -57,6 +58,7 @@ def align(config: Config = None, overrides: Overrides = [], bases: Bases = []) -
         "torchrun --nproc-per-node 8 -m aista pretrain --config pretrain.yaml",
     )
 )
+@goes_on()
 def pretrain(config: Config = None, overrides: Overrides = [], bases: Bases = []) -> None:
     """Train the adapters on speech recognition and audio captioning.
 
@@ -78,6 +80,7 @@ def pretrain(config: Config = None, overrides: Overrides = [], bases: Bases = []
         "aista select --set model=Qwen/Qwen2.5-Omni-7B --set data=[dev.jsonl] --set output=runs/omni/select",
     )
 )
+@goes_on()
 def select(
     config: Config = None, overrides: Overrides = [], as_json: AsJson = False, bases: Bases = []
 ) -> None:
@@ -127,6 +130,7 @@ def select(
         " (any speech LLM)",
     )
 )
+@goes_on()
 def joint(config: Config = None, overrides: Overrides = [], bases: Bases = []) -> None:
     """Train translation and alignment together (Eq. 6), from a stage-1 model or any speech LLM.
 

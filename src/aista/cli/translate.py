@@ -6,15 +6,18 @@ import io
 import sys
 import tempfile
 from collections import Counter
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from aista.cli import Bases, examples
+from aista.cli import Bases, examples, goes_on
 from aista.errors import AistaError, ConfigError
 
 if TYPE_CHECKING:
+    from aista.inference.translated import TranslationFolder
     from aista.inference.translator import Translation
 
 app = typer.Typer()
@@ -78,6 +81,10 @@ def translate(
             show_default="stdout",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="With --output-dir: translate anew, and over whatever is there."),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Segments at once; does not change the text.")] = 8,
     beams: Beams = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to one segment.")] = 200,
@@ -101,12 +108,14 @@ def translate(
 ) -> None:
     """Translate speech. A long recording is cut at quiet places; what is no speech is left out, and told.
 
-    One file that cannot be read does not stop the others; warnings and errors go to stderr.
+    One file that cannot be read does not stop the others; warnings and errors go to stderr. With --output-dir
+    the same command goes on where it stopped: what this model and these settings finished is kept.
     """
     if bool(files) == live and files != [STDIN]:
         raise typer.BadParameter("files, or --live with the microphone or with - for PCM on stdin")
     of_files = {
         "--output-dir": output_dir is not None,
+        "--overwrite": overwrite,
         f"--output-format {output_format}": output_format in _TO_A_FILE_EACH,
         "--channel": channel is not None,
         f"--coverage {coverage}": coverage != "warn",
@@ -118,6 +127,8 @@ def translate(
         raise typer.BadParameter(f"--live writes text or json to stdout while it is spoken: leave out {told}")
     if chunk_seconds is not None and not live:
         raise typer.BadParameter("--chunk-seconds is for --live: leave it out")
+    if overwrite and output_dir is None:
+        raise typer.BadParameter("--overwrite is for --output-dir: leave it out")
     places = _places(files, target, output_format, output_dir)
     if output_dir is not None:  # before hours of work
         from aista.run_folder import writable
@@ -127,9 +138,22 @@ def translate(
             tempfile.TemporaryFile(dir=output_dir).close()
     from transformers.utils.logging import disable_progress_bar
 
+    from aista.inference.formats import write
+    from aista.inference.translated import TranslationFolder
     from aista.inference.translator import ABOUT, load
 
     disable_progress_bar()
+    folder: TranslationFolder | None = None
+    todo, failures = files, 0
+    if output_dir is not None:
+        search = {"from": source, "to": target, "num_beams": beams, "max_new_tokens": max_new_tokens}
+        search |= {"channel": channel, "vad": vad, "coverage": coverage}
+        folder = TranslationFolder(output_dir, _made_by(model, device, dtype, search))
+        sounds = {name: _sound(name) for name in places}
+        todo, failures = (list(places), 0) if overwrite else _unfinished(folder, places, sounds)
+        if not todo:
+            _end(failures, len(places))
+            return
     translator = load(
         model, device=device, dtype=dtype, batch_size=batch_size, num_beams=beams,
         max_new_tokens=max_new_tokens,
@@ -145,23 +169,81 @@ def translate(
         as_json = output_format == "json"
         _live(translator, target, source, chunk_seconds or 1.0, piped=bool(files), as_json=as_json)
         return
-    failures = 0
-    for name, result in zip(files, translator.stream(map(_sound, files), target, source=source), strict=True):
-        if isinstance(result, AistaError):
-            failures += 1
-            typer.echo(f"error: {result}", err=True)
-            continue
-        for warning in result.warnings:
-            typer.echo(f"warning: {name}: {warning}", err=True)
+
+    def heard(name: str) -> Any:
+        if folder is None:
+            return _sound(name)
+        folder.begin(places[name], sounds[name])
+        return sounds[name]
+
+    results = translator.stream(map(heard, todo), target, source=source)
+    with goes_on() if folder else nullcontext():
+        for name, result in zip(todo, results, strict=True):
+            if isinstance(result, AistaError):
+                failures += 1
+                typer.echo(f"error: {result}", err=True)
+                continue
+            for warning in result.warnings:
+                typer.echo(f"warning: {name}: {warning}", err=True)
+            try:
+                if folder is None:
+                    _print(result, name, output_format, several=len(files) > 1)
+                else:
+                    beside = write(result, output_format, places[name], partial(folder.note, places[name]))
+                    typer.echo(f"{name}: {places[name]}{f' and {beside.name}' if beside else ''}", err=True)
+            except OSError as error:
+                if folder is None:
+                    raise  # stdout is gone, for all files
+                failures += 1
+                typer.echo(f"error: {name}: {error.strerror or error}: {places[name]}", err=True)
+    _end(failures, len(places or files))
+
+
+def _made_by(
+    model: str | None, device: str | None, dtype: str | None, search: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a translation is made by, as far as another one could be another text.
+
+    Raises:
+        CheckpointError, ConfigError: There is no such model or device.
+    """
+    from aista import __version__, processes
+    from aista.audio import speech
+    from aista.inference.translator import SHIPPED
+    from aista.model.loading import moved_bases
+    from aista.run_folder import sha256_of_model
+
+    return {
+        "model": sha256_of_model(model or SHIPPED),
+        "bases": {role: sha256_of_model(path) for role, path in moved_bases().items()},  # of any precision
+        "device": processes.device_named(device).type,
+        "dtype": dtype,
+        **search,
+        "vad": search["vad"] == "on" and speech.is_installed(),
+        "aista": __version__,
+    }
+
+
+def _unfinished(
+    folder: TranslationFolder, places: dict[str, Path], sounds: dict[str, Any]
+) -> tuple[list[str], int]:
+    """Tell what is finished and what may not be written over; return the others, and how many may not."""
+    todo, refused = [], 0
+    for name, place in places.items():
         try:
-            _write(result, name, output_format, places.get(name), several=len(files) > 1)
-        except OSError as error:
-            if name not in places:
-                raise  # stdout is gone, for all files
-            failures += 1
-            typer.echo(f"error: {name}: {error.strerror or error}: {places[name]}", err=True)
+            if not folder.is_finished(place, sounds[name]):
+                todo.append(name)
+            else:
+                typer.echo(f"{name}: {place} (finished before; anew with --overwrite)", err=True)
+        except (ConfigError, OSError) as error:
+            refused += 1
+            typer.echo(f"error: {name}: {error}", err=True)
+    return todo, refused
+
+
+def _end(failures: int, count: int) -> None:
     if failures:
-        typer.echo(f"{failures} of {len(files)} files could not be translated.", err=True)
+        typer.echo(f"{failures} of {count} files could not be translated.", err=True)
         raise typer.Exit(1)
 
 
@@ -262,14 +344,10 @@ def _stem(name: str) -> str:
     return "stdin" if name == STDIN else Path(name).stem
 
 
-def _write(result: Translation, name: str, output_format: str, place: Path | None, *, several: bool) -> None:
-    """Write one translation to its file, or to stdout: with its name in front where there are several."""
-    from aista.inference.formats import render, write
+def _print(result: Translation, name: str, output_format: str, *, several: bool) -> None:
+    """Write one translation to stdout, with its name in front where there are several."""
+    from aista.inference.formats import render
 
-    if place is not None:
-        beside = write(result, output_format, place)
-        typer.echo(f"{name}: {place}{f' and {beside.name}' if beside else ''}", err=True)
-        return
     head = f"{name}: " if several and output_format == "text" else ""
     sys.stdout.write(head + render(result, output_format))
     sys.stdout.flush()

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from aista.cli import AsJson, Bases, examples
+from aista.cli import AsJson, Bases, examples, goes_on
 from aista.errors import CheckpointError
 
 app = typer.Typer()
@@ -26,6 +26,7 @@ Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
         "aista download whisper-base qwen2.5-coder-0.5b     (the bases of the model called base)",
     )
 )
+@goes_on()
 def download(
     names: Annotated[
         list[str] | None,

@@ -141,6 +141,7 @@ def guarded(rows: Iterator[Row], source: str, name: Callable[[Row], str], advice
 
 
 csv.field_size_limit(1 << 24)
+_SEPARATOR = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ def read_rows(
     """Yield (line, column -> cell) for every row of a table with a header that is not blank.
 
     ``.csv`` is read with quotes, its cells apart by what separates the columns' names: commas or, as
-    spreadsheets write it in many countries, semicolons, or tabs. Anything else is read as TSV without quotes;
+    spreadsheets write it in many countries, semicolons, or tabs; a line ``sep=;`` before them, which tells
+    Excel, is obeyed. Anything else is read as TSV without quotes;
     there a row ends at a line feed, and a carriage return inside it is a space of its text.
 
     Args:
@@ -215,19 +217,22 @@ def _opened(path: Path, escapes: bool) -> tuple[list[str], Iterator[tuple[int, l
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        for sign in ",;\t":
-            file.seek(0)
+        told = _SEPARATOR.fullmatch(file.readline())
+        before, start = (1, file.tell()) if told else (0, 0)
+        signs = told[1] if told else ",;\t"
+        for sign in signs:
+            file.seek(start)
             if len(next(filter(None, csv.reader(file, delimiter=sign)), [])) > 1:
                 break
         else:
-            sign = ","  # one column
-        file.seek(0)
+            sign = signs[0]  # one column
+        file.seek(start)
         reader = csv.reader(file, delimiter=sign)
-        first = 1
+        first = before + 1
         for cells in reader:
             if cells and any(cell.strip() for cell in cells):
                 yield first, cells
-            first = reader.line_num + 1
+            first = before + reader.line_num + 1
 
 
 def _tsv_rows(path: Path, escapes: bool) -> Iterator[tuple[int, list[str]]]:

@@ -409,7 +409,7 @@ class Queue:
 
     def _stop(self) -> None:
         """Ask every process to save and stop; a second signal, or two minutes, end them at once."""
-        self.console.print("Stopping: the runs save what they have. The same command goes on.", markup=False)
+        self.console.print("Stopping: the runs save what they have.", markup=False)
         for row in self._running:
             row.process.send_signal(signal.SIGINT)
         deadline = time.perf_counter() + _PATIENCE_SECONDS

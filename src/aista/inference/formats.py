@@ -46,8 +46,16 @@ def render(translation: Translation, output_format: str) -> str:
     return FORMATS[output_format](translation)
 
 
-def write(translation: Translation, output_format: str, path: Path) -> Path | None:
+def write(
+    translation: Translation,
+    output_format: str,
+    path: Path,
+    note: Callable[[str], object] | None = None,
+) -> Path | None:
     """Write a translation to a file, JSON indented, and warnings beside it where the format has no place.
+
+    Args:
+        note: Called with the file's text before anything is written; the file itself is written last.
 
     Returns:
         The file of the warnings, where there is one; an older one is removed where nothing is to be told.
@@ -56,15 +64,18 @@ def write(translation: Translation, output_format: str, path: Path) -> Path | No
         ConfigError: There is no such format.
     """
     indented = output_format == "json"
-    write_whole(path, as_json(translation, indent=2) if indented else render(translation, output_format))
+    text = as_json(translation, indent=2) if indented else render(translation, output_format)
+    if note is not None:
+        note(text)
     beside = path.with_suffix(".warnings.json")
-    if not translation.warnings:
+    told = bool(translation.warnings) and output_format not in _HOLD_WARNINGS
+    if told:
+        rows = [asdict(row) for row in translation.warnings]
+        write_whole(beside, json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
+    elif not translation.warnings:
         beside.unlink(missing_ok=True)
-    if not translation.warnings or output_format in _HOLD_WARNINGS:
-        return None
-    rows = [asdict(row) for row in translation.warnings]
-    write_whole(beside, json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
-    return beside
+    write_whole(path, text)
+    return beside if told else None
 
 
 def clock(seconds: float, decimal_mark: str = ".") -> str:

@@ -35,7 +35,7 @@ from aista.inference.translating import SpeechTranslator, TranslatedSegment, Tra
 from aista.inference.translator import ABOUT
 from aista.serve.batching import Batcher, Caller, Left
 from aista.serve.bounds import FORM_BYTES, Bounds, Limits, Load, error_response
-from aista.text.prompts import code_of
+from aista.text.prompts import code_of, language
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 News = TranslatedSegment | Translation | None
@@ -424,7 +424,7 @@ def _verbose(result: Translation, asked: Asked) -> dict[str, Any]:
     """
     body: dict[str, Any] = {
         "task": "transcribe" if result.task == "asr" else "translate",
-        "language": result.language,
+        "language": language(result.language).name.lower(),  # "english", as OpenAI's says it
         "duration": result.duration_seconds,
         "text": result.text,
     }

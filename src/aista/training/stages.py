@@ -33,7 +33,7 @@ from aista.config import (
 )
 from aista.data.dataset import Collator, SpeechDataset
 from aista.data.manifest import Manifest
-from aista.errors import ConfigError, TrainingError
+from aista.errors import ConfigError, Interrupted
 from aista.files import write_whole
 from aista.model.feature_cache import cached_features
 from aista.model.processing import AistaProcessor
@@ -71,10 +71,6 @@ class Run:
     seconds: float
     best_token_accuracy: float | None = None
     best_mrr: float | None = None
-
-
-class Interrupted(TrainingError):
-    """The run was stopped by a signal; its state is saved and the same command goes on."""
 
 
 def align(settings: AlignSettings, trainer: type[AlignTrainer] = AlignTrainer) -> Run:
