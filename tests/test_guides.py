@@ -15,9 +15,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
+import torch
 import typer
 
+import aista
+from aista import retrieval
+from aista.audio import write_audio
 from aista.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +103,33 @@ def test_every_python_block_of_a_page_compiles_and_finds_what_it_imports(page: P
                 for name in node.names:
                     if not hasattr(module, name.name):
                         importlib.import_module(f"{node.module}.{name.name}")
+
+
+@pytest.mark.slow
+def test_python_blocks_that_no_other_test_runs_do_run(tmp_path: Path, monkeypatch) -> None:
+    """Of the pages on transport, and of those that need the shipped model and a recording alone."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    noise = [(rng.standard_normal(8_000) * 0.1).astype(np.float32) for _ in range(3)]
+    write_audio("talk.wav", np.concatenate(noise))
+    states, mask = torch.randn(2, 4, 8, requires_grad=True), torch.ones(2, 4, dtype=torch.bool)
+    batch = {"speech": states, "speech_mask": mask, "text": states, "text_mask": mask}
+    clouds = {side: [torch.randn(4, 8) for _ in range(6)] for side in ("speech", "text")}
+    parts = [retrieval.exact_ranks(**clouds, queries=range(rank, 6, 2)) for rank in range(2)]
+    layers = {name: states for name in ("s0", "s1", "t0", "t1")}
+    ranks = {**clouds, "transcripts": [*"abcdef"], "rank": 0, "world": 2, "all_parts": parts}
+    costs = {"cost": rng.random((4, 5)), "costs": [rng.random((3, 4)), rng.random((2, 6))]}
+    guides = ROOT / "docs" / "guides"
+    for page, taken_for_granted in (
+        (guides / "transport.md", (costs, {**batch, **layers}, ranks, ranks)),
+        (ROOT / "README.md", ({},)),
+        (guides / "translate-and-evaluate.md", ({"paths": ["talk.wav", "gone.wav"]},)),
+        (guides / "live-and-long.md", ({"translator": aista.load(), "microphone": noise},)),
+    ):
+        names: dict[str, Any] = {}
+        for block, given in zip(blocks(page, "python"), taken_for_granted, strict=page.name != "README.md"):
+            names |= given
+            exec(compile(block, str(page), "exec"), names)
 
 
 def told() -> Iterator[tuple[Path, str]]:

@@ -296,9 +296,16 @@ def test_every_class_of_the_package_runs_here_or_says_why() -> None:
     assert not undrawn()
 
 
-@pytest.mark.parametrize("name", ["voxtral_realtime", "kyutai_speech_to_text"])
-def test_a_class_that_cannot_be_probed_is_refused_with_the_reason(name: str) -> None:
-    with pytest.raises(ConfigError, match="added to every position"):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("voxtral_realtime", "added to every position"),
+        ("kyutai_speech_to_text", "added to every position"),
+        ("vibevoice", "it speaks"),
+    ],
+)
+def test_a_class_that_cannot_be_probed_is_refused_with_the_reason(name: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
         speech_class(name)
 
 

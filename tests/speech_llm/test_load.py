@@ -12,13 +12,20 @@ from aista.speech_llm import SpeechLM
 from tests import tiny
 from tests.baselines import tiny_systems
 from tests.model.conftest import noise
+from tests.speech_llm import folders
 
 WAVES, TARGETS, TEXTS = noise(0.5, 1.4), ["Ja.", "Die Glocke."], ["Yes.", "The bell rings."]
 
 
-@pytest.fixture(scope="module", params=["qwen2_audio", "glm_asr"])
+OTHERS = ("qwen2_audio", "glm_asr")  # which the baselines need as well
+
+
+@pytest.fixture(scope="module", params=[*OTHERS, *folders.KNOWN])
 def speech_llm(request, tmp_path_factory) -> SpeechLM:
-    return SpeechLM.load(getattr(tiny_systems, request.param)(tmp_path_factory.mktemp("home") / "model"))
+    name, folder = request.param, tmp_path_factory.mktemp("home") / "model"
+    return SpeechLM.load(
+        getattr(tiny_systems, name)(folder) if name in OTHERS else folders.saved(name, folder)
+    )
 
 
 def test_both_branches_of_two_clips(speech_llm: SpeechLM) -> None:
@@ -49,6 +56,17 @@ def test_a_batch_answers_as_its_rows_do(speech_llm: SpeechLM) -> None:
         assert together[row, : len(alone)].tolist() == alone.tolist()
 
 
+def test_a_processor_that_lacks_a_package_is_told_before_weights_load(tmp_path: Path, monkeypatch) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise ImportError("\nTheProcessor requires the Torchvision library. Check the\ninstructions.")
+
+    folder = tiny_systems.qwen2_audio(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lacking)
+    with pytest.raises(CheckpointError, match=r"requires the Torchvision library\n"):
+        SpeechLM.load(folder)
+
+
 def test_bases_are_moved_in_models_of_ours_alone(tmp_path: Path) -> None:
     folder = tiny_systems.glm_asr(tmp_path / "model")
     with pytest.raises(ConfigError, match="no bases"):
@@ -63,3 +81,18 @@ def test_what_is_no_speech_llm_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no model"):
         SpeechLM.load(tmp_path / "empty")
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_guide(tmp_path: Path, monkeypatch) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "any-speech-llm.md"
+    section = guide.read_text(encoding="utf-8").split("## In a training loop of yours")[1]
+    loop = section.split("```python\n")[1].split("```")[0].replace("[0, 4, 8]", "[0, 2]")
+    folder = tiny_systems.qwen2_audio(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    names = {"batches": [(WAVES, ["Translate."] * 2, TARGETS, TEXTS)] * 3}
+    exec(loop.replace("Qwen/Qwen2-Audio-7B-Instruct", str(folder)), names)
+    trained = names["speech_llm"].keeper.trainable_state_dict()
+    again = SpeechLM.load(tmp_path / "aligned").keeper.trainable_state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in trained.items())
+    assert any("lora_B" in name and tensor.any() for name, tensor in trained.items())

@@ -56,7 +56,7 @@ def load_processor(kind: Any, folder: Path) -> Any:
     except ImportError as error:
         raise CheckpointError(
             "This processor needs a package that is not installed.",
-            got=str(error).strip().splitlines()[0],
+            got=" ".join(str(error).split()).split(". ")[0].removesuffix("."),
             advice="Install it beside aista, which itself does without.",
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

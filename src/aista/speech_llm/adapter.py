@@ -181,10 +181,11 @@ class SpeechLM:
                 got=f"{config.model_type}, replace_bases={moved}",
                 expected="a model of this package",
             )
+        processor = adapted.load_processor(AutoProcessor, folder)  # what it lacks is told before weights load
         model = adapted.load_whole(auto, folder, config, Options(**options))
         if kind.prepare is not None:
             kind.prepare(model, folder)
-        found = cls(model, adapted.load_processor(AutoProcessor, folder), form=form)
+        found = cls(model, processor, form=form)
         found.base = (str(source), revision, folder)
         found.batcher.require_whole()
         return found

@@ -95,7 +95,8 @@ class Decoder:
             raise ConfigError(
                 f"This decoder has no list of blocks at {path!r}, so no layer of it can be looked at.",
                 got=type(module).__name__,
-                advice="A backbone is described in a family file, see docs/guides/own-backbone.md.",
+                advice="The backbone of a model of this package is described in a family file, see "
+                "docs/guides/own-backbone.md; of any other speech LLM get_decoder() has to give its blocks.",
             ) from error
 
     @property

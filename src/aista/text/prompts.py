@@ -3,7 +3,7 @@
 A prompt is three pieces of text that are tokenised separately: ``prefix``, then the speech tokens (or, for a
 text branch, the transcript tokens), then ``suffix``; the target follows and is closed by ``end``. In every
 template the speech stands before the instruction: with causal attention the hidden states of the speech
-depend on the prefix alone (DESIGN decision 3).
+depend on the prefix alone (docs/decisions, 3).
 """
 
 from __future__ import annotations

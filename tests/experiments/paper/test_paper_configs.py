@@ -12,6 +12,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from aista.config import JointSettings, PretrainSettings, SelectSettings
+from aista.experiments.paper.plan import paper_plan
 from aista.model import AistaConfig, BeatsConfig, BeatsModel
 from aista.model.estimate import on_meta, qwen2_7b, vicuna, whisper_large_v2
 from aista.model.loading import qformer_config
@@ -32,6 +33,33 @@ STAGES = {
 
 def load(name: str, *overrides: str) -> Any:
     return STAGES[name].load(FOLDER / f"{name}.yaml", overrides)
+
+
+@pytest.mark.parametrize(("scale", "column"), [("paper", 3), ("base", 4), ("small", 5)])
+def test_the_guide_tells_the_settings_of_each_scale(scale: str, column: int, tmp_path: Path) -> None:
+    """The table of docs/guides/reproduce.md; "the same" and an empty cell refer to the paper's column."""
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "reproduce.md").read_text(encoding="utf-8")
+    section = page.split("## The settings of each scale")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")] for line in section.split("\n") if line.startswith("|")
+    ]
+    cells = {row[1]: row[column].replace("the same", row[2]) for row in rows}
+    plan = paper_plan(scale, tmp_path, ["table2"])
+    run, *_ = plan.scope.runs()
+    settings = plan.joint(run, plan.scope.systems["ai_sta"])
+    train, search = settings.train, plan.evaluation(run).generation
+    joint = cells["joint training"]
+    assert f"{train.max_steps:,} steps" in joint
+    assert float(cells["peak learning rate, both stages"].split()[-1]) == train.learning_rate
+    assert cells["clipping of gradients"] == (f"{train.max_grad_norm}" if train.max_grad_norm else "none")
+    assert f"`{settings.alignment.options['scale']}`" in cells["cost (`options.scale`)"]
+    assert float(cells["alpha"]) == settings.alignment.alpha
+    words = "greedy" if search.num_beams == 1 else f"{search.num_beams} beams"
+    assert cells["search"] == f"{words}, {search.max_new_tokens} tokens"
+    select = plan.select(plan.scope.backbones[0])
+    chosen = cells["layers selected by"].replace(",", "")
+    assert str(select.num_pairs) in chosen
+    assert str(select.threshold_times_chance or select.threshold) in chosen
 
 
 def test_there_is_a_file_for_every_stage_and_no_other() -> None:

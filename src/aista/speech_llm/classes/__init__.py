@@ -128,6 +128,7 @@ CLASSES: dict[str, SpeechClass] = {
     "qwen2_5_omni_thinker": _QWEN2_5_THINKER,
     "qwen3_omni_moe": replace(_QWEN3_THINKER, part="thinker_config"),
     "qwen3_omni_moe_thinker": _QWEN3_THINKER,
+    "vibevoice": SpeechClass(refusal="it speaks: its sound is what it answers, or a voice to imitate"),
     "vibevoice_asr": SpeechClass(forward_options={"sample": False}),  # or its encoder draws noise
     "voxtral": SpeechClass(takes_files=True, padded_seconds=30.0),  # 375 positions each
     "voxtral_realtime": _ADDED,
