@@ -33,7 +33,7 @@ class TranslationFolder:
         self._begun: dict[str, dict[str, str | None]] = {}
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}  # by file and content, the last one of each
         for line in self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else ():
-            with suppress(ValueError):  # one that a full disk or a crash cut off
+            with suppress(ValueError, TypeError, KeyError):  # one that a full disk or a crash cut off
                 row = json.loads(line)
                 self._rows[row["file"], row["sha256"]] = row
 
