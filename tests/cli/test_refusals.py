@@ -23,7 +23,7 @@ def said(
     """Run a command that is refused, or ends with another code; return what is told on stderr."""
     monkeypatch.setattr(sys, "argv", ["aista", *arguments])
     monkeypatch.setattr(main, "_add_verbs", lambda: None if main.app.registered_groups else ADD())
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as end, handlers(*map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))):
         main.main()
     told = capsys.readouterr().err
     assert end.value.code == code and "Traceback" not in told, told
@@ -227,3 +227,23 @@ def test_what_is_ignored_and_what_a_launcher_sends_stays_so(
             with pytest.raises(SystemExit):
                 main.main()
             assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_children_of_a_pool_are_ended_by_sigterm_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OmniSTEval ends its pool so: a child that raised would go on in what it was forked from."""
+
+    def fork_and_end() -> None:
+        if (child := os.fork()) == 0:
+            try:
+                signal.pause()
+            finally:
+                os._exit(77)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGTERM)
+        sys.exit(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    monkeypatch.setattr(main, "app", fork_and_end)
+    monkeypatch.setattr(main, "_add_verbs", lambda: None)
+    with handlers(signal.default_int_handler, signal.SIG_DFL), pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == signal.SIGTERM

@@ -58,6 +58,7 @@ def main() -> None:
     # Under a launcher a process may wait in a message for one that is gone: there SIGTERM ends it at once.
     if processes.count() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        os.register_at_fork(after_in_child=_ends_by_sigterm)  # children of a pool are ended by it, silently
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if "download" not in sys.argv:  # bars of transformers' own for loading a file of some megabytes
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -91,6 +92,11 @@ def main() -> None:
             raise
         typer.echo("Stopped.", err=True)
         sys.exit(130)
+
+
+def _ends_by_sigterm() -> None:
+    if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _tell(error: AistaError) -> None:
