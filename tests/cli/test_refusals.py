@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -229,21 +230,31 @@ def test_what_is_ignored_and_what_a_launcher_sends_stays_so(
             assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_children_of_a_pool_are_ended_by_sigterm_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OmniSTEval ends its pool so: a child that raised would go on in what it was forked from."""
+FORKS = """
+import os, signal, sys, time
+from aista.cli import main
 
-    def fork_and_end() -> None:
-        if (child := os.fork()) == 0:
-            try:
-                signal.pause()
-            finally:
-                os._exit(77)
+def fork_and_end():
+    if (child := os.fork()) == 0:
+        signal.alarm(5)
+        signal.pause()
+    if not EARLY:
         time.sleep(0.2)
         os.kill(child, signal.SIGTERM)
-        sys.exit(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    sys.exit(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-    monkeypatch.setattr(main, "app", fork_and_end)
-    monkeypatch.setattr(main, "_add_verbs", lambda: None)
-    with handlers(signal.default_int_handler, signal.SIG_DFL), pytest.raises(SystemExit) as end:
-        main.main()
-    assert end.value.code == signal.SIGTERM
+EARLY = sys.argv[1] == "early"
+os.register_at_fork(after_in_child=lambda: EARLY and signal.raise_signal(signal.SIGTERM))
+main.app, main._add_verbs = fork_and_end, lambda: None
+main.main()
+"""
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_children_of_a_pool_are_ended_by_sigterm_without_a_word(when: str) -> None:
+    """OmniSTEval ends its pool so: a child that raised would go on in what it was forked from.
+
+    One that comes before the child is told what it means is not lost.
+    """
+    done = subprocess.run([sys.executable, "-c", FORKS, when], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (signal.SIGTERM, "")

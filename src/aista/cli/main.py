@@ -57,8 +57,7 @@ def main() -> None:
     """
     # Under a launcher a process may wait in a message for one that is gone: there SIGTERM ends it at once.
     if processes.count() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        os.register_at_fork(after_in_child=_ends_by_sigterm)  # children of a pool are ended by it, silently
+        _hear_sigterm()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if "download" not in sys.argv:  # bars of transformers' own for loading a file of some megabytes
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -94,9 +93,24 @@ def main() -> None:
         sys.exit(130)
 
 
-def _ends_by_sigterm() -> None:
-    if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _hear_sigterm() -> None:
+    """Make SIGTERM an interruption of this process; the children that it forks are ended by it as ever."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def mask(how: int) -> None:
+        signal.pthread_sigmask(how, {signal.SIGTERM})
+
+    def in_child() -> None:
+        if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        mask(signal.SIG_UNBLOCK)
+
+    # One that comes before a child has its own handler waits: it would be lost, and a pool wait for ever.
+    os.register_at_fork(
+        before=lambda: mask(signal.SIG_BLOCK),
+        after_in_parent=lambda: mask(signal.SIG_UNBLOCK),
+        after_in_child=in_child,
+    )
 
 
 def _tell(error: AistaError) -> None:

@@ -144,16 +144,16 @@ def translate(
 
     disable_progress_bar()
     folder: TranslationFolder | None = None
-    todo, failures = files, 0
+    todo, failures = list(places) or files, 0
     if output_dir is not None:
         search = {"from": source, "to": target, "num_beams": beams, "max_new_tokens": max_new_tokens}
         search |= {"channel": channel, "vad": vad, "coverage": coverage}
         folder = TranslationFolder(output_dir, _made_by(model, device, dtype, search))
         sounds = {name: _sound(name) for name in places}
-        todo, failures = (list(places), 0) if overwrite else _unfinished(folder, places, sounds)
+        if not overwrite:
+            todo, failures = _unfinished(folder, places, sounds)
         if not todo:
-            _end(failures, len(places))
-            return
+            return _end(failures, len(places))
     translator = load(
         model, device=device, dtype=dtype, batch_size=batch_size, num_beams=beams,
         max_new_tokens=max_new_tokens,
