@@ -30,8 +30,10 @@ from aista.model.loading import read_trained
 from aista.model.speech_lm import seeded
 from aista.model.window_qformer import WindowQFormer
 from aista.ot.loss import COSTS
+from aista.retrieval import control_ranks, exact_ranks
+from aista.retrieval.tokens import under_cost
 from aista.selection.hidden_states import LayerStates
-from aista.selection.select import about_layer, retrieved
+from aista.selection.select import about_layer, as_clouds
 from aista.speech_llm import SpeechLM
 from aista.speech_llm.pairs import CLOUDS, compared
 from aista.text.prompts import text_ids
@@ -63,13 +65,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=120)
     parser.add_argument("--prompts", nargs="+", default=[*PREFIXES], choices=[*PREFIXES])
     parser.add_argument("--clouds", nargs="+", default=[*CLOUDS], choices=[*CLOUDS])
+    parser.add_argument("--costs", nargs="+", default=[*COSTS], choices=[*COSTS])
+    parser.add_argument("--dtype", default="float32", help="Of the frozen weights.")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     ears = dict(ear.split("=", 1) for ear in chosen.ear)
     trained = (source for source in ears.values() if not source.startswith(("untrained", "translation")))
-    speech_llm = SpeechLM.load(chosen.model or next(trained))
+    speech_llm = SpeechLM.load(chosen.model or next(trained), dtype=chosen.dtype)
     store = FeatureStore(Path(chosen.features)) if chosen.features else None
     dataset = SpeechDataset([Manifest(chosen.data)], features=store)
     drawn = range(min(chosen.pairs, len(dataset)))
@@ -98,7 +102,7 @@ def main() -> None:
                         "extraction_cpu_seconds": spent, **row,
                     }
                     for at in found
-                    for row in measured(at, texts)
+                    for row in measured(at, texts, chosen.costs)
                 ]  # fmt: skip
                 chosen.output.parent.mkdir(parents=True, exist_ok=True)
                 with chosen.output.open("a", encoding="utf-8") as file:
@@ -149,15 +153,17 @@ def states(
     return list(found.values())
 
 
-def measured(at: LayerStates, texts: Sequence[str]) -> list[dict[str, Any]]:
+def measured(at: LayerStates, texts: Sequence[str], costs: Sequence[str] = COSTS) -> list[dict[str, Any]]:
     """Return the MRR of one layer under every cost, with the controls."""
     layer, rows = about_layer(at, texts), []
-    for cost in COSTS:
-        found = retrieved(at, texts, cost)
+    for cost in costs:
+        speech, text = under_cost(*as_clouds(at), cost)
+        ranking = exact_ranks(speech, text, texts=texts)
+        shuffled = control_ranks(speech, text, texts=texts).mrr
         rows.append(
             {
-                "layer": at.layer, "cost": cost, "mrr": round(found["mrr"], 4),
-                "shuffled_mrr": round(found["shuffled"], 4), "chance_mrr": round(found["chance"], 4),
+                "layer": at.layer, "cost": cost, "mrr": round(ranking.mrr, 4),
+                "shuffled_mrr": round(shuffled, 4), "chance_mrr": round(ranking.chance, 4),
                 "length_only_mrr": round(layer["length_only"], 4),
                 **{f"{side}_massive_tokens": round(layer[f"massive_{side}"], 4) for side in _SIDES},
                 **{f"{side}_top_energy": round(layer[f"energy_top_dims_{side}"], 4) for side in _SIDES},
