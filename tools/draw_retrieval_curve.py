@@ -30,7 +30,13 @@ PROMPTS = {
     "qwen2_audio": "Qwen2-Audio's",
 }
 CLOUDS = {"span": "the span alone", "sequence": "the whole sequence"}
-EARS = {"aligned": "ears of 2,474 clips", "aligned5k": "ear of 5,074 clips"}
+EARS = {
+    "aligned": "ears of 2,474 clips",
+    "aligned5k": "ear of 5,074 clips",
+    "reads": "ears that read",
+    "base": "after 400 steps, base",
+    "wasserstein": "after 400 steps, + Wasserstein",
+}
 _LEFT, _TOP, _HEIGHT, _ACROSS, _DOWN = 44, 64, 96, 12, 40
 _TIMES_CHANCE = 6.7  # the paper's threshold 0.05 at 1,000 pairs
 Rows = Sequence[dict[str, Any]]
@@ -47,7 +53,7 @@ def main() -> None:
 
 def draw(rows: Rows) -> Canvas:
     """One panel a prompt, one line of panels a backbone and cloud; bands are the range over the ears."""
-    aligned = [row for row in rows if row["ear"].startswith("aligned")]
+    aligned = [row for row in rows if row["ear"].split("-")[0] in EARS]
     prompts = [prompt for prompt in PROMPTS if any(row["prompt"] == prompt for row in aligned)]
     lines = sorted({_line(row) for row in aligned}, reverse=True)  # the span first
     canvas = Canvas(WIDE, _TOP + len(lines) * (_HEIGHT + _DOWN), "MRR by layer")
@@ -113,6 +119,8 @@ def print_table(rows: Rows, group: tuple[str, str, str]) -> None:
     for prompt in (name for name in PROMPTS if any(row["prompt"] == name for row in rows)):
         for cost in COSTS:
             here = [row for row in rows if (row["prompt"], row["cost"]) == (prompt, cost)]
+            if not here:
+                continue
             values = {k: [row["mrr"] for row in here if row["layer"] == k] for k in layers}
             threshold = _TIMES_CHANCE * here[0]["chance_mrr"]
             chosen = [k for k in layers if fmean(values[k]) > threshold]
