@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="+", default=[*PREFIXES], choices=[*PREFIXES])
     parser.add_argument("--clouds", nargs="+", default=[*CLOUDS], choices=[*CLOUDS])
     parser.add_argument("--costs", nargs="+", default=[*COSTS], choices=[*COSTS])
+    parser.add_argument("--layers", nargs="+", type=int, help="Default: 0 to 4, 6, every fourth, the last.")
+    parser.add_argument("--controls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--dtype", default="float32", help="Of the frozen weights.")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
@@ -82,8 +85,11 @@ def main() -> None:
     old = chosen.output.read_text().split("\n") if chosen.output.exists() else []
     since = {"data": chosen.data}  # older rows do not name it
     done = {tuple(map((since | json.loads(line)).get, _KEY)) for line in old if line}
+    top = speech_llm.num_layers
+    layers = chosen.layers or [k for k in range(top + 1) if k in (*range(5), 6, top) or k % 4 == 0]
     for prompt in chosen.prompts:
         before = text_ids(speech_llm.batcher.tokenizer, PREFIXES[prompt])
+        read = cache(partial(states, speech_llm, pairs, "text", before, layers))  # the same for every ear
         for ear, source in ears.items():
             for cloud in chosen.clouds if before else ("span",):
                 about = {
@@ -94,15 +100,18 @@ def main() -> None:
                     continue
                 start = time.process_time()
                 hear_with(speech_llm, source)
-                found = states(speech_llm, pairs, source == "translation", before, cloud)
+                side = "translation" if source == "translation" else "speech"
+                heard, text = states(speech_llm, pairs, side, before, layers, cloud), read(cloud)
                 spent = round(time.process_time() - start, 1)
                 rows = [
                     {
                         "experiment": "retrieval_curve", **about, "prompt_tokens": len(before),
                         "extraction_cpu_seconds": spent, **row,
                     }
-                    for at in found
-                    for row in measured(at, texts, chosen.costs)
+                    for k in layers
+                    for row in measured(
+                        LayerStates(k, heard[k], text[k]), texts, chosen.costs, chosen.controls
+                    )
                 ]  # fmt: skip
                 chosen.output.parent.mkdir(parents=True, exist_ok=True)
                 with chosen.output.open("a", encoding="utf-8") as file:
@@ -129,41 +138,41 @@ def hear_with(speech_llm: SpeechLM, source: str) -> None:
 
 @torch.no_grad()
 def states(
-    speech_llm: SpeechLM, pairs: SpeechDataset, translated: bool, before: Sequence[int], cloud: str
-) -> list[LayerStates]:
-    """Return the states of both sides at every layer up to 4, then 6, every fourth, and the last."""
-    top = speech_llm.num_layers
-    layers = [layer for layer in range(top + 1) if layer in (*range(5), 6, top) or layer % 4 == 0]
-    found = {layer: LayerStates(layer, [], []) for layer in layers}
+    speech_llm: SpeechLM,
+    pairs: SpeechDataset,
+    side: str,
+    before: Sequence[int],
+    layers: Sequence[int],
+    cloud: str,
+) -> dict[int, list[np.ndarray]]:
+    """Return the states of one side, speech, text or translation, by layer."""
+    found: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
     for start in range(0, len(pairs), BATCH):
         items = [pairs[i] for i in range(start, min(start + BATCH, len(pairs)))]
-        sides = {
-            "speech": [(row.translation or "") if translated else content for row, content in items],
-            "text": [row.text or "" for row, _ in items],
-        }
-        for side, contents in sides.items():
-            batch = speech_llm.batcher.translation(contents, [""] * len(items), padding_side="right")
-            batch = speech_llm.batcher.up_to_speech(batch, before)
-            read = speech_llm.states if batch.sound else speech_llm.text_states
-            for layer, rows in read(batch, layers).items():
-                kept: list[np.ndarray] = getattr(found[layer], side)
-                kept += [
-                    row[at].float().numpy() for row, at in zip(rows, compared(batch, cloud), strict=True)
-                ]
-    return list(found.values())
+        contents = [content if side == "speech" else getattr(row, side) or "" for row, content in items]
+        batch = speech_llm.batcher.translation(contents, [""] * len(items), padding_side="right")
+        batch = speech_llm.batcher.up_to_speech(batch, before)
+        read = speech_llm.states if batch.sound else speech_llm.text_states
+        for layer, rows in read(batch, layers).items():
+            found[layer] += [
+                row[at].float().numpy() for row, at in zip(rows, compared(batch, cloud), strict=True)
+            ]
+    return found
 
 
-def measured(at: LayerStates, texts: Sequence[str], costs: Sequence[str] = COSTS) -> list[dict[str, Any]]:
-    """Return the MRR of one layer under every cost, with the controls."""
+def measured(
+    at: LayerStates, texts: Sequence[str], costs: Sequence[str], controls: bool
+) -> list[dict[str, Any]]:
+    """Return the MRR of one layer under every cost, with the shuffled control where asked."""
     layer, rows = about_layer(at, texts), []
     for cost in costs:
         speech, text = under_cost(*as_clouds(at), cost)
         ranking = exact_ranks(speech, text, texts=texts)
-        shuffled = control_ranks(speech, text, texts=texts).mrr
+        shuffled = round(control_ranks(speech, text, texts=texts).mrr, 4) if controls else None
         rows.append(
             {
                 "layer": at.layer, "cost": cost, "mrr": round(ranking.mrr, 4),
-                "shuffled_mrr": round(shuffled, 4), "chance_mrr": round(ranking.chance, 4),
+                "shuffled_mrr": shuffled, "chance_mrr": round(ranking.chance, 4),
                 "length_only_mrr": round(layer["length_only"], 4),
                 **{f"{side}_massive_tokens": round(layer[f"massive_{side}"], 4) for side in _SIDES},
                 **{f"{side}_top_energy": round(layer[f"energy_top_dims_{side}"], 4) for side in _SIDES},
