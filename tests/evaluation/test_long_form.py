@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -268,6 +269,11 @@ def test_by_the_command_line_in_the_precision_that_is_asked_for(recordings, tmp_
     assert isinstance(mixed.exception, EvaluationError) and "other settings" in str(mixed.exception)
     assert Closed.closed == 2
     assert "--streaming" in str(run("--chunk-seconds", "2").exception) and len(loaded) == 2
+    assert run("--streaming", "--chunk-seconds", "0").exit_code == 2 and len(loaded) == 2
+    for package, extra in (("omnisteval", "streaming"), ("mweralign", "long-form")):  # before hours of work
+        monkeypatch.setitem(sys.modules, package, None)
+        told = run("--streaming").exception
+        assert isinstance(told, EvaluationError) and f".[{extra}]" in str(told) and len(loaded) == 2
 
 
 @needs_mweralign

@@ -7,6 +7,7 @@ streams (BLEU, chrF, and LongYAAL, how late words are).
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import time
@@ -37,6 +38,10 @@ from aista.text.normalize import is_blank
 from aista.text.prompts import language
 
 LONG_FORM, STREAMING = "long_form.json", "streaming.json"
+_SCORERS = {  # package -> what it is for, and the extra that brings it
+    "mweralign": ("Cutting a text by reference segments needs mweralign.", "long-form"),
+    "omnisteval": ("The delay of streams is scored by OmniSTEval.", "streaming"),
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,19 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
 def _is_scored(talk: Talk) -> bool:
     """Whether any segment has a reference."""
     return any(text for *_, text in talk.segments)
+
+
+def demand(package: str) -> None:
+    """Demand the package that scores, mweralign or omnisteval.
+
+    Raises:
+        EvaluationError: It is not installed.
+    """
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        what, extra = _SCORERS[package]
+        raise EvaluationError(what, advice=f"pip install '.[{extra}]'") from None
 
 
 def long_form(
@@ -221,12 +239,9 @@ def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
     Raises:
         EvaluationError: mweralign is not installed.
     """
-    try:
-        from mweralign import align_texts
-    except ImportError:
-        raise EvaluationError(
-            "Cutting a text by reference segments needs mweralign.", advice="pip install '.[long-form]'"
-        ) from None
+    demand("mweralign")
+    from mweralign import align_texts
+
     spaces = language(code).spaces
 
     def tokens(line: str) -> str:
@@ -353,14 +368,11 @@ def omnisteval(folder: Path, code: str) -> dict[str, float]:
     Raises:
         EvaluationError: It is not installed.
     """
-    try:
-        from omnisteval.io import load_resegmentation_inputs
-        from omnisteval.resegment import resegment
-        from omnisteval.scoring import evaluate_instances
-    except ImportError:
-        raise EvaluationError(
-            "The delay of streams is scored by OmniSTEval.", advice="pip install '.[streaming]'"
-        ) from None
+    demand("omnisteval")
+    from omnisteval.io import load_resegmentation_inputs
+    from omnisteval.resegment import resegment
+    from omnisteval.scoring import evaluate_instances
+
     by_letter = not language(code).spaces
     places, texts, log = (str(folder / name) for name in ("segments.yaml", "references.txt", "instances.log"))
     words, said, segmentation, references = load_resegmentation_inputs(
