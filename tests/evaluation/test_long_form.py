@@ -307,6 +307,17 @@ def test_omnisteval_scores_what_is_written(recordings, tmp_path):
     assert found["2"]["chrf"] == pytest.approx(100.0)
 
 
+@pytest.mark.slow
+def test_a_delay_that_cannot_be_told_is_left_out(recordings, tmp_path, monkeypatch):
+    """NaN is no JSON."""
+    pytest.importorskip("omnisteval", reason="needs pip install '.[streaming]'")
+    clock = count(step=100.0)
+    monkeypatch.setattr("aista.evaluation.long_form.time.perf_counter", lambda: next(clock))
+    found = streaming(Counter(), recordings, tmp_path, [2.0])["by_chunk_seconds"]["2"]
+    assert found["long_yaal"] > 0 and "ca_long_yaal" not in found
+    assert "NaN" not in (tmp_path / "streaming.json").read_text()
+
+
 class Victim(Counter):
     """Dies as by kill -9 when it is asked about the second recording."""
 

@@ -365,6 +365,8 @@ def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> dict
 def omnisteval(folder: Path, code: str) -> dict[str, float]:
     """Score a folder of :func:`streaming` with OmniSTEval.
 
+    A delay that it cannot tell is left out, as where every word came after the end of its recording.
+
     Raises:
         EvaluationError: It is not installed.
     """
@@ -383,7 +385,7 @@ def omnisteval(folder: Path, code: str) -> dict[str, float]:
         char_level=by_letter, lang=None if by_letter else code,
     )  # fmt: skip
     scores, *_ = evaluate_instances(instances, bleu_tokenizer=language(code).bleu_tokenizer)
-    return {name: float(value) for name, value in scores.items()}
+    return {name: float(value) for name, value in scores.items() if math.isfinite(value)}
 
 
 def draw(by_chunk: dict[str, dict[str, float]], path: Path) -> None:
@@ -399,5 +401,6 @@ def draw(by_chunk: dict[str, dict[str, float]], path: Path) -> None:
         for x, y, key in points:
             axes.annotate(f"{key} s", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
     axes.set(xlabel="LongYAAL (s)", ylabel="BLEU")
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.savefig(path, dpi=150)
