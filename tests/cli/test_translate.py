@@ -67,16 +67,18 @@ def test_one_file_prints_the_text_alone(talk):
 def test_several_files_are_named_and_a_bad_one_stops_no_other(talk, tmp_path):
     (tmp_path / "broken.wav").write_text("not sound")
     silent = write_wav(tmp_path / "silent.wav", np.zeros(16_000))
-    result = translate(talk, tmp_path / "broken.wav", tmp_path / "missing.wav", silent, talk, "--to", "zh")
+    bad = [tmp_path / "broken.wav", tmp_path / "missing.wav", tmp_path]
+    result = translate(talk, *bad, silent, talk, "--to", "zh")
     assert result.exit_code == 1
     assert result.stdout == f"{talk}: 中w3\n{silent}: \n{talk}: 中w3\n"
     for words in (
         "broken.wav: cannot be decoded",
         "missing.wav: no such file",
         "silent.wav: the recording is silent",
+        f"Name what is in it: {tmp_path}/*",
     ):
         assert words in result.stderr
-    assert "2 of 5 files could not be translated" in result.stderr
+    assert "3 of 6 files could not be translated" in result.stderr
 
 
 def test_stdin_is_a_file(talk):

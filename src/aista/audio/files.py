@@ -525,7 +525,8 @@ def _opened_file(path: Path) -> BinaryIO:
             f"{path}: no such file.", advice="Check the path; in a manifest it is relative to the manifest."
         ) from None
     except OSError as error:
-        raise AudioError(f"{path}: cannot be opened.", got=error.strerror) from None
+        advice = f"Name what is in it: {path / '*'}" if isinstance(error, IsADirectoryError) else None
+        raise AudioError(f"{path}: cannot be opened.", got=error.strerror, advice=advice) from None
     except ValueError as error:
         raise AudioError(f"{str(path)!a}: no file can have this name.", got=str(error)) from None
 
