@@ -77,6 +77,15 @@ def test_rows_become_talks(recordings, tmp_path):
             talks([str(tmp_path / "bare.jsonl")])
 
 
+def test_a_recording_in_two_languages_is_refused(recordings, tmp_path):
+    """The text of the whole would be cut by half of its references."""
+    row = {"audio": "a.wav", "task": "st", "tgt_lang": "zh", "translation": "one", "duration": 1.0}
+    rows = [Utterance(id=code, src_lang=code, **row) for code in ("en", "fr")]
+    write_manifest(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(EvaluationError, match=r"a\.wav.*several spoken languages[^$]*en, fr"):
+        talks([str(tmp_path / "rows.jsonl")])
+
+
 def test_a_row_without_a_length_goes_to_the_end_and_one_without_a_reference_is_blank(recordings, tmp_path):
     common = {"audio": "a.wav", "task": "st", "tgt_lang": "zh"}
     rows = [

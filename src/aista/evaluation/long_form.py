@@ -73,7 +73,8 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
     """Gather the rows of manifests by their recordings, of at most ``limit``; a channel is one of its own.
 
     Raises:
-        EvaluationError: No row has a reference, or languages are mixed.
+        EvaluationError: No row has a reference, rows go into several languages, or in one recording several
+            are spoken.
     """
     found: dict[tuple[str, str, str, int | None], list[tuple[float, float, str, str]]] = {}
     for path in paths:
@@ -98,6 +99,17 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
             got=f"{sum(map(_is_scored, whole))} recordings with a reference, into {targets}",
             expected="rows of task st or asr with references, into one language",
         )
+    spoken: dict[str, list[str]] = defaultdict(list)
+    for talk in whole:
+        spoken[talk.name].append(talk.source)
+    for name, sources in spoken.items():
+        if len(sources) > 1:
+            raise EvaluationError(
+                f"{name}: rows of one recording name several spoken languages.",
+                got=", ".join(sources),
+                expected="one: a recording is heard whole",
+                advice="Leave out the rows of the others.",
+            )
     return whole
 
 
