@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
+import sys
+import tarfile
+import threading
 import wave
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +20,7 @@ from typer.testing import CliRunner
 from aista.cli import evaluate as evaluate_verb
 from aista.cli import translate as translate_verb
 from aista.errors import ConfigError, Interrupted
-from aista.inference import formats
+from aista.inference import formats, streaming
 from aista.inference import translator as translator_module
 from aista.inference.translating import GenerationSettings
 from tests.audio.sounds import encoded
@@ -59,16 +67,18 @@ def test_one_file_prints_the_text_alone(talk):
 def test_several_files_are_named_and_a_bad_one_stops_no_other(talk, tmp_path):
     (tmp_path / "broken.wav").write_text("not sound")
     silent = write_wav(tmp_path / "silent.wav", np.zeros(16_000))
-    result = translate(talk, tmp_path / "broken.wav", tmp_path / "missing.wav", silent, talk, "--to", "zh")
+    bad = [tmp_path / "broken.wav", tmp_path / "missing.wav", tmp_path]
+    result = translate(talk, *bad, silent, talk, "--to", "zh")
     assert result.exit_code == 1
     assert result.stdout == f"{talk}: 中w3\n{silent}: \n{talk}: 中w3\n"
     for words in (
         "broken.wav: cannot be decoded",
         "missing.wav: no such file",
         "silent.wav: the recording is silent",
+        f"Name what is in it: {tmp_path}/*",
     ):
         assert words in result.stderr
-    assert "2 of 5 files could not be translated" in result.stderr
+    assert "3 of 6 files could not be translated" in result.stderr
 
 
 def test_stdin_is_a_file(talk):
@@ -118,6 +128,10 @@ def test_two_files_of_one_name_do_not_overwrite_each_other(talk, tmp_path):
     other = write_wav(tmp_path / "talk.wave", tone(2.0))
     translate(talk, other, "--to", "zh", "--output-dir", tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").glob("*.txt")} == {"talk.wav.zh.txt", "talk.wave.zh.txt"}
+    same = translate(
+        talk, tmp_path / "sub" / ".." / "talk.wav", "--to", "zh", "--output-dir", tmp_path / "same"
+    )
+    assert same.exit_code == 0 and (tmp_path / "same" / "talk.zh.txt").exists()
 
 
 @pytest.fixture
@@ -213,7 +227,7 @@ def test_a_process_may_die_at_any_time(talk, tmp_path, asked, monkeypatch):
         assert isinstance(translate(*words).exception, ZeroDivisionError)
     record = out / ".translations.jsonl"
     assert record.exists() and not (out / "talk.zh.txt").exists()
-    record.write_text(record.read_text()[:-20])
+    record.write_bytes(record.read_bytes()[:-20] + b"\xff")
     assert translate(*words).exit_code == 0 and len(asked) == 2
     assert "finished before" in translate(*words).stderr
     write_wav(tmp_path / "talk.wav", tone(2.0))
@@ -221,6 +235,58 @@ def test_a_process_may_die_at_any_time(talk, tmp_path, asked, monkeypatch):
         patch.setattr(formats, "write_whole", lambda *_: 1 / 0)
         translate(*words)
     assert translate(*words).exit_code == 0 and (out / "talk.zh.txt").read_text() == "中w6\n"
+
+
+def test_two_calls_at_once_do_not_write_over_each_other(talk, tmp_path, monkeypatch):
+    """What another call has written since this one began is kept as what was there before."""
+    out, words = tmp_path / "out", ["--to", "zh", "--output-dir", tmp_path / "out"]
+    (tmp_path / "other").mkdir()
+    other = write_wav(tmp_path / "other" / "talk.wav", tone(2.0))
+    fresh = write_wav(tmp_path / "fresh.wav", tone(1.0))
+    answer, inner = translator_module.Translator.answer, []
+
+    def while_the_other_writes(self, pieces, request):
+        if not inner:
+            inner.append(None)
+            inner.append(translate(other, *words))
+        return answer(self, pieces, request)
+
+    monkeypatch.setattr(translator_module.Translator, "answer", while_the_other_writes)
+    outer = translate(talk, fresh, *words)
+    assert inner[1].exit_code == 0 and (out / "talk.zh.txt").read_text() == "中w6\n"
+    assert outer.exit_code == 1 and "1 of 2 files" in outer.stderr and (out / "fresh.zh.txt").exists()
+    assert "another recording" in outer.stderr and "--overwrite" in outer.stderr
+    assert "finished before" in translate(other, *words).stderr
+    inner.clear()
+    assert translate(talk, *words, "--overwrite").exit_code == 0
+    assert (out / "talk.zh.txt").read_text() == "中w3\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_read_once(talk, tmp_path):
+    """As of `aista translate <(ffmpeg ...)`: its digest took it all, and then it was waited for."""
+    out, pipe = tmp_path / "out", tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    content = Path(talk).read_bytes()
+    for words, wanted in ((["--output-dir", out], ""), (["--output-dir", out], ""), ([], "中w3\n")):
+        writer = threading.Thread(target=pipe.write_bytes, args=(content,), daemon=True)
+        writer.start()
+        result = translate(pipe, "--to", "zh", *words)
+        writer.join(10)
+        assert (result.exit_code, result.stdout) == (0, wanted) and not writer.is_alive()
+    assert (out / "pipe.zh.txt").read_text() == "中w3\n"
+
+
+def test_recordings_in_archives_are_told_apart(tmp_path):
+    out, words = tmp_path / "out", ["--to", "zh", "--output-dir", tmp_path / "out"]
+    for name, seconds in (("one", 1.0), ("two", 2.0)):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            archive.add(write_wav(tmp_path / "new.wav", tone(seconds)), "talk.wav")
+    assert translate(tmp_path / "one.tar" / "talk.wav", *words).exit_code == 0
+    assert "finished before" in translate(tmp_path / "one.tar" / "talk.wav", *words).stderr
+    refused = translate(tmp_path / "two.tar" / "talk.wav", *words)
+    assert refused.exit_code == 1 and "another recording" in refused.stderr
+    assert (out / "talk.zh.txt").read_text() == "中w3\n"
 
 
 def test_several_subtitle_files_need_a_folder_and_stdin_comes_once(talk):
@@ -277,6 +343,61 @@ def test_live_refuses_what_is_for_files(monkeypatch, option):
 def test_chunks_are_of_live_alone(talk):
     assert translate(talk, "--to", "zh", "--chunk-seconds", "1").exit_code == 2
     assert translate(talk, "--to", "zh", "--overwrite").exit_code == 2  # nor is this of stdout
+
+
+class Terminal(io.StringIO):
+    """Four rows of 20 columns and what has scrolled off them."""
+
+    def isatty(self):
+        return True
+
+    @property
+    def rows(self):
+        rows, top, row = [""], 0, 0
+        for number, command, letter in re.findall(
+            r"\x1b\[\??(\d*(?:;\d+)*)([A-Za-z])|([^\x1b])", self.getvalue()
+        ):
+            if letter == "\n":
+                row += 1
+                rows += [""] * (row + 1 - len(rows))
+                top = max(top, row - 3)
+            elif letter == "\r":
+                pass  # every line is erased, or written whole
+            elif command == "A":
+                row = max(top, row - int(number or 1))
+            elif command == "K":
+                rows[row] = ""
+            elif letter:
+                rows[row] += letter
+        return [row.rstrip() for row in rows]
+
+
+def test_a_long_live_text_is_drawn_once(monkeypatch):
+    """Lines that a terminal has scrolled away cannot be drawn anew: they were, at every tenth of a second."""
+    said = [f"word{number}" for number in range(60)]
+
+    class Talking:
+        text = unstable = ""
+
+        def __init__(self, *_, **__):
+            self._left = iter(said)
+
+        def push(self, samples):
+            word = next(self._left, "")
+            self.text, self.unstable = f"{self.text} {word}".strip(), "and perhaps more"
+            return None
+
+        def finish(self):
+            self.unstable = ""
+
+    screen = Terminal()
+    monkeypatch.setattr(streaming, "Stream", Talking)
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(bytes(3200 * 70))))
+    for name, value in (("COLUMNS", "20"), ("LINES", "4"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    translate_verb._live(None, "en", "en", 1.0, piped=True, as_json=False)
+    assert " ".join(screen.rows).split() == said
 
 
 def test_ctrl_c_while_a_sentence_is_answered_keeps_it(monkeypatch):

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -74,6 +75,15 @@ def test_rows_become_talks(recordings, tmp_path):
         write_manifest(tmp_path / "bare.jsonl", [Utterance(id="a", audio="a.wav", **row)])
         with pytest.raises(EvaluationError, match="no test set of recordings"):
             talks([str(tmp_path / "bare.jsonl")])
+
+
+def test_a_recording_in_two_languages_is_refused(recordings, tmp_path):
+    """The text of the whole would be cut by half of its references."""
+    row = {"audio": "a.wav", "task": "st", "tgt_lang": "zh", "translation": "one", "duration": 1.0}
+    rows = [Utterance(id=code, src_lang=code, **row) for code in ("en", "fr")]
+    write_manifest(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(EvaluationError, match=r"a\.wav.*several spoken languages[^$]*en, fr"):
+        talks([str(tmp_path / "rows.jsonl")])
 
 
 def test_a_row_without_a_length_goes_to_the_end_and_one_without_a_reference_is_blank(recordings, tmp_path):
@@ -268,6 +278,11 @@ def test_by_the_command_line_in_the_precision_that_is_asked_for(recordings, tmp_
     assert isinstance(mixed.exception, EvaluationError) and "other settings" in str(mixed.exception)
     assert Closed.closed == 2
     assert "--streaming" in str(run("--chunk-seconds", "2").exception) and len(loaded) == 2
+    assert run("--streaming", "--chunk-seconds", "0").exit_code == 2 and len(loaded) == 2
+    for package, extra in (("omnisteval", "streaming"), ("mweralign", "long-form")):  # before hours of work
+        monkeypatch.setitem(sys.modules, package, None)
+        told = run("--streaming").exception
+        assert isinstance(told, EvaluationError) and f".[{extra}]" in str(told) and len(loaded) == 2
 
 
 @needs_mweralign
@@ -299,6 +314,17 @@ def test_omnisteval_scores_what_is_written(recordings, tmp_path):
     halves = [replace(recordings[0], channel=0), replace(recordings[1], audio=recordings[0].audio)]
     found = streaming(Counter(), halves, tmp_path / "channels", [2.0])["by_chunk_seconds"]
     assert found["2"]["chrf"] == pytest.approx(100.0)
+
+
+@pytest.mark.slow
+def test_a_delay_that_cannot_be_told_is_left_out(recordings, tmp_path, monkeypatch):
+    """NaN is no JSON."""
+    pytest.importorskip("omnisteval", reason="needs pip install '.[streaming]'")
+    clock = count(step=100.0)
+    monkeypatch.setattr("aista.evaluation.long_form.time.perf_counter", lambda: next(clock))
+    found = streaming(Counter(), recordings, tmp_path, [2.0])["by_chunk_seconds"]["2"]
+    assert found["long_yaal"] > 0 and "ca_long_yaal" not in found
+    assert "NaN" not in (tmp_path / "streaming.json").read_text()
 
 
 class Victim(Counter):

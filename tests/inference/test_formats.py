@@ -67,7 +67,8 @@ def test_tsv_text_json():
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_written_format_carries_the_warnings(kind, tmp_path):
-    place, beside = tmp_path / f"talk.en{SUFFIXES[kind]}", tmp_path / "talk.en.warnings.json"
+    place = tmp_path / f"talk.en{SUFFIXES[kind]}"
+    beside = tmp_path / f"{place.name}.warnings.json"
     told = write(TALK, kind, place)
     if told is None:
         assert kind in ("json", "vtt") and not beside.exists() and "silent" in place.read_text()
@@ -78,12 +79,14 @@ def test_every_written_format_carries_the_warnings(kind, tmp_path):
     assert write(replace(TALK, warnings=()), kind, place) is None and not beside.exists()
 
 
-@pytest.mark.parametrize("kind", ["vtt", "json"])
+@pytest.mark.parametrize("kind", ["vtt", "json", "text", "tsv"])
 def test_a_second_format_keeps_the_warnings_of_the_first(kind, tmp_path):
+    """It may be another model's."""
     beside = write(TALK, "srt", tmp_path / "talk.en.srt")
-    assert write(TALK, kind, tmp_path / f"talk.en.{kind}") is None and beside.exists()
-    write(replace(TALK, warnings=()), kind, tmp_path / f"talk.en.{kind}")
-    assert not beside.exists()
+    told = beside.read_text()
+    for warnings in ((TranslationWarning("noise", "noise"),), ()):
+        write(replace(TALK, warnings=warnings), kind, tmp_path / f"talk.en{SUFFIXES[kind]}")
+        assert beside.read_text() == told
 
 
 def test_no_arrow_of_any_length_stays_in_a_text():
@@ -100,6 +103,17 @@ def test_the_work_of_setting_subtitles_grows_with_their_letters_alone(monkeypatc
         TranslatedSegment(5.0 * i, 5.0 * i + 5.0, "医生昨天在公园里买了一本书给律师") for i in range(20)
     )
     assert cues(replace(TALK, segments=rows, language="zh")) and len(measured) < 3 * 16 * 20
+
+
+def test_no_subtitle_ends_after_the_sound():
+    """Ours could not be imported with their sound: there a cue beyond its end is an error."""
+    words = tuple(Word(f"{word}.", start, start + 0.2) for word, start in (("Yes", 0.1), ("No", 3.0)))
+    rows = (TranslatedSegment(0.0, 3.25, "Yes. No.", words=words),)
+    first, last = cues(replace(TALK, segments=rows, duration_seconds=3.25))
+    assert (first.start_seconds, first.end_seconds) == pytest.approx((0.1, 1.1))
+    assert (last.start_seconds, last.end_seconds) == pytest.approx((2.25, 3.25))
+    tiny = replace(TALK, segments=(TranslatedSegment(0.0, 0.4, "Yes."),), duration_seconds=0.4)
+    assert [(cue.start_seconds, cue.end_seconds) for cue in cues(tiny)] == [(0.0, 0.4)]
 
 
 def test_unknown_format():
@@ -141,6 +155,7 @@ def test_subtitles_are_as_subtitlers_set_them(talk):
     for cue in found:
         assert 1 <= len(cue.lines) <= 2 and all(columns(line) <= COLUMNS for line in cue.lines)
         assert 0 < cue.end_seconds - cue.start_seconds <= 7.0 + 1e-9
+        assert cue.end_seconds <= talk.duration_seconds + 1e-9
     assert all(a.end_seconds <= b.start_seconds + 1e-9 for a, b in pairwise(found))
     kept = "".join("".join(line.split()) for cue in found for line in cue.lines)
     assert kept == "".join("".join(row.text.split()) for row in talk.segments)
@@ -148,7 +163,9 @@ def test_subtitles_are_as_subtitlers_set_them(talk):
         if cue.end_seconds - cue.start_seconds < 1.0 - 1e-9:
             before = found[number - 1].end_seconds if number else 0.0
             assert cue.start_seconds == pytest.approx(before)
-            assert cue.end_seconds == pytest.approx(found[number + 1].start_seconds)
+            last = number + 1 == len(found)
+            limit = talk.duration_seconds if last else found[number + 1].start_seconds
+            assert cue.end_seconds == pytest.approx(limit)
 
 
 @settings(max_examples=50, deadline=None)

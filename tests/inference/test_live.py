@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from aista.audio import speech
 from aista.cli import translate as verb
 from aista.errors import AudioError
+from aista.inference import streaming
 from aista.inference import translator as translator_module
 from aista.inference.streaming import Stream, from_microphone
 from aista.inference.translator import Translator
@@ -64,6 +65,15 @@ def test_every_sample_arrives_in_order(microphone, capsys):
     blocks = list(from_microphone(threading.Event()))
     assert np.array_equal(np.concatenate(blocks), SOUND)
     assert capsys.readouterr().err.count("input overflow") == 1
+
+
+def test_a_text_that_falls_behind_is_told(microphone, monkeypatch, capsys):
+    """Sound waits in memory while the model is at work: on a slow machine more and more of it."""
+    microphone(after=staticmethod(gone), start=lambda self: setattr(self, "active", True) or self._record())
+    for seconds, times in ((10.0, 0), (2.0, 1)):
+        monkeypatch.setattr(streaming, "_BEHIND_SECONDS", seconds)
+        assert np.array_equal(np.concatenate([*from_microphone(threading.Event())]), SOUND)
+        assert capsys.readouterr().err.count("4 s behind the sound") == times
 
 
 def test_ctrl_c_ends_with_the_last_text(microphone, monkeypatch):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,6 +50,36 @@ def test_simulstream_inference_runs_our_stream(tmp_path, monkeypatch, caplog):
     stream.finish()
     assert said == stream.text and said
     assert not any(row.get("deleted_tokens") for row in rows)
+
+
+def test_clients_take_turns_at_the_model(monkeypatch):
+    """simulstream's server asks the processors of its pool from threads; they share a model."""
+    from aista.audio import speech
+    from aista.inference.simulstream import AistaProcessor
+    from aista.inference.translator import Translator
+    from tests.evaluation.standins import Model, Processor, tone
+
+    busy, answer = threading.Lock(), Translator.answer
+
+    def alone(self, pieces, request):
+        assert busy.acquire(blocking=False), "two at once"
+        try:
+            time.sleep(0.05)
+            return answer(self, pieces, request)
+        finally:
+            busy.release()
+
+    monkeypatch.setattr(speech, "is_installed", lambda: False)  # loud is speech
+    monkeypatch.setattr(Translator, "answer", alone)
+    monkeypatch.setattr(AistaProcessor, "_translator", Translator(Model(), Processor()))
+
+    def said(_):
+        processor = AistaProcessor(SimpleNamespace(speech_chunk_size=1.0, target_language="zh"))
+        parts = [processor.process_chunk(tone(1.0)) for _ in range(3)]
+        return "".join(part.new_string for part in [*parts, processor.end_of_stream()])
+
+    with ThreadPoolExecutor(2) as clients:
+        assert list(clients.map(said, range(2))) == ["中w9"] * 2
 
 
 def test_streams_are_forgotten_when_cleared():

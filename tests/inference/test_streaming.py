@@ -109,6 +109,15 @@ def test_a_steady_answer_is_given_early_and_equals_the_late_one():
     )
 
 
+def test_sound_that_waited_is_asked_about_once():
+    """What arrived while a slow model was at work: to ask for every chunk of it, it would never catch up."""
+    samples = np.concatenate([np.full(56_000, 0.2), np.zeros(16_000)]).astype(np.float32)
+    stream, emissions = run(samples, [8_000, 48_000, 8_000, 8_000], chunk_seconds=0.5)
+    assert stream.translator.asked <= 4  # of eight chunks
+    assert stream.text == "one two three four five six seven"
+    assert "".join(row.text for row in emissions) == stream.text
+
+
 class Levels(SpeechTranslator):
     """Says a word for every level that it hears for a quarter of a second."""
 

@@ -158,6 +158,11 @@ def test_a_refusal_names_its_field(client, form, field):
     assert error["param"] == field and field in error["message"] + "model"
 
 
+def test_codes_are_public_names(client):
+    sounds = {"NoSound": encoded(np.zeros(0), format="WAV"), "AudioError": b"no sound"}
+    assert [post(client, content=sound).json()["error"]["code"] for sound in sounds.values()] == [*sounds]
+
+
 def test_what_stands_in_the_address_is_not_ignored(client):
     reply = client.post("/v1/audio/translations?to_language=zh", files={"file": ("talk.wav", TALK)})
     assert reply.status_code == 400 and reply.json()["error"]["param"] == "to_language"

@@ -45,11 +45,11 @@ _EMPTY_PART = "one of the recordings that are joined in it holds no sound"
 _CANCELLED = 0.04  # of the power that one channel alone leaves in the mean of all: less, and they cancel
 
 
-class _NoSound(AudioError):
+class NoSound(AudioError):
     """A file holds no samples."""
 
 
-class _NoChannel(AudioError):
+class NoChannel(AudioError):
     """A file has fewer channels."""
 
 
@@ -341,7 +341,7 @@ def _with_sound(stream: BinaryIO, part: Part, name: str, use: Callable[[Sndfile 
     try:
         with closing(Sndfile(Window(stream, part), name)) as sound:
             return use(_believable(sound, name))
-    except (Overlong, _NoChannel):
+    except (Overlong, NoChannel):
         raise
     except AudioError as error:
         first = error
@@ -349,15 +349,15 @@ def _with_sound(stream: BinaryIO, part: Part, name: str, use: Callable[[Sndfile 
     if part.kind is None:
         stream.seek(part.start)
         raise undecodable(name, decoders.describe(stream.read(64))) if unknown else first
-    if isinstance(first, _NoSound) and part.kind is decoders.WAV:
+    if isinstance(first, NoSound) and part.kind is decoders.WAV:
         raise first  # FFmpeg would take what follows for samples
     try:
         with open_track(Window(stream, part), part.kind, name) as track:
             return use(_believable(track, name))
-    except (Overlong, _NoChannel):
+    except (Overlong, NoChannel):
         raise
     except NoDecoder as error:
-        if isinstance(first, _NoSound):
+        if isinstance(first, NoSound):
             raise first from None
         raise (error if unknown else undecodable(name, first.got, error.advice)) from None
     except AudioError as error:
@@ -370,7 +370,7 @@ def _with_sound_or(
     """Return what ``use`` makes of a part; ``empty`` where it holds no sound and says so."""
     try:
         return _with_sound(stream, part, name, use)
-    except _NoSound:
+    except NoSound:
         _hold_against(0.0, max(part.seconds, part.promised_seconds), name)
         return empty
 
@@ -415,7 +415,7 @@ def _read(stream: BinaryIO, part: Part, ask: _Ask) -> _Piece:
 def _heard(sound: Sndfile | Track, part: Part, ask: _Ask) -> _Piece:
     """Decode what is asked for of a part and hold it against what the part says of its length."""
     if ask.channel is not None and not 0 <= ask.channel < sound.channels:
-        raise _NoChannel(
+        raise NoChannel(
             f"{ask.name}: there is no channel {ask.channel}.",
             got=f"{sound.channels} channel(s)",
             expected=f"0 <= channel < {sound.channels}",
@@ -511,8 +511,8 @@ def _stream(source: AudioSource) -> Iterator[tuple[str, BinaryIO]]:
             stream.close()
 
 
-def _no_sound(name: str) -> _NoSound:
-    return _NoSound(f"{name}: holds no sound.", got="0 samples", advice="Leave this file out.")
+def _no_sound(name: str) -> NoSound:
+    return NoSound(f"{name}: holds no sound.", got="0 samples", advice="Leave this file out.")
 
 
 def _opened_file(path: Path) -> BinaryIO:
@@ -525,7 +525,8 @@ def _opened_file(path: Path) -> BinaryIO:
             f"{path}: no such file.", advice="Check the path; in a manifest it is relative to the manifest."
         ) from None
     except OSError as error:
-        raise AudioError(f"{path}: cannot be opened.", got=error.strerror) from None
+        advice = f"Name what is in it: {path / '*'}" if isinstance(error, IsADirectoryError) else None
+        raise AudioError(f"{path}: cannot be opened.", got=error.strerror, advice=advice) from None
     except ValueError as error:
         raise AudioError(f"{str(path)!a}: no file can have this name.", got=str(error)) from None
 

@@ -51,7 +51,8 @@ def evaluate(
         bool, typer.Option("--streaming", help="Recordings as streams: quality and delay, by OmniSTEval.")
     ] = False,
     chunk_seconds: Annotated[
-        list[float] | None, typer.Option(help="With --streaming: chunk sizes.", show_default="0.5, 1, 2, 4")
+        list[float] | None,
+        typer.Option(min=0.1, help="With --streaming: chunk sizes.", show_default="0.5, 1, 2, 4"),
     ] = None,
     comet: Annotated[
         str | None,
@@ -132,6 +133,10 @@ def _recordings(
     from aista.evaluation import long_form
     from aista.run_folder import inputs_of
 
+    if whole:  # what is not installed is told before hours of work
+        long_form.demand("mweralign")
+    if chunk_seconds:
+        long_form.demand("omnisteval")
     output, found = Path(settings.output), long_form.talks(settings.data, settings.limit)
     system = _system(settings)
     system.vad = True  # a baseline, too, looks for speech in a recording

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import sys
 import tempfile
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -77,7 +79,7 @@ def translate(
     output_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Write FILE.LANGUAGE.SUFFIX here, of srt, tsv and text also FILE.LANGUAGE.warnings.json.",
+            help="Write FILE.LANGUAGE.SUFFIX here, and warnings about srt, tsv and text beside it.",
             show_default="stdout",
         ),
     ] = None,
@@ -189,8 +191,12 @@ def translate(
                 if folder is None:
                     _print(result, name, output_format, several=len(files) > 1)
                 else:
-                    beside = write(result, output_format, places[name], partial(folder.note, places[name]))
+                    note = partial(folder.note, places[name], overwrite=overwrite)
+                    beside = write(result, output_format, places[name], note)
                     typer.echo(f"{name}: {places[name]}{f' and {beside.name}' if beside else ''}", err=True)
+            except ConfigError as error:  # another call has written there meanwhile
+                failures += 1
+                typer.echo(f"error: {name}: {error}", err=True)
             except OSError as error:
                 if folder is None:
                     raise  # stdout is gone, for all files
@@ -274,12 +280,18 @@ def _live(
 
     if not piped:
         signal.signal(signal.SIGINT, end)
-    drawn = sys.stdout.isatty() and not as_json
+    drawn, whole = sys.stdout.isatty() and not as_json, 0  # letters in lines that are whole
     with Live(console=Console(), auto_refresh=False, vertical_overflow="visible") as screen:
 
         def show(emission: Any) -> None:
-            if drawn:
-                screen.update(Text.assemble(stream.text, (f" {stream.unstable}", "dim")), refresh=True)
+            nonlocal whole
+            if drawn:  # of stable text the last line alone: what a terminal has scrolled on is not drawn anew
+                *lines, last = Text(stream.text[whole:]).wrap(screen.console, screen.console.width)
+                whole = len(stream.text) - len(last)
+                screen.update(Text.assemble(last, (f" {stream.unstable}", "dim")))
+                if lines:
+                    screen.console.print(*lines, sep="\n")
+                screen.refresh()
             elif emission.text:
                 line = json.dumps(asdict(emission), ensure_ascii=False) + "\n" if as_json else emission.text
                 sys.stdout.write(line)
@@ -299,12 +311,17 @@ def _live(
 
 
 def _sound(name: str) -> Any:
-    """Return what to read: the path, or the bytes of stdin under its own name."""
-    if name != STDIN:
-        return name
-    sound = io.BytesIO(sys.stdin.buffer.read())
-    sound.name = "<stdin>"
-    return sound
+    """Return what to read: the path, or what comes only once, the bytes of stdin or of a pipe with a name."""
+    if name == STDIN:
+        sound = io.BytesIO(sys.stdin.buffer.read())
+        sound.name = "<stdin>"
+        return sound
+    with suppress(OSError, ValueError):  # what cannot be opened is told when its turn comes
+        if stat.S_ISFIFO(os.stat(name).st_mode):
+            sound = io.BytesIO(Path(name).read_bytes())
+            sound.name = name
+            return sound
+    return name
 
 
 def _places(files: list[str], target: str, output_format: str, folder: Path | None) -> dict[str, Path]:
@@ -324,7 +341,7 @@ def _places(files: list[str], target: str, output_format: str, folder: Path | No
                 advice="Add --output-dir FOLDER.",
             )
         return {}
-    names = dict.fromkeys(files)
+    names = {name if name == STDIN else os.path.abspath(name): name for name in files}.values()
     stems = Counter(_stem(name) for name in names)
     ending = f".{target}{SUFFIXES[output_format]}"
     places = {

@@ -7,6 +7,7 @@ streams (BLEU, chrF, and LongYAAL, how late words are).
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import time
@@ -37,6 +38,10 @@ from aista.text.normalize import is_blank
 from aista.text.prompts import language
 
 LONG_FORM, STREAMING = "long_form.json", "streaming.json"
+_SCORERS = {  # package -> what it is for, and the extra that brings it
+    "mweralign": ("Cutting a text by reference segments needs mweralign.", "long-form"),
+    "omnisteval": ("The delay of streams is scored by OmniSTEval.", "streaming"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
     """Gather the rows of manifests by their recordings, of at most ``limit``; a channel is one of its own.
 
     Raises:
-        EvaluationError: No row has a reference, or languages are mixed.
+        EvaluationError: No row has a reference, rows go into several languages, or in one recording several
+            are spoken.
     """
     found: dict[tuple[str, str, str, int | None], list[tuple[float, float, str, str]]] = {}
     for path in paths:
@@ -93,12 +99,36 @@ def talks(paths: Sequence[str], limit: int | None = None) -> list[Talk]:
             got=f"{sum(map(_is_scored, whole))} recordings with a reference, into {targets}",
             expected="rows of task st or asr with references, into one language",
         )
+    spoken: dict[str, list[str]] = defaultdict(list)
+    for talk in whole:
+        spoken[talk.name].append(talk.source)
+    for name, sources in spoken.items():
+        if len(sources) > 1:
+            raise EvaluationError(
+                f"{name}: rows of one recording name several spoken languages.",
+                got=", ".join(sources),
+                expected="one: a recording is heard whole",
+                advice="Leave out the rows of the others.",
+            )
     return whole
 
 
 def _is_scored(talk: Talk) -> bool:
     """Whether any segment has a reference."""
     return any(text for *_, text in talk.segments)
+
+
+def demand(package: str) -> None:
+    """Demand the package that scores, mweralign or omnisteval.
+
+    Raises:
+        EvaluationError: It is not installed.
+    """
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        what, extra = _SCORERS[package]
+        raise EvaluationError(what, advice=f"pip install '.[{extra}]'") from None
 
 
 def long_form(
@@ -221,12 +251,9 @@ def resegmented(text: str, references: Sequence[str], code: str) -> list[str]:
     Raises:
         EvaluationError: mweralign is not installed.
     """
-    try:
-        from mweralign import align_texts
-    except ImportError:
-        raise EvaluationError(
-            "Cutting a text by reference segments needs mweralign.", advice="pip install '.[long-form]'"
-        ) from None
+    demand("mweralign")
+    from mweralign import align_texts
+
     spaces = language(code).spaces
 
     def tokens(line: str) -> str:
@@ -350,17 +377,16 @@ def streamed(system: SpeechTranslator, talk: Talk, chunk_seconds: float) -> dict
 def omnisteval(folder: Path, code: str) -> dict[str, float]:
     """Score a folder of :func:`streaming` with OmniSTEval.
 
+    A delay that it cannot tell is left out, as where every word came after the end of its recording.
+
     Raises:
         EvaluationError: It is not installed.
     """
-    try:
-        from omnisteval.io import load_resegmentation_inputs
-        from omnisteval.resegment import resegment
-        from omnisteval.scoring import evaluate_instances
-    except ImportError:
-        raise EvaluationError(
-            "The delay of streams is scored by OmniSTEval.", advice="pip install '.[streaming]'"
-        ) from None
+    demand("omnisteval")
+    from omnisteval.io import load_resegmentation_inputs
+    from omnisteval.resegment import resegment
+    from omnisteval.scoring import evaluate_instances
+
     by_letter = not language(code).spaces
     places, texts, log = (str(folder / name) for name in ("segments.yaml", "references.txt", "instances.log"))
     words, said, segmentation, references = load_resegmentation_inputs(
@@ -371,7 +397,7 @@ def omnisteval(folder: Path, code: str) -> dict[str, float]:
         char_level=by_letter, lang=None if by_letter else code,
     )  # fmt: skip
     scores, *_ = evaluate_instances(instances, bleu_tokenizer=language(code).bleu_tokenizer)
-    return {name: float(value) for name, value in scores.items()}
+    return {name: float(value) for name, value in scores.items() if math.isfinite(value)}
 
 
 def draw(by_chunk: dict[str, dict[str, float]], path: Path) -> None:
@@ -387,5 +413,6 @@ def draw(by_chunk: dict[str, dict[str, float]], path: Path) -> None:
         for x, y, key in points:
             axes.annotate(f"{key} s", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
     axes.set(xlabel="LongYAAL (s)", ylabel="BLEU")
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.savefig(path, dpi=150)

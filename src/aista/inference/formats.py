@@ -2,7 +2,7 @@
 
 The formats and the columns of the table are those that users of Whisper's command line know. Warnings stand
 in JSON (``warnings``, with a ``kind``) and in WebVTT's notes; the others have no place for them, and beside a
-file of theirs lies ``NAME.warnings.json``. Subtitles are as subtitlers set them: two lines of 42 columns, one
+file of theirs lies ``FILE.warnings.json``. Subtitles are as subtitlers set them: two lines of 42 columns, one
 to seven seconds, broken at punctuation; a Chinese, Japanese or Korean character takes two columns.
 """
 
@@ -58,7 +58,8 @@ def write(
         note: Called with the file's text before anything is written; the file itself is written last.
 
     Returns:
-        The file of the warnings, where there is one; an older one is removed where nothing is to be told.
+        The file of the warnings (``talk.zh.srt.warnings.json``), where there is one; an older one is removed
+        where nothing is to be told.
 
     Raises:
         ConfigError: There is no such format.
@@ -67,12 +68,12 @@ def write(
     text = as_json(translation, indent=2) if indented else render(translation, output_format)
     if note is not None:
         note(text)
-    beside = path.with_suffix(".warnings.json")
+    beside = path.with_name(f"{path.name}.warnings.json")
     told = bool(translation.warnings) and output_format not in _HOLD_WARNINGS
     if told:
         rows = [asdict(row) for row in translation.warnings]
         write_whole(beside, json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
-    elif not translation.warnings:
+    else:
         beside.unlink(missing_ok=True)
     write_whole(path, text)
     return beside if told else None
@@ -159,10 +160,10 @@ def columns(text: str) -> int:
 
 
 def cues(translation: Translation) -> list[Cue]:
-    """Set a translation in subtitles, in order and without overlap.
+    """Set a translation in subtitles, in order, without overlap, none beyond the end of the sound.
 
     Where a segment's words have no times, they are spread over it evenly. A subtitle is shorter than a second
-    only where the next one begins before, and nothing comes before it to make room.
+    only where the next one begins or the sound ends before, and nothing comes before it to make room.
     """
     words: list[Word] = []
     costs: list[float] = []  # of a break after each word
@@ -176,8 +177,9 @@ def cues(translation: Translation) -> list[Cue]:
         if parts:
             costs[-1] = min(costs[-1], _AFTER_SEGMENT)
     joint = " " if language(translation.language).spaces else ""
-    groups = _grouped(words, costs, joint)
-    return _timed([_cue(words[a:b], costs[a:b], joint) for a, b in groups])
+    until = max([translation.duration_seconds, *(row.end_seconds for row in translation.segments)])
+    groups = _grouped(words, costs, joint, until)
+    return _timed([_cue(words[a:b], costs[a:b], joint) for a, b in groups], until)
 
 
 def _chopped(word: Word) -> list[Word]:
@@ -199,7 +201,9 @@ def _break_cost(text: str) -> float:
     return _AFTER_CLAUSE if last and last in _CLAUSE_ENDS else _AFTER_WORD
 
 
-def _grouped(words: Sequence[Word], costs: Sequence[float], joint: str) -> list[tuple[int, int]]:
+def _grouped(
+    words: Sequence[Word], costs: Sequence[float], joint: str, until: float
+) -> list[tuple[int, int]]:
     """Return the words of each subtitle, (first, after the last): of all ways to break, the cheapest."""
     begins, ends = _laid_out(words, joint)
     best, came_from = [0.0], [0]
@@ -208,7 +212,7 @@ def _grouped(words: Sequence[Word], costs: Sequence[float], joint: str) -> list[
         for first in range(stop - 1, -1, -1):
             if first < stop - 1 and not _may_stand_together(words, begins, ends, first, stop):
                 break
-            end = words[stop].start_seconds if stop < len(words) else float("inf")
+            end = words[stop].start_seconds if stop < len(words) else until
             shown = max(words[stop - 1].end_seconds, min(words[first].start_seconds + SHORTEST_SECONDS, end))
             missing = max(0.0, SHORTEST_SECONDS - (shown - words[first].start_seconds))
             cost = best[first] + costs[stop - 1] + _PER_MISSING_SECOND * missing
@@ -274,12 +278,12 @@ def _cue(group: Sequence[Word], costs: Sequence[float], joint: str) -> Cue:
     return Cue(group[0].start_seconds, group[-1].end_seconds, _split(group, costs, joint))
 
 
-def _timed(found: list[Cue]) -> list[Cue]:
+def _timed(found: list[Cue], until: float) -> list[Cue]:
     """Bring subtitles to their lengths: never over seven seconds, not under one where there is room."""
     out: list[Cue] = []
     for number, cue in enumerate(found):
         start = max(cue.start_seconds, out[-1].end_seconds if out else 0.0)
-        limit = found[number + 1].start_seconds if number + 1 < len(found) else float("inf")
+        limit = found[number + 1].start_seconds if number + 1 < len(found) else until
         end = min(max(cue.end_seconds, start + SHORTEST_SECONDS), limit, start + LONGEST_SECONDS)
         if end - start < SHORTEST_SECONDS:
             start = max(out[-1].end_seconds if out else 0.0, end - SHORTEST_SECONDS)

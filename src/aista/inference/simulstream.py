@@ -13,6 +13,7 @@ Source: the interface ``SpeechProcessor`` of simulstream 1.0 (hlt-mt/simulstream
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ class AistaProcessor(SpeechProcessor):
     """One stream of a client of simulstream; all streams share the model of ``load_model``."""
 
     _translator: SpeechTranslator | None = None
+    _at_the_model = threading.Lock()  # the server asks its processors from threads
 
     @classmethod
     def load_model(cls, config: SimpleNamespace) -> None:
@@ -52,11 +54,13 @@ class AistaProcessor(SpeechProcessor):
 
     def process_chunk(self, waveform: Any) -> IncrementalOutput:
         """Hear a chunk (n,), float32 at 16 kHz."""
-        return _output(self._open().push(np.asarray(waveform, dtype=np.float32)).text)
+        with self._at_the_model:
+            return _output(self._open().push(np.asarray(waveform, dtype=np.float32)).text)
 
     def end_of_stream(self) -> IncrementalOutput:
         """Say what is left."""
-        return _output(self._open().finish().text)
+        with self._at_the_model:
+            return _output(self._open().finish().text)
 
     def tokens_to_string(self, tokens: list[str]) -> str:
         """Join pieces of text as they were given out."""

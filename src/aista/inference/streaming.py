@@ -32,6 +32,7 @@ from aista.text.prompts import language
 _BLOCK = SAMPLE_RATE_HZ // 10
 _OF_FILES = (b"RIFF", b"fLaC", b"OggS", b"ID3\x02", b"ID3\x03", b"ID3\x04")  # what they begin with
 _PATIENCE_SECONDS = 0.2
+_BEHIND_SECONDS = 10.0  # of sound that waits, beyond which a listener is told
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Stream:
         translator: Anything that turns sound into text; several streams may share one, one call at a time.
         target: ISO code of the language to translate into; the source language itself transcribes.
         source: ISO code of the spoken language.
-        chunk_seconds: How often the open sound is asked about. ``math.inf``: only when it is closed, so that
-            nothing is given out early.
+        chunk_seconds: How often the open sound is asked about; where more has come at once, once.
+            ``math.inf``: only when it is closed, so that nothing is given out early.
 
     Attributes:
         text: All stable text.
@@ -157,7 +158,9 @@ class Stream:
             self._asked = heard
         else:
             first = self._cut(*self._finder.open)
-            if heard - self._asked >= self._chunk_seconds * SAMPLE_RATE_HZ:
+            chunk = self._chunk_seconds * SAMPLE_RATE_HZ
+            # While more than a chunk waits, the translator is slower than the sound: it is not asked twice.
+            if heard - self._asked >= chunk > len(self._coming):
                 self._asked = heard
                 self._ask(first, min(heard, first + self._longest))
         keep = max(self._closed, self._finder.needed_from)
@@ -284,7 +287,7 @@ def from_microphone(stop: threading.Event) -> Iterator[np.ndarray]:
 
     Args:
         stop: Ends it, after what was heard until then; so does a microphone that goes away. Sound that the
-            machine was too busy to take is told on stderr.
+            machine was too busy to take is told on stderr, as is a text that falls far behind.
 
     Raises:
         AudioError: There is no microphone, or no library that hears it.
@@ -298,7 +301,7 @@ def from_microphone(stop: threading.Event) -> Iterator[np.ndarray]:
             advice="pip install '.[live]' (on Linux also PortAudio: apt install libportaudio2).",
         ) from None
     heard: queue.Queue[np.ndarray] = queue.Queue()
-    lost = False
+    lost = behind = False
 
     def hear(block: np.ndarray, _frames: int, _time: object, status: object) -> None:
         nonlocal lost
@@ -324,4 +327,11 @@ def from_microphone(stop: threading.Event) -> Iterator[np.ndarray]:
                 continue
             while not heard.empty():  # what arrived while the model was at work
                 blocks.append(heard.get_nowait())
+            seconds = len(blocks) * _BLOCK / SAMPLE_RATE_HZ
+            if seconds > _BEHIND_SECONDS and not behind:
+                behind = True
+                told = (
+                    f"the text is {seconds:.0f} s behind the sound: a larger --chunk-seconds asks less often"
+                )
+                print(f"warning: {told}", file=sys.stderr)
             yield np.concatenate(blocks)

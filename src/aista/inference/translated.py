@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from aista.errors import ConfigError
+from aista.audio.archives import archive_of, read_member
+from aista.errors import AudioError, ConfigError
 from aista.files import named, sha256_of
 
 RECORD = ".translations.jsonl"
@@ -32,7 +33,11 @@ class TranslationFolder:
         self._path, self._made_by = folder / RECORD, dict(made_by)
         self._begun: dict[str, dict[str, str | None]] = {}
         self._rows: dict[tuple[str, str], dict[str, Any]] = {}  # by file and content, the last one of each
-        for line in self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else ():
+        self._read()
+
+    def _read(self) -> None:
+        record = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
+        for line in record.split("\n"):
             with suppress(ValueError, TypeError, KeyError):  # one that a full disk or a crash cut off
                 row = json.loads(line)
                 self._rows[row["file"], row["sha256"]] = row
@@ -50,9 +55,18 @@ class TranslationFolder:
         """
         if not os.path.isfile(place):  # a name may be too long to be asked for by Path
             return False
-        row, heard, audio = self._rows.get((place.name, sha256_of(place))), _digest(sound), _name(sound)
-        if row and (row["heard"] == heard or (audio and row["audio"] == audio)):
-            return bool(heard and row["heard"] == heard and row["made_by"] == self._made_by)
+        about = _about(sound)
+        row = self._replaceable(place, about)
+        return _same(row, about, "heard") and row["made_by"] == self._made_by
+
+    def _replaceable(self, place: Path, about: Mapping[str, str | None]) -> dict[str, Any]:
+        """Return the line of a file that the translation of a sound may replace; else an error."""
+        content = place.name, sha256_of(place)
+        if content not in self._rows:
+            self._read()  # another process may have written it
+        row = self._rows.get(content)
+        if row and (_same(row, about, "heard") or _same(row, about, "audio")):
+            return row
         raise ConfigError(
             f"{place} is kept: it is "
             + ("of another recording." if row else "not as `aista translate` wrote it."),
@@ -62,24 +76,39 @@ class TranslationFolder:
 
     def begin(self, place: Path, sound: str | io.BytesIO) -> None:
         """Look at a sound before it is read: should it change meanwhile, its translation is not finished."""
-        self._begun[place.name] = {"audio": _name(sound), "heard": _digest(sound)}
+        self._begun[place.name] = _about(sound)
 
-    def note(self, place: Path, text: str) -> None:
-        """Note what is about to be written, after ``begin``."""
+    def note(self, place: Path, text: str, *, overwrite: bool = False) -> None:
+        """Note what is about to be written, after ``begin``.
+
+        Raises:
+            ConfigError: As of ``is_finished``, unless ``overwrite``: another process has written the file.
+        """
+        about = self._begun.pop(place.name)
+        if not overwrite and os.path.isfile(place):
+            self._replaceable(place, about)
         content = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
-        row = {"file": place.name, "sha256": content, **self._begun.pop(place.name), "made_by": self._made_by}
+        row = {"file": place.name, "sha256": content, **about, "made_by": self._made_by}
         with named(self._path), open(self._path, "a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(row))  # never behind a line that was cut off
 
 
-def _name(sound: str | io.BytesIO) -> str | None:
-    return os.path.abspath(sound) if isinstance(sound, str) else None
+def _about(sound: str | io.BytesIO) -> dict[str, str | None]:
+    """Return a sound's absolute path, if it has one, and the digest of its bytes."""
+    return {"audio": os.path.abspath(sound) if isinstance(sound, str) else None, "heard": _digest(sound)}
+
+
+def _same(row: Mapping[str, Any], about: Mapping[str, str | None], key: str) -> bool:
+    """Whether both are known and the same."""
+    return about[key] is not None and row[key] == about[key]
 
 
 def _digest(sound: str | io.BytesIO) -> str | None:
-    """Return the SHA-256 of the bytes of a file or a pipe; None where a file cannot be read."""
+    """Return the SHA-256 of the bytes of a file, also in an archive, or a pipe; None: it cannot be read."""
     if isinstance(sound, io.BytesIO):
         return hashlib.sha256(sound.getbuffer()).hexdigest()
-    with suppress(OSError):
-        return sha256_of(Path(sound))
+    path = Path(sound)
+    with suppress(OSError, AudioError):
+        archive = archive_of(path)
+        return hashlib.sha256(read_member(archive, path)).hexdigest() if archive else sha256_of(path)
     return None
