@@ -38,6 +38,9 @@ def test_a_package_that_a_plugin_needs_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match="needs no_such_package_anywhere"):
         plugins.find("aista.alignment", "elsewhere.needy", kind="method")
+    (tmp_path / "elsewhere" / "torn.py").write_text("import elsewhere.other_half\n")
+    with pytest.raises(ConfigError, match=r"needs elsewhere\.other_half\.$"):  # which no pip installs
+        plugins.find("aista.alignment", "elsewhere.torn", kind="method")
     with pytest.raises(ConfigError, match=r"no method 'elsewhere.absent'"):
         plugins.find("aista.alignment", "elsewhere.absent", kind="method")
 

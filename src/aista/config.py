@@ -236,6 +236,8 @@ class ModelSettings(Settings):
         speech_window_seconds: Input length of the speech encoder, if shorter than its own (Whisper: 30 s).
             Short clips then cost a fraction; longer ones are treated as ``data.too_long`` says.
         template: Prompt template; None: the one that suits the backbone (``aista.text.prompts``).
+        family: What is known of the backbone's parts: a module of ``aista.model.backbones``, or a dotted path
+            to a third party's; None: by the backbone's ``model_type``.
         speech_token_scale: ``free``: the projection's outputs (the paper); ``embeddings``: they keep their
             direction and get the length of the backbone's own token embeddings.
     """
@@ -251,6 +253,7 @@ class ModelSettings(Settings):
     speech_window_seconds: float | None = Field(default=None, gt=0)
     speech_token_scale: Literal["free", "embeddings"] = "free"
     template: Name | None = None
+    family: Name | None = None
     dtype: Dtype = "float32"
     quantization: Literal["8bit", "4bit"] | None = None
 

@@ -64,9 +64,9 @@ def find(
         missing = error.name or ""
         if dotted == missing or dotted.startswith(f"{missing}."):
             raise ConfigError(f"There is no {kind} {name!r}.", got=str(error), expected=expected) from None
-        raise ConfigError(
-            f"The {kind} {name!r} needs {missing}.", advice=f"pip install {missing.split('.')[0]}"
-        ) from None
+        needed, own = missing.split(".")[0], dotted.split(".")[0]
+        advice = f"pip install {needed}" if needed != own else None
+        raise ConfigError(f"The {kind} {name!r} needs {missing}.", advice=advice) from None
 
 
 def member(module: ModuleType, name: str, *, kind: str) -> Any:

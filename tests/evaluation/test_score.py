@@ -208,6 +208,8 @@ def test_by_the_command_line(folder):
     assert found["settings"]["baseline"] == "tests.baselines.third_party"
     assert found["baseline"]["generation"]["num_beams"] == 2
     assert found == json.loads((out / "results.json").read_text())
+    again = CliRunner().invoke(evaluate_verb.app, ["--config", str(out / "settings.yaml"), "--json"])
+    assert again.exit_code == 0 and json.loads(again.stdout) == found  # the file names the baseline
     (folder / "set[zh].jsonl").write_bytes((folder / "set.jsonl").read_bytes())
     base[base.index(str(folder / "set.jsonl"))] = str(folder / "set[zh].jsonl")
     base[base.index(str(out))] = str(folder / "brackets")

@@ -10,10 +10,13 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from aista.cli import main as cli
+from aista.config import ModelSettings
 from aista.errors import CheckpointError, ConfigError
 from aista.model import AistaForConditionalGeneration, backbones
 from aista.speech_llm import SpeechLM
-from tests.model.conftest import noise
+from aista.training.stages import fresh_model
+from tests.model.conftest import QFORMER, noise
 from tests.tiny import tokenizer
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs/guides/own-backbone.md"
@@ -58,16 +61,15 @@ def test_the_guide_adds_a_language_model_in_one_file(bases, neox, tmp_path, monk
     """Without it the model is refused with a pointer to the guide; with it everything works."""
     with pytest.raises(ConfigError, match="own-backbone"):
         bases.model("gpt_neox", beats=False)
-    code = re.search(r"## One file for a family.*?```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    name = "my_neox" if dotted else "gpt_neox"
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / f"{name}.py").write_text(code[1])
-    (tmp_path / "kept" / "__init__.py").touch()
+    section = GUIDE.read_text().partition("## One file for a family")[2]
+    code, start = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage" / f"{'neox' if dotted else 'gpt_neox'}.py").write_text(code)
     if dotted:
         monkeypatch.syspath_prepend(tmp_path)
     else:
-        monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path / "kept")])
-    model, processor = bases.model("gpt_neox", beats=False, family="kept.my_neox" if dotted else None)
+        monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path / "mypackage")])
+    model, processor = bases.model("gpt_neox", beats=False, family="mypackage.neox" if dotted else None)
     speech_llm = SpeechLM(model, processor)
     batch = speech_llm.batcher.training(noise(0.5, 1.2), ["Go."] * 2, ["x", "yy"])
     text = speech_llm.batcher.written(batch, ["a", "bc"])
@@ -81,6 +83,14 @@ def test_the_guide_adds_a_language_model_in_one_file(bases, neox, tmp_path, monk
     model.save_pretrained(tmp_path / "saved")
     AistaForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype="float32")
     if dotted:
-        monkeypatch.delitem(sys.modules, "kept.my_neox")
-        with pytest.raises(CheckpointError, match="another package"):
+        shape = {"speech_encoder": bases.path("whisper102"), "backbone": neox, "qformer": QFORMER}
+        fresh, _ = fresh_model(ModelSettings.of({**shape, "family": "mypackage.neox"}), seed=1)
+        assert fresh.blocks_path == "layers" and fresh.config.family == "mypackage.neox"
+        monkeypatch.delitem(sys.modules, "mypackage.neox")
+        with pytest.raises(CheckpointError, match=r"(?s)another package.*import mypackage\.neox before"):
             AistaForConditionalGeneration.from_pretrained(tmp_path / "saved")
+        again = []
+        load = AistaForConditionalGeneration.from_pretrained
+        monkeypatch.setattr(cli, "main", lambda: again.append(load(tmp_path / "saved")))
+        exec(compile(start, str(GUIDE), "exec"), {})
+        assert again

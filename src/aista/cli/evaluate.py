@@ -73,8 +73,10 @@ def evaluate(
     from aista.evaluation.evaluate import BaselineSettings, EvaluateSettings, evaluate, score
     from aista.evaluation.metrics import Comet
     from aista.evaluation.results import add_comet
+    from aista.settings_text import read_settings
 
-    if options and baseline is None:
+    is_baseline = bool(baseline) or (config is not None and "baseline" in read_settings(Path(config)))
+    if options and not is_baseline:
         raise ConfigError("--baseline-option needs --baseline NAME.", got=" ".join(options))
     if chunk_seconds and not streaming:
         raise ConfigError("--chunk-seconds needs --streaming.", got=" ".join(map(str, chunk_seconds)))
@@ -82,7 +84,7 @@ def evaluate(
         raise ConfigError("--streaming is not scored with COMET.", got=comet, advice="Add --long-form.")
     scorer = Comet(comet) if comet else None  # what is not installed is told first
     given = {"data": data, "output": output, "baseline": baseline}
-    kind: type[EvaluateSettings | BaselineSettings] = BaselineSettings if baseline else EvaluateSettings
+    kind: type[EvaluateSettings | BaselineSettings] = BaselineSettings if is_baseline else EvaluateSettings
     settings = kind.load(
         config,
         [*overrides, *(f"options.{option}" for option in options)],

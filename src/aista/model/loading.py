@@ -350,7 +350,8 @@ def open_checkpoint(
         raise CheckpointError(
             "This model uses a backbone family of another package.",
             got=config.family,
-            advice=f"If you trust it: import {config.family}",
+            advice=f"If you trust it, import {config.family} before: docs/guides/own-backbone.md says how a "
+            "command does.",
         )
     move_bases(config, replace_bases)
     try:
