@@ -147,6 +147,10 @@ def test_the_papers_scale_says_what_is_missing_and_shows_its_commands(tmp_path: 
     missing = str(CliRunner().invoke(app, start).exception)
     for name in ("covost2-en-zh/train.jsonl", "librispeech/test-clean.jsonl", "models/qwen2"):
         assert name in missing
+    assert "whisper/tokenizer_config.json" in missing  # of the cascade, which lets Whisper write
+    start[1] = "figure4"
+    assert "covost2" not in str(CliRunner().invoke(app, start).exception)
+    start[1] = "table2"
     launch = "torchrun --nproc_per_node 8 -m aista"
     shown = CliRunner().invoke(app, [*start, "--launch", launch, "--dry-run"]).output.splitlines()
     joint = [line for line in shown if " joint " in line]
