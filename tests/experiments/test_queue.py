@@ -117,6 +117,19 @@ def test_a_scale_that_is_not_there_is_told(tmp_path: Path) -> None:
         DemoPlan(tmp_path, "big")
 
 
+def test_a_launcher_waits_as_long_as_the_queue_for_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun, which passes a signal on, kills after 30 s unless it is told."""
+    name = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+    monkeypatch.delenv(name, raising=False)
+    code = f"import os; open({str(tmp_path / 'told')!r}, 'w').write(os.environ[{name!r}])"
+    for wanted in ("120", "600"):
+        Queue([job(tmp_path, wanted, code)], 1).run()
+        assert (tmp_path / "told").read_text() == wanted
+        monkeypatch.setenv(name, "600")
+
+
 @pytest.mark.parametrize("asked", [None, "1", "4,2"])
 def test_a_command_may_have_every_core_or_the_threads_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None

@@ -50,7 +50,8 @@ console = Console(emoji=False)
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _BAR = re.compile(r"(\d+)/(\d+) \(")  # of tqdm; see last_line
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 120
+_TORCHRUNS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # by itself it kills after 30 s
 _TAIL_CHARACTERS = 3000
 
 
@@ -364,7 +365,7 @@ class Queue:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **dict.fromkeys(_THREADS, threads)},
+                env={_TORCHRUNS: str(_PATIENCE_SECONDS), **os.environ, **dict.fromkeys(_THREADS, threads)},
                 start_new_session=True,  # Ctrl-C in a terminal must reach it once, through us
                 preexec_fn=_before_start,
             )

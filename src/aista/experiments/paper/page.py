@@ -280,7 +280,7 @@ def _nearness(rows: Sequence[Mapping[str, float]]) -> Claim:
     return Claim("The gap between speech and text", paper, here, verdict, "figure5")
 
 
-def _correlated(found: Sequence[Mapping[str, float]]) -> Iterator[Claim]:
+def _correlated(found: Sequence[Mapping[str, Any]]) -> Iterator[Claim]:
     """Both coefficients have to say it: few runs far off make a Pearson's r by themselves."""
     panels: dict[str, dict[str, int]] = {}  # signs of the intervals that leave 0 out
     every: dict[str, list[str]] = {}
