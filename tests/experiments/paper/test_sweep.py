@@ -156,7 +156,8 @@ def test_the_papers_scale_says_what_is_missing_and_shows_its_commands(tmp_path: 
     joint = [line for line in shown if " joint " in line]
     assert len(joint) == 8 and all(line.startswith(f"{launch} joint --config") for line in joint)
     verbs = [line.split(" --config")[0].split(" ")[-1] for line in shown]
-    assert verbs[:4] == ["pretrain", "select", "pretrain", "select"]
+    assert [" --baseline " in line for line in shown].index(False) == 4  # they wait for nothing
+    assert verbs[4:8] == ["pretrain", "select", "pretrain", "select"]
     assert not (tmp_path / "configs").exists()  # a sweep that is at work there keeps its settings
     jobs = paper_plan("paper", tmp_path, ["table2"], data=tmp_path / "d").jobs()
     settings = [job.settings for job in jobs if job.verb == "joint"][-1]
