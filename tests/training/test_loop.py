@@ -159,7 +159,8 @@ def test_a_signal_breaks_a_validation_off_and_the_run_that_goes_on_owes_it(
     def signalled(self: AistaTrainer) -> Any:
         for batch in batches(self):
             seen.append(self.state.global_step)
-            os.kill(os.getpid(), signal.SIGTERM)
+            if len(seen) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
     with monkeypatch.context() as patch:
