@@ -197,3 +197,10 @@ def test_doctor_prints_a_command_as_it_must_be_typed(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     said = CliRunner().invoke(machine_app, ["doctor", "--models", str(tmp_path)]).stdout
     assert all(text in said for text in (check.name, check.found, check.fix))
+
+
+def test_whisper_comes_with_what_the_cascade_needs() -> None:
+    """It lets Whisper write: with a tokenizer and the settings of its search."""
+    for place in hub.SOURCES["whisper"].places:
+        names = {file.name for file in place.files}
+        assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= names

@@ -117,6 +117,50 @@ def test_a_scale_that_is_not_there_is_told(tmp_path: Path) -> None:
         DemoPlan(tmp_path, "big")
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="who started whom is read from /proc")
+def test_what_does_not_stop_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun starts its processes in sessions of their own: they kept GPUs and folder."""
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    started = [sys.executable, "-S", "-c", f"{deaf}; time.sleep(300)"]
+    code = f"""{deaf}
+import os, subprocess
+child = subprocess.Popen({started!r}, start_new_session=True)
+open({str(tmp_path / "draft")!r}, "w").write(str(child.pid))
+os.rename({str(tmp_path / "draft")!r}, {str(tmp_path / "child")!r})
+time.sleep(300)"""
+    queue = Queue([job(tmp_path, "a", code)], 1)
+
+    def interrupt(*_: object) -> None:
+        if (tmp_path / "child").exists():
+            raise KeyboardInterrupt
+
+    queue._show = interrupt
+    monkeypatch.setattr("aista.experiments.runner._PATIENCE_SECONDS", 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        queue.run()
+    about = Path("/proc", (tmp_path / "child").read_text(), "status")
+    for _ in range(200):
+        if not about.exists() or "\nState:\tZ" in about.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("what the job had started lives on")
+
+
+def test_a_launcher_waits_as_long_as_the_queue_for_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun, which passes a signal on, kills after 30 s unless it is told."""
+    name = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+    monkeypatch.delenv(name, raising=False)
+    code = f"import os; open({str(tmp_path / 'told')!r}, 'w').write(os.environ[{name!r}])"
+    for wanted in ("100", "600"):
+        Queue([job(tmp_path, wanted, code)], 1).run()
+        assert (tmp_path / "told").read_text() == wanted
+        monkeypatch.setenv(name, "600")
+
+
 @pytest.mark.parametrize("asked", [None, "1", "4,2"])
 def test_a_command_may_have_every_core_or_the_threads_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None

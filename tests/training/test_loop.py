@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,6 +144,31 @@ def test_the_best_model_is_kept_however_seldom_is_saved(
         assert all(torch.equal(tensor, best[name]) for name, tensor in kept[-1].items())
     for name, tensor in kept[0].items():
         assert torch.equal(tensor, kept[1][name]) and torch.equal(tensor, kept[2][name])
+
+
+@pytest.mark.slow
+def test_a_signal_breaks_a_validation_off_and_the_run_that_goes_on_owes_it(
+    init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sent it may not wait for the end of a validation, and the steps before it would be lost."""
+    train = {"per_device_eval_batch_size": 1, "save_steps": 4}
+    whole = joint(tiny.joint_settings(tmp_path, str(init), output=str(tmp_path / "whole"), train=train))
+    settings = tiny.joint_settings(tmp_path, str(init), train=train)
+    batches, seen = AistaTrainer.validation_batches, []
+
+    def signalled(self: AistaTrainer) -> Any:
+        for batch in batches(self):
+            seen.append(self.state.global_step)
+            if len(seen) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AistaTrainer, "validation_batches", signalled)
+        with pytest.raises(Interrupted, match="step 2"):
+            joint(settings)
+    assert seen == [2]  # of four clips
+    assert curves(joint(settings).folder) == curves(whole.folder)
 
 
 def test_a_run_ends_where_its_last_checks_brought_no_gain() -> None:

@@ -72,6 +72,10 @@ _WHISPER = (
     ),
     File("config.json"),
     File("preprocessor_config.json"),
+    # The baseline cascade lets it write.
+    File("generation_config.json"),
+    File("tokenizer.json"),
+    File("tokenizer_config.json"),
 )
 SOURCES: dict[str, Source] = {
     "whisper": Source(

@@ -18,7 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -50,7 +50,8 @@ console = Console(emoji=False)
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _BAR = re.compile(r"(\d+)/(\d+) \(")  # of tqdm; see last_line
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 120
+_TORCHRUNS = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "100"}  # a little less; by itself it kills after 30 s
 _TAIL_CHARACTERS = 3000
 
 
@@ -364,7 +365,7 @@ class Queue:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **dict.fromkeys(_THREADS, threads)},
+                env={**_TORCHRUNS, **os.environ, **dict.fromkeys(_THREADS, threads)},
                 start_new_session=True,  # Ctrl-C in a terminal must reach it once, through us
                 preexec_fn=_before_start,
             )
@@ -420,8 +421,21 @@ class Queue:
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
             for row in self._running:
                 if row.process.poll() is None:
+                    started = list(_started_by(row.process.pid))  # seen while it lives
                     os.killpg(row.process.pid, signal.SIGKILL)
+                    for pid in started:
+                        with suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
                     row.process.wait()
+
+
+def _started_by(pid: int) -> Iterator[int]:
+    """Yield the processes that one has started, and theirs: torchrun's have sessions of their own (Linux)."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                yield child
+                yield from _started_by(child)
 
 
 def duration(seconds: float) -> str:

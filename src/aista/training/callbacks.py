@@ -183,6 +183,9 @@ class Progress(ProgressCallback):
 class StopOnSignal(TrainerCallback):
     """Ctrl-C or SIGTERM: finish the step, save, stop. A second Ctrl-C stops at once.
 
+    A validation may take longer than who sent the signal waits: it is broken off, and the run that goes on
+    begins with it.
+
     Of several processes all stop after the same step, whichever of them the signal reached. Their launcher
     repeats it to each of them, so there a second one is not heard; the launcher ends who takes too long.
 
@@ -207,10 +210,14 @@ class StopOnSignal(TrainerCallback):
         if processes.count() == 1:
             self.on_train_end()
 
+    def heard(self) -> bool:
+        """Say whether a signal came to any process; all have to ask at the same place."""
+        self.stopped = processes.any_of(self.stopped)
+        return self.stopped
+
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save and stop after the step in which a signal came."""
-        self.stopped = processes.any_of(self.stopped)
-        if self.stopped:
+        if self.heard():
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, *_: Any, **__: Any) -> None:

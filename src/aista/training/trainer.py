@@ -53,6 +53,10 @@ from aista.training.optimisation import (
 )
 
 
+class _StoppedInValidation(Exception):
+    """A signal came to one of the processes: all leave the validation at the same batch."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """What a run trains and validates on.
@@ -213,7 +217,7 @@ class AistaTrainer:
         return self.state.global_step == 0 or (folder / checkpointing.COMPLETE).exists()
 
     def owes_validation(self) -> bool:
-        """Whether the checkpoint was written because a clip of its own validation could not be read."""
+        """Whether the checkpoint's own validation was broken off, by an unreadable clip or a signal."""
         step, every = self.state.global_step, self.settings.eval_steps
         is_due = every is not None and step > 0 and (step % every == 0 or step == self.settings.max_steps)
         metric = f"eval_{self.metric}"
@@ -386,11 +390,20 @@ class AistaTrainer:
             getattr(callback, event)(self.args, self.state, self.control, **known)
 
     def evaluate(self) -> None:
-        """Validate, log what :meth:`validation_metrics` returns, and note a new best."""
+        """Validate, log what :meth:`validation_metrics` returns, and note a new best.
+
+        After a signal nothing is noted, and the run that goes on from the checkpoint validates first.
+        """
         self.finite.check()
         start, module = time.perf_counter(), self.trained_module
+        before = checkpointing.random_state()
         module.eval()
-        found = self.validation_metrics()
+        try:
+            found = self.validation_metrics()
+        except _StoppedInValidation:
+            checkpointing.restore(before)  # of the run that is not stopped, when it comes to this validation
+            self.control.should_save = self.control.should_training_stop = True
+            return
         seconds = time.perf_counter() - start
         self.meter.pause(seconds)
         row = {f"eval_{name}": value for name, value in {**found, "seconds": seconds}.items()}
@@ -422,6 +435,8 @@ class AistaTrainer:
         turns = own_turns(len(batches))
         loader = self.loader(dataset, [batches[k % len(batches)] for k in turns])
         for k, batch in zip(turns, loader, strict=True):
+            if self.stop.heard():
+                raise _StoppedInValidation
             yield batch, int(k < len(batches))
 
     def save(self) -> None:

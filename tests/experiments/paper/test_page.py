@@ -112,6 +112,28 @@ def test_verdicts_follow_from_the_numbers(first, second, p, verdict, words):
     assert "45.3 to 46.0, +0.7" in claim.paper
 
 
+@pytest.mark.parametrize(
+    ("pearson", "spearman", "verdict"),
+    [
+        ((-0.9, -0.2), (-0.8, -0.1), Verdict.AGREES),
+        ((0.2, 0.9), (0.1, 0.8), Verdict.DIFFERS),
+        ((0.7, 0.9), (-0.2, 0.8), Verdict.OPEN),  # a few runs far off make r
+        ((-0.9, -0.7), (-0.8, 0.2), Verdict.OPEN),
+        ((-0.9, 0.2), (-0.8, 0.1), Verdict.OPEN),
+    ],
+)
+def test_closeness_goes_with_translation_where_both_coefficients_say_so(pearson, spearman, verdict):
+    rows = [
+        {"over": "Chinese", "coefficient": kind, "value": sum(ends) / 2, "low": ends[0], "high": ends[1]}
+        for kind, ends in (("Pearson", pearson), ("Spearman", spearman))
+    ]
+    data = {"correlations": [*rows, rows[0] | {"over": "all panels"}, rows[0] | {"over": "few", "low": None}]}
+    (claim,) = claims({"figure6": Figure(name="figure6", title="T", data=data, svg="")})
+    assert claim.verdict is verdict and "Spearman’s ρ" in claim.here
+    apart = (pearson[0] > 0) - (pearson[1] < 0) != (spearman[0] > 0) - (spearman[1] < 0)
+    assert ("do not agree on Chinese" in claim.here) is apart
+
+
 def test_what_was_not_measured_has_no_verdict():
     assert claims({"table2": table([], [])}) == [] and claims({}) == []
     assert "as far as they have been made" in headline({})

@@ -147,12 +147,17 @@ def test_the_papers_scale_says_what_is_missing_and_shows_its_commands(tmp_path: 
     missing = str(CliRunner().invoke(app, start).exception)
     for name in ("covost2-en-zh/train.jsonl", "librispeech/test-clean.jsonl", "models/qwen2"):
         assert name in missing
+    assert "whisper/tokenizer_config.json" in missing  # of the cascade, which lets Whisper write
+    start[1] = "figure4"
+    assert "covost2" not in str(CliRunner().invoke(app, start).exception)
+    start[1] = "table2"
     launch = "torchrun --nproc_per_node 8 -m aista"
     shown = CliRunner().invoke(app, [*start, "--launch", launch, "--dry-run"]).output.splitlines()
     joint = [line for line in shown if " joint " in line]
     assert len(joint) == 8 and all(line.startswith(f"{launch} joint --config") for line in joint)
     verbs = [line.split(" --config")[0].split(" ")[-1] for line in shown]
-    assert verbs[:4] == ["pretrain", "select", "pretrain", "select"]
+    assert [" --baseline " in line for line in shown].index(False) == 4  # they wait for nothing
+    assert verbs[4:8] == ["pretrain", "select", "pretrain", "select"]
     assert not (tmp_path / "configs").exists()  # a sweep that is at work there keeps its settings
     jobs = paper_plan("paper", tmp_path, ["table2"], data=tmp_path / "d").jobs()
     settings = [job.settings for job in jobs if job.verb == "joint"][-1]

@@ -77,6 +77,14 @@ def test_directions_trained_apart_are_runs_apart() -> None:
     assert len(found) == 8 and {run.model.parent.name for run in found} == {"en-zh", "en-ja"}
 
 
+def test_what_the_paper_shows_of_one_direction_is_trained_in_one() -> None:
+    ways = ("en-zh", "en-ja")
+    second = [run for run in plan("all", directions=ways).runs() if run.direction == "en-ja"]
+    assert {run.system for run in second} == {"base", "ai_sta"} and len(second) == 4
+    one = plan("table3", "table4", "figure5", "figure6", "figure7", directions=ways).runs()
+    assert {run.direction for run in one} == {"en-zh"}
+
+
 def test_an_unknown_exhibit_is_told() -> None:
     with pytest.raises(ConfigError, match="table9"):
         chosen_names(["table9"])

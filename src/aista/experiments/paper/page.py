@@ -280,23 +280,28 @@ def _nearness(rows: Sequence[Mapping[str, float]]) -> Claim:
     return Claim("The gap between speech and text", paper, here, verdict, "figure5")
 
 
-def _correlated(found: Sequence[Mapping[str, float]]) -> Iterator[Claim]:
-    rows = [
-        row
-        for row in found
-        if row["coefficient"] == "Pearson" and row["low"] is not None and row["over"] != ALL_PANELS
-    ]
-    if not rows:
+def _correlated(found: Sequence[Mapping[str, Any]]) -> Iterator[Claim]:
+    """Both coefficients have to say it: few runs far off make a Pearson's r by themselves."""
+    panels: dict[str, dict[str, int]] = {}  # signs of the intervals that leave 0 out
+    every: dict[str, list[str]] = {}
+    for row in found:
+        if row["low"] is None or row["over"] == ALL_PANELS:
+            continue
+        name, kind, low, high = (row[key] for key in ("over", "coefficient", "low", "high"))
+        ends = f"{signed(low, 2)} to {signed(high, 2)}"
+        panels.setdefault(name, {})[kind] = (low > 0) - (high < 0)
+        every.setdefault(kind, []).append(f"{name}: {signed(row['value'], 2)} ({ends})")
+    if not panels:
         return
-    every = (
-        f"{row['over']}: {signed(row['value'], 2)} ({signed(row['low'], 2)} to {signed(row['high'], 2)})"
-        for row in rows
-    )
-    verdict = Verdict.AGREES if all(row["high"] < 0 for row in rows) else Verdict.OPEN
-    if any(row["low"] > 0 for row in rows) and not any(row["high"] < 0 for row in rows):
+    agreed = {name: {*kinds.values()} for name, kinds in panels.items()}
+    verdict = Verdict.AGREES if all(signs == {-1} for signs in agreed.values()) else Verdict.OPEN
+    if {1} in agreed.values() and not any(-1 in signs for signs in agreed.values()):
         verdict = Verdict.DIFFERS
     paper = "The smaller log W, the higher BLEU: a strong correlation over four runs."
-    here = f"Pearson’s r: {'; '.join(every)}."
+    titles = {"Pearson": "Pearson’s r", "Spearman": "Spearman’s ρ, which goes by ranks"}
+    here = " ".join(f"{titles[kind]}: {'; '.join(texts)}." for kind, texts in every.items())
+    if apart := [name for name, signs in agreed.items() if len(signs) > 1]:
+        here += f" The two do not agree on {', '.join(apart)}: not decided there."
     yield Claim("Closeness goes with translation", paper, here, verdict, "figure6")
 
 

@@ -11,6 +11,7 @@ import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,8 @@ class PaperPlan(Plan):
         """Return the shipped settings of a verb, their paths moved to where this plan has its files."""
 
     @abstractmethod
-    def tests(self) -> list[Path]:
-        """Return the test manifests."""
+    def tests(self, direction: str = "") -> list[Path]:
+        """Return the test manifests of a direction."""
 
     @abstractmethod
     def training(self) -> dict[str, Path]:
@@ -152,8 +153,13 @@ class PaperPlan(Plan):
     # ---- what runs ----
 
     def jobs(self) -> list[Job]:
-        """Return everything there is to run: the first seed of everything first."""
-        found = []
+        """Return everything there is to run: the first seed of everything first.
+
+        Baselines, which wait for nothing, come before what is trained: weights, tokenizers and test sets that
+        are not as they should be show within hours, not after weeks.
+        """
+        wanted = self.baselines() if "table2" in self.scope.names else {}
+        found = [Job(f"baseline {name}", "evaluate", row) for name, row in wanted.items()]
         for backbone in self.scope.probed():
             needs: tuple[str, ...] = ()
             for verb in self.stages:
@@ -166,8 +172,6 @@ class PaperPlan(Plan):
             found.append(Job(f"joint {run.name}", "joint", settings, (f"select {run.backbone}",)))
             evaluation = self.evaluation(run)
             found.append(Job(f"evaluate {run.name}", "evaluate", evaluation, (f"joint {run.name}",)))
-        if "table2" in self.scope.names:
-            found += [Job(f"baseline {name}", "evaluate", row) for name, row in self.baselines().items()]
         return found
 
     # ---- what is made of it ----
@@ -175,29 +179,34 @@ class PaperPlan(Plan):
     def results(self, clock: Clock) -> Path:
         """Make tables, figures, ``reproduce.json`` and the page from what is there; returns the page."""
         with clock.stage("exhibits", "Tables and figures"):
-            context = self.context()
-            for table in all_tables(context):
+            first = self.context(self.directions[:1])
+            for table in all_tables(self.context(), first):
                 save(table, self.folder)
                 text = table.to_text(console.width, hide=RULES)
                 console.print(text, markup=False, highlight=False, soft_wrap=True)
             console.print("\n".join(RULES), markup=False, highlight=False, soft_wrap=True)
-            for figure in all_figures(context):
+            for figure in all_figures(first):
                 save(figure, self.folder)
         self._summarise(clock)
         return write_report(self.folder)
 
-    def context(self) -> Context:
-        """Return what is there, for tables and figures."""
-        runs, probed = self.scope.runs(), self.scope.probed()
+    def context(self, directions: Sequence[str] | None = None) -> Context:
+        """Return what is there, for tables and figures.
+
+        Args:
+            directions: Of these alone; None: of all.
+        """
+        scope = replace(self.scope, directions=tuple(self.directions if directions is None else directions))
+        runs, probed = scope.runs(), scope.probed()
         stores = {row.name: getattr(self.select(row), "features", None) for row in probed}
         titles = {row.name: row.title for row in self.scope.systems.values()}
         return Context(
             folder=self.folder,
-            scope=self.scope,
+            scope=scope,
             runs=[r for r in runs if (r.evaluation / "results.json").exists() and not has_diverged(r)],
             diverged=[run for run in runs if has_diverged(run)],
             layers={row.name: path for row in probed if (path := self.layers(row.name)).exists()},
-            tests=[path for path in self.tests() if path.exists()],
+            tests=[path for way in scope.directions for path in self.tests(way) if path.exists()],
             limit=self.evaluation(runs[0]).limit if runs else None,
             training={name: path for name, path in self.training().items() if path.exists()},
             features={name: store for name, store in stores.items() if store},
@@ -206,7 +215,8 @@ class PaperPlan(Plan):
 
     def _summarise(self, clock: Clock) -> None:
         """Write ``reproduce.json``: what was asked, of which machine, in what time, from which data."""
-        data = sorted({*map(str, self.tests()), *map(str, self.training().values())})
+        tests = (path for way in self.directions for path in self.tests(way))
+        data = sorted({*map(str, tests), *map(str, self.training().values())})
         totals: dict[str, float] = defaultdict(float)
         for name, seconds in clock.seconds.items():  # of processes side by side, their sum
             totals[name.split(" ")[0]] += seconds
@@ -283,7 +293,7 @@ class SmallPlan(PaperPlan):
             for key, model in (("cascade_qwen2", "language_model"), ("cascade_llama", "llama"))
         }
 
-    def tests(self) -> list[Path]:
+    def tests(self, direction: str = "") -> list[Path]:
         return [self.folder / "corpus" / f"{name}.jsonl" for name in ("test_common", "test_rare")]
 
     def training(self) -> dict[str, Path]:
@@ -384,7 +394,7 @@ class BasePlan(PaperPlan):
         settings = self.shipped(EvaluateSettings, "evaluate")
         return changed(settings, model=str(run.model), output=str(run.evaluation))
 
-    def tests(self) -> list[Path]:
+    def tests(self, direction: str = "") -> list[Path]:
         return [self.data / "test.jsonl"]
 
     def training(self) -> dict[str, Path]:
@@ -462,7 +472,10 @@ class FullPlan(PaperPlan):
         Raises:
             ConfigError: Something is missing; the message names each file.
         """
-        needed = [self._manifest(way, part) for way in self.directions for part in PARTS]
+        ways = dict.fromkeys(run.direction for run in self.scope.runs())
+        needed = [self._manifest(way, part) for way in ways for part in PARTS]
+        needed += self.training().values() if "table1" in self.scope.names else []
+        needed += [self.models / "whisper" / "tokenizer_config.json"] if "table2" in self.scope.names else []
         for backbone in self.scope.probed():
             model, data = self.pretrain(backbone).model, self.pretrain(backbone).data
             needed += [Path(path) for path in (*data.train, *data.validation, *self.select(backbone).data)]
@@ -513,8 +526,8 @@ class FullPlan(PaperPlan):
             for way in self.directions
         }
 
-    def tests(self) -> list[Path]:
-        return [self._manifest(direction, "test") for direction in self.directions]
+    def tests(self, direction: str = "") -> list[Path]:
+        return [self._manifest(direction, "test")]
 
     def training(self) -> dict[str, Path]:
         pretrain = self.pretrain(self.backbones[0]).data.train

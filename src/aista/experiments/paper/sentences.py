@@ -31,16 +31,10 @@ _BINS = 14
 
 
 def pairs_of_runs(context: Context) -> dict[str, list[tuple[Run, Run]]]:
-    """Return, by backbone, base and AI-STA of every seed of which both are there, lowest seed first.
-
-    Where directions are trained apart, those of the first direction.
-    """
+    """Return, by backbone, base and AI-STA of every seed of which both are there, lowest seed first."""
     found: dict[str, list[tuple[Run, Run]]] = {}
-    first: dict[str, str] = {}
     runs = sorted(context.runs, key=lambda run: run.seed)
     for base in (run for run in runs if run.system == PAIR[0]):
-        if base.direction != first.setdefault(base.backbone, base.direction):
-            continue
         ours = Run(base.backbone, PAIR[1], base.seed, base.root, base.direction)
         if ours in runs:
             found.setdefault(base.backbone, []).append((base, ours))

@@ -126,6 +126,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], int]] = {
     "figure6": ((*PAIR, METHODS, *_LAYER_SETS, *_LITERAL), 1),
     "figure7": (PAIR, 1),
 }
+EVERY_DIRECTION = ("table2", "table5")  # the rest shows the first direction alone, as in the paper
 
 
 def systems(num_layers: int, methods: Iterable[str] = ()) -> dict[str, System]:
@@ -237,8 +238,10 @@ class Scope:
         return list(wanted)
 
     def runs_of(self, backbone: str, system: str, seed: int) -> list[Run]:
-        """Return the runs of a system: one, or one per direction."""
-        return [Run(backbone, system, seed, self.root, direction) for direction in self.directions]
+        """Return the runs of a system: one, or one per direction where a table shows every direction."""
+        is_everywhere = system in PAIR and not {*EVERY_DIRECTION}.isdisjoint(self.names)
+        ways = self.directions if is_everywhere else self.directions[:1]
+        return [Run(backbone, system, seed, self.root, direction) for direction in ways]
 
 
 @dataclass(frozen=True)
@@ -323,11 +326,16 @@ class Measured:
         found = {row.src_lang for path in self.context.tests for row in Manifest(path)}
         return "+".join(sorted(found)) or "en"
 
-    def languages(self) -> dict[str, str]:
-        """Return the title of each language's column: the paper's pair, or what other tests hold."""
+    def languages(self, both: bool = True) -> dict[str, str]:
+        """Return the title of each language's column: the paper's pair, or what other tests hold.
+
+        Args:
+            both: Where one of the pair was measured, show the other too.
+        """
         names = {name for row in self._results.values() for name in row["scores"]}
         found = {name.removeprefix("bleu_") for name in names if name.startswith("bleu_")}
-        pair = ("zh", "ja") if not found or found & {"zh", "ja"} else ()
+        any_of_pair = both and found & {"zh", "ja"}
+        pair = [code for code in ("zh", "ja") if not found or any_of_pair or code in found]
         source = self.source.title()
         return {code: f"{source}-{code.capitalize()}" for code in [*pair, *sorted(found - set(pair))]}
 

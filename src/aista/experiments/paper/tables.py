@@ -13,6 +13,7 @@ from typing import NamedTuple
 from aista.baselines.base import REPORTED
 from aista.data.manifest import Manifest
 from aista.experiments.paper.systems import (
+    EVERY_DIRECTION,
     X_RULE,
     Backbone,
     Context,
@@ -109,12 +110,20 @@ class Column(NamedTuple):
     bold: bool = True
 
 
-def all_tables(context: Context) -> list[Table]:
-    """Return the tables that were asked for."""
+def all_tables(context: Context, first: Context | None = None) -> list[Table]:
+    """Return the tables that were asked for.
+
+    Args:
+        first: What is there of the first direction, where directions are trained apart: all that most show.
+    """
     makers: dict[str, Callable[[Context], Table]] = {
         "table1": table1, "table2": table2, "table3": table3, "table4": table4, "table5": table5,
     }  # fmt: skip
-    return [make(context) for name, make in makers.items() if name in context.scope.names]
+    return [
+        make(context if name in EVERY_DIRECTION else first or context)
+        for name, make in makers.items()
+        if name in context.scope.names
+    ]
 
 
 def table1(context: Context) -> Table:
@@ -247,7 +256,7 @@ def table3(context: Context) -> Table:
         alignment = shown.pop("ai_sta").alignment
         shown["ai_sta"] = System("ai_sta", f"Layer {selected} (selected)", alignment)
     seeds = measured.shared_seeds(backbone.name, shown)
-    titles = measured.languages()
+    titles = measured.languages(both=False)
     columns = [Column(f"bleu_{code}", TABLE3 if title == _PAPERS else {}) for code, title in titles.items()]
     rows = [
         row.model_copy(update={"cells": [*row.cells, _final_loss(context, backbone, row.key, seeds)]})
@@ -263,7 +272,7 @@ def table3(context: Context) -> Table:
             f"Seeds shown: {', '.join(map(str, seeds)) or 'none'}.",
             X_RULE,
             *RULES,
-            f"Final CE: mean training cross-entropy over the last tenth of the logged steps{_over(context)}.",
+            "Final CE: mean training cross-entropy over the last tenth of the logged steps.",
             "Layer 1-6 is not in the paper: every layer up to 6 without layer 0.",
             *_missing(context, "table3"),
         ],
@@ -274,10 +283,9 @@ def table3(context: Context) -> Table:
 def _final_loss(context: Context, backbone: Backbone, system: str, seeds: Sequence[int]) -> Cell:
     found = dict[int, float]()
     for seed in seeds or context.scope.seeds:
-        every = [cross_entropies(run) for run in context.scope.runs_of(backbone.name, system, seed)]
-        ends = [fmean(losses[-max(1, len(losses) // 10) :]) for losses in every if losses]
-        if ends:
-            found[seed] = fmean(ends)  # over the directions
+        for run in context.scope.runs_of(backbone.name, system, seed):
+            if losses := cross_entropies(run):
+                found[seed] = fmean(losses[-max(1, len(losses) // 10) :])
     return Cell.over(list(found.values()), digits=3, seeds=list(found))
 
 
@@ -285,7 +293,7 @@ def table4(context: Context) -> Table:
     """Return alignment methods (6.3); a method that is found in the package is a row."""
     measured, backbone = Measured(context), context.scope.backbones[0]
     systems = sorted(context.scope.systems_of("table4"), key=lambda system: system.name.startswith("ai_sta"))
-    titles = measured.languages()
+    titles = measured.languages(both=False)
     columns = [
         *(Column(f"bleu_{code}", TABLE4 if title == _PAPERS else {}) for code, title in titles.items()),
         Column("log_wasserstein", digits=2, bold=False),
@@ -301,9 +309,8 @@ def table4(context: Context) -> Table:
         notes=[
             f"Number of seeds: {', '.join(counts)}.",
             "CTC, contrastive and any further method work at the embedding layer, or where they say.",
-            "log W: mean logarithm of the cost of transport from speech to transcript, selected layers"
-            f"{_over(context)}.",
-            f"Token accuracy: teacher-forced, per cent, on the test sentences{_over(context)}.",
+            "log W: mean logarithm of the cost of transport from speech to transcript, selected layers.",
+            "Token accuracy: teacher-forced, per cent, on the test sentences.",
             X_RULE,
             *RULES,
             *_missing(context, "table4"),
@@ -361,12 +368,8 @@ def _rows(
     ]
 
 
-def _over(context: Context) -> str:
-    return ", mean over the directions" if len(context.scope.directions) > 1 else ""
-
-
 def _caption(context: Context, theirs: str) -> str:
-    tests = " + ".join(path.stem for path in context.tests) or "the test set"
+    tests = " + ".join(dict.fromkeys(path.stem for path in context.tests)) or "the test set"
     most = f"at most the first {context.limit} rows of " if context.limit else ""
     return f"Ours: sacreBLEU on {most}{tests}, all sentences together. Paper: {theirs}."
 
