@@ -29,7 +29,7 @@ def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[st
         targets: Names of the layers to adapt. None of them: no LoRA at all.
 
     Raises:
-        ConfigError: No layer has such a name.
+        ConfigError: No layer has one of these names, or LoRA cannot be put into it.
 
     A is drawn from the current random state, B is zero: the adapted model starts as the backbone itself. The
     matrices are float32 whatever the backbone's type.
@@ -38,6 +38,16 @@ def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[st
     targets = list(targets)
     if not targets or settings["r"] == 0:
         return
+    parts = [(f".{name}", part) for name, part in backbone.named_modules()]
+    if absent := [target for target in targets if not any(name.endswith(f".{target}") for name, _ in parts)]:
+        weights = [(name, getattr(part, "weight", None)) for name, part in parts]
+        matrices = {name.rpartition(".")[2] for name, w in weights if w is not None and w.dim() == 2}
+        raise ConfigError(  # peft does with the names that it finds, and says nothing of the others
+            "LoRA cannot be put into these layers of this backbone.",
+            got=f"{', '.join(absent)}: no layer is called so",
+            expected=", ".join(sorted(matrices)),
+            advice="Name them in lora.targets or in a family file (docs/guides/own-backbone.md).",
+        )
     config = LoraConfig(
         r=settings["r"],
         lora_alpha=settings["alpha"],
