@@ -240,6 +240,7 @@ class Batcher:
         self, processor: Any, config: Any, *, end: int | None = None, form: str | None = None
     ) -> None:
         self.processor, self.tokenizer = processor, getattr(processor, "tokenizer", processor)
+        self._of_transformers = type(processor).__module__.startswith("transformers.")
         self.kind, self.form = speech_class(config.model_type), form
         if form is not None:
             try:
@@ -390,7 +391,7 @@ class Batcher:
 
     def _slots(self, instructions: Sequence[str]) -> list[Row]:
         """Return the rows of prompts in which a text is to stand where speech would."""
-        if not (self.kind.takes_files or type(self.processor).__module__.startswith("transformers.")):
+        if not (self.kind.takes_files or self._of_transformers):
             return self._read(self._processed(list(map(self.prompt, instructions))), spoken=False).rows()
         # transformers' refuse a placeholder without sound, and some put tokens of their own around the sound
         different = list(dict.fromkeys(instructions))
@@ -421,8 +422,8 @@ class Batcher:
         # of the text alone: how sound is padded each extractor knows by itself
         of_text: dict[str, Any] = {"padding": True}
         bos = getattr(self.tokenizer, "bos_token", None)
-        if bos and texts[0].startswith(bos):  # a template wrote it: the tokenizer's would be a second one
-            of_text["add_special_tokens"] = False
+        if self._of_transformers and bos and texts[0].startswith(bos):
+            of_text["add_special_tokens"] = False  # the template wrote it: no second one
         return self.processor(text=texts, text_kwargs=of_text, return_tensors="pt", **sound)
 
     def _from_files(self, contents: Sequence[Any], instructions: Sequence[str]) -> Any:
