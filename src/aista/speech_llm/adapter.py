@@ -66,8 +66,8 @@ def require_placeholder(config: Any) -> int:
     if getattr(config, "is_encoder_decoder", False):
         found = None
         kind += ", an encoder-decoder: text attends to sound, and never stands in its place"
-    if getattr(config, "audio_config", config) is None:  # the larger models of a family that hears may not
-        found = None
+    if kind != AistaConfig.model_type and getattr(config, "audio_config", config) is None:
+        found = None  # the larger models of a family that hears may not (in ours it is the second encoder)
         kind += ", without an encoder for sound: its audio_config is null"
     if found is not None:
         return found
