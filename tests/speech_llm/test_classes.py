@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,9 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(speech_llm: SpeechLM, monk
 SOMEBODY_ELSES = [param for param in PARAMS if param != "aista"]  # ours: tests/model, tests/training
 
 
-def adapted(model: Any, name: str, seed: int = 0) -> SpeechLM:
+def adapted(model: Any, name: str, seed: int = 0, targets: list[str] | None = None) -> SpeechLM:
     """Make a class's model trainable, as training does."""
-    lora = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": None}
+    lora = {"r": 2, "alpha": 4, "dropout": 0.0, "targets": targets}
     if name == "aista":  # ours has its own LoRA
         model.requires_grad_(False)
         for part in model.trained_names():
@@ -301,12 +302,23 @@ def test_every_class_of_the_package_runs_here_or_says_why() -> None:
     [
         ("voxtral_realtime", "added to every position"),
         ("kyutai_speech_to_text", "added to every position"),
+        ("nemotron_h_omni", "no blocks"),
         ("vibevoice", "it speaks"),
     ],
 )
-def test_a_class_that_cannot_be_probed_is_refused_with_the_reason(name: str, why: str) -> None:
+def test_a_class_that_cannot_be_probed_is_refused_by_its_configuration(
+    name: str, why: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=why):
         speech_class(name)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+    with pytest.raises(ConfigError, match=why):
+        SpeechLM.load(tmp_path)
+
+
+def test_a_model_of_a_class_that_hears_may_have_no_ears() -> None:
+    with pytest.raises(ConfigError, match="audio_config is null"):
+        require_placeholder(AutoConfig.for_model("gemma4", audio_config=None))
 
 
 def test_an_encoder_decoder_is_refused() -> None:

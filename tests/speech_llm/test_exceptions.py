@@ -15,7 +15,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
-from aista.errors import ModelInputError
+from aista.errors import ConfigError
 from aista.model.loading import Options
 from aista.model.lora import is_lora
 from aista.speech_llm import Batch, Batcher, SpeechLM, take_span
@@ -25,7 +25,7 @@ from aista.speech_llm.classes import speech_class
 from tests.baselines import tiny_systems
 from tests.model.conftest import noise
 from tests.speech_llm.classes import CLASSES
-from tests.speech_llm.test_classes import batch_of, logits, written_of
+from tests.speech_llm.test_classes import adapted, batch_of, logits, written_of
 
 PER_BLOCK, BLOCK_SECONDS = 188, 30.0
 
@@ -82,9 +82,9 @@ def test_silence_that_a_processor_adds_carries_no_mass(tmp_path: Path, model_typ
     for row, transcript in enumerate(("Yes.", "No.", "It is late.")):
         assert batcher.tokenizer.decode(text.input_ids[row][text.span[row]]) == transcript
     assert [row.target for row in text.rows()] == [row.target for row in batch.rows()]
-    if model_type == "voxtral":
-        with pytest.raises(ModelInputError, match="without sound"):
-            batcher.translation(["A text."], ["Go."])
+    if model_type == "voxtral":  # whose processor reads files alone: a text stands as in a clip's row
+        whole = batcher.training(["Yes.", "No.", "It is late."], ["Go."] * 3, ["Ja."] * 3)
+        assert whole.rows() == text.rows() and not whole.sound
 
 
 def test_markers_inside_the_sound_carry_no_mass_and_go_with_it(tmp_path: Path) -> None:
@@ -137,6 +137,28 @@ def test_lora_of_the_checkpoint_is_on_in_both_branches(name: str, tmp_path: Path
     adapter = next(tmp_path.rglob("adapter_model.safetensors"))
     adapter.unlink()
     assert describe(str(tmp_path), None, tmp_path)["fingerprint"] != bare  # it is part of the base
+
+
+def test_lora_goes_into_the_blocks_of_the_decoder_alone() -> None:
+    """Phi-4's decoder holds its encoders too, with layers of the same names."""
+    model = CLASSES["phi4_multimodal"].model("phi4_multimodal")
+    targets = ["qkv_proj", "o_proj", "down_proj"]
+    speech_llm = adapted(model, "phi4_multimodal", targets=targets)
+    found = {name for name, _ in speech_llm.model.named_parameters() if is_lora(name)}
+    assert all(name.startswith("model.layers.") for name in found) and len(found) == 3 * 3 * 2
+    assert not any(is_lora(name) for name, _ in speech_llm.keeper.merge().named_parameters())
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["qkv_proj", "k_prj"]])
+def test_a_target_of_lora_that_no_block_has_is_refused(targets: list[str]) -> None:
+    model = CLASSES["phi4_multimodal"].model("phi4_multimodal")
+    with pytest.raises(ConfigError, match=f"{targets[-1]}: no layer(.|\n)*gate_up_proj, o_proj, qkv_proj"):
+        adapted(model, "phi4_multimodal", targets=targets)
+
+
+def test_without_targets_the_projector_is_trained_alone() -> None:
+    speech_llm = adapted(CLASSES["voxtral"].model("voxtral"), "voxtral", targets=[])
+    assert all("projector" in name for name in speech_llm.keeper.trainable_state_dict())
 
 
 def test_of_qwen_omni_the_thinker_is_loaded(tmp_path: Path) -> None:

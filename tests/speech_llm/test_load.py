@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoProcessor
 
 from aista.errors import CheckpointError, ConfigError
-from aista.speech_llm import SpeechLM
+from aista.speech_llm import Batcher, SpeechLM
 from tests import tiny
 from tests.baselines import tiny_systems
 from tests.model.conftest import noise
@@ -46,6 +49,35 @@ def test_both_branches_of_two_clips(speech_llm: SpeechLM) -> None:
     assert all(side[2].shape[-1] == speech_llm.hidden_size for side in states)
 
 
+def test_a_text_stands_where_the_sound_would(speech_llm: SpeechLM) -> None:
+    """Within all that the processor itself puts around it: Music Flamingo's does."""
+    batcher, wordings = speech_llm.batcher, ["Translate.", "Say it in Chinese."]
+    clips = batcher.training(WAVES, wordings, TARGETS)
+    wanted = batcher.written(clips, TEXTS, whole=True).rows()
+    assert batcher.training(TEXTS, wordings, TARGETS).rows() == wanted
+    mixed = batcher.training([WAVES[0], TEXTS[1]], wordings, TARGETS)
+    assert mixed.heard == (0,) and mixed.rows() == [clips.rows()[0], wanted[1]]
+
+
+def test_a_prompt_begins_once(tmp_path: Path) -> None:
+    """Gemma's template writes the first token, and its tokenizer would add another."""
+    processor = AutoProcessor.from_pretrained(tiny_systems.qwen2_audio(tmp_path / "model"))
+    tokens = processor.tokenizer
+    tokens.add_special_tokens({"bos_token": "<bos>"})
+    bos = tokens.bos_token_id
+    tokens._tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos)])
+    config = SimpleNamespace(
+        model_type="qwen2_audio", audio_token_id=tokens.convert_tokens_to_ids(tiny_systems.AUDIO)
+    )
+    for template in (folders.TEMPLATE, "{{ bos_token }}" + folders.TEMPLATE):
+        processor.chat_template = template.replace("SOUND", tiny_systems.AUDIO)
+        batcher = Batcher(processor, config)
+        for contents in (WAVES, TEXTS, [WAVES[0], TEXTS[1]]):
+            rows = batcher.training(contents, ["Translate."] * 2, TARGETS).rows()
+            assert [row.prompt[0] for row in rows] == [bos] * 2
+            assert [row.prompt.count(bos) for row in rows] == [1] * 2
+
+
 def test_a_batch_answers_as_its_rows_do(speech_llm: SpeechLM) -> None:
     wordings = ["Translate.", "Say it in Chinese."]
     options = {"max_new_tokens": 5, "do_sample": False}
@@ -65,6 +97,21 @@ def test_a_processor_that_lacks_a_package_is_told_before_weights_load(tmp_path: 
     monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lacking)
     with pytest.raises(CheckpointError, match=r"requires the Torchvision library\n"):
         SpeechLM.load(folder)
+
+
+def test_a_model_that_was_saved_without_its_processor_says_how_to_add_it(tmp_path: Path) -> None:
+    folder = tiny_systems.qwen2_audio(tmp_path / "model")
+    for file in (*folder.glob("*token*"), *folder.glob("*processor*")):
+        file.unlink()
+    with pytest.raises(CheckpointError, match=r"AutoProcessor\.from_pretrained\(BASE\)"):
+        SpeechLM.load(folder)
+
+
+def test_an_adapter_of_peft_alone_says_how_to_merge_it(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(CheckpointError, match="merge_and_unload"):
+        SpeechLM.load(tmp_path)
 
 
 def test_bases_are_moved_in_models_of_ours_alone(tmp_path: Path) -> None:
@@ -96,3 +143,29 @@ def test_the_loop_of_the_guide(tmp_path: Path, monkeypatch) -> None:
     again = SpeechLM.load(tmp_path / "aligned").keeper.trainable_state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in trained.items())
     assert any("lora_B" in name and tensor.any() for name, tensor in trained.items())
+
+
+@pytest.mark.slow
+def test_adapters_of_peft_as_the_guide_has_them(tmp_path: Path, monkeypatch) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "any-speech-llm.md"
+    section = guide.read_text(encoding="utf-8").split("## In a training loop of yours")[1]
+    before, after = section.split("```python\n")[2].split("```")[0].split("...  # the steps")
+    folder = tiny_systems.qwen2_audio(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    names = {"SpeechLM": SpeechLM}
+    exec(before.replace("Qwen/Qwen2-Audio-7B-Instruct", str(folder)), names)
+    speech_llm = names["speech_llm"]
+    trained = {name: p for name, p in speech_llm.model.named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * 2 * 2 and all(".language_model." in name for name in trained)
+    batch = speech_llm.batcher.training(WAVES, ["Translate."] * 2, TARGETS)
+    untrained = speech_llm.predict(batch).loss
+    optimizer = torch.optim.AdamW(trained.values(), lr=0.1)
+    for _ in range(2):
+        speech_llm.predict(batch).loss.backward()
+        optimizer.step()
+    speech_llm.model.eval()
+    loss = speech_llm.predict(batch).loss
+    assert loss < untrained
+    exec("# the steps" + after, names)
+    again = SpeechLM.load(tmp_path / "tuned")
+    torch.testing.assert_close(again.predict(batch).loss, loss, atol=1e-4, rtol=1e-4)

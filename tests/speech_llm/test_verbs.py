@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,15 @@ def test_alignment_first_trains_the_projector_alone(home: Path, tmp_path: Path) 
     before = SpeechLM.load(home / "qwen2_audio").to_train(values["lora"], 3).keeper.trainable_state_dict()
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert changed and all("projector" in name for name in changed)
+
+
+def test_what_cannot_be_trained_is_told_before_weights_are_loaded(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(home / "qwen2_audio", folder)
+    (folder / "model.safetensors").unlink()
+    lora = {"targets": ["q_proj", "v_prj"]}
+    with pytest.raises(ConfigError, match="v_prj: no layer"):
+        joint(settings_of(home, tmp_path / "run", model=str(folder), lora=lora))
 
 
 def test_cached_features_are_ours_alone(home: Path, tmp_path: Path) -> None:

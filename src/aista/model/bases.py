@@ -190,13 +190,21 @@ def text_config(path: Path) -> PreTrainedConfig:
 
 
 def _refuse_other_formats(path: Path) -> None:
-    """Say what to do with weights of llama.cpp or CTranslate2, which transformers does not read as they are.
+    """Say what to do with weights of llama.cpp, CTranslate2 or peft, which are no models of transformers.
 
     A folder is known by its files, or by its name where the hub's copy was fetched without them.
     """
     files = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
     if any(name.startswith(("model.safetensors", "pytorch_model")) for name in files):
         return
+    if "adapter_config.json" in files and "config.json" not in files:
+        raise CheckpointError(
+            "This is an adapter of peft, without the model that it changes.",
+            got=path,
+            expected="a transformers folder: config.json, model.safetensors, tokenizer.json",
+            advice="Merge it once: PeftModel.from_pretrained(BASE_MODEL, FOLDER).merge_and_unload()"
+            ".save_pretrained(NEW), and AutoProcessor.from_pretrained(BASE).save_pretrained(NEW).",
+        )
     named = "/".join(path.parts[-3:]).lower()  # the hub's cache: <repository>/snapshots/<commit>
     gguf = next((name for name in files if name.endswith(".gguf")), None)
     if gguf or "gguf" in named:
@@ -217,10 +225,12 @@ def _refuse_other_formats(path: Path) -> None:
         )
 
 
-def refusal(what: str, source: str | os.PathLike, error: Exception) -> CheckpointError:
+def refusal(
+    what: str, source: str | os.PathLike, error: Exception, advice: str | None = None
+) -> CheckpointError:
     """Return the error for what transformers would not load, without its advice to run a folder's code."""
     if "trust_remote_code" not in str(error):
-        return CheckpointError(what, got=f"{source}: {error}")
+        return CheckpointError(what, got=f"{source}: {error}", advice=advice)
     return CheckpointError(
         what,
         got=f"{source} needs program code that lies beside its weights",

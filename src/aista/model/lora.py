@@ -25,11 +25,11 @@ def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[st
 
     Args:
         backbone: A causal LM, quantised or not.
-        settings: ``r``, ``alpha``, ``dropout``.
+        settings: ``r``, ``alpha``, ``dropout``; ``targets``, if they were chosen: each has to be there.
         targets: Names of the layers to adapt. None of them: no LoRA at all.
 
     Raises:
-        ConfigError: No layer has such a name.
+        ConfigError: No layer has such a name, or LoRA cannot be put into it.
 
     A is drawn from the current random state, B is zero: the adapted model starts as the backbone itself. The
     matrices are float32 whatever the backbone's type.
@@ -38,6 +38,17 @@ def add_lora(backbone: nn.Module, settings: dict[str, Any], targets: Iterable[st
     targets = list(targets)
     if not targets or settings["r"] == 0:
         return
+    parts = [(f".{name}", part) for name, part in backbone.named_modules()]
+    absent = [target for target in targets if not any(name.endswith(f".{target}") for name, _ in parts)]
+    if absent and (settings.get("targets") or absent == targets):  # a family's names are those of most models
+        weights = [(name, getattr(part, "weight", None)) for name, part in parts]
+        matrices = {name.rpartition(".")[2] for name, w in weights if w is not None and w.dim() == 2}
+        raise ConfigError(  # peft does with the names that it finds, and says nothing of the others
+            "LoRA cannot be put into these layers of this backbone.",
+            got=f"{', '.join(absent)}: no layer is called so",
+            expected=", ".join(sorted(matrices)),
+            advice="Name them in lora.targets or in a family file (docs/guides/own-backbone.md).",
+        )
     config = LoraConfig(
         r=settings["r"],
         lora_alpha=settings["alpha"],

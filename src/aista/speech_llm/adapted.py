@@ -60,7 +60,8 @@ def load_processor(kind: Any, folder: Path) -> Any:
             advice="Install it beside aista, which itself does without.",
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise bases.refusal("This processor cannot be loaded.", folder, error) from error
+        advice = "If the model was saved alone: AutoProcessor.from_pretrained(BASE).save_pretrained(FOLDER)."
+        raise bases.refusal("This processor cannot be loaded.", folder, error, advice) from error
     bases.check_tokenizer(getattr(processor, "tokenizer", processor), str(folder))
     return processor
 
@@ -93,8 +94,9 @@ class Adaptation:
         self.model, self.about = model, about
         model.requires_grad_(False)
         lora = about["lora"]
-        with seeded(about["seed"]):
-            add_lora(model.get_decoder(), lora, lora["targets"] or speech_class.lora_targets)
+        targets = speech_class.lora_targets if lora["targets"] is None else lora["targets"]
+        with seeded(about["seed"]):  # in the blocks alone: Phi-4's decoder holds its encoders as well
+            add_lora(model.get_decoder().layers, lora, targets)
         ends = tuple(f".{name}" for name in speech_class.projector)
         self.projector = {n: part for n, part in model.named_modules() if f".{n}".endswith(ends)}
         if not self.projector:

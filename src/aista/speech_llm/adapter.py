@@ -66,6 +66,9 @@ def require_placeholder(config: Any) -> int:
     if getattr(config, "is_encoder_decoder", False):
         found = None
         kind += ", an encoder-decoder: text attends to sound, and never stands in its place"
+    if kind != AistaConfig.model_type and getattr(config, "audio_config", config) is None:
+        found = None  # the larger models of a family that hears may not (in ours it is the second encoder)
+        kind += ", without an encoder for sound: its audio_config is null"
     if found is not None:
         return found
     raise ConfigError(
@@ -111,6 +114,24 @@ def config_of(folder: Path) -> Any:
     require_placeholder(config)
     auto_class(config)
     return config
+
+
+def require_trainable(source: str, lora: dict[str, Any]) -> None:
+    """Demand, before any weights are loaded, that LoRA and a projector have their places in a model.
+
+    Args:
+        source: Id or folder. Of a model of ours, or one that was trained before, nothing is asked.
+        lora: As for ``SpeechLM.to_train``.
+
+    Raises:
+        ConfigError: LoRA finds no layer, or the class names no projector that is here.
+    """
+    folder = locate(source)
+    config = config_of(folder)
+    if config.model_type != AistaConfig.model_type and not (folder / adapted.ADAPTED).is_file():
+        with torch.device("meta"):
+            model = auto_class(config).from_config(config)
+        adapted.Adaptation(model, speech_class(config.model_type), {"lora": lora, "seed": 0})
 
 
 class SpeechLM:

@@ -240,6 +240,7 @@ class Batcher:
         self, processor: Any, config: Any, *, end: int | None = None, form: str | None = None
     ) -> None:
         self.processor, self.tokenizer = processor, getattr(processor, "tokenizer", processor)
+        self._of_transformers = type(processor).__module__.startswith("transformers.")
         self.kind, self.form = speech_class(config.model_type), form
         if form is not None:
             try:
@@ -382,18 +383,21 @@ class Batcher:
                 found = [self._unpadded(row, clip) for row, clip in zip(found, clips, strict=True)]
             rows |= zip(heard, found, strict=True)
         if written:
-            if self.kind.takes_files:
-                raise ModelInputError("This model's processor writes no prompt without sound.")
-            prompts = [self.prompt(instructions[i]) for i in written]
-            if type(self.processor).__module__.startswith("transformers."):  # which refuse a placeholder then
-                inputs = self.tokenizer(prompts, padding=True, return_tensors="pt")
-            else:
-                inputs = self._processed(prompts)
-            batch = self._read(inputs, spoken=False)
+            slots = self._slots([instructions[i] for i in written])
             texts = (str(contents[i]) for i in written)
-            found = [self._replaced(row, text) for row, text in zip(batch.rows(), texts, strict=True)]
+            found = [self._replaced(row, text) for row, text in zip(slots, texts, strict=True)]
             rows |= zip(written, found, strict=True)
         return [rows[i] for i in range(len(contents))], sound, heard
+
+    def _slots(self, instructions: Sequence[str]) -> list[Row]:
+        """Return the rows of prompts in which a text is to stand where speech would."""
+        if not (self.kind.takes_files or self._of_transformers):
+            return self._read(self._processed(list(map(self.prompt, instructions))), spoken=False).rows()
+        # transformers' refuse a placeholder without sound, and some put tokens of their own around the sound
+        different = list(dict.fromkeys(instructions))
+        batch = self._read(self._with_sound([_some_noise(0.5)] * len(different), different), spoken=True)
+        found = dict(zip(different, batch.rows(), strict=True))
+        return [found[instruction] for instruction in instructions]
 
     def _read(self, inputs: Any, *, spoken: bool) -> Batch:
         batch = Batch.of_inputs({k: v for k, v in inputs.items() if k not in _OF_TEXT}, self.audio_token_id)
@@ -416,7 +420,11 @@ class Batcher:
 
     def _processed(self, texts: list[str], **sound: Any) -> Any:
         # of the text alone: how sound is padded each extractor knows by itself
-        return self.processor(text=texts, text_kwargs={"padding": True}, return_tensors="pt", **sound)
+        of_text: dict[str, Any] = {"padding": True}
+        bos = getattr(self.tokenizer, "bos_token", None)
+        if self._of_transformers and bos and texts[0].startswith(bos):
+            of_text["add_special_tokens"] = False  # the template wrote it: no second one
+        return self.processor(text=texts, text_kwargs=of_text, return_tensors="pt", **sound)
 
     def _from_files(self, contents: Sequence[Any], instructions: Sequence[str]) -> Any:
         with TemporaryDirectory(prefix="aista-") as folder:
@@ -447,8 +455,7 @@ class Batcher:
 
     def tokens_for(self, seconds: float) -> int:
         """Return how many speech tokens a clip of a length becomes."""
-        clip = np.random.default_rng(0).uniform(-0.1, 0.1, round(seconds * SAMPLE_RATE_HZ)).astype(np.float32)
-        inputs = self._with_sound([clip], ["Translate."])
+        inputs = self._with_sound([_some_noise(seconds)], ["Translate."])
         return int((inputs["input_ids"] == self.audio_token_id).sum())
 
     def require_whole(self) -> None:
@@ -467,6 +474,10 @@ class Batcher:
                 expected="as many as there is sound",
                 advice="Say in a file of its class how long it hears: longest_seconds.",
             )
+
+
+def _some_noise(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.1, 0.1, round(seconds * SAMPLE_RATE_HZ)).astype(np.float32)
 
 
 def _require_as_many(name: str, things: Sequence[Any], rows: Sequence[Any]) -> None:

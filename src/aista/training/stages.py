@@ -40,6 +40,7 @@ from aista.model.processing import AistaProcessor
 from aista.model.speech_lm import AistaForConditionalGeneration
 from aista.run_folder import claim, inputs_of, read_selected
 from aista.speech_llm import SpeechLM
+from aista.speech_llm.adapter import require_trainable
 from aista.speech_llm.decoder import check_layers
 from aista.training.callbacks import PROGRESS
 from aista.training.checkpointing import last_checkpoint, writing
@@ -278,8 +279,10 @@ def fresh_model(settings: ModelSettings, seed: int) -> tuple[AistaForConditional
 def starting_model(settings: StageSettings) -> SpeechLM:
     """Return what a stage starts from: a saved model or any speech LLM (``init``), or adapters on bases."""
     if settings.init is not None:
+        asked = settings.lora.model_dump()
+        require_trainable(settings.init, asked)
         speech_llm = SpeechLM.load(settings.init, dtype=settings.dtype)
-        own, asked = speech_llm.lora, settings.lora.model_dump()
+        own = speech_llm.lora
         if own is not None and asked not in (own, LoraSettings().model_dump()):
             raise ConfigError(
                 "The model to start from has LoRA already, which stays as it is.",

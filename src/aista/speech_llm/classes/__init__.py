@@ -118,6 +118,7 @@ CLASSES: dict[str, SpeechClass] = {
     "granite_speech": _GRANITE,
     "granite_speech_plus": _GRANITE,
     "kyutai_speech_to_text": _ADDED,  # codebooks of the sound, summed at every step
+    "nemotron_h_omni": SpeechClass(refusal="its get_decoder gives a language model with its head, no blocks"),
     "phi4_multimodal": SpeechClass(
         projector=("up_proj_for_speech", "down_proj_for_speech"),
         lora_targets=("qkv_proj",),  # query, key and value are one projection
@@ -157,6 +158,6 @@ def speech_class(model_type: str) -> SpeechClass:
         raise ConfigError(
             "A speech LLM of this class cannot be probed, aligned or trained here.",
             got=f"{model_type}: {found.refusal}",
-            expected="sound that stands at placeholders of its own in a decoder's input",
+            expected="sound at placeholders of its own in a decoder's input, and get_decoder with its blocks",
         )
     return found
