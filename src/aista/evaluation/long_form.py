@@ -38,9 +38,9 @@ from aista.text.normalize import is_blank
 from aista.text.prompts import language
 
 LONG_FORM, STREAMING = "long_form.json", "streaming.json"
-_SCORERS = {  # package -> what it is for, and the extra that brings it
-    "mweralign": ("Cutting a text by reference segments needs mweralign.", "long-form"),
-    "omnisteval": ("The delay of streams is scored by OmniSTEval.", "streaming"),
+_SCORERS = {  # package -> what it is for, and what brings it
+    "mweralign": ("Cutting a text by reference segments needs mweralign.", "pip install '.[long-form]'"),
+    "omnisteval": ("The delay of streams is scored by OmniSTEval.", "pip install '.[streaming]'"),
 }
 
 
@@ -127,8 +127,8 @@ def demand(package: str) -> None:
     try:
         importlib.import_module(package)
     except ImportError:
-        what, extra = _SCORERS[package]
-        raise EvaluationError(what, advice=f"pip install '.[{extra}]'") from None
+        what, advice = _SCORERS[package]
+        raise EvaluationError(what, advice=advice) from None
 
 
 def long_form(
