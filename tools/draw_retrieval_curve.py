@@ -1,6 +1,9 @@
 """The figure and the tables of docs/findings/retrieval-curve.md from the rows of tools/retrieval_curve.py.
 
 python tools/draw_retrieval_curve.py docs/results/base/curve.jsonl docs/findings/retrieval-curve.svg
+python tools/draw_retrieval_curve.py docs/results/base/curve1000.jsonl docs/findings/curve-1000.svg reads
+
+The words behind the paths name the groups of ears that are drawn, a name up to its "-"; else all are.
 """
 
 from __future__ import annotations
@@ -46,21 +49,22 @@ def main() -> None:
     """Draw the figure and print the tables."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     rows = [json.loads(line) for line in source.read_text().strip().split("\n")]
-    target.write_text(draw(rows).standalone())
+    drawn = sys.argv[3:] or list(EARS)
+    target.write_text(draw([row for row in rows if row["ear"].split("-")[0] in drawn]).standalone())
     for group in sorted({(row["backbone"], row["ear"].split("-")[0], row["cloud"]) for row in rows}):
         print_table([r for r in rows if (r["backbone"], r["ear"].split("-")[0], r["cloud"]) == group], group)
 
 
-def draw(rows: Rows) -> Canvas:
+def draw(aligned: Rows) -> Canvas:
     """One panel a prompt, one line of panels a backbone and cloud; bands are the range over the ears."""
-    aligned = [row for row in rows if row["ear"].split("-")[0] in EARS]
     prompts = [prompt for prompt in PROMPTS if any(row["prompt"] == prompt for row in aligned)]
     lines = sorted({_line(row) for row in aligned}, reverse=True)  # the span first
     canvas = Canvas(WIDE, _TOP + len(lines) * (_HEIGHT + _DOWN), "MRR by layer")
-    for i, (cost, role) in enumerate(COSTS.items()):
+    costs = [cost for cost in COSTS if any(row["cost"] == cost for row in aligned)]
+    for i, cost in enumerate(costs):
         left = _LEFT + (0, 230, 310)[i]
-        canvas.dot(left + 5, 12, role)
-        canvas.text(left + 15, 16, TITLES[cost], role)
+        canvas.dot(left + 5, 12, COSTS[cost])
+        canvas.text(left + 15, 16, TITLES[cost], COSTS[cost])
     wide = (WIDE - _LEFT - 8) / len(prompts) - _ACROSS
     for i, prompt in enumerate(prompts):
         canvas.text(_LEFT + i * (wide + _ACROSS), 36, PROMPTS[prompt], "ink", font="small")
