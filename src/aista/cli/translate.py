@@ -312,16 +312,14 @@ def _live(
 
 def _sound(name: str) -> Any:
     """Return what to read: the path, or what comes only once, the bytes of stdin or of a pipe with a name."""
-    if name == STDIN:
-        sound = io.BytesIO(sys.stdin.buffer.read())
-        sound.name = "<stdin>"
-        return sound
+    is_pipe = name == STDIN
     with suppress(OSError, ValueError):  # what cannot be opened is told when its turn comes
-        if stat.S_ISFIFO(os.stat(name).st_mode):
-            sound = io.BytesIO(Path(name).read_bytes())
-            sound.name = name
-            return sound
-    return name
+        is_pipe = is_pipe or stat.S_ISFIFO(os.stat(name).st_mode)
+    if not is_pipe:
+        return name
+    sound = io.BytesIO(sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes())
+    sound.name = "<stdin>" if name == STDIN else name
+    return sound
 
 
 def _places(files: list[str], target: str, output_format: str, folder: Path | None) -> dict[str, Path]:

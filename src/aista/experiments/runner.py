@@ -24,6 +24,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import yaml
 from rich.console import Console
 from rich.progress import (
@@ -421,21 +422,13 @@ class Queue:
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
             for row in self._running:
                 if row.process.poll() is None:
-                    started = list(_started_by(row.process.pid))  # seen while it lives
+                    # torchrun's workers have sessions of their own
+                    started = psutil.Process(row.process.pid).children(recursive=True)
                     os.killpg(row.process.pid, signal.SIGKILL)
-                    for pid in started:
-                        with suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
+                    for child in started:
+                        with suppress(psutil.NoSuchProcess):
+                            child.kill()
                     row.process.wait()
-
-
-def _started_by(pid: int) -> Iterator[int]:
-    """Yield the processes that one has started, and theirs: torchrun's have sessions of their own (Linux)."""
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            for child in map(int, path.read_text().split()):
-                yield child
-                yield from _started_by(child)
 
 
 def duration(seconds: float) -> str:

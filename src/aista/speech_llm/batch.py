@@ -27,6 +27,7 @@ Content = np.ndarray | str
 """What stands in a prompt's speech slot: samples (n,) at 16 kHz, cached features (frames, D), or text."""
 # What processors give of the text beside its ids; models of speech alone do without.
 _OF_TEXT = ("token_type_ids", "mm_token_type_ids")
+_MOST_SLOTS = 1_000  # instructions whose prompt is kept; a corpus may have one of its own in every row
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,7 @@ class Batcher:
     ) -> None:
         self.processor, self.tokenizer = processor, getattr(processor, "tokenizer", processor)
         self._of_transformers = type(processor).__module__.startswith("transformers.")
+        self._slot_of: dict[str, Row] = {}  # by instruction
         self.kind, self.form = speech_class(config.model_type), form
         if form is not None:
             try:
@@ -394,10 +396,12 @@ class Batcher:
         if not (self.kind.takes_files or self._of_transformers):
             return self._read(self._processed(list(map(self.prompt, instructions))), spoken=False).rows()
         # transformers' refuse a placeholder without sound, and some put tokens of their own around the sound
-        different = list(dict.fromkeys(instructions))
-        batch = self._read(self._with_sound([_some_noise(0.5)] * len(different), different), spoken=True)
-        found = dict(zip(different, batch.rows(), strict=True))
-        return [found[instruction] for instruction in instructions]
+        if len(self._slot_of) > _MOST_SLOTS:
+            self._slot_of.clear()
+        if new := [text for text in dict.fromkeys(instructions) if text not in self._slot_of]:
+            batch = self._read(self._with_sound([_some_noise(0.5)] * len(new), new), spoken=True)
+            self._slot_of |= zip(new, batch.rows(), strict=True)
+        return [self._slot_of[instruction] for instruction in instructions]
 
     def _read(self, inputs: Any, *, spoken: bool) -> Batch:
         batch = Batch.of_inputs({k: v for k, v in inputs.items() if k not in _OF_TEXT}, self.audio_token_id)
