@@ -5,12 +5,14 @@
     python tools/base_corpus.py write --home data
     python tools/base_corpus.py encode --home data --config docs/results/base/mixed/align.yaml --workers 2
     python tools/base_corpus.py others --home data --voice LAB_FOLDER/lib --limit 100
+    python tools/base_corpus.py more --lab ../shared/real/lab.py --home data --cache LAB_FOLDER   (then say, write)
 
 ``draw`` says which English sentences are spoken in which set and which are only read, and how each is spoken:
 no sentence stands in two sets. ``say`` speaks them, in any number of processes, and ``write`` makes the
 manifests that ``zero_shot_base.py`` reads: ``train.asr``, ``train.st``, ``train.shuffled`` (the control),
 ``dev`` and ``fresh`` with their ``.asr`` and ``.mt``, ``text`` (translation of other sentences), ``pairsN``.
 ``encode`` lets Whisper listen once. ``others`` speaks test sentences again in voices that no ear has met.
+``more`` draws further test sentences, of which no set holds one; ``write`` makes ``more`` of them.
 """
 
 from __future__ import annotations
@@ -101,16 +103,28 @@ def draw(
     return spoken, read
 
 
+def more(found: Found, home: Path, test: int, seed: int = 2027) -> None:
+    """Add test sentences to what is to be spoken; Chinese has none left, and takes those of ``pairs``."""
+    rows = _lines(home / "say.jsonl")
+    known = [row["text"] for row in (*rows, *_lines(home / "text.jsonl"))]
+    drawn, _ = draw(found, {"test": test, "dev": 0, "pairs": 0, "text": 0, "train": 0}, known, seed)
+    rows += [{**row, "set": "more", "id": row["id"].replace("test", "more")} for row in drawn]
+    write_whole(home / "say.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def say(home: Path, voice: Path, share: int, shares: int) -> None:
-    """Speak every sentence of one share: 16 kHz FLAC, and a line with its length."""
+    """Speak every sentence of one share that is not spoken yet: 16 kHz FLAC, and a line with its length."""
     sys.path.insert(0, str(voice))
     import hibari  # the voice's own package
     import soxr
 
     speaker = hibari.Hibari()
     (home / "audio").mkdir(exist_ok=True)
-    with open(home / f"said.{share}.jsonl", "w") as lengths:
+    said = {row["id"] for path in home.glob("said.*.jsonl") for row in _lines(path)}
+    with open(home / f"said.{share}.jsonl", "a") as lengths:
         for row in _lines(home / "say.jsonl")[share::shares]:
+            if row["id"] in said:
+                continue
             pitch = row["pitch"]
             wave = np.asarray(speaker(row["text"], speed=row["pace"] / pitch, seed=row["seed"]), np.float32)
             wave = soxr.resample(soxr.resample(wave, 24_000 * pitch, 24_000), 24_000, SAMPLE_RATE_HZ)
@@ -185,9 +199,12 @@ def write(home: Path, test: int, dev: int, seed: int = 5) -> dict[str, int]:
     rng.shuffle(train)
     heard = [recognition(row) for row in train]
     made = {"train.st": train, "train.asr": heard, "train.shuffled": with_others_transcripts(heard)}
-    for name, source, most in (("dev", "dev", dev), ("fresh", "test", test)):
-        rows = [row for code in LANGUAGES for row in said[source][code][:most]]
-        rng.shuffle(rows)
+    sets = {"dev": (said["dev"], dev), "fresh": (said["test"], test)}
+    if "more" in said:  # only runs with pairs have heard the Chinese ones
+        sets["more"] = (said["more"] | {"zh": said["pairs"]["zh"]}, 300)
+    for name, (source, most) in sets.items():
+        rows = [row for code in LANGUAGES for row in source[code][:most]]
+        (random.Random(seed) if name == "more" else rng).shuffle(rows)  # the others stay as they were
         made |= {
             name: rows,
             f"{name}.asr": [recognition(row) for row in rows[:400]],
@@ -250,7 +267,7 @@ def _lab(path: Path) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw, say, write or encode."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("verb", choices=["draw", "say", "write", "encode", "others"])
+    parser.add_argument("verb", choices=["draw", "say", "write", "encode", "others", "more"])
     parser.add_argument("--home", type=Path, default=Path("data"))
     parser.add_argument("--lab", type=Path, help="lab.py, which knows where sentences are to be had")
     parser.add_argument("--cache", type=Path, help="folder of what lab.py downloads")
@@ -277,6 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in spoken)
         write_whole(chosen.home / "say.jsonl", lines)
         write_manifest(chosen.home / "text.jsonl", read)
+    elif chosen.verb == "more":
+        more(_lab(chosen.lab).pairs(chosen.cache), chosen.home, chosen.test * 23 // 20)
     elif chosen.verb == "others":
         print(others(chosen.home, chosen.voice, chosen.limit))
     elif chosen.verb == "write":

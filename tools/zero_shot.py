@@ -108,6 +108,7 @@ TITLES = {name: system.title for name, system in SYSTEMS.items()} | BOUNDS | STA
     "unaligned": "cross-entropy without alignment first",
     "maxsim": "+ retrieval objective by MaxSim",
     "mean": "+ retrieval objective by the cosine of means",
+    "both": "+ Wasserstein, cosine cost, with the cosine of means",
 }  # fmt: skip
 
 
@@ -754,7 +755,7 @@ def main() -> None:
     verbs.add_parser("report").add_argument("target", type=Path, nargs="+")
     for verb in ("run", "collect"):
         verbs.choices[verb].add_argument("--folder", type=Path, default=Path("runs/zero_shot"))
-        splits = SPLITS if verb == "run" else [*SPLITS, "fresh", "others"]
+        splits = SPLITS if verb == "run" else [*SPLITS, "fresh", "others", "more"]
         verbs.choices[verb].add_argument("--split", choices=splits, default="dev")
     verbs.choices["collect"].add_argument(
         "--take", nargs="*", default=[], metavar="EXPERIMENT/SYSTEM=EXPERIMENT/SYSTEM"

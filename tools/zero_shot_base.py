@@ -60,6 +60,7 @@ SYSTEMS = {
     "distillation": "alignment={method: distillation, alpha: 0.5}",
     "shuffled": COSINE,
     "uniform": "alignment={method: tools.uniform_plan, layers: LAYERS, alpha: 0.5}",
+    "both": "alignment={method: tools.wasserstein_and_means, layers: LAYERS, alpha: 0.5}",
     "unaligned": "alignment={method: none}",
 }
 
@@ -218,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("verb", choices=["translator", "run", "bounds"])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["aligned", "base", "cosine_half"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    parser.add_argument("--split", choices=["dev", "test", "fresh", "others"], default="dev")
+    parser.add_argument("--split", choices=["dev", "test", "fresh", "others", "more"], default="dev")
     parser.add_argument("--experiment", default="base", help="name of a group of runs")
     parser.add_argument("--layers", nargs="+", type=int, default=[0, 4, 8, 12])
     parser.add_argument("--start", default="", help="model to start from; {system} and {seed} are filled in")
