@@ -5,14 +5,14 @@
     python tools/base_corpus.py write --home data
     python tools/base_corpus.py encode --home data --config docs/results/base/mixed/align.yaml --workers 2
     python tools/base_corpus.py others --home data --voice LAB_FOLDER/lib --limit 100
-    python tools/base_corpus.py more --lab ../shared/real/lab.py --home data --cache LAB_FOLDER   (then say, write)
+    python tools/base_corpus.py more --lab ../shared/real/lab.py --home data --cache LAB_FOLDER
 
 ``draw`` says which English sentences are spoken in which set and which are only read, and how each is spoken:
 no sentence stands in two sets. ``say`` speaks them, in any number of processes, and ``write`` makes the
 manifests that ``zero_shot_base.py`` reads: ``train.asr``, ``train.st``, ``train.shuffled`` (the control),
 ``dev`` and ``fresh`` with their ``.asr`` and ``.mt``, ``text`` (translation of other sentences), ``pairsN``.
 ``encode`` lets Whisper listen once. ``others`` speaks test sentences again in voices that no ear has met.
-``more`` draws further test sentences, of which no set holds one; ``write`` makes ``more`` of them.
+``more`` draws further test sentences, of which no set holds one, for ``say`` and ``write``.
 """
 
 from __future__ import annotations
