@@ -32,7 +32,7 @@ from aista.data.manifest import Manifest, Utterance, write_manifest
 from aista.demo import corpus
 from aista.evaluation.decode import read_hypotheses
 from aista.evaluation.evaluate import EvaluateSettings
-from aista.evaluation.metrics import bleu
+from aista.evaluation.metrics import bleu, chrf
 from aista.evaluation.significance import Paired, bootstrap_over_seeds, paired_hypotheses, paired_losses
 from aista.experiments.demo import encode, synthesise, write_texts
 from aista.experiments.plan import Job, changed, shipped
@@ -366,10 +366,48 @@ def _key(row: Mapping[str, Any]) -> str:
     return "/".join(str(row[name]) for name in ("experiment", "system", "seed", "language"))
 
 
-def report(target: Path, to: str = "base") -> list[dict[str, Any]]:
-    """Recompute mean scores, and every difference to a system with its intervals, from what is committed."""
-    rows = _collected(target)
-    kept = json.loads(gzip.decompress((target / "answers.json.gz").read_bytes()))
+def _joined(targets: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the rows and answers of folders that hold the same runs on different sentences, as on all.
+
+    Only runs that stand in every folder are taken. Of the word error rate nothing is said: rows do not hold
+    how many words were asked.
+    """
+    rows = [{_key(row): row for row in _collected(target)} for target in targets]
+    saved = [json.loads(gzip.decompress((target / "answers.json.gz").read_bytes())) for target in targets]
+    if len(targets) == 1:
+        return list(rows[0].values()), saved[0]
+    found = list[dict[str, Any]]()
+    kept: dict[str, Any] = {"references": {}, "hypotheses": {}, "losses": {}}
+    for key in rows[0]:
+        parts = [row[key] for row in rows if key in row and row[key]["bleu"] is not None]
+        if len(parts) < len(targets):
+            continue
+        code = parts[0]["language"]
+        names = {"references": code, "hypotheses": key, "losses": key}
+        for what, name in names.items():
+            kept[what][name] = [each for one in saved for each in one[what][name]]
+        texts = kept["hypotheses"][key], kept["references"][code]
+        counts = [len(one["references"][code]) for one in saved]
+        wrong = [row["wrong_language"] for row in parts]
+        found.append(
+            {
+                **parts[0], "split": "+".join(row["split"] for row in parts), "num_sentences": sum(counts),
+                "bleu": bleu(*texts, code).value, "chrf": chrf(*texts).value, "wer": None,
+                "wrong_language": float(np.average(wrong, weights=counts)),
+                "cross_entropy": fmean(kept["losses"][key]),
+            }
+        )  # fmt: skip
+    return found, kept
+
+
+def report(*targets: Path, to: str = "base") -> list[dict[str, Any]]:
+    """Recompute mean scores, and every difference to a system with its intervals, from what is committed.
+
+    Args:
+        targets: A folder of results; several are joined, see :func:`_joined`.
+        to: The system that others are compared with.
+    """
+    rows, kept = _joined(targets)
     kept["wrong"] = _in_another_language(kept["hypotheses"])
     found = []
     for experiment in sorted({row["experiment"] for row in rows}):
@@ -446,7 +484,8 @@ def _difference(
         texts_of = {
             code: tuple(texts(which, code, "hypotheses", answered) for which in pair) for code in codes
         }
-        found["difference"] = {key: compared(key, answered) for key in ("bleu", "wer")}
+        heard = all(row["wer"] is not None for row in rows if row["bleu"] is not None)
+        found["difference"] = {key: compared(key, answered) for key in ("bleu", "wer")[: 1 + heard]}
         found["pairs"]["bleu"] = paired_hypotheses(texts_of, kept["references"])
         if kept["wrong"]:
             wrong_of = {
@@ -772,6 +811,9 @@ def main() -> None:
             f"--over-{along.removeprefix('num_')}", dest=along, metavar="SYSTEM",
             help=f"of this one instead: what each {what} saves",
         )  # fmt: skip
+    verbs.choices["report"].add_argument(
+        "--join", action="store_true", help="the folders hold the same runs on different sentences"
+    )
     verbs.choices["report"].add_argument("--figure", type=Path, help="SVG to draw")
     verbs.choices["report"].add_argument("--titles", nargs="*", default=[], metavar="SPLIT/EXPERIMENT=TITLE")
     asked = vars(parser.parse_args())
@@ -794,7 +836,8 @@ def main() -> None:
         if asked["figure"]:
             write_whole(asked["figure"], figure_of_curve(found, name, along, asked["to"]))
     else:
-        found = [row for target in asked["target"] for row in report(target, asked["to"])]
+        targets = [asked["target"]] if asked["join"] else [[target] for target in asked["target"]]
+        found = [row for some in targets for row in report(*some, to=asked["to"])]
         groups = asked["together"]
         found += [row for group in groups for row in together([r for r in found if r["experiment"] in group])]
         for experiment in dict.fromkeys(row["experiment"] for row in found):

@@ -11,7 +11,7 @@ import pytest
 
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest
-from tools.base_corpus import LONGEST_SECONDS, TATOEBA, draw, join, letters, recognition, write
+from tools.base_corpus import LONGEST_SECONDS, TATOEBA, draw, join, letters, more, recognition, write
 
 SIZES = {"test": 4, "dev": 2, "pairs": 5, "text": 6, "train": 30}
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -89,6 +89,30 @@ def test_pairs_are_of_all_languages_alike_and_of_no_test(corpus: dict[str, Manif
     assert all(row.tgt_lang == "zh" or row.id in train for row in rows)
     assert {row.id for row in rows}.isdisjoint(row.id for row in [*corpus["fresh"], *corpus["dev"]])
     assert {row.id for row in corpus["pairs50"]} <= {row.id for row in corpus["pairs200"]}
+
+
+def test_further_test_sentences_are_of_no_set_and_leave_the_sets_as_they_are(
+    tmp_path: Path, corpus: dict[str, Manifest]
+) -> None:
+    before = {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in corpus}
+    spoken, read = draw(found(), SIZES)
+    (tmp_path / "text.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in read))
+    more(found(), tmp_path, test=3)
+    rows = [json.loads(line) for line in (tmp_path / "say.jsonl").read_text().split("\n") if line]
+    assert rows[: len(spoken)] == spoken
+    added = rows[len(spoken) :]
+    taken = {letters(text) for text in [*(row["text"] for row in spoken), *(row.text or "" for row in read)]}
+    assert len({letters(row["text"]) for row in added} - taken) == len(added) == 3 * 4
+    assert len({row["id"] for row in rows}) == len(rows)
+    with (tmp_path / "said.0.jsonl").open("a") as lengths:
+        lengths.writelines(json.dumps({"id": row["id"], "duration": 2.0}) + "\n" for row in added)
+    written = write(tmp_path, test=3, dev=2)
+    assert written["more"] == 3 * 3 + SIZES["pairs"]
+    assert {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in corpus} == before
+    heard = {
+        row.text for name in ("train.asr", "dev", "fresh") for row in Manifest(tmp_path / f"{name}.jsonl")
+    }
+    assert heard.isdisjoint(row.text for row in Manifest(tmp_path / "more.jsonl"))
 
 
 def test_stores_of_shares_are_joined(tmp_path: Path) -> None:

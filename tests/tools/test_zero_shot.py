@@ -72,6 +72,27 @@ def test_differences_are_recomputed_from_the_committed_answers(tmp_path: Path) -
         report(tmp_path / "kept")
 
 
+def test_sentences_of_several_folders_are_scored_as_one_corpus(tmp_path: Path) -> None:
+    half = {code: [texts[0], texts[0]] for code, texts in REFERENCES.items()}
+    for home, turned in (("one", 1), ("two", -1)):
+        invent(tmp_path / home, "base", 1, half, loss=1.0)
+        right = {code: texts[::turned] for code, texts in REFERENCES.items()}
+        invent(tmp_path / home, "cosine", 1, right, loss=2.0 + turned)
+        collect(tmp_path / home, tmp_path / f"kept_{home}", "test")
+    invent(tmp_path / "one", "cosine", 2, REFERENCES, loss=1.0)  # in one folder alone: left out
+    collect(tmp_path / "one", tmp_path / "kept_one", "test")
+    base, cosine = report(tmp_path / "kept_one", tmp_path / "kept_two")
+    asked = {code: texts * 2 for code, texts in REFERENCES.items()}
+    given = {code: [*texts, *texts[::-1]] for code, texts in REFERENCES.items()}
+    wanted = [sum(bleu(told[code], asked[code], code).value for code in asked) / 2 for told in
+              ({code: texts * 2 for code, texts in half.items()}, given)]  # fmt: skip
+    assert (base["bleu"], cosine["bleu"]) == (pytest.approx(wanted[0]), pytest.approx(wanted[1]))
+    assert cosine["seeds"] == [1] and cosine["wer"] is None
+    assert cosine["difference"]["bleu"]["mean"] == pytest.approx(wanted[1] - wanted[0])
+    assert cosine["difference"]["cross_entropy"]["mean"] == pytest.approx(1.0)
+    assert cosine["experiment"] == "test+test/e" and "| 1 |" in table([base, cosine])
+
+
 def test_what_was_collected_before_stays(tmp_path: Path) -> None:
     half = {code: [texts[0], texts[0]] for code, texts in REFERENCES.items()}
     for system in ("base", "cosine"):
