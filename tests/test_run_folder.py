@@ -185,6 +185,7 @@ def changed(settings: Any, change: dict[str, Any]) -> Any:
         ("pretrain", {"data.num_workers": 2, "train.logging_steps": 7, "train.save_steps": 4}),
         ("joint", {"data.features": "elsewhere", "train.per_device_eval_batch_size": 3}),
         ("joint", {"train.compile_blocks": True, "train.activation_checkpointing": True}),
+        ("pretrain", {"alignment.layers": [1], "alignment.alpha": 0.5}),  # of a method that aligns nothing
         ("select", {"batch_size": 2, "features": "elsewhere"}),
         ("evaluate", {"generation.batch_size": 1, "features": "elsewhere"}),
     ],
@@ -223,6 +224,7 @@ def test_a_folder_in_which_nothing_was_done_belongs_to_nobody(tmp_path: Path) ->
     with pytest.raises(AistaError):
         pretrain(wrong)
     assert (tmp_path / "stage1/settings.yaml").exists()
+    (tmp_path / "stage1/provenance.yaml").write_text("a sweep's note of what it was about to begin")
     with claim(tmp_path / "stage1", settings, lambda: inputs_of(settings), result="training.json") as done:
         assert not done
     assert PretrainSettings.load(tmp_path / "stage1/settings.yaml") == settings

@@ -404,6 +404,10 @@ class AlignmentSettings(Settings):
     alpha: Share = 0.99
     options: dict[str, Any] = {}
 
+    def _without_effect(self) -> frozenset[str]:
+        """Of the base, which is aligned nowhere: where it would be, and with which weight."""
+        return frozenset({"layers", "alpha"}) if self.method == "none" else self.harmless
+
     def named_contents(self) -> Iterator[tuple[str, Content, str]]:
         """Yield the layer report, but for the base: it is aligned nowhere, so it needs no report."""
         if self.method != "none":

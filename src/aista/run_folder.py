@@ -30,6 +30,7 @@ from aista.files import DRAFTS, sha256_of, write_whole
 from aista.model.bases import locate
 
 SETTINGS, INPUTS, LOCK, HOLDER = "settings.yaml", "inputs.yaml", ".lock", ".holder"
+PROVENANCE = "provenance.yaml"  # what a sweep writes down of a run before it begins
 # What is read of a model's folder, whoever wrote it; logs and results of the run that made it are not.
 _OF_A_MODEL = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
@@ -229,7 +230,7 @@ def _finished(
     mixed = [text for key, text in changed.items() if key.split(".")[0] not in may_change]
     data = _differing_inputs(folder, inputs)
     mixed_data = [text for key, text in data.items() if key.split(" ")[0] not in may_change]
-    if (mixed or mixed_data) and _holds_work(folder):
+    if (mixed or mixed_data) and holds_work(folder):
         raise ConfigError(
             f"{folder} holds a run with other {'settings' if mixed else 'data or another model'}.",
             got="; ".join([*mixed, *mixed_data]),
@@ -257,7 +258,7 @@ def _differing_inputs(folder: Path, inputs: Mapping[str, str]) -> dict[str, str]
     """Return each input whose content is another now, with both in words."""
     path = folder / INPUTS
     if not path.exists():
-        if _holds_work(folder):
+        if holds_work(folder):
             print(f"warning: {folder} does not say what data it was made from: not compared", file=sys.stderr)
         return {}
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -272,9 +273,10 @@ def _differing_inputs(folder: Path, inputs: Mapping[str, str]) -> dict[str, str]
     }
 
 
-def _holds_work(folder: Path) -> bool:
+def holds_work(folder: Path) -> bool:
     """Say whether anything was done in a folder since it was claimed."""
-    return any(path.name not in (SETTINGS, INPUTS, LOCK, HOLDER) for path in folder.iterdir())
+    before_work = (SETTINGS, INPUTS, LOCK, HOLDER, PROVENANCE)
+    return folder.exists() and any(path.name not in before_work for path in folder.iterdir())
 
 
 def _about(holder: Path) -> dict[str, Any]:

@@ -185,13 +185,13 @@ class Runner:
     def _note(self, jobs: Sequence[Job]) -> None:
         """Write down what each training is about to be made from: settings, data, versions.
 
-        A folder that is claimed keeps what it has: a run with other settings or data may be refused there.
+        A folder that holds work keeps what it has: a run with other settings or data may be refused there.
         """
-        from aista.run_folder import SETTINGS
+        from aista.run_folder import PROVENANCE, holds_work
 
         record = recorded(self.plan.folder)
         for job in jobs:
-            if job.verb not in TRAINING or (job.output / SETTINGS).exists():
+            if job.verb not in TRAINING or holds_work(job.output):
                 continue
             data = job.settings.data
             values = {
@@ -201,7 +201,7 @@ class Runner:
                 "command": record["command"],
             }  # fmt: skip
             text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-            write_whole(job.output / "provenance.yaml", text)
+            write_whole(job.output / PROVENANCE, text)
 
 
 def recorded(folder: Path) -> dict[str, Any]:

@@ -325,7 +325,8 @@ def _aligned_layers(settings: AlignmentSettings, num_layers: int) -> tuple[int, 
         raise ConfigError(
             "No layer to align.",
             got=f"alignment.layers: {layers}",
-            advice="Lower the threshold of `aista select`, or name layers: --set alignment.layers=[0].",
+            advice="Lower the threshold of `aista select`, or name layers: --set alignment.layers=[0] (in a "
+            "sweep at base scale: --set joint.alignment.layers=[0] --set evaluate.layers=[0]).",
         )
     if outside := [layer for layer in chosen if not 0 <= layer <= num_layers]:
         raise ConfigError(

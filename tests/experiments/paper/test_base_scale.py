@@ -95,6 +95,9 @@ def test_the_same_command_goes_on_where_it_stopped(done: tuple[Path, list[str], 
     )
     due = [job.name for job in longer.jobs() if job.already() is None]  # evaluations follow their new models
     assert due == ["joint base/base/seed_1", "joint base/ai_sta/seed_1"]
+    named = [*asked, "joint.alignment.layers=[0]"]  # the base is aligned nowhere
+    plan = paper_plan("base", root / "run", ["all"], data=root / "data", changes=named)
+    assert [job.name for job in plan.jobs() if job.already() is None] == ["joint base/ai_sta/seed_1"]
 
 
 def test_base_and_ai_sta_differ_in_the_alignment_alone(tmp_path: Path) -> None:
