@@ -17,6 +17,7 @@ from aista.errors import ConfigError, TrainingError
 from aista.experiments.demo import DemoPlan, run
 from aista.experiments.plan import Job
 from aista.experiments.runner import Command, Outcome, Queue, Runner, duration
+from tests import tiny
 
 FINISHED, RESULT, FAILED, BLOCKED = Outcome.FINISHED, Outcome.RESULT, Outcome.FAILED, Outcome.BLOCKED
 
@@ -105,6 +106,32 @@ def test_a_failed_stage_says_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no/such/model") as caught:
         run(Broken(tmp_path))
     assert caught.value.what == "`aista select` failed."
+
+
+class Hopeless(Broken):
+    """A sweep whose only training cannot begin."""
+
+    steps = 2
+
+    def jobs(self) -> list[Job]:
+        settings = tiny.joint_settings(self.folder, "no/such/model", train={"max_steps": self.steps})
+        return [Job("joint", "joint", settings)]
+
+
+def test_what_is_written_of_a_run_is_what_it_was_made_from(tmp_path: Path) -> None:
+    plan = Hopeless(tmp_path)
+    [job] = plan.jobs()
+    told = [job.settings.sha256()]
+    Runner(plan, workers=0).run()
+    plan.steps = 3  # nothing was done yet: the note is of the next attempt
+    told.append(plan.jobs()[0].settings.sha256())
+    Runner(plan, workers=0).run()
+    note = (job.output / "provenance.yaml").read_text()
+    assert told[1] in note and told[0] not in note
+    (job.output / "history.json").write_text("{}")
+    plan.steps = 4
+    Runner(plan, workers=0).run()
+    assert (job.output / "provenance.yaml").read_text() == note
 
 
 def test_nothing_is_launched_without_workers(tmp_path: Path) -> None:
