@@ -125,14 +125,22 @@ _KEY = ("backbone", "prompt", "ear", "cloud", "data", "num_pairs")
 
 
 def hear_with(speech_llm: SpeechLM, source: str) -> None:
-    """Give the model an ear; text in place of speech needs none."""
+    """Give the model an ear; text in place of speech needs none.
+
+    Raises:
+        SystemExit: The ear was trained beside other LoRA than the model has, and would not be heard with it.
+    """
     if source.startswith("untrained:"):
         with seeded(int(source.partition(":")[2])):
             fresh = WindowQFormer(speech_llm.model.config)
         speech_llm.model.window_qformer.load_state_dict(fresh.state_dict())
     elif source != "translation":
-        trained = read_trained(Path(source)).items()
-        ear = {name.removeprefix(EAR): tensor for name, tensor in trained if name.startswith(EAR)}
+        trained = read_trained(Path(source))
+        here = speech_llm.model.state_dict()
+        beside = {name: tensor for name, tensor in trained.items() if "lora_B" in name and tensor.any()}
+        if any(not torch.equal(tensor.to(here[name]), here[name]) for name, tensor in beside.items()):
+            raise SystemExit(f"{source} was trained with LoRA of its own: --model {source}, in a run apart")
+        ear = {name.removeprefix(EAR): tensor for name, tensor in trained.items() if name.startswith(EAR)}
         speech_llm.model.window_qformer.load_state_dict(ear)
 
 
