@@ -36,6 +36,7 @@ from aista.audio.rates import SAMPLE_RATE_HZ
 from aista.config import AlignSettings
 from aista.data.feature_store import FeatureStore, FeatureStoreWriter
 from aista.data.manifest import Manifest, Utterance, write_manifest
+from aista.evaluation.decode import read_finished_lines
 from aista.files import write_whole
 from aista.model.feature_cache import cached_features
 from aista.training.stages import starting_model
@@ -48,6 +49,7 @@ LANGUAGES = (*TATOEBA, "zh")  # Chinese: sentences of HSK, which no ear hears be
 PITCHES = (0.78, 0.84, 0.9, 0.96, 1.0, 1.06, 1.12)
 LONGEST_SECONDS = 5.1
 PAIRS = (50, 200, 800, 3200)
+MORE = 300  # further test sentences a language
 Found = Mapping[str, Mapping[str, tuple[str, str]]]  # language -> English -> (translation, corpus)
 
 
@@ -103,7 +105,7 @@ def draw(
     return spoken, read
 
 
-def more(found: Found, home: Path, test: int, seed: int = 2027) -> None:
+def more(found: Found, home: Path, test: int = MORE * 23 // 20, seed: int = 2027) -> None:
     """Add test sentences to what is to be spoken; Chinese has none left, and takes those of ``pairs``."""
     rows = _lines(home / "say.jsonl")
     known = [row["text"] for row in (*rows, *_lines(home / "text.jsonl"))]
@@ -120,8 +122,9 @@ def say(home: Path, voice: Path, share: int, shares: int) -> None:
 
     speaker = hibari.Hibari()
     (home / "audio").mkdir(exist_ok=True)
-    said = {row["id"] for path in home.glob("said.*.jsonl") for row in _lines(path)}
-    with open(home / f"said.{share}.jsonl", "a") as lengths:
+    path = home / f"said.{share}.jsonl"
+    said = {row["id"] for row in read_finished_lines(path)}
+    with path.open("a") as lengths:
         for row in _lines(home / "say.jsonl")[share::shares]:
             if row["id"] in said:
                 continue
@@ -201,7 +204,7 @@ def write(home: Path, test: int, dev: int, seed: int = 5) -> dict[str, int]:
     made = {"train.st": train, "train.asr": heard, "train.shuffled": with_others_transcripts(heard)}
     sets = {"dev": (said["dev"], dev), "fresh": (said["test"], test)}
     if "more" in said:  # only runs with pairs have heard the Chinese ones
-        sets["more"] = (said["more"] | {"zh": said["pairs"]["zh"]}, 300)
+        sets["more"] = (said["more"] | {"zh": said["pairs"]["zh"]}, MORE)
     for name, (source, most) in sets.items():
         rows = [row for code in LANGUAGES for row in source[code][:most]]
         (random.Random(seed) if name == "more" else rng).shuffle(rows)  # the others stay as they were
@@ -295,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_whole(chosen.home / "say.jsonl", lines)
         write_manifest(chosen.home / "text.jsonl", read)
     elif chosen.verb == "more":
-        more(_lab(chosen.lab).pairs(chosen.cache), chosen.home, chosen.test * 23 // 20)
+        more(_lab(chosen.lab).pairs(chosen.cache), chosen.home)
     elif chosen.verb == "others":
         print(others(chosen.home, chosen.voice, chosen.limit))
     elif chosen.verb == "write":

@@ -484,8 +484,9 @@ def _difference(
         texts_of = {
             code: tuple(texts(which, code, "hypotheses", answered) for which in pair) for code in codes
         }
-        heard = all(row["wer"] is not None for row in rows if row["bleu"] is not None)
-        found["difference"] = {key: compared(key, answered) for key in ("bleu", "wer")[: 1 + heard]}
+        known = [row for row in rows if row["bleu"] is not None]
+        measures = [key for key in ("bleu", "wer") if all(row[key] is not None for row in known)]
+        found["difference"] = {key: compared(key, answered) for key in measures}
         found["pairs"]["bleu"] = paired_hypotheses(texts_of, kept["references"])
         if kept["wrong"]:
             wrong_of = {

@@ -406,7 +406,7 @@ class AlignmentSettings(Settings):
 
     def _without_effect(self) -> frozenset[str]:
         """Of the base, which is aligned nowhere: where it would be, and with which weight."""
-        return frozenset({"layers", "alpha"}) if self.method == "none" else self.harmless
+        return self.harmless | ({"layers", "alpha"} if self.method == "none" else frozenset())
 
     def named_contents(self) -> Iterator[tuple[str, Content, str]]:
         """Yield the layer report, but for the base: it is aligned nowhere, so it needs no report."""
